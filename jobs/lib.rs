@@ -1,1 +1,65 @@
+//! What noshi's jobs do. Read `machine.rs` first, then any job: each file opens with its state table.
+//!
+//! Nothing here knows SQL, HTTP, a clock or a runtime; Cargo sees to that.
 
+pub mod gift_issuance;
+pub mod machine;
+pub mod money;
+pub mod probe;
+pub mod problem;
+#[cfg(test)]
+mod walk;
+
+use serde::{Deserialize, Serialize};
+
+pub use machine::JobId;
+pub use problem::Problem;
+
+/// Every kind of job. The names are stored: they are permanent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    GiftIssuance,
+    Probe,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::GiftIssuance, Kind::Probe];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::GiftIssuance => "gift_issuance",
+            Kind::Probe => "probe",
+        }
+    }
+
+    /// The kind of that stored name; `None` where a newer version wrote it.
+    pub fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// A job somebody asks for: a row of a file, or a follow-up of another job. Its id is derived, so equal requests are one job.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Request {
+    GiftIssuance(gift_issuance::Args),
+    Probe(probe::Args),
+}
+
+impl Request {
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Request::GiftIssuance(_) => Kind::GiftIssuance,
+            Request::Probe(_) => Kind::Probe,
+        }
+    }
+
+    pub fn id(&self) -> JobId {
+        use machine::Job;
+        match self {
+            Request::GiftIssuance(args) => gift_issuance::GiftIssuance::id(args),
+            Request::Probe(args) => probe::Probe::id(args),
+        }
+    }
+}

@@ -1,0 +1,596 @@
+//! Gift issuance (発券): one grant becomes one gift code, at most once per trade id.
+//!
+//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! |---|---|---|---|---|---|
+//! | routing | start_trade | – | repeat | – | retry → routing, cancel → rejected |
+//! | issuing | issue | gift/p | → inquiring | – | retry → issuing, inquire → inquiring, cancel → cancelling, attest_void → void |
+//! | inquiring | inquire | gift/p (reserved share) | repeat | – | inquire → inquiring, attest_void → void |
+//! | pending | inquire | gift/p (reserved share) | repeat | – | retry → pending, inquire → inquiring |
+//! | cancelling | cancel | gift/p (reserved share) | repeat, same id | – | retry → cancelling, attest_void → void |
+//! | void | – | – | repeat | – | reissue → routing, reject → rejected |
+//! | issued | – | – | repeat | – | cancel → cancelling |
+//! | rejected | – | – | repeat | – | – |
+//! | lapsed | – | – | repeat | – | – |
+//!
+//! | at | answer | when | same id is safe (Amazon) | inquiry only (Gods, Digico) | both (Tango) |
+//! |---|---|---|---|---|---|
+//! | routing | trade saved |  | → issuing | → issuing | → issuing |
+//! | routing | no provider |  | fail: rejected (no_provider) | fail: rejected (no_provider) | fail: rejected (no_provider) |
+//! | routing | occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
+//! | routing | valid days passed |  | fail: lapsed (grant_lapsed) | fail: lapsed (grant_lapsed) | fail: lapsed (grant_lapsed) |
+//! | issuing | issued |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
+//! | issuing | issued | in doubt | done: issued !, fact | no call: → inquiring ? | done: issued !, fact |
+//! | issuing | any | past the horizon, in doubt | no call: ask (past_horizon) | no call: → inquiring ? | no call: ask (past_horizon) |
+//! | issuing | accepted, not ready |  | retry ? | → pending ! | → pending ! |
+//! | issuing | accepted, not ready | in doubt | retry ? | no call: → inquiring ? | → pending ! |
+//! | issuing | resend |  | retry ? | retry ? | retry ? |
+//! | issuing | resend | in doubt | retry ? | no call: → inquiring ? | retry ? |
+//! | issuing | resend | patience spent | → cancelling ? | ask (resend_exhausted) ? | → cancelling ? |
+//! | issuing | refused |  | fail: rejected (gift_refused), fact | fail: rejected (gift_refused), fact | fail: rejected (gift_refused), fact |
+//! | issuing | refused | in doubt | ask (doubt_unresolved) | no call: → inquiring ? | → inquiring |
+//! | issuing | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
+//! | issuing | throttled | in doubt | snooze, lane throttled | no call: → inquiring ? | snooze, lane throttled |
+//! | issuing | not sent |  | retry | retry | retry |
+//! | issuing | not sent | in doubt | retry | no call: → inquiring ? | retry |
+//! | issuing | unknown |  | retry ? | → inquiring ? | → inquiring ? |
+//! | issuing | unknown | in doubt | retry ? | no call: → inquiring ? | → inquiring ? |
+//! | issuing | success of a dead card |  | → void !, fact | → void !, fact | → void !, fact |
+//! | issuing | success of a dead card | in doubt | → void !, fact | no call: → inquiring ? | → void !, fact |
+//! | issuing | same id, other amount |  | ask (gift_conflict) ? | ask (gift_conflict) ? | ask (gift_conflict) ? |
+//! | issuing | same id, other amount | in doubt | ask (gift_conflict) ? | no call: → inquiring ? | ask (gift_conflict) ? |
+//! | issuing | out of funds |  | snooze, lane closed: funds | snooze, lane closed: funds | snooze, lane closed: funds |
+//! | issuing | out of funds | in doubt | snooze, lane closed: funds | no call: → inquiring ? | snooze, lane closed: funds |
+//! | issuing | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
+//! | issuing | bad credentials | in doubt | snooze, lane closed: credentials | no call: → inquiring ? | snooze, lane closed: credentials |
+//! | inquiring | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
+//! | inquiring | accepted, not ready |  | → pending ! | → pending ! | → pending ! |
+//! | inquiring | given up by the provider |  | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact |
+//! | inquiring | not found |  | → issuing | → inquiring | → issuing |
+//! | inquiring | not found | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
+//! | inquiring | dead |  | → void !, fact | → void !, fact | → void !, fact |
+//! | inquiring | same id, other amount |  | ask (gift_conflict) | ask (gift_conflict) | ask (gift_conflict) |
+//! | inquiring | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
+//! | inquiring | no answer |  | retry | retry | retry |
+//! | inquiring | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
+//! | inquiring | not found twice |  | → issuing | → inquiring | → issuing |
+//! | inquiring | not found twice | patience spent | → issuing | ask (not_found_in_doubt) | → issuing |
+//! | inquiring | not found twice | past the horizon, in doubt | ask (past_horizon) | ask (not_found_in_doubt) | ask (past_horizon) |
+//! | pending | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
+//! | pending | accepted, not ready |  | snooze | snooze | snooze |
+//! | pending | accepted, not ready | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | given up by the provider |  | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact |
+//! | pending | not found |  | snooze | snooze | snooze |
+//! | pending | not found | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | dead |  | → void !, fact | → void !, fact | → void !, fact |
+//! | pending | same id, other amount |  | ask (gift_conflict) | ask (gift_conflict) | ask (gift_conflict) |
+//! | pending | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
+//! | pending | no answer |  | snooze | snooze | snooze |
+//! | pending | no answer | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
+//! | cancelling | cancelled |  | → void !, fact | → void !, fact | → void !, fact |
+//! | cancelling | too late or claimed |  | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
+//! | cancelling | not found |  | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
+//! | cancelling | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
+//! | cancelling | not sent |  | retry | retry | retry |
+//! | cancelling | not sent | patience spent | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
+//! | cancelling | unknown |  | retry ? | retry ? | retry ? |
+//! | cancelling | unknown | patience spent | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
+//! | cancelling | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
+//! | cancelling | too late, and delivered before |  | done: issued ! | done: issued ! | done: issued ! |
+//! | void | the provider told us to reissue |  | no call: → routing | no call: → routing | no call: → routing |
+//! | void | three generations void |  | no call: ask (gift_void) | no call: ask (gift_void) | no call: ask (gift_void) |
+//! | void | a person decides |  | no call: ask (gift_void) | no call: ask (gift_void) | no call: ask (gift_void) |
+//!
+//! Doubt is resolved by inquiry (照会) or by the same trade id, as the provider's contract says. "Not found" never proves
+//! that nothing will happen. A new generation, with a new trade id, starts only after a proven void (R10–R13, R23).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    JobId, Kind, Problem,
+    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Never, Step, Terms, This, Unsure},
+    money::Money,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Two automatic generations after the first: a provider that voids three in a row wants a person's look.
+const LAST_GENERATION: u8 = 2;
+/// How long one trade may be told "temporarily unavailable" before it is cancelled (the F400 ladder of AGCOD).
+const RESEND_PATIENCE: Duration = Duration::from_secs(60 * 60);
+const RESEND_TRIES: u32 = 8;
+const CANCEL_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Args {
+    /// The producer's own id of the grant (付与); the idempotency key.
+    pub grant: String,
+    /// Who receives it: the producer's user id, never a name or an address.
+    pub user: String,
+    /// The kind of voucher (券種), such as `amazon`; several providers may offer it.
+    pub category: String,
+    pub value: Money,
+    /// Only this provider, where the producer insists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// Days in which the user may ask for the gift, counted from the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_days: Option<u32>,
+}
+
+/// What a provider promises, as its adapter declares it. Kept with the trade: the terms in force when it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contract {
+    /// The provider dedups on our trade id, so the same id again is safe within the horizon.
+    pub replay: bool,
+    /// There is a pure inquiry by our trade id.
+    pub inquiry: bool,
+    pub cancel: bool,
+    /// Longest time after which an unanswered call may still land.
+    pub settle_seconds: u32,
+    /// How long the provider surely remembers the trade id.
+    pub horizon_seconds: u32,
+    /// Between two questions about an accepted gift.
+    pub poll_seconds: u32,
+}
+
+/// One try to buy the gift, under an id that was committed before the first call (R11).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trade {
+    pub id: String,
+    pub provider: String,
+    pub generation: u8,
+    pub contract: Contract,
+}
+
+impl Trade {
+    fn lane(&self) -> String {
+        format!("gift/{}", self.provider)
+    }
+    fn settle(&self) -> Duration {
+        Duration::from_secs(self.contract.settle_seconds.into())
+    }
+    fn horizon(&self) -> Duration {
+        Duration::from_secs(self.contract.horizon_seconds.into())
+    }
+    fn poll(&self) -> Duration {
+        Duration::from_secs(self.contract.poll_seconds.into())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+pub enum State {
+    /// The provider is chosen and the trade id saved.
+    Routing {
+        generation: u8,
+    },
+    Issuing {
+        trade: Trade,
+    },
+    /// In doubt, and the provider can be asked.
+    Inquiring {
+        trade: Trade,
+        not_found: u8,
+    },
+    /// Accepted by the provider, not ready.
+    Pending {
+        trade: Trade,
+    },
+    Cancelling {
+        trade: Trade,
+        then: AfterCancel,
+        /// The card, where the gift had been delivered and an operator asked for its return.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        card: Option<String>,
+    },
+    /// Proven void: nothing was or will be delivered under this trade id.
+    Void {
+        trade: Trade,
+        then: AfterCancel,
+    },
+    Issued {
+        trade: Trade,
+        card: String,
+    },
+    Rejected {
+        reason: String,
+    },
+    Lapsed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterCancel {
+    /// The provider told us to: a new generation follows.
+    Reissue,
+    /// A person decides.
+    Ask,
+}
+
+/// A gift code, sealed in the worker before it reaches a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    pub key_id: String,
+    pub nonce: Vec<u8>,
+    pub ciphertext: Vec<u8>,
+}
+
+/// The gift as the provider delivered it. `code` is absent where the provider's rule is to refetch it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gift {
+    /// The provider's own id of the card.
+    pub card: String,
+    pub code: Option<Sealed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    Issued { trade: String, grant: String, provider: String, value: Money, card: String, code: Option<Sealed> },
+    Voided { trade: String, reason: &'static str },
+    Refused { trade: String, reason: String },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    Started(Trade),
+    NoProvider,
+    /// The grant has a live trade of another job.
+    Occupied,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Issue {
+    Issued(Gift),
+    Pending,
+    /// The provider asks for the same request again and cannot say whether it acted.
+    Resend,
+    Refused(String),
+    Throttled(Duration),
+    /// Never left this machine.
+    NotSent,
+    Unknown,
+    /// "Success" of a card that is refunded or expired.
+    Dead,
+    /// The trade id is known with another amount.
+    Conflict,
+    OutOfFunds,
+    BadCredentials,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Inquiry {
+    Live(Gift),
+    Pending,
+    /// The provider gave the trade up: nothing was or will be delivered.
+    Failed(String),
+    NotFound,
+    Dead,
+    Conflict,
+    Throttled(Duration),
+    /// No answer, or none that can be read; an inquiry may simply be repeated.
+    NoAnswer,
+    BadCredentials,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cancel {
+    Cancelled,
+    /// Too late, or already claimed.
+    Refused,
+    NotFound,
+    Throttled(Duration),
+    NotSent,
+    Unknown,
+    BadCredentials,
+}
+
+/// Everything that gift issuance can do to the world.
+pub trait World: Sync {
+    /// Chooses the provider and saves the trade, in the transaction of the transition that follows.
+    fn start_trade<'a>(&'a self, args: &'a Args, generation: u8) -> Call<'a, Start>;
+    fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Issue>;
+    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Inquiry>;
+    fn cancel<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Cancel>;
+}
+
+pub struct GiftIssuance;
+
+impl Job for GiftIssuance {
+    const KIND: Kind = Kind::GiftIssuance;
+    const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(14 * 24 * 60 * 60) };
+
+    type Args = Args;
+    type State = State;
+    type Undo = Never;
+    type Fact = Fact;
+    type World = dyn World;
+
+    fn id(args: &Args) -> JobId {
+        JobId(args.grant.clone())
+    }
+
+    fn start(args: &Args) -> Result<State, String> {
+        for (field, value) in [("grant", &args.grant), ("user", &args.user), ("category", &args.category)] {
+            if value.is_empty() || value.len() > 100 {
+                return Err(format!("`{field}` must have 1 to 100 bytes"));
+            }
+        }
+        if args.value.amount <= 0 {
+            return Err("`value` must be more than 0".to_owned());
+        }
+        Ok(State::Routing { generation: 0 })
+    }
+
+    fn terms(_: &Args, state: &State) -> Terms<State> {
+        let call = |effect, lane, tries| Terms { effect, lane, tries, deadline: MINUTE };
+        match state {
+            State::Routing { .. } => Terms::local(Effect::Local("start_trade")),
+            State::Issuing { trade } => call(Effect::Write("issue", in_doubt(trade)), Lane::writes(trade.lane()), 20),
+            State::Inquiring { trade, .. } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
+            State::Pending { trade } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
+            State::Cancelling { trade, .. } => {
+                call(Effect::Write("cancel", Unsure::Repeat), Lane::relief(trade.lane()), 20)
+            }
+            State::Void { .. } | State::Issued { .. } | State::Rejected { .. } | State::Lapsed => {
+                Terms::local(Effect::Pure)
+            }
+        }
+    }
+
+    /// A gift that may exist is never given up: every such place parks or inquires instead of failing.
+    fn leaves_behind(_: &State) -> Option<Never> {
+        None
+    }
+
+    fn operator(state: &State, act: Act) -> Option<State> {
+        match (state, act) {
+            (State::Routing { .. } | State::Pending { .. } | State::Cancelling { .. }, Act::Retry) => {
+                Some(state.clone())
+            }
+            (State::Routing { .. }, Act::Cancel) => Some(State::Rejected { reason: "revoked".to_owned() }),
+            (State::Issuing { trade }, Act::Retry) if trade.contract.replay || !trade.contract.inquiry => {
+                Some(state.clone())
+            }
+            (State::Issuing { trade } | State::Inquiring { trade, .. } | State::Pending { trade }, Act::Inquire)
+                if trade.contract.inquiry =>
+            {
+                Some(State::Inquiring { trade: trade.clone(), not_found: 0 })
+            }
+            (State::Issuing { trade }, Act::Cancel) if trade.contract.cancel => {
+                Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None })
+            }
+            (State::Issued { trade, card }, Act::Cancel) if trade.contract.cancel => {
+                Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: Some(card.clone()) })
+            }
+            (
+                State::Issuing { trade } | State::Inquiring { trade, .. } | State::Cancelling { trade, .. },
+                Act::AttestVoid,
+            ) => Some(State::Void { trade: trade.clone(), then: AfterCancel::Ask }),
+            (State::Void { trade, .. }, Act::Reissue) => Some(State::Routing { generation: trade.generation + 1 }),
+            (State::Void { .. }, Act::Reject) => Some(State::Rejected { reason: "void".to_owned() }),
+            (
+                State::Routing { .. }
+                | State::Issuing { .. }
+                | State::Inquiring { .. }
+                | State::Pending { .. }
+                | State::Cancelling { .. }
+                | State::Void { .. }
+                | State::Issued { .. }
+                | State::Rejected { .. }
+                | State::Lapsed,
+                Act::Retry | Act::Inquire | Act::Cancel | Act::AttestVoid | Act::Reissue | Act::Reject,
+            ) => None,
+        }
+    }
+
+    async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
+        match state {
+            State::Routing { generation } => route(this, generation, world).await,
+            State::Issuing { trade } => issue(this, trade, world).await,
+            State::Inquiring { trade, not_found } => {
+                let answer = world.inquire(&this.args, &trade).await;
+                inquired(this, trade, not_found, answer)
+            }
+            State::Pending { trade } => {
+                let answer = world.inquire(&this.args, &trade).await;
+                polled(this, trade, answer)
+            }
+            State::Cancelling { trade, then, card } => {
+                let answer = world.cancel(&this.args, &trade).await;
+                cancelled(this, trade, then, card, answer)
+            }
+            State::Void { trade, then: AfterCancel::Reissue } if trade.generation < LAST_GENERATION => {
+                Step::advance("reissue", State::Routing { generation: trade.generation + 1 })
+            }
+            State::Void { .. } => Step::needs_operator("void", Problem::GiftVoid),
+            State::Issued { trade, card } => Step::done("issued", State::Issued { trade, card }),
+            State::Rejected { reason } => Step::fail("rejected", State::Rejected { reason }, Problem::GiftRefused),
+            State::Lapsed => Step::fail("lapsed", State::Lapsed, Problem::GrantLapsed),
+        }
+    }
+
+    fn undo_lane(_: &Args, undo: &Never) -> Option<Lane> {
+        match *undo {}
+    }
+
+    async fn unwind(_: &This<Args>, undo: Never, _: &Self::World) -> crate::machine::Unwind<Never> {
+        match undo {}
+    }
+}
+
+/// What a worker's death, or an unknown outcome, means for an issue call.
+fn in_doubt(trade: &Trade) -> Unsure<State> {
+    if trade.contract.inquiry {
+        Unsure::GoTo(State::Inquiring { trade: trade.clone(), not_found: 0 })
+    } else if trade.contract.replay {
+        Unsure::Repeat
+    } else {
+        Unsure::AskOperator(Problem::DoubtUnresolved)
+    }
+}
+
+async fn route(this: &This<Args>, generation: u8, world: &dyn World) -> Step<GiftIssuance> {
+    if this.args.valid_days.is_some_and(|days| this.age > days * DAY) {
+        return Step::fail("lapsed", State::Lapsed, Problem::GrantLapsed);
+    }
+    match world.start_trade(&this.args, generation).await {
+        Start::Started(trade) => Step::advance("started", State::Issuing { trade }),
+        Start::NoProvider => {
+            Step::fail("no_provider", State::Rejected { reason: "no_provider".to_owned() }, Problem::NoProvider)
+        }
+        Start::Occupied => Step::needs_operator("occupied", Problem::TradeOccupied),
+    }
+}
+
+async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftIssuance> {
+    if this.unsure {
+        // An earlier call may still land: the same id again only where the provider surely remembers it.
+        if !trade.contract.replay {
+            return unknown(trade);
+        }
+        if this.since_call.is_some_and(|since| since > trade.horizon()) {
+            return Step::needs_operator("past_horizon", Problem::PastHorizon);
+        }
+    }
+    match world.issue(&this.args, &trade).await {
+        Issue::Issued(gift) => issued("issued", this, trade, gift),
+        Issue::Pending if trade.contract.inquiry => Step::advance("pending", State::Pending { trade }).for_sure(),
+        Issue::Pending => Step::retry("pending").in_doubt(),
+        Issue::Resend => resend(this, trade),
+        Issue::Refused(_) if this.unsure => match in_doubt(&trade) {
+            // The refusal says nothing about the earlier call.
+            Unsure::GoTo(state) => Step::advance("refused_in_doubt", state),
+            Unsure::Repeat | Unsure::AskOperator(_) => {
+                Step::needs_operator("refused_in_doubt", Problem::DoubtUnresolved)
+            }
+        },
+        Issue::Refused(reason) => refused("refused", trade, reason),
+        Issue::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
+        Issue::NotSent => Step::retry("not_sent"),
+        Issue::Unknown => unknown(trade),
+        Issue::Dead => dead(trade),
+        Issue::Conflict => Step::needs_operator("conflict", Problem::GiftConflict).in_doubt(),
+        Issue::OutOfFunds => Step::snooze("out_of_funds", Duration::ZERO).closing(Closing::Funds),
+        Issue::BadCredentials => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
+    }
+}
+
+fn unknown(trade: Trade) -> Step<GiftIssuance> {
+    match in_doubt(&trade) {
+        Unsure::GoTo(state) => Step::advance("unknown", state).in_doubt(),
+        Unsure::Repeat => Step::retry("unknown").in_doubt(),
+        Unsure::AskOperator(why) => Step::needs_operator("unknown", why).in_doubt(),
+    }
+}
+
+fn resend(this: &This<Args>, trade: Trade) -> Step<GiftIssuance> {
+    if this.retries < RESEND_TRIES && this.in_state < RESEND_PATIENCE {
+        return Step::retry("resend").in_doubt();
+    }
+    if trade.contract.cancel {
+        return Step::advance("resend_spent", State::Cancelling { trade, then: AfterCancel::Reissue, card: None })
+            .in_doubt();
+    }
+    Step::needs_operator("resend_spent", Problem::ResendExhausted).in_doubt()
+}
+
+fn issued(outcome: &'static str, this: &This<Args>, trade: Trade, gift: Gift) -> Step<GiftIssuance> {
+    let fact = Fact::Issued {
+        trade: trade.id.clone(),
+        grant: this.args.grant.clone(),
+        provider: trade.provider.clone(),
+        value: this.args.value,
+        card: gift.card.clone(),
+        code: gift.code,
+    };
+    Step::done(outcome, State::Issued { trade, card: gift.card }).for_sure().fact(fact)
+}
+
+fn refused(outcome: &'static str, trade: Trade, reason: String) -> Step<GiftIssuance> {
+    let fact = Fact::Refused { trade: trade.id, reason: reason.clone() };
+    Step::fail(outcome, State::Rejected { reason }, Problem::GiftRefused).fact(fact)
+}
+
+/// The provider says "success" of a card that can no longer be used: do not deliver it.
+fn dead(trade: Trade) -> Step<GiftIssuance> {
+    let fact = Fact::Voided { trade: trade.id.clone(), reason: "dead" };
+    Step::advance("dead", State::Void { trade, then: AfterCancel::Ask }).for_sure().fact(fact)
+}
+
+fn inquired(this: &This<Args>, trade: Trade, not_found: u8, answer: Inquiry) -> Step<GiftIssuance> {
+    match answer {
+        Inquiry::Live(gift) => issued("live", this, trade, gift),
+        Inquiry::Pending => Step::advance("pending", State::Pending { trade }).for_sure(),
+        Inquiry::Failed(reason) => refused("failed", trade, reason).for_sure(),
+        Inquiry::NotFound => not_there(this, trade, not_found + 1),
+        Inquiry::Dead => dead(trade),
+        Inquiry::Conflict => Step::needs_operator("conflict", Problem::GiftConflict),
+        Inquiry::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
+        Inquiry::NoAnswer => Step::retry("no_answer"),
+        Inquiry::BadCredentials => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
+    }
+}
+
+/// "Not found" never proves that nothing will happen: a paused worker may still send, an inquiry may lag.
+fn not_there(this: &This<Args>, trade: Trade, not_found: u8) -> Step<GiftIssuance> {
+    let since = this.since_call.unwrap_or(this.in_state);
+    if trade.contract.replay {
+        return match since > trade.horizon() {
+            true => Step::needs_operator("past_horizon", Problem::PastHorizon),
+            false => Step::advance("not_found", State::Issuing { trade }),
+        };
+    }
+    if not_found >= 2 && since >= trade.settle() {
+        return Step::needs_operator("not_found", Problem::NotFoundInDoubt);
+    }
+    let wait = trade.settle().saturating_sub(since).max(trade.poll());
+    Step::advance("not_found", State::Inquiring { trade, not_found }).after(wait)
+}
+
+fn polled(this: &This<Args>, trade: Trade, answer: Inquiry) -> Step<GiftIssuance> {
+    match answer {
+        Inquiry::Live(gift) => issued("live", this, trade, gift),
+        Inquiry::Failed(reason) => refused("failed", trade, reason).for_sure(),
+        Inquiry::Dead => dead(trade),
+        Inquiry::Conflict => Step::needs_operator("conflict", Problem::GiftConflict),
+        Inquiry::Pending | Inquiry::NotFound | Inquiry::NoAnswer if this.in_state >= DAY => {
+            Step::needs_operator("still_pending", Problem::PendingTooLong)
+        }
+        Inquiry::Pending => Step::snooze("pending", trade.poll()),
+        // Accepted before: an inquiry that lags, or one that failed, changes nothing.
+        Inquiry::NotFound => Step::snooze("not_found", trade.poll()),
+        Inquiry::NoAnswer => Step::snooze("no_answer", trade.poll()),
+        Inquiry::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
+        Inquiry::BadCredentials => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
+    }
+}
+
+fn cancelled(
+    this: &This<Args>,
+    trade: Trade,
+    then: AfterCancel,
+    card: Option<String>,
+    answer: Cancel,
+) -> Step<GiftIssuance> {
+    match (answer, card) {
+        (Cancel::Cancelled, _) => {
+            let fact = Fact::Voided { trade: trade.id.clone(), reason: "cancelled" };
+            Step::advance("cancelled", State::Void { trade, then }).for_sure().fact(fact)
+        }
+        // The gift stays with its owner.
+        (Cancel::Refused, Some(card)) => Step::done("cancel_refused", State::Issued { trade, card }).for_sure(),
+        (Cancel::Refused, None) | (Cancel::NotFound, _) => {
+            Step::needs_operator("cancel_refused", Problem::CancelRefused).in_doubt()
+        }
+        (Cancel::Unknown | Cancel::NotSent, _) if this.in_state >= CANCEL_PATIENCE => {
+            Step::needs_operator("cancel_spent", Problem::CancelRefused).in_doubt()
+        }
+        (Cancel::Throttled(wait), _) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
+        (Cancel::NotSent, _) => Step::retry("not_sent"),
+        (Cancel::Unknown, _) => Step::retry("unknown").in_doubt(),
+        (Cancel::BadCredentials, _) => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
+    }
+}

@@ -1,0 +1,330 @@
+//! The language the jobs are written in.
+//!
+//! A job is a closed state machine. Each step makes at most one outside call, and the call answers with an outcome enum of
+//! the job's own, never with `Result`: `?` would turn "the money may have moved" into "retry" without a reader noticing.
+
+use std::{fmt, future::Future, pin::Pin, time::Duration};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{Kind, Problem, Request};
+
+/// The stable idempotency id of a job, unique within its kind. Never empty, at most 200 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct JobId(pub String);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an outside call is, as a value: a `World` hands these out.
+pub type Call<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// For a job that leaves nothing behind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Never {}
+
+/// What a state does to the world.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect<S> {
+    /// Decides; touches nothing.
+    Pure,
+    /// Asks; may be repeated freely.
+    Read(&'static str),
+    /// Changes something outside. `Unsure` says what to do when a worker died between the call and its recorded outcome.
+    Write(&'static str, Unsure<S>),
+    /// An operation in our own database, committed in one transaction with the transition that its outcome chooses.
+    Local(&'static str),
+}
+
+impl<S> Effect<S> {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Effect::Pure => "–",
+            Effect::Read(name) | Effect::Write(name, _) | Effect::Local(name) => name,
+        }
+    }
+
+    pub const fn is_write(&self) -> bool {
+        match self {
+            Effect::Write(..) => true,
+            Effect::Pure | Effect::Read(_) | Effect::Local(_) => false,
+        }
+    }
+}
+
+/// What a job in doubt does next. A required argument of every write.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unsure<S> {
+    /// The far side dedups on our id: the same call again is the inquiry.
+    Repeat,
+    /// Doubt is resolved somewhere else: usually by an inquiry.
+    GoTo(S),
+    /// Nothing can be known from here.
+    AskOperator(Problem),
+}
+
+/// The rate budget that a call draws from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    pub name: String,
+    /// Inquiries and unwinding: a reserved share, and passage through a lane closed to new writes.
+    pub relief: bool,
+}
+
+impl Lane {
+    pub fn writes(name: impl Into<String>) -> Option<Lane> {
+        Some(Lane { name: name.into(), relief: false })
+    }
+
+    pub fn relief(name: impl Into<String>) -> Option<Lane> {
+        Some(Lane { name: name.into(), relief: true })
+    }
+}
+
+/// The terms on which a state runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terms<S> {
+    pub effect: Effect<S>,
+    pub lane: Option<Lane>,
+    /// How many `Retry`s this state has before a person is asked.
+    pub tries: u32,
+    /// How long one step may take; past it, a write's outcome is unknown.
+    pub deadline: Duration,
+}
+
+impl<S> Terms<S> {
+    /// A state that only decides, or works in our own database.
+    pub const fn local(effect: Effect<S>) -> Self {
+        Terms { effect, lane: None, tries: 5, deadline: Duration::from_secs(10) }
+    }
+}
+
+/// A bound on the whole job; it catches endless loops.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub steps: u32,
+    /// Age without lane waits and without unwinding.
+    pub age: Duration,
+}
+
+/// What a step knows of its job beside the state. All times are intervals by the database's clock.
+#[derive(Debug, Clone)]
+pub struct This<A> {
+    pub args: A,
+    pub age: Duration,
+    pub in_state: Duration,
+    /// Since the first call that this trade, shop or mail may have seen; `None` before it.
+    pub since_call: Option<Duration>,
+    /// `Retry`s in this state so far.
+    pub retries: u32,
+    /// An earlier call's outcome is not known.
+    pub unsure: bool,
+}
+
+/// Where a step leads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Transition<S> {
+    /// On to the next state; the engine commits it, with the facts and follow-ups, before anything else happens.
+    Advance(S),
+    /// The same state again, later; counts as a try.
+    Retry,
+    /// The same state again, later; not an attempt.
+    Snooze(Duration),
+    /// Over, with success, at a state that carries the result.
+    Done(S),
+    /// Over, cleanly. If the place leaves something behind, that is taken back first.
+    Fail(S, Problem),
+    /// Parked; the job keeps its place until a person acts.
+    NeedsOperator(Problem),
+}
+
+/// Whether the step's answer says anything about every call made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Doubt {
+    /// It says nothing about earlier calls.
+    #[default]
+    AsBefore,
+    /// A call of this step may have had its effect.
+    Raised,
+    /// A definite answer about every call made.
+    Settled,
+}
+
+/// A closing of the lane that an answer asked for, for the whole fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// 429 or Retry-After: nobody calls for this long.
+    Throttled(Duration),
+    /// Out of funds: new writes wait until an operator opens the lane.
+    Funds,
+    /// Bad credentials or a blocked account: nobody calls until an operator opens the lane.
+    Credentials,
+}
+
+/// All that a step decides, committed in one transaction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step<J: Job> {
+    pub transition: Transition<J::State>,
+    /// The outcome's name, for the journal and the metrics.
+    pub outcome: &'static str,
+    pub doubt: Doubt,
+    pub after: Option<Duration>,
+    pub closing: Option<Closing>,
+    pub facts: Vec<J::Fact>,
+    pub follow_ups: Vec<Request>,
+}
+
+impl<J: Job> Step<J> {
+    fn new(outcome: &'static str, transition: Transition<J::State>) -> Self {
+        Step {
+            transition,
+            outcome,
+            doubt: Doubt::AsBefore,
+            after: None,
+            closing: None,
+            facts: vec![],
+            follow_ups: vec![],
+        }
+    }
+
+    pub fn advance(outcome: &'static str, state: J::State) -> Self {
+        Self::new(outcome, Transition::Advance(state))
+    }
+    pub fn retry(outcome: &'static str) -> Self {
+        Self::new(outcome, Transition::Retry)
+    }
+    pub fn snooze(outcome: &'static str, pause: Duration) -> Self {
+        Self::new(outcome, Transition::Snooze(pause))
+    }
+    pub fn done(outcome: &'static str, state: J::State) -> Self {
+        Self::new(outcome, Transition::Done(state))
+    }
+    pub fn fail(outcome: &'static str, state: J::State, why: Problem) -> Self {
+        Self::new(outcome, Transition::Fail(state, why))
+    }
+    pub fn needs_operator(outcome: &'static str, why: Problem) -> Self {
+        Self::new(outcome, Transition::NeedsOperator(why))
+    }
+
+    /// A call of this step may have had its effect.
+    #[must_use]
+    pub fn in_doubt(mut self) -> Self {
+        self.doubt = Doubt::Raised;
+        self
+    }
+    /// The answer is definite about every call made.
+    #[must_use]
+    pub fn for_sure(mut self) -> Self {
+        self.doubt = Doubt::Settled;
+        self
+    }
+    /// Not before this long from now.
+    #[must_use]
+    pub fn after(mut self, pause: Duration) -> Self {
+        self.after = Some(pause);
+        self
+    }
+    #[must_use]
+    pub fn closing(mut self, closing: Closing) -> Self {
+        self.closing = Some(closing);
+        self
+    }
+    #[must_use]
+    pub fn fact(mut self, fact: J::Fact) -> Self {
+        self.facts.push(fact);
+        self
+    }
+    #[must_use]
+    pub fn follow_up(mut self, request: Request) -> Self {
+        self.follow_ups.push(request);
+        self
+    }
+}
+
+/// Where unwinding leads. It can neither succeed nor fail: it ends when nothing is left behind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unwind<U> {
+    Advance(U),
+    /// Again, later, without end: compensation is never given up.
+    Retry,
+    Snooze(Duration),
+    Undone,
+    NeedsOperator(Problem),
+}
+
+/// What an operator may do to a job that stands still. Names are stored in the audit: they are permanent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// The same job again, from where it stands.
+    Retry,
+    /// Ask the provider once more.
+    Inquire,
+    /// Take the effect back, where the provider allows.
+    Cancel,
+    /// A person has evidence that the effect did not and cannot happen.
+    AttestVoid,
+    /// A new generation with a new id; only from a proven void.
+    Reissue,
+    /// End it as refused; only from a proven void.
+    Reject,
+}
+
+impl Act {
+    pub const ALL: [Act; 6] = [Act::Retry, Act::Inquire, Act::Cancel, Act::AttestVoid, Act::Reissue, Act::Reject];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Act::Retry => "retry",
+            Act::Inquire => "inquire",
+            Act::Cancel => "cancel",
+            Act::AttestVoid => "attest_void",
+            Act::Reissue => "reissue",
+            Act::Reject => "reject",
+        }
+    }
+}
+
+/// One kind of job.
+pub trait Job: Sized + Send + Sync + 'static {
+    const KIND: Kind;
+    const LIMITS: Limits;
+
+    /// What a producer asks for. New fields get `#[serde(default)]`.
+    type Args: Serialize + DeserializeOwned + Clone + Send + Sync;
+    /// Where the job stands; serde-tagged `at`. State names are stored: they are permanent.
+    type State: Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + Send + Sync;
+    /// What is left to take back; `Never` where nothing is.
+    type Undo: Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + Send + Sync;
+    /// What a transition may record beside the state: inserted, never updated, unable to conflict.
+    type Fact: Clone + fmt::Debug + PartialEq + Send + Sync;
+    /// Everything that this job can do to the world.
+    type World: ?Sized + Sync;
+
+    /// Equal requests have equal ids.
+    fn id(args: &Self::Args) -> JobId;
+    /// `Err` names the field that cannot be.
+    fn start(args: &Self::Args) -> Result<Self::State, String>;
+    fn terms(args: &Self::Args, state: &Self::State) -> Terms<Self::State>;
+    /// What giving up *here* leaves to be taken back: compensation is a function of the place.
+    fn leaves_behind(state: &Self::State) -> Option<Self::Undo>;
+    /// Where an operator's act leads from here; `None` where the act is not allowed.
+    fn operator(state: &Self::State, act: Act) -> Option<Self::State>;
+    /// At most one outside call.
+    fn step(
+        this: &This<Self::Args>,
+        state: Self::State,
+        world: &Self::World,
+    ) -> impl Future<Output = Step<Self>> + Send;
+    /// The lane that taking this back draws from.
+    fn undo_lane(args: &Self::Args, undo: &Self::Undo) -> Option<Lane>;
+    /// At most one outside call; it can neither succeed nor fail.
+    fn unwind(
+        this: &This<Self::Args>,
+        undo: Self::Undo,
+        world: &Self::World,
+    ) -> impl Future<Output = Unwind<Self::Undo>> + Send;
+}

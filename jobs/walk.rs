@@ -1,0 +1,189 @@
+//! Walks every job through every state under every answer, redraws the tables, and checks the runbook.
+//!
+//! When a table differs from its file, the test prints the table to paste.
+
+use std::{
+    fs,
+    future::Future,
+    path::Path,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use crate::{
+    Kind, Problem,
+    machine::{Act, Closing, Doubt, Job, Step, This, Transition, Unwind},
+};
+
+mod gift_issuance;
+mod probe;
+
+/// One line of a table: the same answer under each column's circumstances.
+struct Row {
+    at: String,
+    answer: String,
+    when: &'static str,
+    cells: Vec<String>,
+}
+
+/// Runs a step whose world answers at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("a step awaited something that is not its world"),
+    }
+}
+
+fn this<A>(args: A) -> This<A> {
+    let moment = Duration::from_secs(1);
+    This { args, age: moment, in_state: moment, since_call: Some(moment), retries: 0, unsure: false }
+}
+
+/// The stored name of a state: its serde tag.
+fn at<S: serde::Serialize>(state: &S) -> String {
+    let value = serde_json::to_value(state).unwrap();
+    value.get("at").or(value.get("undo")).unwrap().as_str().unwrap().to_owned()
+}
+
+fn cell<J: Job>(step: &Step<J>) -> String {
+    let mut text = match &step.transition {
+        Transition::Advance(state) => format!("→ {}", at(state)),
+        Transition::Retry => "retry".to_owned(),
+        Transition::Snooze(_) => "snooze".to_owned(),
+        Transition::Done(state) => format!("done: {}", at(state)),
+        Transition::Fail(state, why) => format!("fail: {} ({})", at(state), why.code()),
+        Transition::NeedsOperator(why) => format!("ask ({})", why.code()),
+    };
+    text += match step.doubt {
+        Doubt::AsBefore => "",
+        Doubt::Raised => " ?",
+        Doubt::Settled => " !",
+    };
+    text += match step.closing {
+        None => "",
+        Some(Closing::Throttled(_)) => ", lane throttled",
+        Some(Closing::Funds) => ", lane closed: funds",
+        Some(Closing::Credentials) => ", lane closed: credentials",
+    };
+    if !step.facts.is_empty() {
+        text += ", fact";
+    }
+    if !step.follow_ups.is_empty() {
+        text += ", follow-up";
+    }
+    text
+}
+
+fn unwound<U: serde::Serialize>(unwind: &Unwind<U>) -> String {
+    match unwind {
+        Unwind::Advance(undo) => format!("→ {}", at(undo)),
+        Unwind::Retry => "retry without end".to_owned(),
+        Unwind::Snooze(_) => "snooze".to_owned(),
+        Unwind::Undone => "undone: failed (compensated)".to_owned(),
+        Unwind::NeedsOperator(why) => format!("ask ({})", why.code()),
+    }
+}
+
+/// Rows under changed circumstances are drawn only where they differ from the plain ones.
+fn table(columns: &[&str], rows: &[Row]) -> String {
+    let mut out = format!("| at | answer | when | {} |\n|{}\n", columns.join(" | "), "---|".repeat(columns.len() + 3));
+    let mut plain: Option<&Row> = None;
+    for row in rows {
+        if row.when.is_empty() {
+            plain = Some(row);
+        } else if plain.is_some_and(|p| p.at == row.at && p.answer == row.answer && p.cells == row.cells) {
+            continue;
+        }
+        out += &format!("| {} | {} | {} | {} |\n", row.at, row.answer, row.when, row.cells.join(" | "));
+    }
+    out
+}
+
+/// What each state does, where its doubt goes, and what an operator may do there.
+fn terms_table<J: Job>(states: &[(J::State, J::Args)]) -> String {
+    use crate::machine::{Effect, Unsure};
+    let mut out =
+        "| at | effect | lane | a worker dies in it | giving up leaves | operator may |\n|---|---|---|---|---|---|\n"
+            .to_owned();
+    for (state, args) in states {
+        let terms = J::terms(args, state);
+        let lane = match &terms.lane {
+            None => "–".to_owned(),
+            Some(lane) if lane.relief => format!("{} (reserved share)", lane.name),
+            Some(lane) => lane.name.clone(),
+        };
+        let death = match &terms.effect {
+            Effect::Pure | Effect::Read(_) | Effect::Local(_) => "repeat".to_owned(),
+            Effect::Write(_, Unsure::Repeat) => "repeat, same id".to_owned(),
+            Effect::Write(_, Unsure::GoTo(state)) => format!("→ {}", at(state)),
+            Effect::Write(_, Unsure::AskOperator(why)) => format!("ask ({})", why.code()),
+        };
+        let undo = J::leaves_behind(state).map_or("–".to_owned(), |undo| at(&undo));
+        let acts: Vec<String> = Act::ALL
+            .into_iter()
+            .filter_map(|act| J::operator(state, act).map(|next| format!("{} → {}", act.name(), at(&next))))
+            .collect();
+        let acts = if acts.is_empty() { "–".to_owned() } else { acts.join(", ") };
+        out += &format!("| {} | {} | {lane} | {death} | {undo} | {acts} |\n", at(state), terms.effect.name());
+    }
+    out
+}
+
+/// The file opens with exactly these tables.
+fn assert_drawn(file: &str, tables: &[String]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let source = fs::read_to_string(&path).unwrap();
+    let header: String = source
+        .lines()
+        .take_while(|line| line.starts_with("//!"))
+        .map(|line| line.trim_start_matches("//!").trim().to_owned() + "\n")
+        .collect();
+    let wanted = tables.join("\n");
+    if !header.contains(&wanted) {
+        let paste: String = wanted.lines().map(|line| format!("//! {line}").trim_end().to_owned() + "\n").collect();
+        if std::env::var_os("NOSHI_REDRAW").is_some() {
+            let drawn = redraw(&source, &paste);
+            fs::write(&path, drawn).unwrap();
+            return;
+        }
+        panic!(
+            "the table at the top of jobs/{file} is not what the code does; paste this (or run with NOSHI_REDRAW=1):\n{paste}"
+        );
+    }
+}
+
+/// Replaces the old table, or the line `TABLE`, in the file's header.
+fn redraw(source: &str, paste: &str) -> String {
+    let is_table = |line: &str| line.starts_with("//! |") || line == "//! TABLE";
+    let lines: Vec<&str> = source.lines().collect();
+    let first = lines.iter().position(|line| is_table(line)).expect("no line `//! TABLE` to replace");
+    let last = lines.iter().rposition(|line| is_table(line)).unwrap();
+    let (before, after) = (lines[..first].join("\n"), lines[last + 1..].join("\n"));
+    format!("{before}\n{paste}{after}\n")
+}
+
+#[test]
+fn every_problem_has_a_runbook_page() {
+    for problem in Problem::ALL {
+        let code = problem.code();
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../ops/runbook/{code}.md"));
+        let text = fs::read_to_string(&page).unwrap_or_else(|_| panic!("ops/runbook/{code}.md is missing"));
+        assert!(text.starts_with(&format!("# {code}\n")), "ops/runbook/{code}.md does not open with `# {code}`");
+        for part in ["## What it means for the money", "## How to look", "## What to do", "## Never"] {
+            assert!(text.contains(part), "ops/runbook/{code}.md lacks `{part}`");
+        }
+    }
+}
+
+#[test]
+fn stored_names_are_unique() {
+    let mut codes: Vec<_> = Problem::ALL.iter().map(|p| p.code()).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    assert_eq!(codes.len(), Problem::ALL.len());
+    for kind in Kind::ALL {
+        assert_eq!(Kind::from_name(kind.name()), Some(kind));
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+    }
+}

@@ -1,0 +1,377 @@
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use super::{Row, assert_drawn, at, cell, now, table, terms_table, this};
+use crate::{
+    Problem,
+    gift_issuance::{
+        AfterCancel, Args, Cancel, Contract, Gift, GiftIssuance, Inquiry, Issue, Start, State, Trade, World,
+    },
+    machine::{Act, Call, Doubt, Job, This, Transition},
+    money::{Currency, Money},
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+struct Scripted {
+    called: AtomicBool,
+    start: Start,
+    issue: Issue,
+    inquiry: Inquiry,
+    cancel: Cancel,
+}
+
+impl Scripted {
+    fn answer<'a, T: Clone + Send + Sync>(&'a self, answer: &'a T) -> Call<'a, T> {
+        self.called.store(true, Ordering::Relaxed);
+        Box::pin(async { answer.clone() })
+    }
+}
+
+impl World for Scripted {
+    fn start_trade<'a>(&'a self, _: &'a Args, _: u8) -> Call<'a, Start> {
+        self.answer(&self.start)
+    }
+    fn issue<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Issue> {
+        self.answer(&self.issue)
+    }
+    fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Inquiry> {
+        self.answer(&self.inquiry)
+    }
+    fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Cancel> {
+        self.answer(&self.cancel)
+    }
+}
+
+fn world() -> Scripted {
+    let called = AtomicBool::new(false);
+    Scripted {
+        called,
+        start: Start::NoProvider,
+        issue: Issue::Unknown,
+        inquiry: Inquiry::NoAnswer,
+        cancel: Cancel::Unknown,
+    }
+}
+
+/// The three kinds of provider: dedup only, inquiry only, both.
+fn contracts() -> [Contract; 3] {
+    let base = Contract {
+        replay: false,
+        inquiry: false,
+        cancel: false,
+        settle_seconds: 600,
+        horizon_seconds: 86_400,
+        poll_seconds: 300,
+    };
+    [
+        Contract { replay: true, cancel: true, ..base.clone() },
+        Contract { inquiry: true, ..base.clone() },
+        Contract { replay: true, inquiry: true, cancel: true, ..base },
+    ]
+}
+
+fn trade(contract: &Contract, generation: u8) -> Trade {
+    Trade { id: "Noshi0".into(), provider: "p".into(), generation, contract: contract.clone() }
+}
+
+fn args() -> Args {
+    let value = Money { amount: 500, currency: Currency::Jpy };
+    Args {
+        grant: "g1".into(),
+        user: "u1".into(),
+        category: "amazon".into(),
+        value,
+        provider: None,
+        valid_days: Some(30),
+    }
+}
+
+fn gift() -> Gift {
+    Gift { card: "c1".into(), code: None }
+}
+
+const CIRCUMSTANCES: [&str; 4] = ["", "in doubt", "patience spent", "past the horizon, in doubt"];
+
+fn circumstances(when: &str) -> This<Args> {
+    let base = this(args());
+    match when {
+        "" => base,
+        "in doubt" => This { unsure: true, ..base },
+        "patience spent" => This { in_state: 25 * HOUR, since_call: Some(HOUR), retries: 8, ..base },
+        _ => This { unsure: true, since_call: Some(25 * HOUR), ..base },
+    }
+}
+
+fn rows(out: &mut Vec<Row>, answer: &str, world: &Scripted, state: impl Fn(&Contract) -> State) {
+    for when in CIRCUMSTANCES {
+        let mut calls = 0;
+        let cells = contracts().map(|contract| {
+            world.called.store(false, Ordering::Relaxed);
+            let step = now(GiftIssuance::step(&circumstances(when), state(&contract), world));
+            if world.called.load(Ordering::Relaxed) {
+                calls += 1;
+                return cell(&step);
+            }
+            match step.transition {
+                // The answer plays no part.
+                Transition::Advance(_) | Transition::NeedsOperator(_) => format!("no call: {}", cell(&step)),
+                Transition::Retry | Transition::Snooze(_) | Transition::Done(_) | Transition::Fail(..) => cell(&step),
+            }
+        });
+        let is_call = GiftIssuance::terms(&args(), &state(&contracts()[0])).lane.is_some();
+        let answer = if calls == 0 && is_call { "any" } else { answer };
+        let at = at(&state(&contracts()[0]));
+        if !out.iter().any(|row| row.at == at && row.answer == answer && row.when == when) {
+            out.push(Row { at, answer: answer.to_owned(), when, cells: cells.to_vec() });
+        }
+    }
+}
+
+/// Every answer that an issue call can give. The match makes a forgotten one a compile error.
+fn issues() -> Vec<(&'static str, Issue)> {
+    let all = vec![
+        Issue::Issued(gift()),
+        Issue::Pending,
+        Issue::Resend,
+        Issue::Refused("F200".into()),
+        Issue::Throttled(Duration::from_secs(1)),
+        Issue::NotSent,
+        Issue::Unknown,
+        Issue::Dead,
+        Issue::Conflict,
+        Issue::OutOfFunds,
+        Issue::BadCredentials,
+    ];
+    let name = |issue: &Issue| match issue {
+        Issue::Issued(_) => "issued",
+        Issue::Pending => "accepted, not ready",
+        Issue::Resend => "resend",
+        Issue::Refused(_) => "refused",
+        Issue::Throttled(_) => "throttled",
+        Issue::NotSent => "not sent",
+        Issue::Unknown => "unknown",
+        Issue::Dead => "success of a dead card",
+        Issue::Conflict => "same id, other amount",
+        Issue::OutOfFunds => "out of funds",
+        Issue::BadCredentials => "bad credentials",
+    };
+    all.into_iter().map(|issue| (name(&issue), issue)).collect()
+}
+
+fn inquiries() -> Vec<(&'static str, Inquiry)> {
+    let all = vec![
+        Inquiry::Live(gift()),
+        Inquiry::Pending,
+        Inquiry::Failed("FAILED".into()),
+        Inquiry::NotFound,
+        Inquiry::Dead,
+        Inquiry::Conflict,
+        Inquiry::Throttled(Duration::from_secs(1)),
+        Inquiry::NoAnswer,
+        Inquiry::BadCredentials,
+    ];
+    let name = |inquiry: &Inquiry| match inquiry {
+        Inquiry::Live(_) => "live",
+        Inquiry::Pending => "accepted, not ready",
+        Inquiry::Failed(_) => "given up by the provider",
+        Inquiry::NotFound => "not found",
+        Inquiry::Dead => "dead",
+        Inquiry::Conflict => "same id, other amount",
+        Inquiry::Throttled(_) => "throttled",
+        Inquiry::NoAnswer => "no answer",
+        Inquiry::BadCredentials => "bad credentials",
+    };
+    all.into_iter().map(|inquiry| (name(&inquiry), inquiry)).collect()
+}
+
+fn cancels() -> Vec<(&'static str, Cancel)> {
+    let all = vec![
+        Cancel::Cancelled,
+        Cancel::Refused,
+        Cancel::NotFound,
+        Cancel::Throttled(Duration::from_secs(1)),
+        Cancel::NotSent,
+        Cancel::Unknown,
+        Cancel::BadCredentials,
+    ];
+    let name = |cancel: &Cancel| match cancel {
+        Cancel::Cancelled => "cancelled",
+        Cancel::Refused => "too late or claimed",
+        Cancel::NotFound => "not found",
+        Cancel::Throttled(_) => "throttled",
+        Cancel::NotSent => "not sent",
+        Cancel::Unknown => "unknown",
+        Cancel::BadCredentials => "bad credentials",
+    };
+    all.into_iter().map(|cancel| (name(&cancel), cancel)).collect()
+}
+
+fn states(contract: &Contract) -> Vec<State> {
+    let trade = trade(contract, 0);
+    let all = vec![
+        State::Routing { generation: 0 },
+        State::Issuing { trade: trade.clone() },
+        State::Inquiring { trade: trade.clone(), not_found: 0 },
+        State::Pending { trade: trade.clone() },
+        State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None },
+        State::Void { trade: trade.clone(), then: AfterCancel::Ask },
+        State::Issued { trade, card: "c1".into() },
+        State::Rejected { reason: "F200".into() },
+        State::Lapsed,
+    ];
+    for state in &all {
+        match state {
+            State::Routing { .. }
+            | State::Issuing { .. }
+            | State::Inquiring { .. }
+            | State::Pending { .. }
+            | State::Cancelling { .. }
+            | State::Void { .. }
+            | State::Issued { .. }
+            | State::Rejected { .. }
+            | State::Lapsed => {}
+        }
+    }
+    all
+}
+
+#[test]
+fn the_table_is_what_the_code_does() {
+    let mut out = vec![];
+    let routing = |_: &Contract| State::Routing { generation: 0 };
+    let started = Start::Started(trade(&contracts()[0], 0));
+    for (answer, start) in [("trade saved", started), ("no provider", Start::NoProvider), ("occupied", Start::Occupied)]
+    {
+        rows(&mut out, answer, &Scripted { start, ..world() }, routing);
+    }
+    let lapsed = This { age: 31 * 24 * HOUR, ..this(args()) };
+    let cells = vec![cell(&now(GiftIssuance::step(&lapsed, State::Routing { generation: 0 }, &world()))); 3];
+    out.push(Row { at: "routing".into(), answer: "valid days passed".into(), when: "", cells });
+    for (answer, issue) in issues() {
+        rows(&mut out, answer, &Scripted { issue, ..world() }, |c| State::Issuing { trade: trade(c, 0) });
+    }
+    for (answer, inquiry) in inquiries() {
+        let first = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 0 };
+        rows(&mut out, answer, &Scripted { inquiry, ..world() }, first);
+    }
+    let second = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 1 };
+    rows(&mut out, "not found twice", &Scripted { inquiry: Inquiry::NotFound, ..world() }, second);
+    for (answer, inquiry) in inquiries() {
+        rows(&mut out, answer, &Scripted { inquiry, ..world() }, |c| State::Pending { trade: trade(c, 0) });
+    }
+    for (answer, cancel) in cancels() {
+        let asked = |c: &Contract| State::Cancelling { trade: trade(c, 0), then: AfterCancel::Ask, card: None };
+        rows(&mut out, answer, &Scripted { cancel, ..world() }, asked);
+    }
+    let delivered =
+        |c: &Contract| State::Cancelling { trade: trade(c, 0), then: AfterCancel::Ask, card: Some("c1".into()) };
+    rows(&mut out, "too late, and delivered before", &Scripted { cancel: Cancel::Refused, ..world() }, delivered);
+    for (answer, then, generation) in [
+        ("the provider told us to reissue", AfterCancel::Reissue, 0),
+        ("three generations void", AfterCancel::Reissue, 2),
+        ("a person decides", AfterCancel::Ask, 0),
+    ] {
+        rows(&mut out, answer, &world(), |c| State::Void { trade: trade(c, generation), then });
+    }
+    let columns = ["same id is safe (Amazon)", "inquiry only (Gods, Digico)", "both (Tango)"];
+    let terms: Vec<_> = states(&contracts()[2]).into_iter().map(|state| (state, args())).collect();
+    assert_drawn("gift_issuance.rs", &[terms_table::<GiftIssuance>(&terms), table(&columns, &out)]);
+}
+
+/// Never a second call under an id that the provider might not recognise, whatever the answer or the circumstances.
+#[test]
+fn a_doubtful_trade_is_never_failed_and_never_renewed() {
+    for contract in contracts() {
+        for when in ["in doubt", "past the horizon, in doubt"] {
+            for (name, issue) in issues() {
+                let state = State::Issuing { trade: trade(&contract, 0) };
+                let step = now(GiftIssuance::step(&circumstances(when), state, &Scripted { issue, ..world() }));
+                let settled = step.doubt == Doubt::Settled;
+                match step.transition {
+                    Transition::Fail(..) | Transition::Done(_) => assert!(settled, "{name} {when}"),
+                    Transition::Advance(State::Routing { .. } | State::Void { .. }) => {
+                        assert!(settled, "{name} {when}")
+                    }
+                    Transition::Advance(_)
+                    | Transition::Retry
+                    | Transition::Snooze(_)
+                    | Transition::NeedsOperator(_) => {}
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn past_the_horizon_nothing_is_sent() {
+    struct NoCalls;
+    impl World for NoCalls {
+        fn start_trade<'a>(&'a self, _: &'a Args, _: u8) -> Call<'a, Start> {
+            panic!("called")
+        }
+        fn issue<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Issue> {
+            panic!("called")
+        }
+        fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Inquiry> {
+            panic!("called")
+        }
+        fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Cancel> {
+            panic!("called")
+        }
+    }
+    for contract in contracts() {
+        let state = State::Issuing { trade: trade(&contract, 0) };
+        let step = now(GiftIssuance::step(&circumstances("past the horizon, in doubt"), state, &NoCalls));
+        match step.transition {
+            Transition::NeedsOperator(Problem::PastHorizon) => assert!(contract.replay),
+            Transition::Advance(State::Inquiring { .. }) => assert!(!contract.replay),
+            Transition::Advance(_)
+            | Transition::Retry
+            | Transition::Snooze(_)
+            | Transition::Done(_)
+            | Transition::Fail(..)
+            | Transition::NeedsOperator(_) => panic!("{:?}", step.transition),
+        }
+    }
+}
+
+#[test]
+fn a_new_generation_starts_only_from_a_proven_void() {
+    for contract in contracts() {
+        for state in states(&contract) {
+            for act in Act::ALL {
+                if let Some(State::Routing { generation }) = GiftIssuance::operator(&state, act) {
+                    let void = matches!(state, State::Void { .. }) && act == Act::Reissue && generation == 1;
+                    let same = state == State::Routing { generation };
+                    assert!(void || same, "{state:?} {act:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn released_json_still_reads() {
+    let trade = r#"{"id":"Noshi0","provider":"p","generation":0,"contract":{"replay":true,"inquiry":false,"cancel":true,"settle_seconds":600,"horizon_seconds":86400,"poll_seconds":300}}"#;
+    for json in [
+        r#"{"at":"routing","generation":0}"#.to_owned(),
+        format!(r#"{{"at":"issuing","trade":{trade}}}"#),
+        format!(r#"{{"at":"inquiring","trade":{trade},"not_found":1}}"#),
+        format!(r#"{{"at":"pending","trade":{trade}}}"#),
+        format!(r#"{{"at":"cancelling","trade":{trade},"then":"reissue"}}"#),
+        format!(r#"{{"at":"void","trade":{trade},"then":"ask"}}"#),
+        format!(r#"{{"at":"issued","trade":{trade},"card":"c1"}}"#),
+        r#"{"at":"rejected","reason":"F200"}"#.to_owned(),
+        r#"{"at":"lapsed"}"#.to_owned(),
+    ] {
+        let state: State = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&state).unwrap(), json);
+    }
+    let args = r#"{"grant":"g1","user":"u1","category":"amazon","value":{"amount":500,"currency":"JPY"}}"#;
+    let read: Args = serde_json::from_str(args).unwrap();
+    assert_eq!(serde_json::to_string(&read).unwrap(), args);
+    assert!(GiftIssuance::start(&Args { grant: String::new(), ..read }).is_err());
+}

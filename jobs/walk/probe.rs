@@ -1,0 +1,105 @@
+use super::{Row, assert_drawn, at, cell, now, table, terms_table, this, unwound};
+use crate::{
+    machine::{Call, Job},
+    probe::{Answer, Args, OnDoubt, Probe, State, TakenBack, Tally, Undo, World},
+};
+
+struct Scripted {
+    answer: Answer,
+    tally: Tally,
+    taken_back: TakenBack,
+}
+
+impl World for Scripted {
+    fn call<'a>(&'a self, _: &'a Args, _: u32) -> Call<'a, Answer> {
+        Box::pin(async { self.answer })
+    }
+    fn tally<'a>(&'a self, _: &'a str) -> Call<'a, Tally> {
+        Box::pin(async { self.tally })
+    }
+    fn take_back<'a>(&'a self, _: &'a Args) -> Call<'a, TakenBack> {
+        Box::pin(async { self.taken_back })
+    }
+}
+
+const ANSWERS: [Answer; 6] = [Answer::Ok, Answer::Refused, Answer::Busy, Answer::NotSent, Answer::Unknown, Answer::Ask];
+const DOUBTS: [OnDoubt; 3] = [OnDoubt::Repeat, OnDoubt::GoTo, OnDoubt::Ask];
+
+fn args(unsure: OnDoubt) -> Args {
+    Args {
+        id: "p".into(),
+        steps: 3,
+        lane: Some("probe".into()),
+        tally: Some("t".into()),
+        follow_up: true,
+        unsure,
+        ..Args::default()
+    }
+}
+
+fn row(state: &State, answer: &str, world: &Scripted) -> Row {
+    let cells = DOUBTS.map(|unsure| cell(&now(Probe::step(&this(args(unsure)), state.clone(), world)))).to_vec();
+    Row { at: at(state), answer: answer.to_owned(), when: "", cells }
+}
+
+#[test]
+fn the_table_is_what_the_code_does() {
+    let world = |answer, tally, taken_back| Scripted { answer, tally, taken_back };
+    let plain = world(Answer::Ok, Tally::Inserted, TakenBack::Ok);
+    let mut rows = vec![
+        row(&State::Stepping { left: 3 }, "the first, with a lane", &plain),
+        row(&State::Stepping { left: 2 }, "more than one left", &plain),
+        row(&State::Stepping { left: 1 }, "the last", &plain),
+    ];
+    for state in [State::Calling { left: 2, turn: 0 }, State::Checking { left: 2, turn: 0 }] {
+        for answer in ANSWERS {
+            rows.push(row(
+                &state,
+                serde_json::to_value(answer).unwrap().as_str().unwrap(),
+                &world(answer, Tally::Inserted, TakenBack::Ok),
+            ));
+        }
+    }
+    rows.push(row(&State::Tallying { left: 2 }, "inserted", &plain));
+    rows.push(row(&State::Tallying { left: 2 }, "taken", &world(Answer::Ok, Tally::Taken, TakenBack::Ok)));
+    rows.push(row(&State::Over, "", &plain));
+    for (answer, taken_back) in [("taken back", TakenBack::Ok), ("busy", TakenBack::Busy)] {
+        let unwind = now(Probe::unwind(
+            &this(args(OnDoubt::Repeat)),
+            Undo::TakeBack,
+            &world(Answer::Ok, Tally::Inserted, taken_back),
+        ));
+        rows.push(Row {
+            at: "undo: take_back".into(),
+            answer: answer.into(),
+            when: "",
+            cells: vec![unwound(&unwind); 3],
+        });
+    }
+    let states = [
+        State::Stepping { left: 2 },
+        State::Calling { left: 2, turn: 0 },
+        State::Checking { left: 2, turn: 0 },
+        State::Tallying { left: 2 },
+        State::Over,
+    ];
+    let states: Vec<_> = states.into_iter().map(|state| (state, args(OnDoubt::GoTo))).collect();
+    let columns = ["unsure: repeat", "unsure: go to", "unsure: ask"];
+    assert_drawn("probe.rs", &[terms_table::<Probe>(&states), table(&columns, &rows)]);
+}
+
+#[test]
+fn released_json_still_reads() {
+    for (json, state) in [
+        (r#"{"at":"stepping","left":3}"#, State::Stepping { left: 3 }),
+        (r#"{"at":"calling","left":2,"turn":0}"#, State::Calling { left: 2, turn: 0 }),
+        (r#"{"at":"checking","left":2,"turn":1}"#, State::Checking { left: 2, turn: 1 }),
+        (r#"{"at":"tallying","left":2}"#, State::Tallying { left: 2 }),
+        (r#"{"at":"over"}"#, State::Over),
+    ] {
+        assert_eq!(serde_json::from_str::<State>(json).unwrap(), state);
+        assert_eq!(serde_json::to_string(&state).unwrap(), json);
+    }
+    assert_eq!(serde_json::from_str::<Undo>(r#"{"undo":"take_back"}"#).unwrap(), Undo::TakeBack);
+    assert!(Probe::start(&Args::default()).is_err());
+}

@@ -1,0 +1,109 @@
+//! For the proofs, in debug builds only: named points at which a worker kills itself, and planted bugs.
+//!
+//! `NOSHI_CRASH=name@k` raises SIGKILL at the k-th passing of a point; `NOSHI_CRASH_TRACE=file` lists the points passed;
+//! `NOSHI_BUG=name` removes one defence, to prove that the checker sees it. A release build contains neither.
+
+/// A defence that can be removed at run time, to show that the checker catches its absence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// Settles ignore the lease and the step.
+    NoFence,
+    /// The call goes out before its intent is durable.
+    IntentAfterSend,
+    /// A retry in doubt uses a new trade id.
+    NewIdOnRetry,
+    /// An unknown outcome is retried blindly.
+    BlindRetry,
+    /// "Not found" counts as proof that nothing happened.
+    NotFoundIsVoid,
+    /// Tokens are not asked for.
+    NoTokens,
+    /// A 429 does not close the lane.
+    NoRetryAfter,
+    /// A gift code is written to the journal in the clear.
+    CodeInJournal,
+}
+
+impl Bug {
+    pub const ALL: [(Bug, &'static str); 8] = [
+        (Bug::NoFence, "no_fence"),
+        (Bug::IntentAfterSend, "intent_after_send"),
+        (Bug::NewIdOnRetry, "new_id_on_retry"),
+        (Bug::BlindRetry, "blind_retry"),
+        (Bug::NotFoundIsVoid, "not_found_is_void"),
+        (Bug::NoTokens, "no_tokens"),
+        (Bug::NoRetryAfter, "no_retry_after"),
+        (Bug::CodeInJournal, "code_in_journal"),
+    ];
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::{
+        collections::HashMap,
+        env,
+        fs::OpenOptions,
+        io::Write,
+        sync::{LazyLock, Mutex},
+    };
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::Bug;
+
+    struct Crash {
+        at: Option<(String, u32)>,
+        trace: Option<std::path::PathBuf>,
+        passed: Mutex<HashMap<&'static str, u32>>,
+    }
+
+    static CRASH: LazyLock<Option<Crash>> = LazyLock::new(|| {
+        let at = env::var("NOSHI_CRASH").ok().map(|text| match text.rsplit_once('@') {
+            Some((name, nth)) => (name.to_owned(), nth.parse().expect("NOSHI_CRASH is name@number")),
+            None => (text, 1),
+        });
+        let trace = env::var_os("NOSHI_CRASH_TRACE").map(Into::into);
+        (at.is_some() || trace.is_some()).then(|| Crash { at, trace, passed: Mutex::default() })
+    });
+
+    static BUG: LazyLock<Option<Bug>> = LazyLock::new(|| {
+        let name = env::var("NOSHI_BUG").ok()?;
+        let (bug, _) = Bug::ALL.into_iter().find(|(_, n)| *n == name).expect("NOSHI_BUG names no planted bug");
+        Some(bug)
+    });
+
+    pub fn crash_point(name: &'static str) {
+        let Some(crash) = CRASH.as_ref() else { return };
+        let mut passed = crash.passed.lock().expect("no panic happens under this lock");
+        let hits = passed.entry(name).or_default();
+        *hits += 1;
+        if let Some(path) = &crash.trace {
+            let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the crash trace opens");
+            writeln!(file, "{name}@{hits}").expect("the crash trace is written");
+        }
+        if crash.at.as_ref().is_some_and(|(at, nth)| at == name && nth == hits) {
+            // Not a panic: no destructor may run, as none would in a power cut.
+            let _ = kill_process(getpid(), Signal::KILL);
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    pub fn planted(bug: Bug) -> bool {
+        *BUG == Some(bug)
+    }
+}
+
+#[cfg(debug_assertions)]
+pub use armed::{crash_point, planted};
+
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub const fn crash_point(_: &'static str) {}
+
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub const fn planted(_: Bug) -> bool {
+    false
+}
