@@ -114,9 +114,11 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct This<A> {
     pub args: A,
+    /// Without the waits in lanes.
     pub age: Duration,
+    /// Since the state's name last changed.
     pub in_state: Duration,
-    /// Since the first call that this trade, shop or mail may have seen; `None` before it.
+    /// Since the first call that the doubt may go back to; `None` where no call was made since doubt was last settled.
     pub since_call: Option<Duration>,
     /// `Retry`s in this state so far.
     pub retries: u32,
