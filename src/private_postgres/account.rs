@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
 
@@ -21,9 +21,13 @@ impl Account {
     pub(super) fn of_server() -> Result<Self> {
         let uid = ask_id(&["-u"])?.context("`id -u` did not answer")?;
         if uid != 0 {
-            let Some(gid) = ask_id(&["-g"])? else {
-                bail!("`id -g` did not answer");
-            };
+            let gid = ask_id(&["-g"])?.context("`id -g` did not answer")?;
+            if !id(&["-un"])?.status.success() {
+                bail!(
+                    "PostgreSQL refuses to run as a user without a name, and uid {uid} has no entry in /etc/passwd; \
+                     add one, or run this as another user (as root it switches to `postgres` or `nobody`)"
+                );
+            }
             return Ok(Self {
                 name: format!("uid {uid}"),
                 uid,
@@ -68,14 +72,19 @@ impl Account {
     }
 }
 
-/// `None` where `id` knows no such account. The standard library has no call for any of this.
+/// `None` where `id` knows no such account.
 fn ask_id(arguments: &[&str]) -> Result<Option<u32>> {
-    let answer = Command::new("id")
+    let answer = id(arguments)?;
+    Ok(String::from_utf8_lossy(&answer.stdout).trim().parse().ok())
+}
+
+/// The standard library has no call for any of this.
+fn id(arguments: &[&str]) -> Result<Output> {
+    Command::new("id")
         .args(arguments)
         .env("PATH", search_path())
         .output()
-        .context("cannot run `id`, which says whom to run PostgreSQL as")?;
-    Ok(String::from_utf8_lossy(&answer.stdout).trim().parse().ok())
+        .context("cannot run `id`, which says whom to run PostgreSQL as")
 }
 
 fn search_path() -> OsString {

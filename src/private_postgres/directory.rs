@@ -35,7 +35,7 @@ impl Directory {
             .with_context(|| {
                 format!(
                     "neither {} nor /tmp can hold a PostgreSQL server: {} must be able to write there, and its path \
-                     must be short and plain text; set TMPDIR",
+                     must be short and without quotes and dollar signs; set TMPDIR",
                     parents[0].display(),
                     account.name
                 )
@@ -54,6 +54,14 @@ impl Directory {
         )
     }
 
+    /// A file in it that the server's user can read, whatever our umask is.
+    pub(super) fn write(&self, name: &str, text: &str, account: &Account) -> Result<()> {
+        let path = self.path.join(name);
+        fs::write(&path, text)
+            .and_then(|()| hand_over(&path, account))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// `None`: the name was taken, or the sweep of another process took the directory before it was locked.
     fn try_create(parent: &Path, account: &Account) -> io::Result<Option<Self>> {
         let path = parent.join(format!("{}{:08x}", prefix(account), rand::random::<u32>()));
@@ -70,11 +78,16 @@ impl Directory {
         if lock.try_lock().is_err() || !is_still_there(&path, &lock) {
             return Ok(None);
         }
-        if account.dropped {
-            chown(&path, Some(account.uid), Some(account.gid))?;
-        }
+        hand_over(&path, account)?;
         Ok(Some(Self { path, lock }))
     }
+}
+
+fn hand_over(path: &Path, account: &Account) -> io::Result<()> {
+    if account.dropped {
+        chown(path, Some(account.uid), Some(account.gid))?;
+    }
+    Ok(())
 }
 
 fn prefix(account: &Account) -> String {
@@ -98,7 +111,9 @@ fn fits(parent: &Path, account: &Account) -> bool {
             .is_ok_and(|status| status.success())
     };
     let short = socket.as_os_str().len() <= LONGEST_SOCKET_PATH;
-    short && parent.to_str().is_some() && open_to_server()
+    // pg_ctl passes the path to a shell within double quotes.
+    let plain = |text: &str| !text.contains(['"', '$', '`', '\\', '\n']);
+    short && parent.to_str().is_some_and(plain) && open_to_server()
 }
 
 /// Removes what a crash of the machine, or a SIGKILL of owner and watcher at once, has left. What cannot be removed

@@ -1,6 +1,6 @@
 //! The server programs are absent: install them (root on Debian and its kin) or say which command does.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 use super::account::Account;
 
 const DEBIAN: &str = "apt-get update && apt-get install -y --no-install-recommends postgresql";
+
+const DEBIAN_VERSION: &str = "/etc/debian_version";
 
 /// Read by the package when it is configured. Managed by ucf, which is told to keep the file that it finds.
 const CLUSTER_CONF: &str = "/etc/postgresql-common/createcluster.conf";
@@ -33,7 +35,13 @@ pub(super) fn advice() -> String {
 }
 
 fn is_debian() -> bool {
-    Path::new("/etc/debian_version").exists()
+    Path::new(DEBIAN_VERSION).exists()
+}
+
+/// Blocks while another thread or process installs. Any file that every Debian has will do to hold the lock.
+pub(super) fn turn() -> Result<File> {
+    let file = File::open(DEBIAN_VERSION).and_then(|it| it.lock().map(|()| it));
+    file.with_context(|| format!("cannot lock {DEBIAN_VERSION}"))
 }
 
 /// About 40 seconds. Standard output stays the caller's: what apt says goes to standard error.

@@ -133,9 +133,7 @@ impl Server {
         let lines = settings.lines(path);
         // From here on the watcher cleans up, whatever happens to us.
         let mut watcher = Watcher::start(&account, &programs, path, &directory.lock)?;
-        let conf = path.join("settings.conf");
-        fs::write(&conf, lines?).with_context(|| format!("cannot write {}", conf.display()))?;
-
+        directory.write("settings.conf", &lines?, &account)?;
         if !watcher.order(Order::Initialize)? {
             bail!(
                 "initdb of {} failed as {}:\n{}",

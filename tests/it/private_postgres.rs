@@ -348,7 +348,8 @@ fn wait_until_nothing_is_left(directory: &Path) {
     });
 }
 
-/// Processes and directories of others end without telling us: looked at every 20 ms, for at most 30 s.
+/// Processes and directories of others end without telling us: looked at every 20 ms. The limit leaves time for
+/// the installation that the first start on a new machine may be.
 fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -356,7 +357,7 @@ fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
             return met;
         }
         assert!(
-            started.elapsed() < Duration::from_secs(30),
+            started.elapsed() < Duration::from_secs(180),
             "waited for {what}"
         );
         thread::sleep(Duration::from_millis(20));
