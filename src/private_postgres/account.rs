@@ -28,24 +28,14 @@ impl Account {
                      add one, or run this as another user (as root it switches to `postgres` or `nobody`)"
                 );
             }
-            return Ok(Self {
-                name: format!("uid {uid}"),
-                uid,
-                gid,
-                dropped: false,
-            });
+            return Ok(Self { name: format!("uid {uid}"), uid, gid, dropped: false });
         }
         for name in ["postgres", "nobody"] {
             let (uid, gid) = (ask_id(&["-u", name])?, ask_id(&["-g", name])?);
             if let (Some(uid), Some(gid)) = (uid, gid)
                 && uid != 0
             {
-                return Ok(Self {
-                    name: name.to_owned(),
-                    uid,
-                    gid,
-                    dropped: true,
-                });
+                return Ok(Self { name: name.to_owned(), uid, gid, dropped: true });
             }
         }
         bail!(
@@ -58,12 +48,7 @@ impl Account {
     /// locales and preloaded libraries change what PostgreSQL does. The directory is one that every account can enter.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command
-            .env_clear()
-            .env("PATH", search_path())
-            .env("LC_ALL", "C")
-            .env("TZ", "UTC")
-            .current_dir("/");
+        command.env_clear().env("PATH", search_path()).env("LC_ALL", "C").env("TZ", "UTC").current_dir("/");
         if self.dropped {
             // Where root sets a uid, std also clears the supplementary groups.
             command.uid(self.uid).gid(self.gid);

@@ -48,10 +48,7 @@ impl Directory {
                 return Ok(directory);
             }
         }
-        bail!(
-            "cannot make a directory in {}: something removes it each time",
-            parent.display()
-        )
+        bail!("cannot make a directory in {}: something removes it each time", parent.display())
     }
 
     /// A file in it that the server's user can read, whatever our umask is.
@@ -95,17 +92,11 @@ fn prefix(account: &Account) -> String {
 }
 
 fn fits(parent: &Path, account: &Account) -> bool {
-    let socket = parent
-        .join(format!("{}{:08x}", prefix(account), 0))
-        .join(SOCKET);
+    let socket = parent.join(format!("{}{:08x}", prefix(account), 0)).join(SOCKET);
     let open_to_server = || {
         account
             .command("/bin/sh")
-            .args([
-                "-c",
-                r#"test -d "$1" && test -w "$1" && test -x "$1""#,
-                "sh",
-            ])
+            .args(["-c", r#"test -d "$1" && test -w "$1" && test -x "$1""#, "sh"])
             .arg(parent)
             .status()
             .is_ok_and(|status| status.success())
@@ -123,17 +114,13 @@ fn sweep(parent: &Path, account: &Account, programs: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        let named = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(&prefix(account)));
+        let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix(account)));
         if !named {
             continue;
         }
         let path = entry.path();
         // Not through a link: anybody can put a name into a temp directory.
-        let owned =
-            fs::symlink_metadata(&path).is_ok_and(|it| it.is_dir() && it.uid() == account.uid);
+        let owned = fs::symlink_metadata(&path).is_ok_and(|it| it.is_dir() && it.uid() == account.uid);
         if !owned {
             continue;
         }

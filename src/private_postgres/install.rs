@@ -77,9 +77,7 @@ impl NoCluster {
         if conf.exists() {
             return Self { written: false };
         }
-        let written = conf
-            .parent()
-            .is_some_and(|folder| fs::create_dir_all(folder).is_ok())
+        let written = conf.parent().is_some_and(|folder| fs::create_dir_all(folder).is_ok())
             && fs::write(conf, NO_CLUSTER).is_ok();
         Self { written }
     }
@@ -87,8 +85,7 @@ impl NoCluster {
     /// A later `apt-get install postgresql-NN` by a person shall behave as documented, so the package's own file
     /// (which ucf has put beside ours) takes its place.
     fn take_back(self) {
-        let ours =
-            self.written && fs::read_to_string(CLUSTER_CONF).is_ok_and(|it| it == NO_CLUSTER);
+        let ours = self.written && fs::read_to_string(CLUSTER_CONF).is_ok_and(|it| it == NO_CLUSTER);
         if !ours {
             return;
         }

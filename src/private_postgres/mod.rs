@@ -48,10 +48,7 @@ impl PrivatePostgres {
     /// installed (root on Debian, announced on standard error) or the error names the command that does.
     pub async fn start(settings: Settings) -> Result<Self> {
         let server = blocking(move || Server::start(&settings)).await?;
-        Ok(Self {
-            log: server.directory.path.join("server.log"),
-            server: Arc::new(server),
-        })
+        Ok(Self { log: server.directory.path.join("server.log"), server: Arc::new(server) })
     }
 
     /// For sqlx, psql and, as `DATABASE_URL`, for child processes. The role is the superuser `postgres`.
@@ -76,10 +73,7 @@ impl PrivatePostgres {
     /// checkpoint that the other strategy takes.
     pub async fn create_from_template(&self, template: &str, name: &str) -> Result<()> {
         let (template, name) = (quoted(template)?, quoted(name)?);
-        self.execute(format!(
-            "create database {name} template {template} strategy wal_log"
-        ))
-        .await
+        self.execute(format!("create database {name} template {template} strategy wal_log")).await
     }
 
     /// The server's own log. Like any PostgreSQL log it can hold the values of statements.
@@ -97,9 +91,7 @@ impl PrivatePostgres {
         let file = self.directory().join("data/postmaster.pid");
         let text = fs::read_to_string(&file).context("the private PostgreSQL server is down")?;
         let line = text.lines().next().unwrap_or_default();
-        line.trim()
-            .parse()
-            .with_context(|| format!("{} holds no process id", file.display()))
+        line.trim().parse().with_context(|| format!("{} holds no process id", file.display()))
     }
 
     /// Ends every connection at once, without a checkpoint, and starts the server again, which recovers what was
@@ -135,12 +127,7 @@ impl Server {
         let mut watcher = Watcher::start(&account, &programs, path, &directory.lock)?;
         directory.write("settings.conf", &lines?, &account)?;
         if !watcher.order(Order::Initialize)? {
-            bail!(
-                "initdb of {} failed as {}:\n{}",
-                programs.display(),
-                account.name,
-                watcher.said()
-            );
+            bail!("initdb of {} failed as {}:\n{}", programs.display(), account.name, watcher.said());
         }
         if !watcher.order(Order::Start)? {
             bail!(
@@ -151,10 +138,7 @@ impl Server {
                 watcher::tail(&path.join("server.log"))
             );
         }
-        Ok(Self {
-            directory,
-            watcher: Mutex::new(watcher),
-        })
+        Ok(Self { directory, watcher: Mutex::new(watcher) })
     }
 
     fn crash_restart(&self) -> Result<Duration> {
@@ -164,11 +148,7 @@ impl Server {
         watcher.order(Order::Crash)?;
         while !watcher.order(Order::Start)? {
             if down.elapsed() > RESTART_DEADLINE {
-                bail!(
-                    "PostgreSQL did not start again within {} s:\n{}",
-                    RESTART_DEADLINE.as_secs(),
-                    watcher.said()
-                );
+                bail!("PostgreSQL did not start again within {} s:\n{}", RESTART_DEADLINE.as_secs(), watcher.said());
             }
             // The shared memory is in use until the last orphan backend has noticed; nothing announces that.
             thread::sleep(Duration::from_millis(100));
@@ -188,12 +168,8 @@ impl Server {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .context("the private PostgreSQL server's task ended early")?
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("the private PostgreSQL server's task ended early")?
 }
 
 /// PostgreSQL cuts longer names off, and would then speak of another database.
@@ -206,9 +182,7 @@ fn quoted(name: &str) -> Result<String> {
 
 fn percent_encoded(text: &str) -> String {
     let encode = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
-            char::from(byte).to_string()
-        }
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
         other => format!("%{other:02X}"),
     };
     text.bytes().map(encode).collect()
@@ -220,10 +194,7 @@ mod tests {
 
     #[test]
     fn names_and_paths_survive_quoting() {
-        assert_eq!(
-            percent_encoded("/tmp/a b&c=ä"),
-            "%2Ftmp%2Fa%20b%26c%3D%C3%A4"
-        );
+        assert_eq!(percent_encoded("/tmp/a b&c=ä"), "%2Ftmp%2Fa%20b%26c%3D%C3%A4");
         assert_eq!(quoted("a\"b").unwrap(), "\"a\"\"b\"");
         assert!(quoted("").is_err());
         assert!(quoted(&"x".repeat(64)).is_err());

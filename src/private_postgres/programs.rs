@@ -104,21 +104,15 @@ fn usable(folder: &Path, account: &Account) -> Result<(), String> {
     if let Some(absent) = PROGRAMS.iter().find(|it| !folder.join(it).is_file()) {
         return Err(format!("there is no {absent}"));
     }
-    let answer = account
-        .command(folder.join("postgres"))
-        .arg("--version")
-        .output();
+    let answer = account.command(folder.join("postgres")).arg("--version").output();
     let answer = answer.map_err(|e| format!("{} cannot run postgres there: {e}", account.name))?;
     let words = String::from_utf8_lossy(&answer.stdout);
     match major(&words) {
         Some(version) if version >= OLDEST => Ok(()),
-        Some(version) => Err(format!(
-            "it is PostgreSQL {version}, and {OLDEST} is needed"
-        )),
-        None => Err(format!(
-            "`postgres --version` gave no version ({})",
-            String::from_utf8_lossy(&answer.stderr).trim()
-        )),
+        Some(version) => Err(format!("it is PostgreSQL {version}, and {OLDEST} is needed")),
+        None => {
+            Err(format!("`postgres --version` gave no version ({})", String::from_utf8_lossy(&answer.stderr).trim()))
+        }
     }
 }
 
@@ -128,18 +122,13 @@ fn major(words: &str) -> Option<u32> {
 }
 
 fn leading_number(text: &str) -> Option<u32> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text[..end].parse().ok()
 }
 
 fn missing(rejected: &[String]) -> String {
-    let found = if rejected.is_empty() {
-        String::new()
-    } else {
-        format!(" (found, but not usable: {})", rejected.join("; "))
-    };
+    let found =
+        if rejected.is_empty() { String::new() } else { format!(" (found, but not usable: {})", rejected.join("; ")) };
     format!(
         "this starts a PostgreSQL server of its own and needs the server programs, version {OLDEST} or newer{found}. {}, \
          or set PG_BIN_DIR to the folder with initdb, pg_ctl and postgres",
@@ -153,10 +142,7 @@ mod tests {
 
     #[test]
     fn reads_versions() {
-        assert_eq!(
-            major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"),
-            Some(15)
-        );
+        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
         assert_eq!(major("postgres (PostgreSQL) 19beta1"), Some(19));
         assert_eq!(major("bash: postgres: not found"), None);
     }
@@ -171,11 +157,7 @@ mod tests {
             .into_iter()
             .map(|it| it.strip_prefix(parent.path()).unwrap().to_owned())
             .collect();
-        let expected = [
-            "postgresql@17/bin",
-            "postgresql@15/bin",
-            "postgresql@9.6/bin",
-        ];
+        let expected = ["postgresql@17/bin", "postgresql@15/bin", "postgresql@9.6/bin"];
         assert_eq!(names, expected.map(PathBuf::from));
     }
 
@@ -183,9 +165,6 @@ mod tests {
     fn says_what_a_folder_lacks() {
         let folder = tempfile::tempdir().unwrap();
         let account = Account::of_server().unwrap();
-        assert_eq!(
-            usable(folder.path(), &account),
-            Err("there is no initdb".to_owned())
-        );
+        assert_eq!(usable(folder.path(), &account), Err("there is no initdb".to_owned()));
     }
 }

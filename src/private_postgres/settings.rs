@@ -20,12 +20,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            durable: true,
-            max_connections: 200,
-            shared_buffers: 128,
-            extra: Vec::new(),
-        }
+        Self { durable: true, max_connections: 200, shared_buffers: 128, extra: Vec::new() }
     }
 }
 
@@ -35,10 +30,7 @@ impl Settings {
         let own = [
             ("listen_addresses", String::new()),
             ("port", "5432".to_owned()),
-            (
-                "unix_socket_directories",
-                quoted_in_list(&directory.display().to_string()),
-            ),
+            ("unix_socket_directories", quoted_in_list(&directory.display().to_string())),
             ("unix_socket_permissions", "0700".to_owned()),
             ("max_connections", self.max_connections.to_string()),
             ("shared_buffers", format!("{}MB", self.shared_buffers)),
@@ -51,10 +43,7 @@ impl Settings {
             ("log_line_prefix", "%m [%p] ".to_owned()),
         ];
         let mut lines = String::new();
-        let extra = self
-            .extra
-            .iter()
-            .map(|(name, value)| (name.as_str(), value));
+        let extra = self.extra.iter().map(|(name, value)| (name.as_str(), value));
         for (name, value) in own.iter().map(|(name, value)| (*name, value)).chain(extra) {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
             if name.is_empty() || !name.chars().all(plain) {
@@ -86,32 +75,17 @@ mod tests {
 
     #[test]
     fn writes_values_that_postgresql_reads_back() {
-        let settings = Settings {
-            extra: vec![("log_line_prefix".into(), r"it's a\b".into())],
-            ..Settings::default()
-        };
+        let settings = Settings { extra: vec![("log_line_prefix".into(), r"it's a\b".into())], ..Settings::default() };
         let lines = settings.lines(Path::new("/tmp/a, b")).unwrap();
-        assert!(
-            lines.ends_with("log_line_prefix = 'it''s a\\\\b'\n"),
-            "{lines}"
-        );
-        assert!(
-            lines.contains("unix_socket_directories = '\"/tmp/a, b\"'\n"),
-            "{lines}"
-        );
+        assert!(lines.ends_with("log_line_prefix = 'it''s a\\\\b'\n"), "{lines}");
+        assert!(lines.contains("unix_socket_directories = '\"/tmp/a, b\"'\n"), "{lines}");
     }
 
     #[test]
     fn refuses_what_would_become_another_line() {
         for (name, value) in [("a", "1\nfsync = off"), ("a = 1\nb", "2"), ("", "1")] {
-            let settings = Settings {
-                extra: vec![(name.into(), value.into())],
-                ..Settings::default()
-            };
-            assert!(
-                settings.lines(Path::new("/tmp")).is_err(),
-                "{name:?} {value:?}"
-            );
+            let settings = Settings { extra: vec![(name.into(), value.into())], ..Settings::default() };
+            assert!(settings.lines(Path::new("/tmp")).is_err(), "{name:?} {value:?}");
         }
     }
 }

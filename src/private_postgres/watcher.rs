@@ -48,12 +48,7 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn start(
-        account: &Account,
-        programs: &Path,
-        directory: &Path,
-        lock: &File,
-    ) -> Result<Self> {
+    pub(super) fn start(account: &Account, programs: &Path, directory: &Path, lock: &File) -> Result<Self> {
         let mut child = command(account, programs, directory, lock)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -62,11 +57,7 @@ impl Watcher {
         let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("/bin/sh was started without its pipes");
         };
-        Ok(Self {
-            directory: directory.to_owned(),
-            process: Some((child, orders)),
-            answers: BufReader::new(answers),
-        })
+        Ok(Self { directory: directory.to_owned(), process: Some((child, orders)), answers: BufReader::new(answers) })
     }
 
     /// Blocks until it is done. `Ok(false)`: tried and failed, [`Self::said`] has the details.

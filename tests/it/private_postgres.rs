@@ -35,11 +35,8 @@ async fn connect(server: &PrivatePostgres, database: &str) -> PgConnection {
 }
 
 async fn ask(connection: &mut PgConnection, setting: &str) -> String {
-    let value: (String,) = sqlx::query_as("select current_setting($1)")
-        .bind(setting)
-        .fetch_one(connection)
-        .await
-        .unwrap();
+    let value: (String,) =
+        sqlx::query_as("select current_setting($1)").bind(setting).fetch_one(connection).await.unwrap();
     value.0
 }
 
@@ -53,10 +50,7 @@ async fn starts_and_answers() {
     assert_eq!(ask(&mut connection, "log_parameter_max_length").await, "0");
     assert_eq!(ask(&mut connection, "listen_addresses").await, "");
     assert_eq!(ask(&mut connection, "server_encoding").await, "UTF8");
-    let name: (String,) = sqlx::query_as("select current_database()::text")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let name: (String,) = sqlx::query_as("select current_database()::text").fetch_one(&mut connection).await.unwrap();
     assert_eq!(name.0, "gifts & \"more\"");
     let mode = fs::metadata(server.directory()).unwrap().mode() & 0o777;
     assert_eq!(mode, 0o700);
@@ -69,11 +63,7 @@ async fn two_servers_side_by_side() {
     let (one, other) = tokio::join!(start(), start());
     assert_ne!(one.directory(), other.directory());
     one.create_database("only_here").await.unwrap();
-    assert!(
-        PgConnection::connect(&other.url("only_here"))
-            .await
-            .is_err()
-    );
+    assert!(PgConnection::connect(&other.url("only_here")).await.is_err());
     other.stop().await.unwrap();
     connect(&one, "only_here").await.ping().await.unwrap();
 }
@@ -81,16 +71,10 @@ async fn two_servers_side_by_side() {
 #[tokio::test]
 async fn databases_of_tests_are_copies_of_their_own() {
     let (one, other) = tokio::join!(support::database(), support::database());
-    one.pool
-        .execute("create table mine (id int)")
-        .await
-        .unwrap();
+    one.pool.execute("create table mine (id int)").await.unwrap();
     assert!(other.pool.execute("select * from mine").await.is_err());
     assert_ne!(one.url, other.url);
-    one.pool
-        .execute("select * from _sqlx_migrations")
-        .await
-        .unwrap();
+    one.pool.execute("select * from _sqlx_migrations").await.unwrap();
 }
 
 #[tokio::test]
@@ -100,10 +84,7 @@ async fn a_crash_keeps_what_was_committed() {
     for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
         assert_eq!(ask(&mut connection, setting).await, "on", "{setting}");
     }
-    connection
-        .execute("create table kept (id int); insert into kept values (1)")
-        .await
-        .unwrap();
+    connection.execute("create table kept (id int); insert into kept values (1)").await.unwrap();
     let before = server.postmaster().unwrap();
 
     let down = server.crash_restart().await.unwrap();
@@ -112,10 +93,7 @@ async fn a_crash_keeps_what_was_committed() {
     assert_ne!(server.postmaster().unwrap(), before);
     assert!(connection.execute("select 1").await.is_err());
     let mut connection = connect(&server, "postgres").await;
-    let kept: (i64,) = sqlx::query_as("select count(*) from kept")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let kept: (i64,) = sqlx::query_as("select count(*) from kept").fetch_one(&mut connection).await.unwrap();
     assert_eq!(kept.0, 1);
     let log = fs::read_to_string(server.log_path()).unwrap();
     assert!(log.contains("was not properly shut down"), "{log}");
@@ -125,10 +103,7 @@ async fn a_crash_keeps_what_was_committed() {
 async fn restarts_a_server_that_somebody_killed() {
     let server = start().await;
     let mut connection = connect(&server, "postgres").await;
-    connection
-        .execute("create table kept (id int); insert into kept values (1)")
-        .await
-        .unwrap();
+    connection.execute("create table kept (id int); insert into kept values (1)").await.unwrap();
     // A busy backend does not notice that its postmaster is gone, and holds the next one up.
     let busy = "select count(*) from generate_series(1, 4000000)";
     let orphan = tokio::spawn(async move { connection.execute(busy).await.map(|_| ()) });
@@ -195,9 +170,7 @@ fn sigkill_while_starting_leaves_nothing() {
     fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let mut owner = owner_process(Some(parent.path())).spawn().unwrap();
     let directory = wait_for("the server's directory", || entry_in(parent.path()));
-    wait_for("initdb", || {
-        directory.join("data/base").exists().then_some(())
-    });
+    wait_for("initdb", || directory.join("data/base").exists().then_some(()));
 
     owner.kill().unwrap();
     owner.wait().unwrap();
@@ -209,15 +182,9 @@ fn sigkill_while_starting_leaves_nothing() {
 fn the_next_start_sweeps_what_a_crash_left() {
     let parent = tempfile::tempdir().unwrap();
     fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let mut owner = owner_process(Some(parent.path()))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut owner = owner_process(Some(parent.path())).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
-    lines
-        .find(|line| line.as_ref().unwrap().contains("owns "))
-        .expect("the owner's server has started")
-        .unwrap();
+    lines.find(|line| line.as_ref().unwrap().contains("owns ")).expect("the owner's server has started").unwrap();
     let left = entry_in(parent.path()).unwrap();
     // The watcher first: it has no chance to clean up.
     for watcher in running_in(&left) {
@@ -231,16 +198,11 @@ fn the_next_start_sweeps_what_a_crash_left() {
     assert!(left.exists());
     assert!(!running_in(&left).is_empty(), "the server is an orphan");
 
-    let mut next = owner_process(Some(parent.path()))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut next = owner_process(Some(parent.path())).stdout(Stdio::piped()).spawn().unwrap();
     wait_until_nothing_is_left(&left);
     next.kill().unwrap();
     next.wait().unwrap();
-    wait_for("an empty directory", || {
-        entry_in(parent.path()).is_none().then_some(())
-    });
+    wait_for("an empty directory", || entry_in(parent.path()).is_none().then_some(()));
 }
 
 /// Most people are not root, so root's tests also run the first one as somebody else.
@@ -254,10 +216,7 @@ fn starts_for_an_ordinary_user() {
     // The binary may be below /root.
     let copy = folder.path().join("it");
     // Not by ourselves: a child that another test forks meanwhile would hold it open for writing ("text file busy").
-    let copied = Command::new("cp")
-        .arg(std::env::current_exe().unwrap())
-        .arg(&copy)
-        .status();
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status();
     assert!(copied.unwrap().success());
     let outcome = Command::new(&copy)
         .args(["--exact", "private_postgres::starts_and_answers"])
@@ -268,19 +227,12 @@ fn starts_for_an_ordinary_user() {
         .output()
         .unwrap();
     let words = String::from_utf8_lossy(&outcome.stdout);
-    assert!(
-        outcome.status.success() && words.contains("1 passed"),
-        "{words}"
-    );
+    assert!(outcome.status.success() && words.contains("1 passed"), "{words}");
 }
 
 fn id_of_nobody(which: &str) -> u32 {
     let answer = Command::new("id").args([which, "nobody"]).output().unwrap();
-    String::from_utf8(answer.stdout)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap()
+    String::from_utf8(answer.stdout).unwrap().trim().parse().unwrap()
 }
 
 /// Not a test but the process that two tests above kill: it starts a server and waits for its end.
@@ -301,12 +253,7 @@ async fn owner() {
 fn owner_process(temp: Option<&Path>) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args([
-            "--ignored",
-            "--exact",
-            "private_postgres::owner",
-            "--nocapture",
-        ])
+        .args(["--ignored", "--exact", "private_postgres::owner", "--nocapture"])
         .env(OWNER, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::null());
@@ -332,9 +279,7 @@ fn running_in(directory: &Path) -> Vec<String> {
         }
         listing
     } else {
-        let listing = Command::new("ps")
-            .args(["-axww", "-o", "pid=,args="])
-            .output();
+        let listing = Command::new("ps").args(["-axww", "-o", "pid=,args="]).output();
         String::from_utf8_lossy(&listing.unwrap().stdout).into_owned()
     };
     let directory = directory.to_str().unwrap();
@@ -343,9 +288,7 @@ fn running_in(directory: &Path) -> Vec<String> {
 }
 
 fn wait_until_nothing_is_left(directory: &Path) {
-    wait_for("nothing to be left", || {
-        (!directory.exists() && running_in(directory).is_empty()).then_some(())
-    });
+    wait_for("nothing to be left", || (!directory.exists() && running_in(directory).is_empty()).then_some(()));
 }
 
 /// Processes and directories of others end without telling us: looked at every 20 ms. The limit leaves time for
@@ -356,17 +299,12 @@ fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         if let Some(met) = condition() {
             return met;
         }
-        assert!(
-            started.elapsed() < Duration::from_secs(180),
-            "waited for {what}"
-        );
+        assert!(started.elapsed() < Duration::from_secs(180), "waited for {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
 fn signal(name: &str, pid: u32) {
-    let status = Command::new("kill")
-        .args(["-s", name, &pid.to_string()])
-        .status();
+    let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
     assert!(status.unwrap().success());
 }

@@ -29,36 +29,20 @@ pub async fn server() -> &'static PrivatePostgres {
 pub async fn database() -> TestDatabase {
     let server = server().await;
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    server
-        .create_from_template(TEMPLATE, &name)
-        .await
-        .expect("a copy of the migrated database");
+    server.create_from_template(TEMPLATE, &name).await.expect("a copy of the migrated database");
     let url = server.url(&name);
-    let pool = PgPoolOptions::new()
-        .max_connections(16)
-        .connect(&url)
-        .await
-        .expect("a connection to the test's database");
+    let pool =
+        PgPoolOptions::new().max_connections(16).connect(&url).await.expect("a connection to the test's database");
     TestDatabase { url, pool }
 }
 
 async fn start() -> PrivatePostgres {
-    let settings = Settings {
-        durable: false,
-        ..Settings::default()
-    };
-    let server = PrivatePostgres::start(settings)
-        .await
-        .unwrap_or_else(|e| panic!("{e:#}"));
+    let settings = Settings { durable: false, ..Settings::default() };
+    let server = PrivatePostgres::start(settings).await.unwrap_or_else(|e| panic!("{e:#}"));
     server.create_database(TEMPLATE).await.expect("a database");
     // Migrated once; a database to which somebody is connected cannot be copied.
-    let mut connection = PgConnection::connect(&server.url(TEMPLATE))
-        .await
-        .expect("a connection to the template");
-    sqlx::migrate!("./migrations")
-        .run(&mut connection)
-        .await
-        .expect("the migrations");
+    let mut connection = PgConnection::connect(&server.url(TEMPLATE)).await.expect("a connection to the template");
+    sqlx::migrate!("./migrations").run(&mut connection).await.expect("the migrations");
     connection.close().await.expect("a closed connection");
     server
 }
