@@ -104,25 +104,25 @@ async fn restarts_a_server_that_somebody_killed() {
     let server = start().await;
     let mut connection = connect(&server, "postgres").await;
     connection.execute("create table kept (id int); insert into kept values (1)").await.unwrap();
-    // A busy backend does not notice that its postmaster is gone, and holds the next one up.
-    let busy = "select count(*) from generate_series(1, 4000000)";
-    let orphan = tokio::spawn(async move { connection.execute(busy).await.map(|_| ()) });
-    let mut watching = connect(&server, "postgres").await;
-    let active = "select count(*) from pg_stat_activity where query = $1 and state = 'active'";
-    loop {
-        let active = sqlx::query_as::<_, (i64,)>(active).bind(busy);
-        if active.fetch_one(&mut watching).await.unwrap().0 == 1 {
-            break;
-        }
-    }
+    let backend: (i32,) = sqlx::query_as("select pg_backend_pid()").fetch_one(&mut connection).await.unwrap();
+    let backend = u32::try_from(backend.0).unwrap();
+    // A backend that is busy, or paused, outlives its postmaster and holds the next one up.
+    signal("STOP", backend);
     signal("KILL", server.postmaster().unwrap());
 
-    server.crash_restart().await.unwrap();
+    let log = server.log_path().to_owned();
+    let held_up = tokio::task::spawn_blocking(move || {
+        wait_for("a start that is refused", || {
+            fs::read_to_string(&log).unwrap().contains("pre-existing shared memory block").then_some(())
+        });
+        signal("CONT", backend);
+    });
+    let (restarted, released) = tokio::join!(server.crash_restart(), held_up);
+    restarted.unwrap();
+    released.unwrap();
 
     let mut connection = connect(&server, "postgres").await;
     connection.execute("select id from kept").await.unwrap();
-    // It ended one way or the other; its task must not outlive the test.
-    let _ = orphan.await.unwrap();
 }
 
 #[tokio::test]
