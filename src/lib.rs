@@ -2,3 +2,4 @@
 
 pub mod chaos;
 pub mod store;
+pub mod private_postgres;
