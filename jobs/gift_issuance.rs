@@ -288,12 +288,13 @@ pub enum Cancel {
 }
 
 /// Everything that gift issuance can do to the world.
-pub trait World: Sync {
+pub trait World: Send + Sync {
     /// Chooses the provider and saves the trade, in the transaction of the transition that follows.
     fn start_trade<'a>(&'a self, args: &'a Args, generation: u8) -> Call<'a, Start>;
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Issue>;
     fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Inquiry>;
-    fn cancel<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Cancel>;
+    /// `card` is the provider's own id of the gift, where it is known.
+    fn cancel<'a>(&'a self, args: &'a Args, trade: &'a Trade, card: Option<&'a str>) -> Call<'a, Cancel>;
 }
 
 pub struct GiftIssuance;
@@ -399,7 +400,7 @@ impl Job for GiftIssuance {
                 polled(this, trade, answer)
             }
             State::Cancelling { trade, then, card } => {
-                let answer = world.cancel(&this.args, &trade).await;
+                let answer = world.cancel(&this.args, &trade, card.as_deref()).await;
                 cancelled(this, trade, then, card, answer)
             }
             State::Void { trade, then: AfterCancel::Reissue } if trade.generation < LAST_GENERATION => {

@@ -304,7 +304,7 @@ pub trait Job: Sized + Send + Sync + 'static {
     /// What a transition may record beside the state: inserted, never updated, unable to conflict.
     type Fact: Clone + fmt::Debug + PartialEq + Send + Sync;
     /// Everything that this job can do to the world.
-    type World: ?Sized + Sync;
+    type World: ?Sized + Send + Sync;
 
     /// Equal requests have equal ids.
     fn id(args: &Self::Args) -> JobId;

@@ -117,7 +117,7 @@ pub struct Note {
     pub text: String,
 }
 
-pub trait World: Sync {
+pub trait World: Send + Sync {
     fn call<'a>(&'a self, args: &'a Args, turn: u32) -> Call<'a, Answer>;
     /// In the transaction of the transition that follows.
     fn tally<'a>(&'a self, name: &'a str) -> Call<'a, Tally>;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use noshi_jobs::{Kind, Problem};
 use serde_json::value::RawValue;
 use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
 
@@ -20,6 +21,8 @@ pub struct Claimed {
     pub at: String,
     pub state: Option<Box<RawValue>>,
     pub undo: Option<Box<RawValue>>,
+    /// The problem that the job already carries.
+    pub code: Option<&'static str>,
     pub lane: String,
     pub lease: i64,
     pub step: i32,
@@ -78,14 +81,14 @@ relief as materialized (
     select id, rank, row_number() over (order by priority, rank, id) as n from (
         select id, priority, rank from noshi.job where status = 'available' and lost ",
             $lost,
-            " and lane = $2 and relief
+            " and lane = $2 and relief and kind = any($5)
         order by priority, rank, id limit (select k from k) for update skip locked) r
 ),
 writes as materialized (
     select id, rank, row_number() over (order by priority, rank, id) as n from (
         select id, priority, rank from noshi.job where status = 'available' and lost ",
             $lost,
-            " and lane = $2 and not relief
+            " and lane = $2 and not relief and kind = any($5)
         order by priority, rank, id
         limit (select case when l.closed_code is null then k else 0 end from k, l) for update skip locked) w
 ),
@@ -121,12 +124,12 @@ journal as (
     insert into noshi.job_event (job, event, lease, step, worker, was, became)
     select id, 'claimed', lease, step, worker, at, at from claimed
 )
-select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.lane, c.lease, c.step, c.retries, c.unsure,
+select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.lane, c.lease, c.step, c.retries, c.unsure,
     extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.entered_at)::float8 as in_state,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
     (select min(extract(epoch from jitter)) from budget)::float8 as jitter,
-    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lane = $2) as suspects
+    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lane = $2 and s.kind = any($5)) as suspects
 from l cross join k left join claimed c on true"
         )
     };
@@ -146,7 +149,9 @@ pub async fn claim(pool: &PgPool, worker: i64, lane: &str, want: usize, suspect:
         false => CLAIM,
     };
     let want = i32::try_from(want).unwrap_or(i32::MAX);
-    let rows = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).fetch_all(pool).await?;
+    // A kind of a newer version is left alone.
+    let kinds = Kind::ALL.map(Kind::name).to_vec();
+    let rows = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).fetch_all(pool).await?;
     let Some(first) = rows.first() else { return Ok(Catch { closed: true, ..Catch::default() }) };
     let mut catch = Catch {
         closed: false,
@@ -173,6 +178,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         at: row.try_get("at")?,
         state: json("state")?,
         undo: json("undo")?,
+        code: row.try_get::<Option<&str>, _>("code")?.and_then(|code| Problem::ALL.iter().find(|p| p.code() == code)).map(|p| p.code()),
         lane: row.try_get("lane")?,
         lease: row.try_get("lease")?,
         step: row.try_get("step")?,

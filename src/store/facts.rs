@@ -40,15 +40,12 @@ select 'gift_code', * from unnest($1::text[], $2::text[], $3::text[], $4::text[]
 
 const NOTES: &str = "insert into noshi.probe_note (job, text) select * from unnest($1::bigint[], $2::text[])";
 
-pub async fn insert<'a>(
-    connection: &mut PgConnection,
-    facts: impl Iterator<Item = (i64, &'a Fact)>,
-) -> Result<(), sqlx::Error> {
+pub async fn insert(connection: &mut PgConnection, facts: &[(i64, &Fact)]) -> Result<(), sqlx::Error> {
     let (mut gifts, mut notes) = (vec![], vec![]);
     for (job, fact) in facts {
         match fact {
-            Fact::Gift(gift) => gifts.push((job, gift)),
-            Fact::Probe(note) => notes.push((job, note.text.as_str())),
+            Fact::Gift(gift) => gifts.push((*job, gift)),
+            Fact::Probe(note) => notes.push((*job, note.text.as_str())),
         }
     }
     if !gifts.is_empty() {

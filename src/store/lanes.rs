@@ -107,3 +107,8 @@ pub async fn list(pool: &PgPool) -> Result<Vec<LaneState>, sqlx::Error> {
         })
         .collect()
 }
+
+/// The names of all lanes.
+pub async fn names(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("select name from noshi.lane").fetch_all(pool).await
+}

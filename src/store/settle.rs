@@ -177,9 +177,13 @@ async fn settle_in(
     for row in rows {
         applied.insert(row.try_get("job")?);
     }
-    let of_applied = || group.iter().filter(|s| applied.contains(&s.id));
-    facts::insert(connection, of_applied().flat_map(|s| s.facts.iter().map(|fact| (s.id, fact)))).await?;
-    let follow_ups: Vec<_> = of_applied().flat_map(|s| s.follow_ups.iter().map(|request| (s.id, request))).collect();
+    let mut new_facts = vec![];
+    let mut follow_ups = vec![];
+    for s in group.iter().filter(|s| applied.contains(&s.id)) {
+        new_facts.extend(s.facts.iter().map(|fact| (s.id, fact)));
+        follow_ups.extend(s.follow_ups.iter().map(|request| (s.id, request)));
+    }
+    facts::insert(connection, &new_facts).await?;
     if let Some(id) = enqueue::follow_ups(connection, &follow_ups).await? {
         return Err(SettleError::FollowUpConflict(id));
     }
