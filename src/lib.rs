@@ -1,3 +1,5 @@
 //! How noshi's jobs happen: the engine, the store, the lanes, the clients. What they do is in `noshi-jobs`.
 
 pub mod chaos;
+
+pub mod simulator;
