@@ -1,17 +1,16 @@
 //! One call from arrival to answer: recorded, judged, carried out, on disk, answered (or not).
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use futures::stream;
 use serde_json::Value;
 
 use super::contract::{self, Arrived, Ask, Read, Reply};
+use super::deliver::{How, deliver};
 use super::faults::{Chosen, Fault};
 use super::ledger::{Event, Line};
 use super::shop::{Card, Order, Shop};
@@ -21,25 +20,6 @@ use super::{Op, Provider};
 
 const BODY_LIMIT: usize = 1 << 20;
 const SECOND_US: u64 = 1_000_000;
-/// A slow body takes about this long.
-const SLOW: Duration = Duration::from_secs(1);
-const SLOW_PIECES: u32 = 20;
-
-/// What becomes of an answer on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    Whole,
-    Slow,
-    Half,
-    Reset,
-    Hang,
-}
-
-impl How {
-    fn lost(self) -> bool {
-        matches!(self, How::Reset | How::Hang)
-    }
-}
 
 /// The answer's fate, and the last ledger line that has to be on disk before it.
 struct Settled {
@@ -54,7 +34,8 @@ pub async fn serve(
     request: Request,
 ) -> Response {
     let whole = request.uri().path();
-    let (prefix, path) = whole[1..].split_once('/').unwrap_or((&whole[1..], ""));
+    let whole = whole.strip_prefix('/').unwrap_or(whole);
+    let (prefix, path) = whole.split_once('/').unwrap_or((whole, ""));
     let Some(provider) = Provider::from_name(prefix) else {
         let there = Provider::ALL.map(Provider::name).join(", ");
         return (StatusCode::NOT_FOUND, format!("no such provider; there are {there}\n")).into_response();
@@ -85,50 +66,7 @@ pub async fn serve(
         caller.reset();
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
-    deliver(&inner, &caller, settled).await
-}
-
-async fn deliver(inner: &Inner, caller: &Caller, settled: Settled) -> Response {
-    let Some(reply) = settled.reply.filter(|_| !settled.how.lost()) else {
-        if settled.how == How::Hang {
-            // A client that gives up closes the connection, which ends this future.
-            tokio::select! {
-                () = tokio::time::sleep(inner.config.hang) => {}
-                () = inner.closed() => {}
-            }
-        }
-        caller.reset();
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    };
-    let length = reply.body.len();
-    let body = match settled.how {
-        How::Slow => trickle(reply.body),
-        How::Half => {
-            caller.cut(length / 2);
-            Body::from(reply.body)
-        }
-        How::Whole | How::Reset | How::Hang => Body::from(reply.body),
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    if let Some(after) = reply.retry_after.and_then(|after| HeaderValue::try_from(after).ok()) {
-        headers.insert(header::RETRY_AFTER, after);
-    }
-    response
-}
-
-/// The body in pieces, with pauses between them.
-fn trickle(body: Vec<u8>) -> Body {
-    let size = body.len().div_ceil(SLOW_PIECES as usize).max(1);
-    let pieces: Vec<Vec<u8>> = body.chunks(size).map(<[u8]>::to_vec).collect();
-    Body::from_stream(stream::unfold(pieces.into_iter(), |mut pieces| async {
-        let piece = pieces.next()?;
-        tokio::time::sleep(SLOW / SLOW_PIECES).await;
-        Some((Ok::<_, Infallible>(piece), pieces))
-    }))
+    deliver(&inner, &caller, settled.reply, settled.how).await
 }
 
 impl Inner {

@@ -147,9 +147,12 @@ fn check(provider: Provider, op: Option<Op>, fault: Fault) -> anyhow::Result<()>
 pub async fn over_http(State(inner): State<Arc<Inner>>, body: Bytes) -> (StatusCode, Json<Value>) {
     let done = serde_json::from_slice(&body)
         .map_err(anyhow::Error::from)
-        .and_then(|command| Control::new(inner).apply(command));
-    match done {
+        .and_then(|command| Control::new(Arc::clone(&inner)).apply(command));
+    if let Err(error) = done {
+        return (StatusCode::BAD_REQUEST, Json(json!({"error": format!("{error:#}")})));
+    }
+    match inner.ledger.flushed().await {
         Ok(()) => (StatusCode::OK, Json(json!({"ok": true}))),
-        Err(error) => (StatusCode::BAD_REQUEST, Json(json!({"error": format!("{error:#}")}))),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({"error": format!("{error:#}")}))),
     }
 }

@@ -195,6 +195,12 @@ impl Ledger {
         }
     }
 
+    /// Returns when everything queued so far is on disk.
+    pub async fn flushed(&self) -> anyhow::Result<()> {
+        let last = lock(&self.shared.pending).last;
+        self.wait(last).await
+    }
+
     /// Returns only when writing failed.
     pub async fn broken(&self) -> anyhow::Error {
         match self.wait(u64::MAX).await {

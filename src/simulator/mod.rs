@@ -9,10 +9,12 @@
 //! ledger at start. Scripts, modes and blocks set through [`Control`] are not: they end with the process.
 
 mod amazon_incentives;
+mod basic_auth;
 mod call;
 mod command;
 mod contract;
 mod control;
+mod deliver;
 mod desk;
 mod faults;
 mod gift_on_demand;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::contract::{Arrived, Ask, Read, Refusal, Reply};
 use super::desk::Desk;
 use super::shop::{Card, Order, Shop, State, sha256_hex};
-use super::{Credentials, Op};
+use super::{Credentials, Op, basic_auth};
 
 const CURRENCY: &str = "JPY";
 const MOST: i64 = 1_000_000;
@@ -88,25 +88,8 @@ pub fn read(call: &Arrived, credentials: &Credentials, shop: &Shop) -> Read {
 }
 
 fn denied(call: &Arrived, credentials: &Credentials) -> Option<Reply> {
-    let pair = format!("{}:{}", credentials.tango_platform, credentials.tango_key);
-    let given = call.header("authorization").strip_prefix("Basic ").and_then(decode_base64);
-    (given.as_deref() != Some(pair.as_bytes())).then(|| fail((401, "unauthorized", "Unauthorized")))
-}
-
-/// Standard alphabet, padding optional.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut bytes, mut bits, mut held) = (Vec::new(), 0u32, 0u32);
-    for letter in text.trim_end_matches('=').bytes() {
-        let six = ALPHABET.iter().position(|known| *known == letter)?;
-        bits = (bits << 6 | u32::try_from(six).ok()?) & 0xfff;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push(u8::try_from(bits >> held & 0xff).ok()?);
-        }
-    }
-    Some(bytes)
+    let right = basic_auth::is(call.header("authorization"), &credentials.tango_platform, &credentials.tango_key);
+    (!right).then(|| fail((401, "unauthorized", "Unauthorized")))
 }
 
 fn wanted(call: &Arrived) -> Option<String> {

@@ -70,7 +70,7 @@ async fn the_fields_of_a_line_are_those_of_the_contract() {
 
 #[tokio::test]
 async fn a_restart_forgets_nothing() {
-    let rig = Rig::start(|config| config.settle = Duration::from_secs(1)).await;
+    let rig = Rig::start(|config| config.settle = Duration::from_secs(4)).await;
     let card = rig.create("NoshiA1", 1000).await.body;
     rig.create("NoshiA2", 1000).await;
     rig.amazon("CancelGiftCard", &json!({"creationRequestId": "NoshiA2", "partnerId": "Noshi"})).await;

@@ -41,7 +41,6 @@ impl Rig {
         let dir = TempDir::new().unwrap();
         let mut config = Config::new(dir.path().join("ledger.jsonl"));
         config.limits = PerProvider { amazon_incentives: None, gift_on_demand: None, tango_card: None };
-        config.settle = Duration::from_millis(300);
         change(&mut config);
         let simulator = Simulator::start(config.clone()).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
