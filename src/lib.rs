@@ -2,4 +2,5 @@
 
 pub mod chaos;
 pub mod clients;
+pub mod simulator;
 pub mod vault;
