@@ -1,0 +1,305 @@
+//! The one HTTP client for effects.
+//!
+//! It exists to tell three things apart: an answer, a request that never left this machine (`NotSent`), and a request
+//! whose outcome is not known (`Unknown`). So nothing below may repeat a request: no redirects, no retries, no idle
+//! connections (hyper sends again when a pooled one turns out closed), no proxy. Every timeout is set. Only the
+//! configured host is ever called.
+
+use std::{
+    fmt, iter,
+    num::NonZeroU32,
+    sync::{Arc, Once},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, ensure};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::{HeaderMap, StatusCode, header};
+use reqwest::{Client, Method, RequestBuilder, Url};
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::Budget;
+use crate::chaos::crash_point;
+
+/// An answer larger than this is not read to its end: no provider sends one.
+const MOST_BYTES: usize = 256 * 1024;
+/// A longer Retry-After is a mistake or an attack; after an hour it is worth asking again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+/// Windows up to this long are paced evenly, longer ones may be used up at once.
+const PACED_WINDOW: Duration = Duration::from_secs(60);
+
+/// The worker's leave to make a call, asked right before the request goes out: a lease checked on the monotonic clock.
+#[derive(Clone)]
+pub struct Gate(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Gate {
+    pub fn new(may_call: impl Fn() -> bool + Send + Sync + 'static) -> Gate {
+        Gate(Arc::new(may_call))
+    }
+
+    /// Always open: for calls that no job makes, such as a balance shown to an operator.
+    pub fn open() -> Gate {
+        Gate::new(|| true)
+    }
+
+    fn may_call(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gate(..)")
+    }
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Answer {
+    Reply(Reply),
+    /// It never left this machine: no address, connection refused, TLS not agreed, the gate or the rate guard closed.
+    NotSent,
+    /// It may have arrived: no answer in time, a reset, an answer that ends early or is too large.
+    Unknown,
+}
+
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    /// From Retry-After, between 0 and 1 h.
+    pub retry_after: Option<Duration>,
+    pub body: Body,
+}
+
+impl Reply {
+    /// How long to keep away: what the answer says, or `usual` where it says nothing of use.
+    pub fn wait_or(&self, usual: Duration) -> Duration {
+        self.retry_after.filter(|wait| !wait.is_zero()).unwrap_or(usual)
+    }
+}
+
+/// The bytes of an answer. They may hold a gift code: `Debug` shows their number only, and they are wiped when dropped.
+pub struct Body(Zeroizing<Vec<u8>>);
+
+impl Body {
+    /// Reads it as JSON. `None` if it is anything else: the reason might quote the content, so it is not told.
+    pub fn json<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.0).ok()
+    }
+
+    pub fn contains(&self, text: &str) -> bool {
+        self.0.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes)", self.0.len())
+    }
+}
+
+/// How to reach one provider.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    pub provider: &'static str,
+    pub base_url: String,
+    /// Plain HTTP to other machines; to this machine it is always allowed.
+    pub allow_plain_http: bool,
+    pub connect_timeout: Duration,
+    /// Between two pieces of an answer.
+    pub read_timeout: Duration,
+    /// The whole call.
+    pub timeout: Duration,
+    pub budgets: Vec<Budget>,
+}
+
+pub struct Http {
+    provider: &'static str,
+    client: Client,
+    base: Url,
+    guards: Vec<DefaultDirectRateLimiter>,
+    patience: Duration,
+}
+
+impl Http {
+    pub fn new(reach: &Reach) -> anyhow::Result<Http> {
+        let base = base(reach).with_context(|| format!("the base_url of {} cannot be used", reach.provider))?;
+        install_tls();
+        let mut client = Client::builder()
+            .user_agent(concat!("noshi/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .connect_timeout(reach.connect_timeout)
+            .read_timeout(reach.read_timeout)
+            .timeout(reach.timeout);
+        if base.scheme() == "http" {
+            // No certificate is ever checked here, so a machine without a store of them will do.
+            client = client.tls_certs_only(iter::empty());
+        }
+        let client = client.build().with_context(|| {
+            format!("the HTTP client for {} cannot start; https needs the package ca-certificates", reach.provider)
+        })?;
+        let guards = reach.budgets.iter().filter_map(quota).map(RateLimiter::direct).collect();
+        Ok(Http { provider: reach.provider, client, base, guards, patience: patience(&reach.budgets) })
+    }
+
+    /// A request to `path`, which is appended to the base URL segment by segment.
+    pub fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    /// The same, with a query.
+    pub fn query(&self, method: Method, path: &[&str], query: &[(&str, &str)]) -> RequestBuilder {
+        let mut url = self.url(path);
+        url.query_pairs_mut().extend_pairs(query);
+        self.client.request(method, url)
+    }
+
+    pub fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        // `base` has checked that it can be a base, so there are segments to change.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
+
+    /// Makes the call, once.
+    pub async fn send(&self, request: RequestBuilder, gate: &Gate) -> Answer {
+        let Ok(request) = request.build() else {
+            tracing::warn!(provider = self.provider, "a request could not be built; nothing was sent");
+            return Answer::NotSent;
+        };
+        if request.url().origin() != self.base.origin() {
+            tracing::warn!(provider = self.provider, "a request was for another host than configured; not sent");
+            return Answer::NotSent;
+        }
+        for guard in &self.guards {
+            if tokio::time::timeout(self.patience, guard.until_ready()).await.is_err() {
+                tracing::warn!(provider = self.provider, "this process calls above the provider's budget; not sent");
+                return Answer::NotSent;
+            }
+        }
+        if !gate.may_call() {
+            tracing::info!(provider = self.provider, "the lease ran out before the call; not sent");
+            return Answer::NotSent;
+        }
+        crash_point("send.before");
+        match self.client.execute(request).await {
+            Ok(response) => {
+                crash_point("resp.after_headers");
+                self.read(response).await
+            }
+            Err(error) if error.is_connect() => {
+                let error = Chain(&error.without_url()).to_string();
+                tracing::info!(provider = self.provider, error, "no connection; not sent");
+                Answer::NotSent
+            }
+            Err(error) => self.unknown(error),
+        }
+    }
+
+    async fn read(&self, mut response: reqwest::Response) -> Answer {
+        let status = response.status();
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        // Reserved at once, since growing would leave copies behind.
+        let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
+        let mut bytes = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(8 * 1024).min(MOST_BYTES)));
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if bytes.len() + chunk.len() <= MOST_BYTES => bytes.extend_from_slice(&chunk),
+                Ok(Some(_)) => {
+                    tracing::warn!(provider = self.provider, "an answer is larger than 256 KiB; outcome not known");
+                    return Answer::Unknown;
+                }
+                Ok(None) => break,
+                Err(error) => return self.unknown(error),
+            }
+        }
+        crash_point("resp.after_body");
+        Answer::Reply(Reply { status, retry_after, body: Body(bytes) })
+    }
+
+    fn unknown(&self, error: reqwest::Error) -> Answer {
+        let error = Chain(&error.without_url()).to_string();
+        tracing::info!(provider = self.provider, error, "no whole answer came back; outcome not known");
+        Answer::Unknown
+    }
+}
+
+/// An error with its causes, in one line. Transport errors name hosts and system errors, never content.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut causes = iter::successors(self.0.source(), |cause| cause.source());
+        causes.try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+fn base(reach: &Reach) -> anyhow::Result<Url> {
+    let url = Url::parse(&reach.base_url).context("it is not a URL, such as https://api.example.com/v1")?;
+    let plain = match url.scheme() {
+        "https" => false,
+        "http" => true,
+        _ => anyhow::bail!("it must begin with https://"),
+    };
+    let host = url.host_str().unwrap_or_default();
+    let here = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+    ensure!(
+        !plain || here || reach.allow_plain_http,
+        "it is plain http to `{host}`, where others can read the credentials; use https, or set allow_plain_http"
+    );
+    ensure!(url.username().is_empty() && url.password().is_none(), "it must not contain credentials");
+    ensure!(url.query().is_none() && url.fragment().is_none(), "it must end with the path");
+    Ok(url)
+}
+
+/// The whole process has one TLS provider; whoever comes first installs it.
+fn install_tls() {
+    static ONCE: Once = Once::new();
+    // An error means that one is installed already.
+    ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
+/// The second guard, behind the lane, and as wide as the provider's whole budget: this process alone never exceeds it.
+fn quota(budget: &Budget) -> Option<Quota> {
+    let calls = NonZeroU32::new(budget.calls)?;
+    if budget.window > PACED_WINDOW {
+        // Coarse: evenly paced, a day's budget would allow one call in minutes. The lane keeps the exact account.
+        return Some(Quota::with_period(budget.window / budget.calls)?.allow_burst(calls));
+    }
+    Quota::with_period((budget.window + budget.jitter) / budget.calls)
+}
+
+/// How long a call may wait for the guard: the lane has spaced the calls already, so some places in the row at most.
+fn patience(budgets: &[Budget]) -> Duration {
+    let paced = budgets.iter().filter(|budget| budget.window <= PACED_WINDOW && budget.calls > 0);
+    let slowest = paced.map(|budget| (budget.window + budget.jitter) / budget.calls).max();
+    slowest.map_or(Duration::from_secs(2), |period| (period * 4).max(Duration::from_secs(2)))
+}
+
+/// Seconds, or an HTTP date against the answer's own Date: the two clocks need not agree. Senseless values: none.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let date = |text: &str| httpdate::parse_http_date(text).ok();
+    let value = text(header::RETRY_AFTER)?;
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let wait = if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        let seconds = if digits.len() < value.len() { 0 } else { value.parse().unwrap_or(u64::MAX) };
+        Duration::from_secs(seconds)
+    } else {
+        let from = text(header::DATE).and_then(date).unwrap_or(now);
+        date(value)?.duration_since(from).unwrap_or_default()
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests;

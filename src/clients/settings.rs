@@ -1,0 +1,193 @@
+//! The settings of the gift providers. Secrets are not in them: they name the files that hold them.
+
+use std::{
+    fs,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use noshi_jobs::{gift_issuance::Contract, money::Currency};
+use secrecy::SecretString;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{
+    Budget, Offer,
+    http::{Http, Reach},
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const SECOND: Duration = Duration::from_secs(1);
+/// Amounts stay far below 2^53, where JSON numbers are still exact.
+const HIGHEST: i64 = 1_000_000_000_000;
+
+/// A provider whose table is absent is not used.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GiftSettings {
+    pub amazon_incentives: Option<Account<AmazonCredentials>>,
+    pub gift_on_demand: Option<Account<ApiKey>>,
+    pub tango_card: Option<Account<TangoCredentials>>,
+}
+
+/// One account at one provider. What is left out is as the adapter's file says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account<C> {
+    /// Sandbox or production: never a default, since one of them moves money.
+    pub base_url: String,
+    /// Plain HTTP to another machine, such as a simulator in another container.
+    #[serde(default)]
+    pub allow_plain_http: bool,
+    pub credentials: C,
+    /// What the contract with the provider lets us buy.
+    pub ranges: Vec<Range>,
+    pub connect_timeout_ms: Option<u64>,
+    pub read_timeout_ms: Option<u64>,
+    pub timeout_ms: Option<u64>,
+    /// Longest time after which an unanswered call may still land.
+    pub settle_seconds: Option<u32>,
+    /// How long the provider surely remembers a trade id.
+    pub horizon_seconds: Option<u32>,
+    /// Between two questions about an accepted gift.
+    pub poll_seconds: Option<u32>,
+    pub calls_per_second: Option<NonZeroU32>,
+    pub calls_per_day: Option<NonZeroU32>,
+    /// How differently long two calls may travel; widens the spacing of calls.
+    pub jitter_ms: Option<u64>,
+}
+
+/// `min` and `max` are in minor units (yen, cents), inclusive.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    pub category: String,
+    pub currency: Currency,
+    pub min: i64,
+    pub max: i64,
+    /// The provider's own id of the product.
+    #[serde(default)]
+    pub product: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AmazonCredentials {
+    /// Five letters and digits, given by Amazon; every request id begins with it.
+    pub partner_id: String,
+    /// `us-east-1`, `eu-west-1`, or `us-west-2` (which serves Japan).
+    pub region: String,
+    pub access_key_id: String,
+    pub secret_key_file: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    pub api_key_file: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TangoCredentials {
+    pub platform_name: String,
+    pub platform_key_file: PathBuf,
+    pub customer_identifier: String,
+    pub account_identifier: String,
+}
+
+/// What an adapter knows of its provider; the settings win.
+pub(super) struct Defaults {
+    pub provider: &'static str,
+    pub connect_timeout: Duration,
+    pub read_timeout: Duration,
+    pub timeout: Duration,
+    pub settle_seconds: u32,
+    pub horizon_seconds: u32,
+    pub poll_seconds: u32,
+    pub calls_per_second: u32,
+}
+
+const JITTER: Duration = Duration::from_millis(100);
+
+impl<C> Account<C> {
+    pub(super) fn budgets(&self, defaults: &Defaults) -> Vec<Budget> {
+        let jitter = self.jitter_ms.map_or(JITTER, Duration::from_millis);
+        let calls = self.calls_per_second.map_or(defaults.calls_per_second, NonZeroU32::get);
+        let day = self.calls_per_day.map(|calls| Budget { calls: calls.get(), window: DAY, jitter });
+        [Budget { calls, window: SECOND, jitter }].into_iter().chain(day).collect()
+    }
+
+    pub(super) fn contract(&self, defaults: &Defaults, replay: bool, inquiry: bool, cancel: bool) -> Contract {
+        Contract {
+            replay,
+            inquiry,
+            cancel,
+            settle_seconds: self.settle_seconds.unwrap_or(defaults.settle_seconds),
+            horizon_seconds: self.horizon_seconds.unwrap_or(defaults.horizon_seconds),
+            poll_seconds: self.poll_seconds.unwrap_or(defaults.poll_seconds),
+        }
+    }
+
+    pub(super) fn http(&self, defaults: &Defaults) -> anyhow::Result<Http> {
+        let (provider, millis) = (defaults.provider, Duration::from_millis);
+        let timeout = self.timeout_ms.map_or(defaults.timeout, millis);
+        let connect_timeout = self.connect_timeout_ms.map_or(defaults.connect_timeout.min(timeout / 2), millis);
+        let read_timeout = self.read_timeout_ms.map_or(defaults.read_timeout.min(timeout), millis);
+        ensure!(
+            !connect_timeout.is_zero() && connect_timeout < timeout && !read_timeout.is_zero(),
+            "the timeouts of {provider} do not fit: connect_timeout_ms must be more than 0 and less than timeout_ms, \
+             and read_timeout_ms more than 0"
+        );
+        Http::new(&Reach {
+            provider,
+            base_url: self.base_url.clone(),
+            allow_plain_http: self.allow_plain_http,
+            connect_timeout,
+            read_timeout,
+            timeout,
+            budgets: self.budgets(defaults),
+        })
+    }
+
+    /// Checks the ranges. `currencies` are those that the adapter can carry.
+    pub(super) fn offers(&self, defaults: &Defaults, currencies: &[Currency]) -> anyhow::Result<Vec<Offer>> {
+        let provider = defaults.provider;
+        ensure!(!self.ranges.is_empty(), "{provider} has no `ranges`: list what the contract lets us buy");
+        let mut offers = Vec::new();
+        for range in &self.ranges {
+            let Range { category, currency, min, max, product } = range.clone();
+            let code = currency.code();
+            ensure!(
+                (1..=100).contains(&category.len()),
+                "a range of {provider} has a `category` of {} bytes; 1 to 100 fit",
+                category.len()
+            );
+            ensure!(currencies.contains(&currency), "{provider} cannot be asked for `{category}` in {code}");
+            ensure!(
+                1 <= min && min <= max && max <= HIGHEST,
+                "the range of `{category}` in {code} at {provider} is {min} to {max}; it must rise, within 1 to {HIGHEST}"
+            );
+            offers.push(Offer { category, currency, min, max, product });
+        }
+        Ok(offers)
+    }
+}
+
+/// The content of a file that holds one secret, without the line end.
+pub(super) fn secret(provider: &str, what: &str, file: &Path) -> anyhow::Result<SecretString> {
+    let name = file.display();
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read the {what} of {provider} from {name}"))?;
+    let text = Zeroizing::new(text);
+    let secret = text.trim_end_matches(['\r', '\n']);
+    ensure!(!secret.is_empty(), "the file {name} with the {what} of {provider} is empty");
+    // It goes into a header.
+    let fits = secret.bytes().all(|byte| byte.is_ascii_graphic());
+    ensure!(fits, "the file {name} with the {what} of {provider} must hold one line of printable ASCII without spaces");
+    Ok(SecretString::from(secret))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! The strings behind the scene: script faults, set modes, move money. In process through [`Control`], from another
+//! process through `POST /_control` (only if the simulator listens on a loopback address), one JSON object a call:
+//!
+//! ```json
+//! {"do": "script", "provider": "gift_on_demand", "op": "issue", "fault": "effect_then_reset", "times": 2}
+//! {"do": "script", "provider": "tango_card", "fault": "throttle_seconds", "seconds": 5, "trade": "T1"}
+//! {"do": "mode", "provider": "amazon_incentives", "fault": "error_before_effect"}
+//! {"do": "mode", "provider": "amazon_incentives", "fault": null}
+//! {"do": "clear"}
+//! {"do": "fund", "provider": "tango_card", "balance": 0}
+//! {"do": "block", "provider": "tango_card", "blocked": true}
+//! ```
+//! `op` left out means every kind of call; `trade` left out means every trade; `times` is 1 unless given.
+//! The answer is 200 `{"ok": true}`, or 400 `{"error": "…"}`.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::faults::{Fault, Mode, Script};
+use super::ledger::{Event, Line};
+use super::world::{Inner, lock};
+use super::{Op, Provider};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// The next `times` calls that fit meet the fault.
+    Script {
+        provider: Provider,
+        op: Option<Op>,
+        trade: Option<String>,
+        fault: Fault,
+        #[serde(default = "once")]
+        times: u32,
+        /// For throttles: how long.
+        seconds: Option<u64>,
+    },
+    /// From now on every call that fits meets the fault; null ends the provider's modes.
+    Mode { provider: Provider, op: Option<Op>, fault: Option<Fault>, seconds: Option<u64> },
+    /// Ends all scripts, modes, blocks and throttles.
+    Clear {},
+    /// Sets the balance, in yen.
+    Fund { provider: Provider, balance: i64 },
+    /// Stops the account: F300, E302, 403.
+    Block { provider: Provider, blocked: bool },
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// A handle on a running simulator; clones are the same handle.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+impl Control {
+    pub(super) fn new(inner: Arc<Inner>) -> Control {
+        Control { inner }
+    }
+
+    /// The next `times` calls of this kind meet `fault`.
+    pub fn script(&self, provider: Provider, op: Op, fault: Fault, times: u32) -> anyhow::Result<()> {
+        self.apply(Command::Script { provider, op: Some(op), trade: None, fault, times, seconds: None })
+    }
+
+    /// Every call of this provider that can meet `fault` does, until `None`.
+    pub fn mode(&self, provider: Provider, fault: Option<Fault>) -> anyhow::Result<()> {
+        self.apply(Command::Mode { provider, op: None, fault, seconds: None })
+    }
+
+    pub fn clear(&self) -> anyhow::Result<()> {
+        self.apply(Command::Clear {})
+    }
+
+    /// Sets the balance, in yen.
+    pub fn fund(&self, provider: Provider, balance: i64) -> anyhow::Result<()> {
+        self.apply(Command::Fund { provider, balance })
+    }
+
+    pub fn block(&self, provider: Provider, blocked: bool) -> anyhow::Result<()> {
+        self.apply(Command::Block { provider, blocked })
+    }
+
+    /// Yen on the account.
+    pub fn balance(&self, provider: Provider) -> i64 {
+        lock(&self.inner.world).shops.of(provider).balance
+    }
+
+    /// Carries out any command. A fault that such calls can never meet is an error.
+    pub fn apply(&self, command: Command) -> anyhow::Result<()> {
+        let mut world = lock(&self.inner.world);
+        match command {
+            Command::Script { provider, op, trade, fault, times, seconds } => {
+                ensure!(times > 0, "times must be at least 1");
+                check(provider, op, fault)?;
+                world.faults.scripts.push(Script { provider, op, trade, fault, seconds, left: times });
+            }
+            Command::Mode { provider, op, fault: Some(fault), seconds } => {
+                check(provider, op, fault)?;
+                world.faults.modes.retain(|mode| (mode.provider, mode.op) != (provider, op));
+                world.faults.modes.push(Mode { provider, op, fault, seconds });
+            }
+            Command::Mode { provider, op, fault: None, .. } => {
+                world.faults.modes.retain(|mode| mode.provider != provider || (op.is_some() && mode.op != op));
+            }
+            Command::Clear {} => {
+                world.faults.scripts.clear();
+                world.faults.modes.clear();
+                for provider in Provider::ALL {
+                    world.shops.of_mut(provider).blocked = false;
+                    *world.closed_until.of_mut(provider) = 0;
+                }
+            }
+            Command::Fund { provider, balance } => {
+                world.shops.of_mut(provider).balance = balance;
+                self.inner.ledger.append(Line {
+                    event: Event::Funded,
+                    provider: Some(provider),
+                    op: Some(Op::Funds),
+                    balance: Some(balance),
+                    ..Line::default()
+                });
+            }
+            Command::Block { provider, blocked } => world.shops.of_mut(provider).blocked = blocked,
+        }
+        Ok(())
+    }
+}
+
+fn check(provider: Provider, op: Option<Op>, fault: Fault) -> anyhow::Result<()> {
+    let ops = [Op::Issue, Op::Inquire, Op::Cancel, Op::Funds];
+    let possible = ops.into_iter().any(|one| op.is_none_or(|op| op == one) && fault.can_meet(provider, one));
+    let op = op.map_or("calls", Op::name);
+    ensure!(possible, "{} {op} never meet {}", provider.name(), fault.name());
+    Ok(())
+}
+
+pub async fn over_http(State(inner): State<Arc<Inner>>, body: Bytes) -> (StatusCode, Json<Value>) {
+    let done = serde_json::from_slice(&body)
+        .map_err(anyhow::Error::from)
+        .and_then(|command| Control::new(Arc::clone(&inner)).apply(command));
+    if let Err(error) = done {
+        return (StatusCode::BAD_REQUEST, Json(json!({"error": format!("{error:#}")})));
+    }
+    match inner.ledger.flushed().await {
+        Ok(()) => (StatusCode::OK, Json(json!({"ok": true}))),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({"error": format!("{error:#}")}))),
+    }
+}

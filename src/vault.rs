@@ -1,0 +1,183 @@
+//! Sealing: what must not be read from a stolen backup (gift codes, recipients) is stored encrypted.
+//!
+//! XChaCha20-Poly1305 with a fresh random nonce each time. The place a value belongs to (column, grant, provider) is
+//! authenticated with it, so a ciphertext copied into another row does not open there.
+
+use std::{fmt, fs, path::Path};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{Aead, Payload},
+};
+use noshi_jobs::gift_issuance::Sealed;
+use rand::RngCore;
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+use zeroize::Zeroizing;
+
+/// The first of the authenticated parts; a later format gets another.
+const FORMAT: &str = "noshi-1";
+
+/// Where a sealed value belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    pub grant: &'a str,
+    pub provider: &'a str,
+    /// What kind of value it is: `gift_code`, `recipient`.
+    pub column: &'a str,
+}
+
+impl Place<'_> {
+    /// The parts with their lengths before them, so that no two places give the same bytes.
+    fn associated_data(&self) -> Vec<u8> {
+        let mut data = Vec::new();
+        for part in [FORMAT, self.column, self.grant, self.provider] {
+            data.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            data.extend_from_slice(part.as_bytes());
+        }
+        data
+    }
+}
+
+struct Key {
+    id: String,
+    bytes: SecretBox<[u8; 32]>,
+}
+
+impl Key {
+    fn cipher(&self) -> XChaCha20Poly1305 {
+        XChaCha20Poly1305::new(self.bytes.expose_secret().into())
+    }
+}
+
+/// The keys. The first seals, all of them open.
+pub struct Vault {
+    keys: Vec<Key>,
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vault(..)")
+    }
+}
+
+impl Vault {
+    /// Reads a key file: lines of `key_id:64 hex digits`, newest first; blank lines and lines that begin with `#` are
+    /// passed over. The file must be closed to everybody but its owner.
+    pub fn open(key_file: &Path) -> anyhow::Result<Vault> {
+        let name = key_file.display();
+        let hint = "it takes lines of a key id, a colon and the output of `openssl rand -hex 32`";
+        check_permissions(key_file).with_context(|| format!("the key file {name} cannot be used; {hint}"))?;
+        let text = fs::read_to_string(key_file).with_context(|| format!("cannot read the key file {name}"))?;
+        let text = Zeroizing::new(text);
+        let mut keys: Vec<Key> = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            // The line itself is a secret, even a wrong one.
+            let key = parse(line).ok_or_else(|| {
+                anyhow!("line {} of the key file {name} is not `key_id:64 hex digits`", number + 1)
+            })?;
+            ensure!(
+                keys.iter().all(|known| known.id != key.id),
+                "the key file {name} names the key `{}` twice; each key needs its own id",
+                key.id
+            );
+            keys.push(key);
+        }
+        ensure!(!keys.is_empty(), "the key file {name} holds no key; {hint}");
+        Ok(Vault { keys })
+    }
+
+    /// Encrypts under the newest key.
+    pub fn seal(&self, place: &Place<'_>, secret: &SecretString) -> Sealed {
+        self.seal_bytes(place, secret.expose_secret().as_bytes())
+    }
+
+    /// Fails for another place, an unknown key, or a changed ciphertext; the error never shows the value.
+    pub fn unseal(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<SecretString> {
+        let plain = self.open_bytes(place, sealed)?;
+        let text = str::from_utf8(&plain).map_err(|_| anyhow!("a sealed value is not text; it was not sealed here"))?;
+        Ok(SecretString::from(text))
+    }
+
+    /// Whether an older key than the newest was used.
+    pub fn needs_rewrap(&self, sealed: &Sealed) -> bool {
+        self.keys[0].id != sealed.key_id
+    }
+
+    /// The same value under the newest key, for key rotation.
+    pub fn rewrap(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Sealed> {
+        Ok(self.seal_bytes(place, &self.open_bytes(place, sealed)?))
+    }
+
+    fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
+        let key = &self.keys[0];
+        let mut nonce = [0; 24];
+        rand::rng().fill_bytes(&mut nonce);
+        let payload = Payload { msg: plain, aad: &place.associated_data() };
+        let ciphertext = key
+            .cipher()
+            .encrypt(&XNonce::from(nonce), payload)
+            .expect("encryption fails for values of 256 GiB and more only");
+        Sealed { key_id: key.id.clone(), nonce: nonce.to_vec(), ciphertext }
+    }
+
+    fn open_bytes(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let Some(key) = self.keys.iter().find(|key| key.id == sealed.key_id) else {
+            bail!("a value was sealed with the key `{}`, which the key file does not hold; add it", sealed.key_id);
+        };
+        let nonce = <[u8; 24]>::try_from(sealed.nonce.as_slice())
+            .map_err(|_| anyhow!("a sealed value has a nonce of {} bytes instead of 24", sealed.nonce.len()))?;
+        let payload = Payload { msg: &sealed.ciphertext, aad: &place.associated_data() };
+        let plain = key.cipher().decrypt(&XNonce::from(nonce), payload).map_err(|_| {
+            anyhow!(
+                "the sealed {} of grant `{}` ({}) does not open: it was changed, or belongs to another row",
+                place.column,
+                place.grant,
+                place.provider
+            )
+        })?;
+        Ok(Zeroizing::new(plain))
+    }
+}
+
+/// A new key as a line for the key file.
+pub fn generate_key_line() -> SecretString {
+    let mut id = [0; 4];
+    let mut key = Zeroizing::new([0; 32]);
+    rand::rng().fill_bytes(&mut id);
+    rand::rng().fill_bytes(key.as_mut());
+    let key = Zeroizing::new(hex::encode(key.as_ref()));
+    SecretString::from(format!("k{}:{}", hex::encode(id), key.as_str()))
+}
+
+fn parse(line: &str) -> Option<Key> {
+    let (id, digits) = line.split_once(':')?;
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !(1..=32).contains(&id.len()) || !id.bytes().all(word) {
+        return None;
+    }
+    let mut whole = false;
+    let bytes = SecretBox::init_with_mut(|bytes: &mut [u8; 32]| whole = hex::decode_to_slice(digits, bytes).is_ok());
+    whole.then(|| Key { id: id.to_owned(), bytes })
+}
+
+#[cfg(unix)]
+fn check_permissions(file: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(file)?.permissions().mode() & 0o777;
+    ensure!(mode & 0o077 == 0, "others may read or write it (mode {mode:03o}); run `chmod 600` on it");
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_permissions(file: &Path) -> anyhow::Result<()> {
+    fs::metadata(file)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
