@@ -3,8 +3,8 @@
 use noshi_jobs::{Kind, gift_issuance, gift_issuance::GiftIssuance, probe, probe::Probe};
 
 use crate::{
-    clients::world::GiftWorld,
     engine::{Engine, Outside},
+    gifts::GiftWorld,
     run::{self, Work},
     store::claim::Claimed,
     world::{Local, ProbeWorld},

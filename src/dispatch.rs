@@ -152,7 +152,8 @@ impl Dispatcher {
             self.claim_alone(&lane).await?;
         }
         let now = Instant::now();
-        let ready: Vec<String> = self.lanes.iter().filter(|(_, at)| **at <= now).map(|(lane, _)| lane.clone()).collect();
+        let ready: Vec<String> =
+            self.lanes.iter().filter(|(_, at)| **at <= now).map(|(lane, _)| lane.clone()).collect();
         for lane in ready {
             let again = self.claim(&lane).await?;
             self.lanes.insert(lane, Instant::now() + again);
@@ -233,7 +234,13 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn send(&self, jobs: Vec<store::claim::Claimed>, slots: Vec<OwnedSemaphorePermit>, sent: Instant, jitter: Duration) {
+    fn send(
+        &self,
+        jobs: Vec<store::claim::Claimed>,
+        slots: Vec<OwnedSemaphorePermit>,
+        sent: Instant,
+        jitter: Duration,
+    ) {
         let received = Instant::now();
         self.engine.held.add(jobs.iter().map(|job| (job.id, job.lease)));
         for (claimed, slot) in jobs.into_iter().zip(slots) {

@@ -15,9 +15,9 @@ use noshi_jobs::{
 use sqlx::PgPool;
 
 use crate::{
-    clients::Gifts,
     dispatch::Hints,
     flush::Flusher,
+    gifts::Gifts,
     lease::{Held, LeaseClock},
     retry::DatabaseBackoff,
     store::{
@@ -62,7 +62,11 @@ impl Engine {
             Settled::Applied => self.settled(kind, &written),
             Settled::Stale => {
                 metrics::counter!("noshi_stale_settles_total", "kind" => kind.name()).increment(1);
-                tracing::warn!(job = written.id, lease = written.lease, "stale: the lease was lost, nothing was written");
+                tracing::warn!(
+                    job = written.id,
+                    lease = written.lease,
+                    "stale: the lease was lost, nothing was written"
+                );
             }
             Settled::FollowUpConflict => {
                 tracing::error!(job = written.id, "a follow-up exists with other arguments; the step was not recorded");
@@ -85,7 +89,13 @@ impl Engine {
             Status::Cancelled => "cancelled",
         };
         if settlement.status == Status::NeedsOperator {
-            tracing::error!(job = settlement.id, kind = kind.name(), code = settlement.code, at = settlement.at, "a person is needed");
+            tracing::error!(
+                job = settlement.id,
+                kind = kind.name(),
+                code = settlement.code,
+                at = settlement.at,
+                "a person is needed"
+            );
         }
         metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => outcome).increment(1);
         if !settlement.follow_ups.is_empty() {
@@ -103,9 +113,13 @@ impl Engine {
     /// Closes the lane for the fleet before the answer that asked for it is recorded.
     pub async fn close_lane(&self, lane: &str, closing: Closing) {
         match closing {
-            Closing::Throttled(wait) => tracing::warn!(lane, ?wait, "throttled: the lane is closed for the whole fleet"),
+            Closing::Throttled(wait) => {
+                tracing::warn!(lane, ?wait, "throttled: the lane is closed for the whole fleet")
+            }
             Closing::Funds => tracing::error!(lane, "out of funds: new writes wait until an operator opens the lane"),
-            Closing::Credentials => tracing::error!(lane, "credentials refused: nobody calls until an operator opens the lane"),
+            Closing::Credentials => {
+                tracing::error!(lane, "credentials refused: nobody calls until an operator opens the lane")
+            }
         }
         let mut backoff = DatabaseBackoff::default();
         for _ in 0..5 {

@@ -31,8 +31,7 @@ impl Flusher {
     pub fn start(pool: PgPool, worker: i64) -> (Self, Vec<JoinHandle<()>>) {
         let (sender, receiver) = mpsc::channel(4 * GROUP);
         let receiver = Arc::new(Mutex::new(receiver));
-        let tasks =
-            (0..FLUSHERS).map(|_| tokio::spawn(flush(pool.clone(), worker, Arc::clone(&receiver)))).collect();
+        let tasks = (0..FLUSHERS).map(|_| tokio::spawn(flush(pool.clone(), worker, Arc::clone(&receiver)))).collect();
         (Flusher(sender), tasks)
     }
 
@@ -109,7 +108,11 @@ async fn one_by_one(
             Err(alone) if store::is_transient(&alone) => return,
             Err(_) => {
                 let code = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()));
-                tracing::error!(job = group[place].id, sqlstate = code, "a settle cannot be written; the job will be parked");
+                tracing::error!(
+                    job = group[place].id,
+                    sqlstate = code,
+                    "a settle cannot be written; the job will be parked"
+                );
                 results[place] = Some(Settled::Stale);
             }
         }

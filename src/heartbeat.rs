@@ -62,7 +62,8 @@ async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i
     // A job that the database says is ours, and that nobody here holds at two beats in a row, was lost in this process:
     // a claim whose answer never came, or a task that ended.
     let held = store::workers::held(pool, engine.worker).await?;
-    let missing: HashSet<(i64, i64)> = held.into_iter().filter(|(id, lease)| !engine.held.contains(*id, *lease)).collect();
+    let missing: HashSet<(i64, i64)> =
+        held.into_iter().filter(|(id, lease)| !engine.held.contains(*id, *lease)).collect();
     let lost: Vec<(i64, i64)> = missing.intersection(strays).copied().collect();
     if !lost.is_empty() {
         tracing::error!(jobs = lost.len(), "took back jobs that this process had lost sight of");

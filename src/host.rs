@@ -75,7 +75,9 @@ pub async fn host(
         .register(move |_| {
             let engine = Arc::clone(&engine);
             let backend = claims.lock().ok().and_then(|mut claims| claims.take()).unwrap_or_else(nothing);
-            WorkerBuilder::new(name.as_str()).backend(backend).build(move |slotted: Slotted| run(Arc::clone(&engine), slotted))
+            WorkerBuilder::new(name.as_str())
+                .backend(backend)
+                .build(move |slotted: Slotted| run(Arc::clone(&engine), slotted))
         })
         .shutdown_timeout(grace);
     let stopped = async move {

@@ -8,7 +8,8 @@ use backoff::{ExponentialBackoff, backoff::Backoff};
 ///
 /// A pure function of the number of tries and chance; nobody sleeps on it, it is written to `run_at`.
 pub fn durable_delay(retries: u32) -> Duration {
-    let ceiling = Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(retries.min(20))).min(Duration::from_secs(600));
+    let ceiling =
+        Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(retries.min(20))).min(Duration::from_secs(600));
     // `randomization_factor` 1 around half the ceiling is full jitter: anything from 0 to the ceiling.
     let mut policy = ExponentialBackoff {
         initial_interval: ceiling / 2,
@@ -55,7 +56,10 @@ mod tests {
             let ceiling = Duration::from_secs(1 << retries.min(10)).min(Duration::from_secs(600));
             let delays: Vec<_> = (0..200).map(|_| durable_delay(retries)).collect();
             assert!(delays.iter().all(|d| *d <= ceiling), "{retries}: over {ceiling:?}");
-            assert!(delays.iter().any(|d| *d < ceiling / 4) && delays.iter().any(|d| *d > ceiling * 3 / 4), "{retries}");
+            assert!(
+                delays.iter().any(|d| *d < ceiling / 4) && delays.iter().any(|d| *d > ceiling * 3 / 4),
+                "{retries}"
+            );
         }
         let mut endless = DatabaseBackoff::default();
         assert!((0..10_000).all(|_| endless.0.next_backoff().is_some()));

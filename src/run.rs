@@ -51,12 +51,21 @@ where
         Err(error) => return unread::<J>(engine, claimed, Problem::BadArgs, error.to_string()).await,
     };
     let state = match &claimed.state {
-        Some(state) => serde_json::from_str::<J::State>(state.get()).map_err(|e| (Problem::UnreadableState, e.to_string())),
+        Some(state) => {
+            serde_json::from_str::<J::State>(state.get()).map_err(|e| (Problem::UnreadableState, e.to_string()))
+        }
         None => J::start(&args).map_err(|e| (Problem::BadArgs, e)),
     };
     let undo = claimed.undo.as_ref().map(|undo| serde_json::from_str::<J::Undo>(undo.get())).transpose();
-    let mut run =
-        Run::<J> { engine, work, args, step: claimed.step, retries: claimed.retries, unsure: claimed.unsure, fresh: false };
+    let mut run = Run::<J> {
+        engine,
+        work,
+        args,
+        step: claimed.step,
+        retries: claimed.retries,
+        unsure: claimed.unsure,
+        fresh: false,
+    };
     match (state, undo) {
         (Ok(state), Ok(None)) => run.steps(state).await,
         (Ok(end), Ok(Some(undo))) => run.unwind(end, undo).await,
@@ -139,7 +148,13 @@ where
     }
 
     const fn place(&self) -> Place<'_, J> {
-        Place { claimed: &self.work.claimed, args: &self.args, step: self.step, retries: self.retries, unsure: self.unsure }
+        Place {
+            claimed: &self.work.claimed,
+            args: &self.args,
+            step: self.step,
+            retries: self.retries,
+            unsure: self.unsure,
+        }
     }
 
     fn this(&self) -> This<J::Args> {
@@ -218,7 +233,9 @@ where
                     return None;
                 }
                 // If the settle was applied after all, the next round finds itself stale, and the job goes on from its row.
-                Err(error) => tracing::warn!(job = self.work.claimed.id, %error, "a local operation was not answered; trying again"),
+                Err(error) => {
+                    tracing::warn!(job = self.work.claimed.id, %error, "a local operation was not answered; trying again")
+                }
             }
             if self.engine.stopping() || !self.engine.may_call() {
                 self.hand_back().await;

@@ -73,7 +73,12 @@ where
     facts::Fact: From<J::Fact>,
 {
     /// What a step decided, and the state to go on with if the job stays in hand.
-    pub fn stepped(&self, state: &J::State, terms: &Terms<J::State>, mut step: Step<J>) -> (Settlement, Option<J::State>) {
+    pub fn stepped(
+        &self,
+        state: &J::State,
+        terms: &Terms<J::State>,
+        mut step: Step<J>,
+    ) -> (Settlement, Option<J::State>) {
         if planted(Bug::BlindRetry) && step.doubt == Doubt::Raised {
             step.doubt = Doubt::AsBefore;
             step.transition = Transition::Retry;
@@ -209,11 +214,7 @@ where
             return self.parked(state, outcome, why, doubt);
         }
         let delay = durable_delay(self.retries).max(floor);
-        Settlement {
-            progress: Progress::Retry,
-            status: Status::Retryable,
-            ..self.next(state, outcome, delay, doubt)
-        }
+        Settlement { progress: Progress::Retry, status: Status::Retryable, ..self.next(state, outcome, delay, doubt) }
     }
 
     fn compensating(
@@ -266,5 +267,6 @@ fn at(state: &RawValue) -> String {
     struct Tagged<'a> {
         at: &'a str,
     }
-    serde_json::from_str::<Tagged<'_>>(state.get()).map_or_else(|_| "untagged".to_owned(), |tagged| tagged.at.to_owned())
+    serde_json::from_str::<Tagged<'_>>(state.get())
+        .map_or_else(|_| "untagged".to_owned(), |tagged| tagged.at.to_owned())
 }

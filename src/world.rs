@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use noshi_jobs::{
     machine::Call,
-    probe::{self, Answer, Tally, TakenBack},
+    probe::{self, Answer, TakenBack, Tally},
 };
 use sqlx::{PgPool, Postgres, Transaction};
 use tokio::sync::{Mutex, Notify};
@@ -44,10 +44,7 @@ impl Local {
 
     /// Runs an operation in the step's transaction. A job has no outcome for a database that is away, so on an error this
     /// does not return: the engine drops the step and its transaction, and tries again.
-    pub async fn run<T>(
-        &self,
-        operation: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
-    ) -> T {
+    pub async fn run<T>(&self, operation: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>) -> T {
         let mut transaction = self.0.transaction.lock().await;
         let error = match transaction.as_mut() {
             Some(transaction) => match operation(transaction).await {

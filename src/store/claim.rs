@@ -178,7 +178,10 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         at: row.try_get("at")?,
         state: json("state")?,
         undo: json("undo")?,
-        code: row.try_get::<Option<&str>, _>("code")?.and_then(|code| Problem::ALL.iter().find(|p| p.code() == code)).map(|p| p.code()),
+        code: row
+            .try_get::<Option<&str>, _>("code")?
+            .and_then(|code| Problem::ALL.iter().find(|p| p.code() == code))
+            .map(|p| p.code()),
         lane: row.try_get("lane")?,
         lease: row.try_get("lease")?,
         step: row.try_get("step")?,

@@ -37,7 +37,8 @@ pub async fn enqueue(
     rows: &[(String, Value)],
     interactive: bool,
 ) -> Result<Vec<i64>, EnqueueError> {
-    let (keys, args): (Vec<&str>, Vec<Json<&Value>>) = rows.iter().map(|(key, args)| (key.as_str(), Json(args))).unzip();
+    let (keys, args): (Vec<&str>, Vec<Json<&Value>>) =
+        rows.iter().map(|(key, args)| (key.as_str(), Json(args))).unzip();
     let rows = sqlx::query(ENQUEUE_ROWS)
         .bind(kind.name())
         .bind(keys)
@@ -56,7 +57,8 @@ i as (
     on conflict on constraint job_key do nothing returning kind, key)
 select r.parent, r.kind, r.key, r.args from r left join i using (kind, key) where i.key is null";
 
-const CONFLICTING: &str = "select r.parent from unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[]) as r(parent, kind, key, args)
+const CONFLICTING: &str =
+    "select r.parent from unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[]) as r(parent, kind, key, args)
 join noshi.job j using (kind, key) where j.fingerprint <> sha256(convert_to(r.args::text, 'UTF8')) limit 1";
 
 /// Inserts follow-up jobs beside the transition that asked for them. Returns a parent whose follow-up exists with other arguments.
@@ -82,7 +84,8 @@ pub async fn follow_ups(
     }
 }
 
-const SEAL_RECIPIENTS: &str = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+const SEAL_RECIPIENTS: &str =
+    "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
 select 'recipient', grant_id, grant_id, '', key_id, nonce, ciphertext
 from unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) as r(grant_id, key_id, nonce, ciphertext)
 on conflict do nothing";
@@ -101,7 +104,9 @@ pub async fn seal_recipients(connection: &mut PgConnection, sealed: &[(String, S
 
 /// The number of jobs that are not at rest.
 pub async fn open_jobs(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select count(*) from noshi.job where status in ('scheduled', 'available', 'running', 'retryable')")
-        .fetch_one(pool)
-        .await
+    sqlx::query_scalar(
+        "select count(*) from noshi.job where status in ('scheduled', 'available', 'running', 'retryable')",
+    )
+    .fetch_one(pool)
+    .await
 }

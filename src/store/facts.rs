@@ -58,10 +58,7 @@ pub async fn insert(connection: &mut PgConnection, facts: &[(i64, &Fact)]) -> Re
     Ok(())
 }
 
-async fn insert_gifts(
-    connection: &mut PgConnection,
-    facts: &[(i64, &gift_issuance::Fact)],
-) -> Result<(), sqlx::Error> {
+async fn insert_gifts(connection: &mut PgConnection, facts: &[(i64, &gift_issuance::Fact)]) -> Result<(), sqlx::Error> {
     use gift_issuance::Fact;
     let mut outcomes = vec![];
     let mut codes = vec![];
@@ -104,7 +101,8 @@ async fn insert_gifts(
 
 /// The planted bug `code_in_journal`: a canary in a place where no code may ever be.
 async fn leak(connection: &mut PgConnection, job: i64, card: &str) -> Result<(), sqlx::Error> {
-    const LEAK: &str = "insert into noshi.job_event (job, event, lease, step, detail) values ($1, 'leak', 0, 0, 'CNRY-' || $2)";
+    const LEAK: &str =
+        "insert into noshi.job_event (job, event, lease, step, detail) values ($1, 'leak', 0, 0, 'CNRY-' || $2)";
     sqlx::query(LEAK).bind(job).bind(card).execute(connection).await?;
     Ok(())
 }
@@ -129,7 +127,8 @@ pub struct NewTrade<'a> {
     pub currency: &'a str,
 }
 
-const SAVE_TRADE: &str = "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+const SAVE_TRADE: &str =
+    "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
 select $1, $2, $3, $4, $5, $6, $7, $8
 where not exists (
     -- At most one live trade per grant: every older one must be proven void.
@@ -161,7 +160,8 @@ pub async fn tally(connection: &mut PgConnection, name: &str, job: i64) -> Resul
 
 const REWRAP_NEXT: &str = "select what, subject, grant_id, provider, key_id, nonce, ciphertext from noshi_sealed.sealed
 where key_id <> $1 order by key_id limit 200 for update skip locked";
-const REWRAP: &str = "update noshi_sealed.sealed set key_id = $3, nonce = $4, ciphertext = $5 where what = $1 and subject = $2";
+const REWRAP: &str =
+    "update noshi_sealed.sealed set key_id = $3, nonce = $4, ciphertext = $5 where what = $1 and subject = $2";
 
 /// A sealed value in its place.
 #[derive(Debug)]

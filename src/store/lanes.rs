@@ -39,7 +39,8 @@ pub async fn declare(pool: &PgPool, lane: &str, budgets: &[Budget]) -> Result<()
     transaction.commit().await
 }
 
-const THROTTLE: &str = "update noshi.lane set closed_until = greatest(closed_until, clock_timestamp() + $2) where name = $1";
+const THROTTLE: &str =
+    "update noshi.lane set closed_until = greatest(closed_until, clock_timestamp() + $2) where name = $1";
 const CLOSE: &str = "update noshi.lane set closed_code = $2, closed_at = clock_timestamp() where name = $1 and closed_code is distinct from $2
 and closed_code is distinct from 'credentials'";
 
@@ -55,7 +56,8 @@ pub async fn close(pool: &PgPool, lane: &str, closing: Closing) -> Result<(), sq
 }
 
 const PAUSE: &str = "update noshi.lane set paused = $2 where name = $1";
-const OPEN: &str = "update noshi.lane set paused = false, closed_code = null, closed_at = null, closed_until = null where name = $1";
+const OPEN: &str =
+    "update noshi.lane set paused = false, closed_code = null, closed_at = null, closed_until = null where name = $1";
 
 /// An operator's pause: new writes, inquiries and unwinding all wait.
 pub async fn pause(pool: &PgPool, lane: &str) -> Result<bool, sqlx::Error> {

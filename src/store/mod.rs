@@ -42,7 +42,8 @@ impl Role {
 }
 
 /// No statement of ours is slow; one that is must not hold the fleet up.
-const SESSION: &str = "set statement_timeout = '5s'; set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '10s'";
+const SESSION: &str =
+    "set statement_timeout = '5s'; set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '10s'";
 
 /// Opens a pool whose every connection acts as `role`.
 pub async fn connect(url: &str, role: Role, connections: u32) -> anyhow::Result<PgPool> {
@@ -81,7 +82,11 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
     let code = database.code().unwrap_or_default();
     // 40: rolled back by a race; 53: out of resources; 55P03, 57014: a lock or a statement took too long; 57P, 08: shutting down, lost;
     // 58, XX: what a server that is crashing says.
-    code.starts_with("40") || code.starts_with("53") || code.starts_with("57") || code.starts_with("08") || code == "55P03"
+    code.starts_with("40")
+        || code.starts_with("53")
+        || code.starts_with("57")
+        || code.starts_with("08")
+        || code == "55P03"
 }
 
 /// Seconds as the database gives them.

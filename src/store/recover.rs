@@ -30,7 +30,8 @@ select id, 'rescued', lease, step, at, case when lost >= $1 then 'poison' end fr
 const RESCUE: &str = rescue_sql!(
     "exists (select from noshi.worker w where w.id = j.worker and (w.dead_at is not null or w.stopped_at is not null))"
 );
-const RESCUE_LOST: &str = rescue_sql!("j.worker = $2 and (j.id, j.lease) in (select * from unnest($3::bigint[], $4::bigint[]))");
+const RESCUE_LOST: &str =
+    rescue_sql!("j.worker = $2 and (j.id, j.lease) in (select * from unnest($3::bigint[], $4::bigint[]))");
 
 /// Takes the jobs of dead and stopped workers back into the queue; parks those whose workers keep dying.
 pub async fn rescue(pool: &PgPool) -> Result<u64, sqlx::Error> {

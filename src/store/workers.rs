@@ -11,7 +11,8 @@ pub async fn register(pool: &PgPool, name: &str) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(REGISTER).bind(name).fetch_one(pool).await
 }
 
-const RENEW: &str = "update noshi.worker set seen_at = clock_timestamp() where id = $1 and dead_at is null returning id";
+const RENEW: &str =
+    "update noshi.worker set seen_at = clock_timestamp() where id = $1 and dead_at is null returning id";
 
 /// True while this worker counts as alive; false once it was declared dead, which is final.
 pub async fn renew(pool: &PgPool, worker: i64) -> Result<bool, sqlx::Error> {
