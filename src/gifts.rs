@@ -172,10 +172,10 @@ impl World for GiftWorld {
             let answer = provider.inquire(args, trade, &self.gate).await;
             crash_point("inquire.after");
             count_call(provider.name(), "inquire", name_of_inquiry(&answer));
-            match answer {
-                Inquiry::NotFound if planted(Bug::NotFoundIsVoid) => Inquiry::Failed("not_found".to_owned()),
-                answer => answer,
+            if answer == Inquiry::NotFound && planted(Bug::NotFoundIsVoid) {
+                return Inquiry::Failed("not_found".to_owned());
             }
+            answer
         })
     }
 

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod chaos;
+pub mod cli;
 pub mod clients;
 pub mod dispatch;
 pub mod engine;
