@@ -1,3 +1,5 @@
 mod engine;
+mod fleet;
 mod private_postgres;
+mod processes;
 mod support;
