@@ -77,9 +77,8 @@ impl Vault {
                 continue;
             }
             // The line itself is a secret, even a wrong one.
-            let key = parse(line).ok_or_else(|| {
-                anyhow!("line {} of the key file {name} is not `key_id:64 hex digits`", number + 1)
-            })?;
+            let key = parse(line)
+                .ok_or_else(|| anyhow!("line {} of the key file {name} is not `key_id:64 hex digits`", number + 1))?;
             ensure!(
                 keys.iter().all(|known| known.id != key.id),
                 "the key file {name} names the key `{}` twice; each key needs its own id",
