@@ -101,10 +101,11 @@ impl TangoCard {
     /// Asks for the order of a trade; if it is finished and `lacks` something, asks once more by the order's own id.
     async fn look_up(&self, trade: &Trade, gate: &Gate, lacks: fn(&Order) -> bool) -> Found {
         let request = self.http.query(Method::GET, &["orders"], &[("externalRefID", &trade.id)]);
-        let order = match listed(self.http.send(self.signed(request), gate).await, &trade.id) {
-            Found::Order(order) if order.stands() == Stands::Complete && lacks(&order) => order,
-            found => return found,
-        };
+        let found = listed(self.http.send(self.signed(request), gate).await, &trade.id);
+        let Found::Order(order) = &found else { return found };
+        if order.stands() != Stands::Complete || !lacks(order) {
+            return found;
+        }
         let Some(id) = order.reference_order_id.as_deref().filter(|id| !id.is_empty()) else { return Found::NoAnswer };
         match self.http.send(self.request(Method::GET, &["orders", id]), gate).await {
             Answer::Reply(reply) if reply.status == StatusCode::OK => match reply.body.json::<Order>() {
@@ -278,3 +279,6 @@ impl GiftProvider for TangoCard {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

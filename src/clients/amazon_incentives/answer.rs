@@ -59,7 +59,7 @@ struct Amount {
 
 /// What an answer says, whatever was asked.
 enum Verdict {
-    Success(Wire),
+    Success(Box<Wire>),
     Resend,
     Throttled(Duration),
     /// F200, with its errorType.
@@ -84,7 +84,7 @@ fn read(reply: &Reply) -> Verdict {
     let (code, kind, message) = (word(&wire.error_code), word(&wire.error_type), word(&wire.message));
     if code.is_empty() {
         return match wire.status.as_deref().or(nested) {
-            Some("SUCCESS") if reply.status == StatusCode::OK && nested.is_none() => Verdict::Success(wire),
+            Some("SUCCESS") if reply.status == StatusCode::OK && nested.is_none() => Verdict::Success(Box::new(wire)),
             Some("RESEND") => Verdict::Resend,
             Some(_) => Verdict::Unclear,
             None if message.contains("Rate exceeded") => throttled(),

@@ -12,7 +12,7 @@ use std::{
     fs,
     io::{self, Write},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use noshi_jobs::{
 };
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
+use tracing::Dispatch;
 
 use self::fixture::{Fixture, fixture};
 use super::{CATALOGUE, GiftProvider, GiftSettings, Open, trade_id};
@@ -33,18 +34,22 @@ const YEN: Money = Money { amount: 1000, currency: Currency::Jpy };
 const SECRETS: [&str; 4] = ["CNRY", "s3cr3t-amazon", "s3cr3t-gift", "s3cr3t-tango"];
 
 /// A directory with the key files, and the vault.
-struct Files {
+pub struct Files {
     dir: TempDir,
     vault: Arc<Vault>,
 }
 
 impl Files {
-    fn new() -> Files {
+    pub fn new() -> Files {
         let dir = tempfile::tempdir().unwrap();
         let mut keys = tempfile::NamedTempFile::new_in(dir.path()).unwrap();
         writeln!(keys, "{}", generate_key_line().expose_secret()).unwrap();
         let vault = Arc::new(Vault::open(keys.path()).unwrap());
         Files { dir, vault }
+    }
+
+    pub fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     fn file(&self, name: &str, content: &str) -> PathBuf {
@@ -54,11 +59,11 @@ impl Files {
     }
 
     /// The adapter as the catalogue opens it, with short timeouts and a wide budget.
-    fn open(&self, name: &str, open: Open, base_url: &str) -> Box<dyn GiftProvider> {
+    pub fn open(&self, name: &str, open: Open, base_url: &str) -> Box<dyn GiftProvider> {
         let Fixture { credentials, secret, product, .. } = fixture(name);
         let key = self.file(name, secret);
         let text = format!(
-            "[{name}]\nbase_url = \"{base_url}\"\ntimeout_ms = 2500\nread_timeout_ms = 1500\nconnect_timeout_ms = 1000\n\
+            "[{name}]\nbase_url = \"{base_url}\"\ntimeout_ms = 6000\nread_timeout_ms = 2000\nconnect_timeout_ms = 1000\n\
              calls_per_second = 2000\njitter_ms = 0\nsettle_seconds = 1\npoll_seconds = 1\n\
              credentials = {{ {} }}\n[[{name}.ranges]]\ncategory = \"coffee\"\ncurrency = \"JPY\"\nmin = 1\nmax = 50000\n\
              product = \"{product}\"\n",
@@ -71,7 +76,7 @@ impl Files {
     }
 }
 
-fn args(grant: &str) -> Args {
+pub fn args(grant: &str) -> Args {
     Args {
         grant: grant.to_owned(),
         user: "u1".to_owned(),
@@ -82,7 +87,7 @@ fn args(grant: &str) -> Args {
     }
 }
 
-fn trade(provider: &dyn GiftProvider, grant: &str) -> Trade {
+pub fn trade(provider: &dyn GiftProvider, grant: &str) -> Trade {
     Trade {
         id: trade_id(provider.trade_prefix(), grant, 0),
         provider: provider.name().to_owned(),
@@ -97,6 +102,10 @@ struct Heard(Arc<Mutex<Vec<u8>>>);
 
 impl Heard {
     fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        // With a single subscriber in the process, tracing lets the thread that comes first to an event decide for all
+        // threads whether it is ever heard; with a second one, though nobody listens to it, all subscribers are asked.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
+        LazyLock::force(&SECOND);
         let heard = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
