@@ -54,7 +54,7 @@
 //! | inquiring | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
 //! | inquiring | not found twice |  | → issuing | → inquiring | → issuing |
 //! | inquiring | not found twice | patience spent | → issuing | ask (not_found_in_doubt) | → issuing |
-//! | inquiring | not found twice | past the horizon, in doubt | ask (past_horizon) | ask (not_found_in_doubt) | ask (past_horizon) |
+//! | inquiring | not found twice | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
 //! | pending | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
 //! | pending | accepted, not ready |  | snooze | snooze | snooze |
 //! | pending | accepted, not ready | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
@@ -288,12 +288,13 @@ pub enum Cancel {
 }
 
 /// Everything that gift issuance can do to the world.
-pub trait World: Sync {
+pub trait World: Send + Sync {
     /// Chooses the provider and saves the trade, in the transaction of the transition that follows.
     fn start_trade<'a>(&'a self, args: &'a Args, generation: u8) -> Call<'a, Start>;
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Issue>;
     fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Inquiry>;
-    fn cancel<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Cancel>;
+    /// `card` is the provider's own id of the gift, where it is known.
+    fn cancel<'a>(&'a self, args: &'a Args, trade: &'a Trade, card: Option<&'a str>) -> Call<'a, Cancel>;
 }
 
 pub struct GiftIssuance;
@@ -399,7 +400,7 @@ impl Job for GiftIssuance {
                 polled(this, trade, answer)
             }
             State::Cancelling { trade, then, card } => {
-                let answer = world.cancel(&this.args, &trade).await;
+                let answer = world.cancel(&this.args, &trade, card.as_deref()).await;
                 cancelled(this, trade, then, card, answer)
             }
             State::Void { trade, then: AfterCancel::Reissue } if trade.generation < LAST_GENERATION => {
@@ -536,17 +537,17 @@ fn inquired(this: &This<Args>, trade: Trade, not_found: u8, answer: Inquiry) -> 
 
 /// "Not found" never proves that nothing will happen: a paused worker may still send, an inquiry may lag.
 fn not_there(this: &This<Args>, trade: Trade, not_found: u8) -> Step<GiftIssuance> {
-    let since = this.since_call.unwrap_or(this.in_state);
     if trade.contract.replay {
-        return match since > trade.horizon() {
+        return match this.since_call.unwrap_or(this.in_state) > trade.horizon() {
             true => Step::needs_operator("past_horizon", Problem::PastHorizon),
             false => Step::advance("not_found", State::Issuing { trade }),
         };
     }
-    if not_found >= 2 && since >= trade.settle() {
+    // The last call ended before this state began.
+    if not_found >= 2 && this.in_state >= trade.settle() {
         return Step::needs_operator("not_found", Problem::NotFoundInDoubt);
     }
-    let wait = trade.settle().saturating_sub(since).max(trade.poll());
+    let wait = trade.settle().saturating_sub(this.in_state).max(trade.poll());
     Step::advance("not_found", State::Inquiring { trade, not_found }).after(wait)
 }
 

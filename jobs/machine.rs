@@ -114,9 +114,11 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct This<A> {
     pub args: A,
+    /// Without the waits in lanes.
     pub age: Duration,
+    /// Since the state's name last changed.
     pub in_state: Duration,
-    /// Since the first call that this trade, shop or mail may have seen; `None` before it.
+    /// Since the first call that the doubt may go back to; `None` where no call was made since doubt was last settled.
     pub since_call: Option<Duration>,
     /// `Retry`s in this state so far.
     pub retries: u32,
@@ -302,7 +304,7 @@ pub trait Job: Sized + Send + Sync + 'static {
     /// What a transition may record beside the state: inserted, never updated, unable to conflict.
     type Fact: Clone + fmt::Debug + PartialEq + Send + Sync;
     /// Everything that this job can do to the world.
-    type World: ?Sized + Sync;
+    type World: ?Sized + Send + Sync;
 
     /// Equal requests have equal ids.
     fn id(args: &Self::Args) -> JobId;

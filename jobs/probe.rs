@@ -15,13 +15,13 @@
 //! | stepping | the last |  | done: over | done: over | done: over |
 //! | calling | ok |  | → tallying !, fact, follow-up | → tallying !, fact, follow-up | → tallying !, fact, follow-up |
 //! | calling | refused |  | fail: over (probe_refused) | fail: over (probe_refused) | fail: over (probe_refused) |
-//! | calling | busy |  | snooze | snooze | snooze |
+//! | calling | busy |  | → calling | → calling | → calling |
 //! | calling | not_sent |  | → calling | → calling | → calling |
 //! | calling | unknown |  | → calling ? | → checking ? | ask (probe_asked) ? |
 //! | calling | ask |  | ask (probe_asked) | ask (probe_asked) | ask (probe_asked) |
 //! | checking | ok |  | → tallying !, fact, follow-up | → tallying !, fact, follow-up | → tallying !, fact, follow-up |
 //! | checking | refused |  | fail: over (probe_refused) ! | fail: over (probe_refused) ! | fail: over (probe_refused) ! |
-//! | checking | busy |  | snooze | snooze | snooze |
+//! | checking | busy |  | → calling | → calling | → calling |
 //! | checking | not_sent |  | → calling | → calling | → calling |
 //! | checking | unknown |  | → calling ? | → checking ? | ask (probe_asked) ? |
 //! | checking | ask |  | ask (probe_asked) | ask (probe_asked) | ask (probe_asked) |
@@ -117,7 +117,7 @@ pub struct Note {
     pub text: String,
 }
 
-pub trait World: Sync {
+pub trait World: Send + Sync {
     fn call<'a>(&'a self, args: &'a Args, turn: u32) -> Call<'a, Answer>;
     /// In the transaction of the transition that follows.
     fn tally<'a>(&'a self, name: &'a str) -> Call<'a, Tally>;
@@ -154,7 +154,7 @@ impl Job for Probe {
             State::Calling { left, turn } => {
                 let unsure = match args.unsure {
                     OnDoubt::Repeat => Unsure::Repeat,
-                    OnDoubt::GoTo => Unsure::GoTo(State::Checking { left: *left, turn: *turn }),
+                    OnDoubt::GoTo => Unsure::GoTo(State::Checking { left: *left, turn: turn + 1 }),
                     OnDoubt::Ask => Unsure::AskOperator(Problem::ProbeAsked),
                 };
                 Terms {
@@ -229,7 +229,7 @@ fn called(this: &This<Args>, left: u32, turn: u32, answer: Answer) -> Step<Probe
     match answer {
         Answer::Ok => noted(this, left),
         Answer::Refused => Step::fail("refused", State::Over, Problem::ProbeRefused),
-        Answer::Busy => Step::snooze("busy", Duration::from_millis(50)),
+        Answer::Busy => Step::advance("busy", State::Calling { left, turn: turn + 1 }).after(Duration::from_millis(50)),
         Answer::NotSent => Step::advance("not_sent", State::Calling { left, turn: turn + 1 }),
         Answer::Unknown | Answer::Panic | Answer::Hang => match this.args.unsure {
             OnDoubt::Repeat => Step::advance("unknown", State::Calling { left, turn: turn + 1 }).in_doubt(),

@@ -102,6 +102,11 @@ impl Vault {
         Ok(SecretString::from(text))
     }
 
+    /// The id of the key that seals.
+    pub fn current_key(&self) -> &str {
+        &self.keys[0].id
+    }
+
     /// Whether an older key than the newest was used.
     pub fn needs_rewrap(&self, sealed: &Sealed) -> bool {
         self.keys[0].id != sealed.key_id

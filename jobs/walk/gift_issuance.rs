@@ -40,7 +40,7 @@ impl World for Scripted {
     fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Inquiry> {
         self.answer(&self.inquiry)
     }
-    fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Cancel> {
+    fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade, _: Option<&'a str>) -> Call<'a, Cancel> {
         self.answer(&self.cancel)
     }
 }
@@ -318,7 +318,7 @@ fn past_the_horizon_nothing_is_sent() {
         fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Inquiry> {
             panic!("called")
         }
-        fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Cancel> {
+        fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade, _: Option<&'a str>) -> Call<'a, Cancel> {
             panic!("called")
         }
     }

@@ -1,0 +1,4 @@
+fn main() {
+    // `sqlx::migrate!` reads the folder at compile time.
+    println!("cargo:rerun-if-changed=migrations");
+}

@@ -1,0 +1,257 @@
+//! Claims jobs into free slots, lane by lane. NOTIFY is a hint; jittered polling is the guarantee.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use sqlx::postgres::PgListener;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::{
+    chaos::crash_point,
+    engine::{Engine, Pace},
+    run::Work,
+    store::{self, claim::HORIZON},
+};
+
+/// A claimed job and the slot that it occupies until it is let go.
+pub struct Slotted {
+    pub work: Work,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// What others in this process tell the dispatcher: never needed, always faster.
+#[derive(Default)]
+pub struct Hints {
+    soon: Mutex<Soon>,
+    ring: Notify,
+}
+
+#[derive(Default)]
+struct Soon {
+    lanes: Vec<String>,
+    all: bool,
+    due: Option<Instant>,
+}
+
+impl Hints {
+    pub fn available(&self, lane: &str) {
+        self.tell(|soon| {
+            if !soon.lanes.iter().any(|known| known == lane) {
+                soon.lanes.push(lane.to_owned());
+            }
+        });
+    }
+
+    pub fn due_in(&self, delay: Duration) {
+        let at = Instant::now() + delay;
+        self.tell(|soon| soon.due = Some(soon.due.map_or(at, |due| due.min(at))));
+    }
+
+    pub fn all(&self) {
+        self.tell(|soon| soon.all = true);
+    }
+
+    fn tell(&self, note: impl FnOnce(&mut Soon)) {
+        note(&mut self.soon.lock().expect("no panic happens under this lock"));
+        self.ring.notify_one();
+    }
+
+    fn take(&self) -> Soon {
+        std::mem::take(&mut self.soon.lock().expect("no panic happens under this lock"))
+    }
+}
+
+/// Listens for hints of other processes, for as long as the process lives.
+pub async fn listen(url: String, engine: Arc<Engine>) {
+    loop {
+        if let Ok(mut listener) = PgListener::connect(&url).await
+            && listener.listen("noshi").await.is_ok()
+        {
+            engine.hints.all();
+            // A lost connection loses hints, not jobs.
+            while listener.recv().await.is_ok() {
+                engine.hints.all();
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+pub struct Dispatcher {
+    engine: Arc<Engine>,
+    pace: Pace,
+    slots: Arc<Semaphore>,
+    sender: mpsc::Sender<Slotted>,
+    /// When each lane is next looked at.
+    lanes: HashMap<String, Instant>,
+    lanes_known_at: Option<Instant>,
+    due: Instant,
+    /// A lane with jobs that were running when their worker died: they run alone, so that no neighbour is blamed.
+    suspects: Option<String>,
+}
+
+impl Dispatcher {
+    pub fn new(engine: Arc<Engine>, pace: Pace, sender: mpsc::Sender<Slotted>) -> Self {
+        let slots = Arc::new(Semaphore::new(pace.slots));
+        let (lanes, lanes_known_at, due) = (HashMap::new(), None, Instant::now());
+        Dispatcher { engine, pace, slots, sender, lanes, lanes_known_at, due, suspects: None }
+    }
+
+    /// Runs until the process stops claiming.
+    pub async fn run(mut self) {
+        while !self.engine.stopping() {
+            self.heed_hints();
+            if let Err(error) = self.round().await {
+                tracing::warn!(%error, "the database did not answer a claim; claiming again soon");
+                self.due = Instant::now();
+                self.lanes_known_at = None;
+                tokio::time::sleep(jittered(Duration::from_millis(200))).await;
+                continue;
+            }
+            let next = self.lanes.values().copied().chain([self.due]).min().unwrap_or(self.due);
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                () = self.engine.hints.ring.notified() => {}
+            }
+        }
+    }
+
+    fn heed_hints(&mut self) {
+        let soon = self.engine.hints.take();
+        let now = Instant::now();
+        if soon.all {
+            self.lanes.values_mut().for_each(|at| *at = now);
+        }
+        for lane in soon.lanes {
+            // A lane in use keeps its pace: tokens, not rows, are what it waits for.
+            self.lanes.entry(lane).and_modify(|at| *at = (*at).min(now + Duration::from_millis(2))).or_insert(now);
+        }
+        if let Some(due) = soon.due {
+            self.due = self.due.min(due);
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), sqlx::Error> {
+        if self.lanes_known_at.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
+            for lane in store::lanes::names(&self.engine.pool).await? {
+                self.lanes.entry(lane).or_insert_with(Instant::now);
+            }
+            self.lanes_known_at = Some(Instant::now());
+        }
+        if self.due <= Instant::now() {
+            let (promoted, next) = store::claim::promote_due(&self.engine.pool).await?;
+            if promoted > 0 {
+                self.lanes.values_mut().for_each(|at| *at = Instant::now());
+            }
+            self.due = Instant::now() + next.map_or(self.pace.poll, |next| next.min(jittered(self.pace.poll)));
+        }
+        if let Some(lane) = self.suspects.take() {
+            self.claim_alone(&lane).await?;
+        }
+        let now = Instant::now();
+        let ready: Vec<String> =
+            self.lanes.iter().filter(|(_, at)| **at <= now).map(|(lane, _)| lane.clone()).collect();
+        for lane in ready {
+            let again = self.claim(&lane).await?;
+            self.lanes.insert(lane, Instant::now() + again);
+        }
+        Ok(())
+    }
+
+    /// Claims what a lane has for the free slots. Returns when to look again.
+    async fn claim(&mut self, lane: &str) -> Result<Duration, sqlx::Error> {
+        let Some(slots) = self.fair_share().await else { return Ok(Duration::ZERO) };
+        let want = slots.len();
+        let sent = Instant::now();
+        let catch = store::claim::claim(&self.engine.pool, self.engine.worker, lane, want, false).await?;
+        crash_point("claim.after");
+        if catch.suspects {
+            self.suspects = Some(lane.to_owned());
+        }
+        let (caught, tokens) = (catch.jobs.len(), catch.tokens);
+        let last = catch.jobs.iter().map(|job| job.wait).max().unwrap_or_default();
+        self.send(catch.jobs, slots, sent, catch.jitter);
+        Ok(match () {
+            () if catch.closed => jittered(self.pace.poll / 2),
+            // Rows are left for the slots that come free next.
+            () if caught == want => Duration::ZERO,
+            // The lane's tokens are spent up to the horizon: come back before it runs dry.
+            () if tokens <= caught => jittered((last.saturating_sub(HORIZON / 2)).max(HORIZON / 5)),
+            () => jittered(self.pace.poll),
+        })
+    }
+
+    /// Waits for the first free slot, then a moment for more, so that claims do not trickle.
+    async fn fair_share(&self) -> Option<Vec<OwnedSemaphorePermit>> {
+        let mut share = vec![tokio::select! {
+            slot = Arc::clone(&self.slots).acquire_owned() => slot.ok()?,
+            () = self.stopped() => return None,
+        }];
+        if self.slots.available_permits() < self.pace.slots / 4 {
+            let more = u32::try_from(self.pace.slots / 4).unwrap_or(u32::MAX);
+            let enough = Arc::clone(&self.slots).acquire_many_owned(more);
+            // The permits come back at once: this only waits until they are free.
+            drop(tokio::time::timeout(Duration::from_millis(20), enough).await);
+        }
+        while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            share.push(slot);
+        }
+        Some(share)
+    }
+
+    async fn stopped(&self) {
+        while !self.engine.stopping() {
+            self.engine.hints.ring.notified().await;
+        }
+        self.engine.hints.ring.notify_one();
+    }
+
+    /// Lets everything in hand finish, then runs one suspect by itself.
+    async fn claim_alone(&mut self, lane: &str) -> Result<(), sqlx::Error> {
+        let all = u32::try_from(self.pace.slots).unwrap_or(u32::MAX);
+        let slots = tokio::select! {
+            slots = Arc::clone(&self.slots).acquire_many_owned(all) => slots,
+            () = self.stopped() => return Ok(()),
+        };
+        let Ok(mut slots) = slots else { return Ok(()) };
+        let sent = Instant::now();
+        let catch = store::claim::claim(&self.engine.pool, self.engine.worker, lane, 1, true).await?;
+        crash_point("claim_alone.after");
+        if catch.suspects {
+            self.suspects = Some(lane.to_owned());
+            self.engine.hints.ring.notify_one();
+        }
+        if !catch.jobs.is_empty() {
+            let slot = slots.split(1).into_iter().collect();
+            self.send(catch.jobs, slot, sent, catch.jitter);
+            // The rest of the slots stay taken until it is over.
+            let _alone = Arc::clone(&self.slots).acquire_owned().await;
+        }
+        drop(slots);
+        Ok(())
+    }
+
+    fn send(
+        &self,
+        jobs: Vec<store::claim::Claimed>,
+        slots: Vec<OwnedSemaphorePermit>,
+        sent: Instant,
+        jitter: Duration,
+    ) {
+        let received = Instant::now();
+        self.engine.held.add(jobs.iter().map(|job| (job.id, job.lease)));
+        for (claimed, slot) in jobs.into_iter().zip(slots) {
+            let work = Work { claimed, sent, received, jitter };
+            // There is room for every slot; a closed channel means that the process ends, and the rows are rescued.
+            let _ = self.sender.try_send(Slotted { work, _slot: slot });
+        }
+    }
+}
+
+/// Between half and one and a half of it, so that processes do not poll in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..1.5))
+}

@@ -1,0 +1,160 @@
+//! What every running job of this process shares.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use noshi_jobs::{
+    Kind,
+    machine::{Closing, Job},
+};
+use sqlx::PgPool;
+
+use crate::{
+    dispatch::Hints,
+    flush::Flusher,
+    gifts::Gifts,
+    lease::{Held, LeaseClock},
+    retry::DatabaseBackoff,
+    store::{
+        self,
+        claim::Claimed,
+        settle::{Settled, Settlement, Status},
+    },
+    world::Local,
+};
+
+/// Makes the world that a job's step meets.
+pub trait Outside<J: Job> {
+    fn world(&self, claimed: &Claimed, local: &Local) -> Box<J::World>;
+}
+
+pub struct Engine {
+    pub worker: i64,
+    pub pool: PgPool,
+    pub flusher: Flusher,
+    pub held: Held,
+    pub clock: Arc<LeaseClock>,
+    pub hints: Hints,
+    pub gifts: Arc<Gifts>,
+    pub stopping: AtomicBool,
+}
+
+impl Engine {
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Nobody can have declared this worker dead yet.
+    pub fn may_call(&self) -> bool {
+        self.clock.may_call()
+    }
+
+    /// Returns once it is known what became of the settle.
+    pub async fn settle(&self, kind: Kind, settlement: Settlement) -> Settled {
+        let written = settlement.clone();
+        let settled = self.flusher.settle(settlement).await;
+        match settled {
+            Settled::Applied => self.settled(kind, &written),
+            Settled::Stale => {
+                metrics::counter!("noshi_stale_settles_total", "kind" => kind.name()).increment(1);
+                tracing::warn!(
+                    job = written.id,
+                    lease = written.lease,
+                    "stale: the lease was lost, nothing was written"
+                );
+            }
+            Settled::FollowUpConflict => {
+                tracing::error!(job = written.id, "a follow-up exists with other arguments; the step was not recorded");
+            }
+        }
+        settled
+    }
+
+    /// After a settle is durable: figures, and a hint where the job waits for somebody.
+    pub fn settled(&self, kind: Kind, settlement: &Settlement) {
+        metrics::counter!("noshi_steps_total", "kind" => kind.name()).increment(1);
+        let outcome = match settlement.status {
+            Status::Running => return,
+            Status::Available => return self.hints.available(&settlement.lane),
+            Status::Scheduled | Status::Retryable => return self.hints.due_in(settlement.delay),
+            Status::NeedsOperator => "needs_operator",
+            Status::Completed => "completed",
+            Status::Failed if settlement.outcome == "compensated" => "compensated",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+        };
+        if settlement.status == Status::NeedsOperator {
+            tracing::error!(
+                job = settlement.id,
+                kind = kind.name(),
+                code = settlement.code,
+                at = settlement.at,
+                "a person is needed"
+            );
+        }
+        metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => outcome).increment(1);
+        if !settlement.follow_ups.is_empty() {
+            self.hints.available("");
+        }
+    }
+
+    /// Gives jobs back untouched. If the database is away, they are found lost later.
+    pub async fn hand_back(&self, jobs: &[(i64, i64, i32)]) {
+        if let Err(error) = store::claim::hand_back(&self.pool, self.worker, jobs).await {
+            tracing::warn!(%error, jobs = jobs.len(), "could not hand jobs back; they will be found lost");
+        }
+    }
+
+    /// Closes the lane for the fleet before the answer that asked for it is recorded.
+    pub async fn close_lane(&self, lane: &str, closing: Closing) {
+        match closing {
+            Closing::Throttled(wait) => {
+                tracing::warn!(lane, ?wait, "throttled: the lane is closed for the whole fleet")
+            }
+            Closing::Funds => tracing::error!(lane, "out of funds: new writes wait until an operator opens the lane"),
+            Closing::Credentials => {
+                tracing::error!(lane, "credentials refused: nobody calls until an operator opens the lane")
+            }
+        }
+        let mut backoff = DatabaseBackoff::default();
+        for _ in 0..5 {
+            match store::lanes::close(&self.pool, lane, closing).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(lane, %error, "the lane could not be closed; trying again"),
+            }
+            backoff.pause().await;
+        }
+    }
+}
+
+/// How a worker runs.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    /// Jobs in hand at once.
+    pub slots: usize,
+    /// A worker silent for this long may be declared dead.
+    pub lease: Duration,
+    /// How often an idle lane is looked at; NOTIFY is only a hint.
+    pub poll: Duration,
+    /// How long a graceful shutdown waits for steps in flight.
+    pub grace: Duration,
+    /// LISTEN for hints.
+    pub listen: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            slots: 128,
+            lease: Duration::from_secs(10),
+            poll: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+            listen: true,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Group commit. While one flush is in flight the next one fills; a job goes on only after its own settle is durable.
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    retry::DatabaseBackoff,
+    store::{
+        self,
+        settle::{Settled, Settlement},
+    },
+};
+
+/// Settles that travel together at most, and groups in flight at once.
+const GROUP: usize = 256;
+const FLUSHERS: usize = 2;
+
+type Entry = (Settlement, oneshot::Sender<Settled>);
+
+/// Hands settles over to the flushers.
+#[derive(Clone)]
+pub struct Flusher(mpsc::Sender<Entry>);
+
+impl Flusher {
+    /// The flushers end when the last handle is gone and everything is written.
+    pub fn start(pool: PgPool, worker: i64) -> (Self, Vec<JoinHandle<()>>) {
+        let (sender, receiver) = mpsc::channel(4 * GROUP);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let tasks = (0..FLUSHERS).map(|_| tokio::spawn(flush(pool.clone(), worker, Arc::clone(&receiver)))).collect();
+        (Flusher(sender), tasks)
+    }
+
+    /// Returns once it is known what became of the settle, however long the database is away.
+    pub async fn settle(&self, settlement: Settlement) -> Settled {
+        let (sender, result) = oneshot::channel();
+        if self.0.send((settlement, sender)).await.is_err() {
+            return Settled::Stale;
+        }
+        result.await.unwrap_or(Settled::Stale)
+    }
+}
+
+async fn flush(pool: PgPool, worker: i64, receiver: Arc<Mutex<mpsc::Receiver<Entry>>>) {
+    let mut entries = Vec::with_capacity(GROUP);
+    loop {
+        if receiver.lock().await.recv_many(&mut entries, GROUP).await == 0 {
+            return;
+        }
+        let (group, waiting): (Vec<Settlement>, Vec<oneshot::Sender<Settled>>) = entries.drain(..).unzip();
+        metrics::histogram!("noshi_settle_group_size").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
+        for (result, sender) in write(&pool, worker, group).await.into_iter().zip(waiting) {
+            // A receiver that is gone was a job that its worker gave up on.
+            let _ = sender.send(result);
+        }
+    }
+}
+
+/// Writes a group, whatever it takes. After a lost answer the journal tells what was applied.
+async fn write(pool: &PgPool, worker: i64, group: Vec<Settlement>) -> Vec<Settled> {
+    let mut backoff = DatabaseBackoff::default();
+    let mut results = vec![None; group.len()];
+    loop {
+        let places: Vec<usize> = (0..group.len()).filter(|i| results[*i].is_none()).collect();
+        if places.is_empty() {
+            return results.into_iter().map(|result| result.unwrap_or(Settled::Stale)).collect();
+        }
+        let rest: Vec<Settlement> = places.iter().map(|i| group[*i].clone()).collect();
+        match store::settle::settle(pool, worker, &rest).await {
+            Ok(settled) => {
+                for (place, result) in places.into_iter().zip(settled) {
+                    results[place] = Some(result);
+                }
+            }
+            Err(error) if store::is_transient(&error) => {
+                tracing::warn!(error = %error, jobs = rest.len(), "the database did not answer a settle; asking it what was applied");
+                backoff.pause().await;
+                if let Ok(applied) = store::settle::was_applied(pool, worker, &rest).await {
+                    for place in places {
+                        if applied.contains(&group[place].id) {
+                            results[place] = Some(Settled::Applied);
+                        }
+                    }
+                }
+            }
+            Err(error) => one_by_one(pool, worker, &group, &places, &mut results, &error).await,
+        }
+    }
+}
+
+/// One bad row must not hold its neighbours back. What cannot be written stays running, is found lost, and is parked.
+async fn one_by_one(
+    pool: &PgPool,
+    worker: i64,
+    group: &[Settlement],
+    places: &[usize],
+    results: &mut [Option<Settled>],
+    error: &sqlx::Error,
+) {
+    for &place in places {
+        let alone = std::slice::from_ref(&group[place]);
+        match store::settle::settle(pool, worker, alone).await {
+            Ok(settled) => results[place] = settled.first().copied(),
+            Err(alone) if store::is_transient(&alone) => return,
+            Err(_) => {
+                let code = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()));
+                tracing::error!(
+                    job = group[place].id,
+                    sqlstate = code,
+                    "a settle cannot be written; the job will be parked"
+                );
+                results[place] = Some(Settled::Stale);
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The world of gift issuance: routes a trade to a provider, and makes the provider's calls.
+
+use std::{sync::Arc, time::Duration};
+
+use noshi_jobs::{
+    gift_issuance::{Args, Cancel, Inquiry, Issue, Start, Trade, World},
+    machine::Call,
+    money::Money,
+};
+use sqlx::{PgConnection, PgPool};
+
+use crate::{
+    chaos::{Bug, crash_point, planted},
+    clients::{self, Gate, GiftProvider, GiftSettings},
+    engine::Engine,
+    metrics::count_call,
+    store::{self, claim::Claimed, facts::NewTrade, lanes::Budget},
+    vault::Vault,
+    world::Local,
+};
+
+/// The providers that the settings name.
+#[derive(Default)]
+pub struct Gifts {
+    providers: Vec<Box<dyn GiftProvider>>,
+}
+
+impl Gifts {
+    pub fn open(settings: &GiftSettings, vault: Arc<Vault>) -> anyhow::Result<Self> {
+        Ok(Gifts { providers: clients::providers(settings, vault)? })
+    }
+
+    pub fn provider(&self, name: &str) -> Option<&dyn GiftProvider> {
+        self.providers.iter().find(|provider| provider.name() == name).map(|provider| &**provider)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.providers.iter().map(|provider| provider.name())
+    }
+
+    /// Whether this gift can be asked for, and the sentence that says why not.
+    pub fn check(&self, provider: Option<&str>, category: &str, value: Money) -> Result<(), String> {
+        match provider {
+            None => clients::check_any(&self.providers, category, value),
+            Some(name) => match self.provider(name) {
+                Some(provider) => provider.check(category, value),
+                None => {
+                    let known: Vec<_> = self.names().collect();
+                    Err(format!("there is no provider `{name}`; there are {}", known.join(", ")))
+                }
+            },
+        }
+    }
+
+    /// Makes sure that every provider's lane exists with its budgets.
+    pub async fn declare_lanes(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        for provider in &self.providers {
+            let budgets: Vec<Budget> = provider.budgets().into_iter().map(budget).collect();
+            store::lanes::declare(pool, &lane(provider.name()), &budgets).await?;
+        }
+        Ok(())
+    }
+
+    /// The provider for a new trade: the producer's choice, or the first that offers it and whose lane is open; if none is
+    /// open, the first that offers it, where the trade waits.
+    async fn route(
+        &self,
+        connection: &mut PgConnection,
+        args: &Args,
+    ) -> Result<Option<&dyn GiftProvider>, sqlx::Error> {
+        let wanted = |name: &str| args.provider.as_deref().is_none_or(|wanted| wanted == name);
+        let able: Vec<&dyn GiftProvider> = self
+            .providers
+            .iter()
+            .filter(|provider| wanted(provider.name()) && provider.check(&args.category, args.value).is_ok())
+            .map(|provider| &**provider)
+            .collect();
+        if able.len() < 2 {
+            return Ok(able.first().copied());
+        }
+        let lanes: Vec<String> = able.iter().map(|provider| lane(provider.name())).collect();
+        let open = store::facts::open_lanes(connection, &lanes).await?;
+        let first_open = able.iter().find(|provider| open.contains(&lane(provider.name())));
+        Ok(first_open.or(able.first()).copied())
+    }
+}
+
+fn lane(provider: &str) -> String {
+    format!("gift/{provider}")
+}
+
+/// Long windows may be used in bursts; short ones are paced evenly, as the provider counts them.
+fn budget(budget: clients::Budget) -> Budget {
+    let burst = if budget.window > Duration::from_secs(60) { (budget.calls / 2).max(1) } else { 1 };
+    Budget { per: budget.window, calls: budget.calls, burst, jitter: budget.jitter }
+}
+
+/// What one claimed gift meets outside.
+pub struct GiftWorld {
+    gifts: Arc<Gifts>,
+    gate: Gate,
+    local: Local,
+    job: i64,
+    retries: u32,
+}
+
+impl GiftWorld {
+    pub fn new(engine: &Engine, claimed: &Claimed, local: &Local) -> Self {
+        let clock = Arc::clone(&engine.clock);
+        GiftWorld {
+            gifts: Arc::clone(&engine.gifts),
+            gate: Gate::new(move || clock.may_call()),
+            local: local.clone(),
+            job: claimed.id,
+            retries: claimed.retries,
+        }
+    }
+
+    async fn start(&self, args: &Args, generation: u8) -> Start {
+        let routed = self.local.run(async |connection| self.gifts.route(connection, args).await).await;
+        let Some(provider) = routed else { return Start::NoProvider };
+        let trade = Trade {
+            id: clients::trade_id(provider.trade_prefix(), &args.grant, generation),
+            provider: provider.name().to_owned(),
+            generation,
+            contract: provider.contract(),
+        };
+        if planted(Bug::IntentAfterSend) {
+            let _ = provider.issue(args, &trade, &self.gate).await;
+        }
+        let new = NewTrade {
+            id: &trade.id,
+            grant: &args.grant,
+            generation: generation.into(),
+            job: self.job,
+            provider: &trade.provider,
+            category: &args.category,
+            amount: args.value.amount,
+            currency: args.value.currency.code(),
+        };
+        let saved = self.local.run(async |connection| store::facts::save_trade(connection, &new).await).await;
+        if saved { Start::Started(trade) } else { Start::Occupied }
+    }
+}
+
+impl World for GiftWorld {
+    fn start_trade<'a>(&'a self, args: &'a Args, generation: u8) -> Call<'a, Start> {
+        Box::pin(self.start(args, generation))
+    }
+
+    fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Issue> {
+        Box::pin(async move {
+            // A provider taken out of the settings: nothing was sent, and the trade waits for its return.
+            let Some(provider) = self.gifts.provider(&trade.provider) else { return Issue::NotSent };
+            crash_point("issue.before");
+            let answer = if planted(Bug::NewIdOnRetry) && self.retries > 0 {
+                let renamed = Trade { id: format!("{}{}", trade.id, self.retries), ..trade.clone() };
+                provider.issue(args, &renamed, &self.gate).await
+            } else {
+                provider.issue(args, trade, &self.gate).await
+            };
+            crash_point("issue.after");
+            count_call(provider.name(), "issue", name_of_issue(&answer));
+            answer
+        })
+    }
+
+    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Inquiry> {
+        Box::pin(async move {
+            let Some(provider) = self.gifts.provider(&trade.provider) else { return Inquiry::NoAnswer };
+            crash_point("inquire.before");
+            let answer = provider.inquire(args, trade, &self.gate).await;
+            crash_point("inquire.after");
+            count_call(provider.name(), "inquire", name_of_inquiry(&answer));
+            if answer == Inquiry::NotFound && planted(Bug::NotFoundIsVoid) {
+                return Inquiry::Failed("not_found".to_owned());
+            }
+            answer
+        })
+    }
+
+    fn cancel<'a>(&'a self, args: &'a Args, trade: &'a Trade, card: Option<&'a str>) -> Call<'a, Cancel> {
+        Box::pin(async move {
+            let Some(provider) = self.gifts.provider(&trade.provider) else { return Cancel::NotSent };
+            crash_point("cancel.before");
+            let answer = provider.cancel(args, trade, card, &self.gate).await;
+            crash_point("cancel.after");
+            count_call(provider.name(), "cancel", name_of_cancel(&answer));
+            answer
+        })
+    }
+}
+
+pub const OUTCOMES: [&str; 13] = [
+    "ok",
+    "pending",
+    "resend",
+    "refused",
+    "throttled",
+    "not_sent",
+    "unknown",
+    "dead",
+    "conflict",
+    "out_of_funds",
+    "bad_credentials",
+    "not_found",
+    "failed",
+];
+
+const fn name_of_issue(issue: &Issue) -> &'static str {
+    match issue {
+        Issue::Issued(_) => "ok",
+        Issue::Pending => "pending",
+        Issue::Resend => "resend",
+        Issue::Refused(_) => "refused",
+        Issue::Throttled(_) => "throttled",
+        Issue::NotSent => "not_sent",
+        Issue::Unknown => "unknown",
+        Issue::Dead => "dead",
+        Issue::Conflict => "conflict",
+        Issue::OutOfFunds => "out_of_funds",
+        Issue::BadCredentials => "bad_credentials",
+    }
+}
+
+const fn name_of_inquiry(inquiry: &Inquiry) -> &'static str {
+    match inquiry {
+        Inquiry::Live(_) => "ok",
+        Inquiry::Pending => "pending",
+        Inquiry::Failed(_) => "failed",
+        Inquiry::NotFound => "not_found",
+        Inquiry::Dead => "dead",
+        Inquiry::Conflict => "conflict",
+        Inquiry::Throttled(_) => "throttled",
+        Inquiry::NoAnswer => "unknown",
+        Inquiry::BadCredentials => "bad_credentials",
+    }
+}
+
+const fn name_of_cancel(cancel: &Cancel) -> &'static str {
+    match cancel {
+        Cancel::Cancelled => "ok",
+        Cancel::Refused => "refused",
+        Cancel::NotFound => "not_found",
+        Cancel::Throttled(_) => "throttled",
+        Cancel::NotSent => "not_sent",
+        Cancel::Unknown => "unknown",
+        Cancel::BadCredentials => "bad_credentials",
+    }
+}

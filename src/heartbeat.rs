@@ -1,0 +1,92 @@
+//! One heartbeat per process. Declared dead is final. Every heartbeat also looks after the dead and the lost.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::PgPool;
+
+use crate::{chaos::crash_point, engine::Engine, store};
+
+/// Why a worker process must end at once, without settling anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    DeclaredDead,
+}
+
+/// Beats until declared dead. `pool` is the heartbeat's own: work never starves it.
+pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> Verdict {
+    let period = engine.clock.lease() / 5;
+    let mut strays = HashSet::new();
+    loop {
+        let begun = Instant::now();
+        beats.fetch_add(1, Ordering::Relaxed);
+        match store::workers::renew(&pool, engine.worker).await {
+            Ok(true) => {
+                engine.clock.renewed(begun);
+                crash_point("renew.after");
+                if let Err(error) = look_after(&engine, &pool, &mut strays).await {
+                    tracing::warn!(%error, "the database did not answer the heartbeat's questions");
+                }
+            }
+            Ok(false) => {
+                engine.clock.dead();
+                tracing::error!(worker = engine.worker, "declared dead: this process starts nothing more and ends");
+                return Verdict::DeclaredDead;
+            }
+            // No call starts once the lease has run out; the process waits for the database.
+            Err(error) => tracing::warn!(%error, "the heartbeat was not answered"),
+        }
+        tokio::time::sleep(period.saturating_sub(begun.elapsed()).max(Duration::from_millis(50))).await;
+    }
+}
+
+async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i64)>) -> Result<(), sqlx::Error> {
+    if store::recover::see_server(pool).await? {
+        tracing::error!("the server's timeline changed: every unfinished write is in doubt, and every lease is void");
+    }
+    for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
+        tracing::warn!(worker, "declared a silent worker dead");
+    }
+    let rescued = store::recover::rescue(pool).await?;
+    if rescued > 0 {
+        metrics::counter!("noshi_rescues_total").increment(rescued);
+        tracing::warn!(rescued, "took back the jobs of a dead worker");
+        engine.hints.all();
+    }
+    // A job that the database says is ours, and that nobody here holds at two beats in a row, was lost in this process:
+    // a claim whose answer never came, or a task that ended.
+    let held = store::workers::held(pool, engine.worker).await?;
+    let missing: HashSet<(i64, i64)> =
+        held.into_iter().filter(|(id, lease)| !engine.held.contains(*id, *lease)).collect();
+    let lost: Vec<(i64, i64)> = missing.intersection(strays).copied().collect();
+    if !lost.is_empty() {
+        tracing::error!(jobs = lost.len(), "took back jobs that this process had lost sight of");
+        store::recover::rescue_lost(pool, engine.worker, &lost).await?;
+        engine.hints.all();
+    }
+    *strays = missing;
+    Ok(())
+}
+
+/// Ends the process if its heartbeat stalls: a process that cannot even try to renew is not to be trusted with calls.
+pub fn watch(beats: Arc<AtomicU64>, lease: Duration) {
+    std::thread::spawn(move || {
+        let mut seen = (beats.load(Ordering::Relaxed), Instant::now());
+        loop {
+            std::thread::sleep(lease / 5);
+            let now = beats.load(Ordering::Relaxed);
+            if now != seen.0 {
+                seen = (now, Instant::now());
+            } else if seen.1.elapsed() > lease * 3 {
+                tracing::error!("the heartbeat stalled: this process ends");
+                std::process::exit(70);
+            }
+        }
+    });
+}

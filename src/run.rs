@@ -1,0 +1,306 @@
+//! Runs one claimed job: reads where it stands, takes steps, and settles each before the next.
+//!
+//! A job stays in its worker's hands only through states without a lane. A step in a lane is one call, paid by one token.
+
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+use noshi_jobs::{
+    Problem,
+    machine::{Doubt, Effect, Job, Terms, This, Unwind},
+};
+
+use crate::{
+    chaos::crash_point,
+    engine::{Engine, Outside},
+    retry::DatabaseBackoff,
+    store::{
+        self,
+        claim::Claimed,
+        facts,
+        settle::{Settled, Settlement},
+    },
+    verdict::{self, Place},
+    world::Local,
+};
+
+/// Taking something back may be slow, but not for ever.
+const UNWIND_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A job in hand, with the moments that its token counts from.
+#[derive(Debug)]
+pub struct Work {
+    pub claimed: Claimed,
+    /// Before the claim was sent, and after its answer came.
+    pub sent: Instant,
+    pub received: Instant,
+    pub jitter: Duration,
+}
+
+pub async fn run<J: Job>(engine: &Engine, work: &Work)
+where
+    Engine: Outside<J>,
+    facts::Fact: From<J::Fact>,
+{
+    let claimed = &work.claimed;
+    let args = match serde_json::from_str::<J::Args>(claimed.args.get()) {
+        Ok(args) => args,
+        Err(error) => return unread::<J>(engine, claimed, Problem::BadArgs, error.to_string()).await,
+    };
+    let state = match &claimed.state {
+        Some(state) => {
+            serde_json::from_str::<J::State>(state.get()).map_err(|e| (Problem::UnreadableState, e.to_string()))
+        }
+        None => J::start(&args).map_err(|e| (Problem::BadArgs, e)),
+    };
+    let undo = claimed.undo.as_ref().map(|undo| serde_json::from_str::<J::Undo>(undo.get())).transpose();
+    let mut run = Run::<J> {
+        engine,
+        work,
+        args,
+        step: claimed.step,
+        retries: claimed.retries,
+        unsure: claimed.unsure,
+        fresh: false,
+    };
+    match (state, undo) {
+        (Ok(state), Ok(None)) => run.steps(state).await,
+        (Ok(end), Ok(Some(undo))) => run.unwind(end, undo).await,
+        (Err((why, detail)), _) => unread::<J>(engine, claimed, why, detail).await,
+        (_, Err(error)) => unread::<J>(engine, claimed, Problem::UnreadableState, error.to_string()).await,
+    }
+}
+
+async fn unread<J: Job>(engine: &Engine, claimed: &Claimed, why: Problem, detail: String) {
+    engine.settle(J::KIND, verdict::unread(claimed, why, detail)).await;
+}
+
+struct Run<'a, J: Job> {
+    engine: &'a Engine,
+    work: &'a Work,
+    args: J::Args,
+    step: i32,
+    retries: u32,
+    unsure: bool,
+    /// The state was entered in this process, a moment ago.
+    fresh: bool,
+}
+
+impl<J: Job> Run<'_, J>
+where
+    Engine: Outside<J>,
+    facts::Fact: From<J::Fact>,
+{
+    async fn steps(&mut self, mut state: J::State) {
+        loop {
+            let terms = J::terms(&self.args, &state);
+            if let Some(why) = self.over_its_limits() {
+                let settlement = self.place().parked(&state, why.code(), why, Doubt::AsBefore);
+                self.settle(&state, settlement).await;
+                return;
+            }
+            let unpaid = terms.lane.as_ref().is_some_and(|lane| lane.name != self.work.claimed.lane);
+            let in_doubt = self.unsure && terms.effect.is_write() && self.work.claimed.lane.is_empty();
+            let repeats = matches!(terms.effect, Effect::Write(_, noshi_jobs::machine::Unsure::Repeat));
+            if unpaid || (in_doubt && !repeats) {
+                let settlement = self.place().reentered(&state, &terms);
+                self.settle(&state, settlement).await;
+                return;
+            }
+            if !self.may_go_on(terms.lane.is_some()).await {
+                return self.hand_back().await;
+            }
+            let next = match terms.effect {
+                Effect::Local(_) => self.step_locally(&state, &terms).await,
+                Effect::Pure | Effect::Read(_) | Effect::Write(..) => self.step_outside(&state, &terms).await,
+            };
+            let Some(next) = next else { return };
+            state = next;
+        }
+    }
+
+    async fn unwind(&mut self, end: J::State, undo: J::Undo) {
+        let lane = J::undo_lane(&self.args, &undo);
+        if lane.as_ref().is_some_and(|lane| lane.name != self.work.claimed.lane) {
+            // Rescued: back into its lane first.
+            let settlement = self.place().unwound(&end, &undo, Unwind::Advance(undo.clone()));
+            self.settle(&end, settlement).await;
+            return;
+        }
+        if !self.may_go_on(lane.is_some()).await {
+            return self.hand_back().await;
+        }
+        crash_point("unwind.before");
+        let world = self.engine.world(&self.work.claimed, &Local::default());
+        let this = self.this();
+        let unwind = AssertUnwindSafe(J::unwind(&this, undo.clone(), &*world)).catch_unwind();
+        let unwind = match tokio::time::timeout(UNWIND_DEADLINE, unwind).await {
+            Ok(Ok(unwind)) => unwind,
+            // Whatever happened, taking back is repeated until it is answered.
+            Ok(Err(_)) | Err(_) => Unwind::Retry,
+        };
+        crash_point("unwind.after");
+        let settlement = self.place().unwound(&end, &undo, unwind);
+        self.settle(&end, settlement).await;
+    }
+
+    const fn place(&self) -> Place<'_, J> {
+        Place {
+            claimed: &self.work.claimed,
+            args: &self.args,
+            step: self.step,
+            retries: self.retries,
+            unsure: self.unsure,
+        }
+    }
+
+    fn this(&self) -> This<J::Args> {
+        let claimed = &self.work.claimed;
+        let held = self.work.received.elapsed();
+        This {
+            args: self.args.clone(),
+            age: claimed.age + held,
+            in_state: if self.fresh { Duration::ZERO } else { claimed.in_state + held },
+            since_call: claimed.since_call.map(|since| since + held),
+            retries: self.retries,
+            unsure: self.unsure,
+        }
+    }
+
+    fn over_its_limits(&self) -> Option<Problem> {
+        match () {
+            () if self.step.unsigned_abs() >= J::LIMITS.steps => Some(Problem::TooManySteps),
+            () if self.work.claimed.age > J::LIMITS.age => Some(Problem::TooOld),
+            () => None,
+        }
+    }
+
+    /// Waits for the token's slot, counted from the receipt of the claim. False: the slot is lost, or no call may start.
+    async fn may_go_on(&self, in_lane: bool) -> bool {
+        if !in_lane {
+            return !self.engine.stopping();
+        }
+        let work = self.work;
+        tokio::time::sleep_until((work.received + work.claimed.wait).into()).await;
+        // The database read its clock between `sent` and `received`: counted from `sent`, lateness is never understated.
+        if work.sent.elapsed().saturating_sub(work.claimed.wait) > work.jitter {
+            metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => work.claimed.lane.clone()).increment(1);
+            return false;
+        }
+        !self.engine.stopping() && self.engine.may_call()
+    }
+
+    async fn hand_back(&self) {
+        self.engine.hand_back(&[(self.work.claimed.id, self.work.claimed.lease, self.step)]).await;
+    }
+
+    /// A step whose call, if it makes one, leaves this machine.
+    async fn step_outside(&mut self, state: &J::State, terms: &Terms<J::State>) -> Option<J::State> {
+        crash_point("step.before");
+        let world = self.engine.world(&self.work.claimed, &Local::default());
+        let this = self.this();
+        let step = AssertUnwindSafe(J::step(&this, state.clone(), &*world)).catch_unwind();
+        let (settlement, next) = match tokio::time::timeout(terms.deadline, step).await {
+            Ok(Ok(step)) => {
+                if let Some(closing) = step.closing {
+                    self.engine.close_lane(&self.work.claimed.lane, closing).await;
+                }
+                self.place().stepped(state, terms, step)
+            }
+            Ok(Err(_)) => (self.place().broken(state, terms, "panicked", Problem::Panicked), None),
+            Err(_) => (self.place().broken(state, terms, "over_deadline", Problem::OverDeadline), None),
+        };
+        crash_point("step.after");
+        self.go_on(state, settlement, next).await
+    }
+
+    /// A step whose operation is in our own database: operation and transition in one transaction.
+    async fn step_locally(&mut self, state: &J::State, terms: &Terms<J::State>) -> Option<J::State> {
+        let mut backoff = DatabaseBackoff::default();
+        loop {
+            match self.try_locally(state, terms).await {
+                Ok((Settled::Applied, settlement, next)) => {
+                    self.engine.settled(J::KIND, &settlement);
+                    self.entered(&settlement);
+                    return next;
+                }
+                Ok((Settled::Stale, ..)) => return None,
+                Ok((Settled::FollowUpConflict, ..)) => {
+                    self.park_conflict(state).await;
+                    return None;
+                }
+                // If the settle was applied after all, the next round finds itself stale, and the job goes on from its row.
+                Err(error) => {
+                    tracing::warn!(job = self.work.claimed.id, %error, "a local operation was not answered; trying again")
+                }
+            }
+            if self.engine.stopping() || !self.engine.may_call() {
+                self.hand_back().await;
+                return None;
+            }
+            backoff.pause().await;
+        }
+    }
+
+    async fn try_locally(
+        &self,
+        state: &J::State,
+        terms: &Terms<J::State>,
+    ) -> Result<(Settled, Settlement, Option<J::State>), sqlx::Error> {
+        let local = Local::default();
+        local.begin(&self.engine.pool).await?;
+        let world = self.engine.world(&self.work.claimed, &local);
+        let this = self.this();
+        let step = tokio::select! {
+            step = AssertUnwindSafe(J::step(&this, state.clone(), &*world)).catch_unwind() => step,
+            error = local.failure() => return Err(error),
+        };
+        let transaction = local.take().await;
+        let (Ok(step), Some(transaction)) = (step, transaction) else {
+            // The transaction is dropped, and its operation with it.
+            let settlement = self.place().broken(state, terms, "panicked", Problem::Panicked);
+            return Ok((self.engine.settle(J::KIND, settlement.clone()).await, settlement, None));
+        };
+        let (settlement, next) = self.place().stepped(state, terms, step);
+        let settled = store::settle::settle_local(transaction, self.engine.worker, &settlement).await?;
+        Ok((settled, settlement, next))
+    }
+
+    async fn go_on(&mut self, state: &J::State, settlement: Settlement, next: Option<J::State>) -> Option<J::State> {
+        let entered = settlement.clone();
+        if self.settle(state, settlement).await != Settled::Applied {
+            return None;
+        }
+        self.entered(&entered);
+        next
+    }
+
+    fn entered(&mut self, settlement: &Settlement) {
+        self.step += 1;
+        self.retries = 0;
+        self.fresh = true;
+        self.unsure = match settlement.doubt {
+            Doubt::AsBefore => self.unsure,
+            Doubt::Raised => true,
+            Doubt::Settled => false,
+        };
+    }
+
+    async fn settle(&self, state: &J::State, settlement: Settlement) -> Settled {
+        let settled = self.engine.settle(J::KIND, settlement).await;
+        if settled == Settled::FollowUpConflict {
+            self.park_conflict(state).await;
+        }
+        settled
+    }
+
+    /// The step was not recorded: of a write, its answer is lost to us, and only that.
+    async fn park_conflict(&self, state: &J::State) {
+        let doubt = if J::terms(&self.args, state).effect.is_write() { Doubt::Raised } else { Doubt::AsBefore };
+        let why = Problem::FollowUpConflict;
+        self.engine.settle(J::KIND, self.place().parked(state, why.code(), why, doubt)).await;
+    }
+}

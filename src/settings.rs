@@ -1,0 +1,47 @@
+//! Configuration: one TOML file, named by `NOSHI_CONFIG` or `--config`; unknown keys are refused. Secrets stay in files of their own.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::{clients::GiftSettings, gifts::Gifts, vault::Vault};
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The file with the keys that seal gift codes and recipients.
+    pub vault_key_file: Option<PathBuf>,
+    pub gifts: GiftSettings,
+}
+
+impl Settings {
+    pub fn read(file: Option<&Path>) -> anyhow::Result<Settings> {
+        let Some(file) = file else { return Ok(Settings::default()) };
+        let source = config::File::from(file).format(config::FileFormat::Toml).required(true);
+        let settings = config::Config::builder().add_source(source).build();
+        settings
+            .and_then(config::Config::try_deserialize)
+            .with_context(|| format!("the configuration file {} cannot be used", file.display()))
+    }
+
+    /// The vault, which everything that touches codes or recipients needs.
+    pub fn vault(&self) -> anyhow::Result<Arc<Vault>> {
+        let file = self.vault_key_file.as_deref().context(
+            "the configuration names no `vault_key_file`; make one with `noshi vault new-key > FILE` and `chmod 600 FILE`",
+        )?;
+        Ok(Arc::new(Vault::open(file)?))
+    }
+
+    /// The gift providers. Without any in the configuration, none, and no vault is needed.
+    pub fn gifts(&self) -> anyhow::Result<Gifts> {
+        let named = &self.gifts;
+        if named.amazon_incentives.is_none() && named.gift_on_demand.is_none() && named.tango_card.is_none() {
+            return Ok(Gifts::default());
+        }
+        Gifts::open(named, self.vault()?)
+    }
+}

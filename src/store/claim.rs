@@ -1,0 +1,223 @@
+//! Claims: tokens and rows in one statement, never a row without a token.
+
+use std::time::Duration;
+
+use noshi_jobs::{Kind, Problem};
+use serde_json::value::RawValue;
+use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
+
+use super::seconds;
+
+/// How far ahead of its slot a token may be handed out: a 429 elsewhere stops the fleet within this time.
+pub const HORIZON: Duration = Duration::from_millis(250);
+
+/// One job in this worker's hands.
+#[derive(Debug)]
+pub struct Claimed {
+    pub id: i64,
+    pub kind: String,
+    pub key: String,
+    pub args: Box<RawValue>,
+    pub at: String,
+    pub state: Option<Box<RawValue>>,
+    pub undo: Option<Box<RawValue>>,
+    /// The problem that the job already carries.
+    pub code: Option<&'static str>,
+    pub lane: String,
+    pub lease: i64,
+    pub step: i32,
+    pub retries: u32,
+    pub unsure: bool,
+    pub age: Duration,
+    pub in_state: Duration,
+    pub since_call: Option<Duration>,
+    /// From the receipt of the claim to the slot of its token.
+    pub wait: Duration,
+}
+
+/// What a claim found in a lane.
+#[derive(Debug, Default)]
+pub struct Catch {
+    /// The lane is paused or closed, or does not exist.
+    pub closed: bool,
+    /// Tokens there were within the horizon, at most as many as were asked for.
+    pub tokens: usize,
+    pub jobs: Vec<Claimed>,
+    /// Jobs wait that were running when their worker died: they are claimed alone.
+    pub suspects: bool,
+    /// Lateness that a slot of this lane forgives.
+    pub jitter: Duration,
+}
+
+macro_rules! claim_sql {
+    ($lost:literal, $budgets:literal) => {
+        concat!(
+            "with clock as materialized (select clock_timestamp() as now, noshi.server() as server),
+l as materialized (
+    select l.*, c.now, c.server as server_now from noshi.lane l, clock c
+    where l.name = $2 and not l.paused and coalesce(l.closed_until <= c.now, true)
+      and l.closed_code is distinct from 'credentials'
+    for update of l
+),
+-- After a restart or a failover a budget is pushed once: slots handed out before it may be lost to us.
+budget as materialized (
+    select b.per, b.jitter, i.emission, p.base, p.base - (b.burst - 1) * i.emission - l.now as first
+    from noshi.lane_budget b
+    join l on b.lane = l.name
+    cross join lateral (select (b.per + b.jitter) / (b.calls - b.burst + 1) as emission) i
+    cross join lateral (select greatest(b.tat, l.now, case when l.server <> l.server_now
+        then l.now + $4::interval + least(b.per, '1 second') end) as base) p
+    where ",
+            $budgets,
+            "
+    for update of b
+),
+k as materialized (
+    select coalesce(max(least($3, t.slots)), 0)::int as k from l, (
+        select coalesce(min(greatest(0, floor(extract(epoch from $4::interval - first) / extract(epoch from emission)) + 1)), $3) as slots
+        from budget) t
+),
+relief as materialized (
+    select id, rank, row_number() over (order by priority, rank, id) as n from (
+        select id, priority, rank from noshi.job where status = 'available' and lost ",
+            $lost,
+            " and lane = $2 and relief and kind = any($5)
+        order by priority, rank, id limit (select k from k) for update skip locked) r
+),
+writes as materialized (
+    select id, rank, row_number() over (order by priority, rank, id) as n from (
+        select id, priority, rank from noshi.job where status = 'available' and lost ",
+            $lost,
+            " and lane = $2 and not relief and kind = any($5)
+        order by priority, rank, id
+        limit (select case when l.closed_code is null then k else 0 end from k, l) for update skip locked) w
+),
+-- Every reserve-th token goes to inquiries and unwinding first; what either side leaves, the other may use.
+share as materialized (
+    select k, least((select count(*) from relief),
+        greatest((tokens + k) / reserve - tokens / reserve, k - (select count(*) from writes))) as reliefs
+    from k, l
+),
+picked as materialized (
+    select id, rank, row_number() over (order by part, n) - 1 as i from (
+        select id, rank, n, 0 as part from relief, share where n <= reliefs
+        union all
+        select id, rank, n, 1 from writes, share where n <= k - reliefs) p
+),
+taken as materialized (select count(*)::int as n, max(rank) as rank from picked),
+spend as (
+    update noshi.lane_budget t set tat = b.base + b.emission * taken.n from budget b, taken
+    where t.lane = $2 and t.per = b.per and taken.n > 0
+),
+serve as (
+    update noshi.lane t set tokens = t.tokens + taken.n, vtime = greatest(t.vtime, taken.rank), server = l.server_now
+    from l, taken where t.name = l.name and taken.n > 0
+),
+claimed as (
+    update noshi.job j set status = 'running', worker = $1, lease = lease + 1,
+        waited = case when j.lane = '' then waited else waited + greatest(l.now - j.run_at, '0') end,
+        called_at = case when j.writes and j.lane <> '' then coalesce(called_at, l.now) else called_at end
+    from picked, l where j.id = picked.id
+    returning j.*, picked.i
+),
+journal as (
+    insert into noshi.job_event (job, event, lease, step, worker, was, became)
+    select id, 'claimed', lease, step, worker, at, at from claimed
+)
+select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.lane, c.lease, c.step, c.retries, c.unsure,
+    extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.entered_at)::float8 as in_state,
+    extract(epoch from l.now - c.called_at)::float8 as since_call,
+    (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
+    (select min(extract(epoch from jitter)) from budget)::float8 as jitter,
+    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lane = $2 and s.kind = any($5)) as suspects
+from l cross join k left join claimed c on true"
+        )
+    };
+}
+
+const CLAIM: &str = claim_sql!("= 0", "true");
+const CLAIM_SUSPECT: &str = claim_sql!("> 0", "true");
+const CLAIM_WITHOUT_TOKENS: &str = claim_sql!("= 0", "false");
+
+/// Claims at most `want` available jobs of a lane, each with a token of every budget of the lane.
+///
+/// `suspect` asks for jobs whose last worker died holding them; those are to be claimed one at a time, alone.
+pub async fn claim(pool: &PgPool, worker: i64, lane: &str, want: usize, suspect: bool) -> Result<Catch, sqlx::Error> {
+    let sql = match suspect {
+        _ if crate::chaos::planted(crate::chaos::Bug::NoTokens) => CLAIM_WITHOUT_TOKENS,
+        true => CLAIM_SUSPECT,
+        false => CLAIM,
+    };
+    let want = i32::try_from(want).unwrap_or(i32::MAX);
+    // A kind of a newer version is left alone.
+    let kinds = Kind::ALL.map(Kind::name).to_vec();
+    let rows = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).fetch_all(pool).await?;
+    let Some(first) = rows.first() else { return Ok(Catch { closed: true, ..Catch::default() }) };
+    let mut catch = Catch {
+        closed: false,
+        tokens: usize::try_from(first.try_get::<i32, _>("k")?).unwrap_or(0),
+        jobs: Vec::with_capacity(rows.len()),
+        suspects: first.try_get("suspects")?,
+        jitter: first.try_get::<Option<f64>, _>("jitter")?.map_or(Duration::MAX, seconds),
+    };
+    for row in &rows {
+        if row.try_get::<Option<i64>, _>("id")?.is_some() {
+            catch.jobs.push(read(row)?);
+        }
+    }
+    Ok(catch)
+}
+
+fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
+    let json = |name| row.try_get::<Option<Json<Box<RawValue>>>, _>(name).map(|value| value.map(|Json(raw)| raw));
+    Ok(Claimed {
+        id: row.try_get("id")?,
+        kind: row.try_get("kind")?,
+        key: row.try_get("key")?,
+        args: row.try_get::<Json<Box<RawValue>>, _>("args")?.0,
+        at: row.try_get("at")?,
+        state: json("state")?,
+        undo: json("undo")?,
+        code: row
+            .try_get::<Option<&str>, _>("code")?
+            .and_then(|code| Problem::ALL.iter().find(|p| p.code() == code))
+            .map(|p| p.code()),
+        lane: row.try_get("lane")?,
+        lease: row.try_get("lease")?,
+        step: row.try_get("step")?,
+        retries: row.try_get::<i32, _>("retries")?.unsigned_abs(),
+        unsure: row.try_get("unsure")?,
+        age: seconds(row.try_get("age")?),
+        in_state: seconds(row.try_get("in_state")?),
+        since_call: row.try_get::<Option<f64>, _>("since_call")?.map(seconds),
+        wait: row.try_get::<Option<f64>, _>("wait")?.map_or(Duration::ZERO, seconds),
+    })
+}
+
+const PROMOTE: &str = "with due as (
+    select id from noshi.job where status in ('scheduled', 'retryable') and run_at <= clock_timestamp()
+    order by run_at limit 1000 for update skip locked),
+promoted as (
+    update noshi.job j set status = 'available' from due where j.id = due.id returning 1)
+select (select count(*) from promoted) as promoted,
+    extract(epoch from (select min(run_at) from noshi.job where status in ('scheduled', 'retryable') and run_at > clock_timestamp())
+        - clock_timestamp())::float8 as next";
+
+/// Makes waiting jobs whose time has come available. Returns how many, and how long until the next.
+pub async fn promote_due(pool: &PgPool) -> Result<(i64, Option<Duration>), sqlx::Error> {
+    let row = sqlx::query(PROMOTE).fetch_one(pool).await?;
+    Ok((row.try_get("promoted")?, row.try_get::<Option<f64>, _>("next")?.map(seconds)))
+}
+
+const HAND_BACK: &str = "with b as (
+    update noshi.job j set status = 'available', worker = null from unnest($2::bigint[], $3::bigint[], $4::int[]) as h(id, lease, step)
+    where j.id = h.id and j.lease = h.lease and j.worker = $1 and j.step = h.step and j.status = 'running'
+    returning j.id, j.lease, j.step, j.at)
+insert into noshi.job_event (job, event, lease, step, worker, was, became)
+select id, 'handed_back', lease, step, $1, at, at from b";
+
+/// Gives jobs back untouched: no call was made under these leases, and doubt stays as it is.
+pub async fn hand_back(pool: &PgPool, worker: i64, held: &[(i64, i64, i32)]) -> Result<u64, sqlx::Error> {
+    let (ids, (leases, steps)): (Vec<i64>, (Vec<i64>, Vec<i32>)) = held.iter().map(|&(i, l, s)| (i, (l, s))).unzip();
+    Ok(sqlx::query(HAND_BACK).bind(worker).bind(ids).bind(leases).bind(steps).execute(pool).await?.rows_affected())
+}

@@ -1,0 +1,112 @@
+//! How jobs come in: through the producer's function, or as follow-ups of a transition.
+
+use noshi_jobs::{Kind, Request, gift_issuance::Sealed};
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool, Row, types::Json};
+
+/// Why a request was not taken. Nothing of it was written.
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// The id exists with other arguments; the text shows the difference.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    Malformed(String),
+    #[error("the database did not take the request, and nothing was written: {0}")]
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for EnqueueError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(database) = error.as_database_error() else { return EnqueueError::Database(error) };
+        let detail = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|e| e.detail());
+        match (database.code().as_deref(), detail) {
+            (Some("NS409"), Some(detail)) => EnqueueError::Conflict(format!("{}: {detail}", database.message())),
+            (Some("NS400"), _) => EnqueueError::Malformed(database.message().to_owned()),
+            _ => EnqueueError::Database(error),
+        }
+    }
+}
+
+const ENQUEUE_ROWS: &str = "select noshi.enqueue_rows($1, $2, $3, $4)";
+
+/// Enqueues all of these, or none. Returns the jobs' ids, in order.
+pub async fn enqueue(
+    connection: &mut PgConnection,
+    kind: Kind,
+    rows: &[(String, Value)],
+    interactive: bool,
+) -> Result<Vec<i64>, EnqueueError> {
+    let (keys, args): (Vec<&str>, Vec<Json<&Value>>) =
+        rows.iter().map(|(key, args)| (key.as_str(), Json(args))).unzip();
+    let rows = sqlx::query(ENQUEUE_ROWS)
+        .bind(kind.name())
+        .bind(keys)
+        .bind(args)
+        .bind(if interactive { 0_i16 } else { 1 })
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+// Ordered by key, so that concurrent groups lock in one order.
+const FOLLOW_UPS: &str = "with r as materialized (select * from unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[]) as r(parent, kind, key, args)),
+i as (
+    insert into noshi.job (kind, key, fingerprint, args)
+    select kind, key, sha256(convert_to(args::text, 'UTF8')), args from r order by kind, key
+    on conflict on constraint job_key do nothing returning kind, key)
+select r.parent, r.kind, r.key, r.args from r left join i using (kind, key) where i.key is null";
+
+const CONFLICTING: &str =
+    "select r.parent from unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[]) as r(parent, kind, key, args)
+join noshi.job j using (kind, key) where j.fingerprint <> sha256(convert_to(r.args::text, 'UTF8')) limit 1";
+
+/// Inserts follow-up jobs beside the transition that asked for them. Returns a parent whose follow-up exists with other arguments.
+pub async fn follow_ups(
+    connection: &mut PgConnection,
+    requests: &[(i64, &Request)],
+) -> Result<Option<i64>, sqlx::Error> {
+    if requests.is_empty() {
+        return Ok(None);
+    }
+    let parents: Vec<i64> = requests.iter().map(|(parent, _)| *parent).collect();
+    let kinds: Vec<&str> = requests.iter().map(|(_, r)| r.kind().name()).collect();
+    let keys: Vec<String> = requests.iter().map(|(_, r)| r.id().0).collect();
+    let args: Vec<Json<&Request>> = requests.iter().map(|(_, r)| Json(*r)).collect();
+    let query = |sql| sqlx::query(sql).bind(parents.clone()).bind(kinds.clone()).bind(keys.clone()).bind(args.clone());
+    let existing = query(FOLLOW_UPS).fetch_all(&mut *connection).await?;
+    if existing.is_empty() {
+        return Ok(None);
+    }
+    match query(CONFLICTING).fetch_optional(connection).await? {
+        Some(row) => Ok(Some(row.try_get(0)?)),
+        None => Ok(None),
+    }
+}
+
+const SEAL_RECIPIENTS: &str =
+    "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+select 'recipient', grant_id, grant_id, '', key_id, nonce, ciphertext
+from unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) as r(grant_id, key_id, nonce, ciphertext)
+on conflict do nothing";
+
+/// Keeps the recipients of grants, sealed before they came here.
+pub async fn seal_recipients(connection: &mut PgConnection, sealed: &[(String, Sealed)]) -> Result<(), sqlx::Error> {
+    sqlx::query(SEAL_RECIPIENTS)
+        .bind(sealed.iter().map(|(grant, _)| grant.as_str()).collect::<Vec<_>>())
+        .bind(sealed.iter().map(|(_, s)| s.key_id.as_str()).collect::<Vec<_>>())
+        .bind(sealed.iter().map(|(_, s)| s.nonce.as_slice()).collect::<Vec<_>>())
+        .bind(sealed.iter().map(|(_, s)| s.ciphertext.as_slice()).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The number of jobs that are not at rest.
+pub async fn open_jobs(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "select count(*) from noshi.job where status in ('scheduled', 'available', 'running', 'retryable')",
+    )
+    .fetch_one(pool)
+    .await
+}

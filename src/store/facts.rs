@@ -1,0 +1,210 @@
+//! Facts: inserted, never updated, written in a group with other jobs' facts. And the local operations, each in its own transaction.
+
+use noshi_jobs::{gift_issuance, probe};
+use sqlx::{PgConnection, Row};
+
+use crate::chaos::{Bug, planted};
+
+/// A fact of any kind of job.
+#[derive(Debug, Clone)]
+pub enum Fact {
+    Gift(gift_issuance::Fact),
+    Probe(probe::Note),
+}
+
+impl From<gift_issuance::Fact> for Fact {
+    fn from(fact: gift_issuance::Fact) -> Self {
+        Fact::Gift(fact)
+    }
+}
+
+impl From<probe::Note> for Fact {
+    fn from(note: probe::Note) -> Self {
+        Fact::Probe(note)
+    }
+}
+
+/// One row of `gift_outcome`.
+struct Outcome<'a> {
+    trade: &'a str,
+    outcome: &'static str,
+    card: Option<&'a str>,
+    reason: Option<&'a str>,
+}
+
+const OUTCOMES: &str = "insert into noshi.gift_outcome (trade, outcome, card, reason)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])";
+
+const CODES: &str = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+select 'gift_code', * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])";
+
+const NOTES: &str = "insert into noshi.probe_note (job, text) select * from unnest($1::bigint[], $2::text[])";
+
+pub async fn insert(connection: &mut PgConnection, facts: &[(i64, &Fact)]) -> Result<(), sqlx::Error> {
+    let (mut gifts, mut notes) = (vec![], vec![]);
+    for (job, fact) in facts {
+        match fact {
+            Fact::Gift(gift) => gifts.push((*job, gift)),
+            Fact::Probe(note) => notes.push((*job, note.text.as_str())),
+        }
+    }
+    if !gifts.is_empty() {
+        insert_gifts(connection, &gifts).await?;
+    }
+    if !notes.is_empty() {
+        let (jobs, texts): (Vec<i64>, Vec<&str>) = notes.into_iter().unzip();
+        sqlx::query(NOTES).bind(jobs).bind(texts).execute(connection).await?;
+    }
+    Ok(())
+}
+
+async fn insert_gifts(connection: &mut PgConnection, facts: &[(i64, &gift_issuance::Fact)]) -> Result<(), sqlx::Error> {
+    use gift_issuance::Fact;
+    let mut outcomes = vec![];
+    let mut codes = vec![];
+    for (job, fact) in facts {
+        outcomes.push(match fact {
+            Fact::Issued { trade, grant, provider, card, code, value: _ } => {
+                if let Some(code) = code {
+                    codes.push((trade.as_str(), grant.as_str(), provider.as_str(), code));
+                }
+                if planted(Bug::CodeInJournal) {
+                    leak(connection, *job, card).await?;
+                }
+                Outcome { trade, outcome: "issued", card: Some(card), reason: None }
+            }
+            Fact::Voided { trade, reason } => Outcome { trade, outcome: "void", card: None, reason: Some(reason) },
+            Fact::Refused { trade, reason } => Outcome { trade, outcome: "refused", card: None, reason: Some(reason) },
+        });
+    }
+    sqlx::query(OUTCOMES)
+        .bind(outcomes.iter().map(|o| o.trade).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|o| o.outcome).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|o| o.card).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|o| o.reason).collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await?;
+    if codes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(CODES)
+        .bind(codes.iter().map(|(trade, ..)| *trade).collect::<Vec<_>>())
+        .bind(codes.iter().map(|(_, grant, ..)| *grant).collect::<Vec<_>>())
+        .bind(codes.iter().map(|(_, _, provider, _)| *provider).collect::<Vec<_>>())
+        .bind(codes.iter().map(|(.., code)| code.key_id.as_str()).collect::<Vec<_>>())
+        .bind(codes.iter().map(|(.., code)| code.nonce.as_slice()).collect::<Vec<_>>())
+        .bind(codes.iter().map(|(.., code)| code.ciphertext.as_slice()).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The planted bug `code_in_journal`: a canary in a place where no code may ever be.
+async fn leak(connection: &mut PgConnection, job: i64, card: &str) -> Result<(), sqlx::Error> {
+    const LEAK: &str =
+        "insert into noshi.job_event (job, event, lease, step, detail) values ($1, 'leak', 0, 0, 'CNRY-' || $2)";
+    sqlx::query(LEAK).bind(job).bind(card).execute(connection).await?;
+    Ok(())
+}
+
+/// Which providers may start new trades: their lane is neither paused nor closed.
+const OPEN_LANES: &str = "select name from noshi.lane where name = any($1) and not paused and closed_code is null";
+
+pub async fn open_lanes(connection: &mut PgConnection, lanes: &[String]) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(OPEN_LANES).bind(lanes).fetch_all(connection).await
+}
+
+/// A trade about to be saved.
+#[derive(Debug)]
+pub struct NewTrade<'a> {
+    pub id: &'a str,
+    pub grant: &'a str,
+    pub generation: i16,
+    pub job: i64,
+    pub provider: &'a str,
+    pub category: &'a str,
+    pub amount: i64,
+    pub currency: &'a str,
+}
+
+const SAVE_TRADE: &str =
+    "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+select $1, $2, $3, $4, $5, $6, $7, $8
+where not exists (
+    -- At most one live trade per grant: every older one must be proven void.
+    select from noshi.gift_trade t where t.grant_id = $2 and t.id <> $1
+    and not exists (select from noshi.gift_outcome o where o.trade = t.id and o.outcome = 'void'))
+on conflict do nothing returning id";
+
+/// Saves a trade id before its first call (R11). False where the grant has a live trade already.
+pub async fn save_trade(connection: &mut PgConnection, trade: &NewTrade<'_>) -> Result<bool, sqlx::Error> {
+    let saved = sqlx::query(SAVE_TRADE)
+        .bind(trade.id)
+        .bind(trade.grant)
+        .bind(trade.generation)
+        .bind(trade.job)
+        .bind(trade.provider)
+        .bind(trade.category)
+        .bind(trade.amount)
+        .bind(trade.currency)
+        .fetch_optional(connection)
+        .await?;
+    Ok(saved.is_some())
+}
+
+const TALLY: &str = "insert into noshi.probe_tally (name, job) values ($1, $2) on conflict do nothing returning name";
+
+pub async fn tally(connection: &mut PgConnection, name: &str, job: i64) -> Result<bool, sqlx::Error> {
+    Ok(sqlx::query(TALLY).bind(name).bind(job).fetch_optional(connection).await?.is_some())
+}
+
+const REWRAP_NEXT: &str = "select what, subject, grant_id, provider, key_id, nonce, ciphertext from noshi_sealed.sealed
+where key_id <> $1 order by key_id limit 200 for update skip locked";
+const REWRAP: &str =
+    "update noshi_sealed.sealed set key_id = $3, nonce = $4, ciphertext = $5 where what = $1 and subject = $2";
+
+/// A sealed value in its place.
+#[derive(Debug)]
+pub struct SealedRow {
+    pub what: String,
+    pub subject: String,
+    pub grant: String,
+    pub provider: String,
+    pub sealed: gift_issuance::Sealed,
+}
+
+/// The next sealed values that are not under `key_id`, locked until the transaction ends.
+pub async fn sealed_under_other_keys(
+    connection: &mut PgConnection,
+    key_id: &str,
+) -> Result<Vec<SealedRow>, sqlx::Error> {
+    let rows = sqlx::query(REWRAP_NEXT).bind(key_id).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(SealedRow {
+                what: row.try_get("what")?,
+                subject: row.try_get("subject")?,
+                grant: row.try_get("grant_id")?,
+                provider: row.try_get("provider")?,
+                sealed: gift_issuance::Sealed {
+                    key_id: row.try_get("key_id")?,
+                    nonce: row.try_get("nonce")?,
+                    ciphertext: row.try_get("ciphertext")?,
+                },
+            })
+        })
+        .collect()
+}
+
+pub async fn replace_sealed(connection: &mut PgConnection, row: &SealedRow) -> Result<(), sqlx::Error> {
+    let sealed = &row.sealed;
+    sqlx::query(REWRAP)
+        .bind(&row.what)
+        .bind(&row.subject)
+        .bind(&sealed.key_id)
+        .bind(&sealed.nonce)
+        .bind(&sealed.ciphertext)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

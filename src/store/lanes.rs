@@ -1,0 +1,116 @@
+//! Lanes: their budgets, and how they close for the whole fleet.
+
+use std::time::Duration;
+
+use noshi_jobs::machine::Closing;
+use sqlx::{PgPool, Row};
+
+use super::seconds;
+use crate::chaos::{Bug, planted};
+
+/// `calls` per `per`, of which `burst` may come at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    pub per: Duration,
+    pub calls: u32,
+    pub burst: u32,
+    pub jitter: Duration,
+}
+
+const DECLARE_LANE: &str = "insert into noshi.lane (name) values ($1) on conflict do nothing";
+const DECLARE_BUDGET: &str = "insert into noshi.lane_budget (lane, per, calls, burst, jitter) values ($1, $2, $3, $4, $5)
+on conflict (lane, per) do update set calls = excluded.calls, burst = excluded.burst, jitter = excluded.jitter
+where (lane_budget.calls, lane_budget.burst, lane_budget.jitter) is distinct from (excluded.calls, excluded.burst, excluded.jitter)";
+
+/// Makes sure that a lane exists with these budgets; its state and its spent tokens stay.
+pub async fn declare(pool: &PgPool, lane: &str, budgets: &[Budget]) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query(DECLARE_LANE).bind(lane).execute(&mut *transaction).await?;
+    for budget in budgets {
+        sqlx::query(DECLARE_BUDGET)
+            .bind(lane)
+            .bind(budget.per)
+            .bind(i32::try_from(budget.calls).unwrap_or(i32::MAX))
+            .bind(i32::try_from(budget.burst).unwrap_or(i32::MAX))
+            .bind(budget.jitter)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await
+}
+
+const THROTTLE: &str =
+    "update noshi.lane set closed_until = greatest(closed_until, clock_timestamp() + $2) where name = $1";
+const CLOSE: &str = "update noshi.lane set closed_code = $2, closed_at = clock_timestamp() where name = $1 and closed_code is distinct from $2
+and closed_code is distinct from 'credentials'";
+
+/// Closes a lane for the whole fleet, as a provider's answer asked.
+pub async fn close(pool: &PgPool, lane: &str, closing: Closing) -> Result<(), sqlx::Error> {
+    match closing {
+        Closing::Throttled(_) if planted(Bug::NoRetryAfter) => return Ok(()),
+        Closing::Throttled(wait) => sqlx::query(THROTTLE).bind(lane).bind(wait).execute(pool).await?,
+        Closing::Funds => sqlx::query(CLOSE).bind(lane).bind("funds").execute(pool).await?,
+        Closing::Credentials => sqlx::query(CLOSE).bind(lane).bind("credentials").execute(pool).await?,
+    };
+    Ok(())
+}
+
+const PAUSE: &str = "update noshi.lane set paused = $2 where name = $1";
+const OPEN: &str =
+    "update noshi.lane set paused = false, closed_code = null, closed_at = null, closed_until = null where name = $1";
+
+/// An operator's pause: new writes, inquiries and unwinding all wait.
+pub async fn pause(pool: &PgPool, lane: &str) -> Result<bool, sqlx::Error> {
+    Ok(sqlx::query(PAUSE).bind(lane).bind(true).execute(pool).await?.rows_affected() == 1)
+}
+
+/// Opens a lane that was paused, closed by its breaker, or throttled.
+pub async fn resume(pool: &PgPool, lane: &str) -> Result<bool, sqlx::Error> {
+    Ok(sqlx::query(OPEN).bind(lane).execute(pool).await?.rows_affected() == 1)
+}
+
+/// A lane as it stands.
+#[derive(Debug, Clone)]
+pub struct LaneState {
+    pub name: String,
+    pub paused: bool,
+    pub closed_for: Option<Duration>,
+    pub closed_code: Option<String>,
+    pub tokens: i64,
+    /// `calls per per`, for people.
+    pub budgets: String,
+    /// Age of the oldest job that could be claimed.
+    pub oldest_available: Option<Duration>,
+}
+
+const LIST: &str = "select l.name, l.paused, l.closed_code, l.tokens,
+    extract(epoch from nullif(greatest(l.closed_until, clock_timestamp()), clock_timestamp()) - clock_timestamp())::float8 as closed_for,
+    coalesce((select string_agg(b.calls || ' per ' || b.per, ', ' order by b.per) from noshi.lane_budget b where b.lane = l.name), '') as budgets,
+    extract(epoch from clock_timestamp() - least(
+        (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and j.relief
+         order by priority, rank, id limit 1),
+        (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and not j.relief
+         order by priority, rank, id limit 1)))::float8 as oldest
+from noshi.lane l order by l.name";
+
+pub async fn list(pool: &PgPool) -> Result<Vec<LaneState>, sqlx::Error> {
+    let rows = sqlx::query(LIST).fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(LaneState {
+                name: row.try_get("name")?,
+                paused: row.try_get("paused")?,
+                closed_for: row.try_get::<Option<f64>, _>("closed_for")?.map(seconds),
+                closed_code: row.try_get("closed_code")?,
+                tokens: row.try_get("tokens")?,
+                budgets: row.try_get("budgets")?,
+                oldest_available: row.try_get::<Option<f64>, _>("oldest")?.map(seconds),
+            })
+        })
+        .collect()
+}
+
+/// The names of all lanes.
+pub async fn names(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("select name from noshi.lane").fetch_all(pool).await
+}

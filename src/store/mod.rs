@@ -1,0 +1,95 @@
+//! All SQL. One function per legal change, named by a verb; every write of a held job is fenced by id, lease, worker and step.
+
+pub mod claim;
+pub mod enqueue;
+pub mod facts;
+pub mod lanes;
+pub mod numbers;
+pub mod recover;
+pub mod settle;
+pub mod workers;
+
+use std::{str::FromStr, time::Duration};
+
+use anyhow::Context;
+use sqlx::{
+    Executor, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// The group role a process acts in. Its login must be a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Worker,
+    Operator,
+    Producer,
+    /// The login's own rights: migrations and key rotation.
+    Login,
+}
+
+impl Role {
+    const fn set_role(self) -> &'static str {
+        match self {
+            Role::Worker => "set role noshi_worker",
+            Role::Operator => "set role noshi_operator",
+            Role::Producer => "set role noshi_producer",
+            Role::Login => "reset role",
+        }
+    }
+}
+
+/// No statement of ours is slow; one that is must not hold the fleet up.
+const SESSION: &str =
+    "set statement_timeout = '5s'; set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '10s'";
+
+/// Opens a pool whose every connection acts as `role`.
+pub async fn connect(url: &str, role: Role, connections: u32) -> anyhow::Result<PgPool> {
+    let options = PgConnectOptions::from_str(url)
+        .context("DATABASE_URL is not a PostgreSQL URL")?
+        .application_name("noshi")
+        .options([("synchronous_commit", "on")]);
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                connection.execute(SESSION).await?;
+                connection.execute(role.set_role()).await?;
+                Ok(())
+            })
+        })
+        .connect_with(options)
+        .await
+        .context("cannot connect to PostgreSQL; check DATABASE_URL, and that the login is a member of the noshi roles")
+}
+
+pub async fn migrate(url: &str) -> anyhow::Result<()> {
+    let pool = connect(url, Role::Login, 1).await?;
+    let mut connection = pool.acquire().await?;
+    connection.execute("set statement_timeout = 0; set lock_timeout = '10s'").await?;
+    MIGRATIONS.run(&mut *connection).await.context("a migration failed; the database is as it was before it")?;
+    Ok(())
+}
+
+/// The failure may pass: the connection was lost, the server restarts, or a transaction lost a race.
+pub fn is_transient(error: &sqlx::Error) -> bool {
+    let Some(database) = error.as_database_error() else {
+        return !matches!(error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_));
+    };
+    let code = database.code().unwrap_or_default();
+    // 40: rolled back by a race; 53: out of resources; 55P03, 57014: a lock or a statement took too long; 57P, 08: shutting down, lost;
+    // 58, XX: what a server that is crashing says.
+    code.starts_with("40")
+        || code.starts_with("53")
+        || code.starts_with("57")
+        || code.starts_with("08")
+        || code == "55P03"
+}
+
+/// Seconds as the database gives them.
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value.max(0.0)).unwrap_or_default()
+}

@@ -1,0 +1,277 @@
+//! Settles: the durable write at the end of every step. Many concurrent jobs travel in one statement.
+
+use std::{collections::HashSet, time::Duration};
+
+use noshi_jobs::{Request, machine::Doubt};
+use serde_json::value::RawValue;
+use sqlx::{PgConnection, PgPool, Row, types::Json};
+
+use super::{enqueue, facts};
+use crate::chaos::{Bug, crash_point, planted};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Scheduled,
+    Available,
+    Running,
+    Retryable,
+    NeedsOperator,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+impl Status {
+    pub const ALL: [Status; 8] = [
+        Status::Scheduled,
+        Status::Available,
+        Status::Running,
+        Status::Retryable,
+        Status::NeedsOperator,
+        Status::Completed,
+        Status::Failed,
+        Status::Cancelled,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Scheduled => "scheduled",
+            Status::Available => "available",
+            Status::Running => "running",
+            Status::Retryable => "retryable",
+            Status::NeedsOperator => "needs_operator",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What a settle does to the counters of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Another state, or another turn of it: tries begin anew.
+    Advance,
+    Retry,
+    /// Waits; not an attempt.
+    Snooze,
+    /// Back into its lane after a rescue: no step was made, so the death of the last worker stays counted.
+    Reenter,
+}
+
+/// Everything that one step leaves to be written.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    pub id: i64,
+    pub lease: i64,
+    pub step: i32,
+    pub at: String,
+    pub state: Option<Box<RawValue>>,
+    pub undo: Option<Box<RawValue>>,
+    pub status: Status,
+    pub outcome: &'static str,
+    pub code: Option<&'static str>,
+    pub detail: Option<String>,
+    pub lane: String,
+    pub relief: bool,
+    pub writes: bool,
+    pub delay: Duration,
+    pub doubt: Doubt,
+    pub progress: Progress,
+    pub facts: Vec<facts::Fact>,
+    pub follow_ups: Vec<Request>,
+}
+
+/// What became of a settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Applied,
+    /// The lease was lost: another worker has the job, or it was declared lost. Touch nothing more.
+    Stale,
+    /// A follow-up exists with other arguments; nothing of this step was written.
+    FollowUpConflict,
+}
+
+macro_rules! settle_sql {
+    ($fence:literal) => {
+        concat!(
+            "with s as materialized (
+    select * from unnest($2::bigint[], $3::bigint[], $4::int[], $5::text[], $6::jsonb[], $7::jsonb[], $8::noshi.job_status[],
+        $9::text[], $10::text[], $11::text[], $12::text[], $13::bool[], $14::bool[], $15::interval[], $16::smallint[], $17::smallint[])
+    as s(id, lease, step, at, state, undo, status, outcome, code, detail, lane, relief, writes, delay, doubt, progress)
+),
+u as (
+    update noshi.job j set
+        at = s.at, state = s.state, undo = s.undo, status = s.status, outcome = s.outcome, code = s.code, detail = s.detail,
+        lane = s.lane, relief = s.relief, writes = s.writes, step = j.step + 1,
+        lost = case when s.progress = 3 then j.lost else 0 end,
+        retries = case s.progress when 0 then 0 when 1 then j.retries + 1 else j.retries end,
+        unsure = case s.doubt when 1 then true when -1 then false else j.unsure end,
+        called_at = case s.doubt when -1 then null else j.called_at end,
+        worker = case when s.status = 'running' then j.worker end,
+        entered_at = case when s.at = j.at then j.entered_at else clock_timestamp() end,
+        run_at = case when s.status = 'running' then j.run_at else clock_timestamp() + s.delay end,
+        rank = case when s.status = 'running' or (s.lane = j.lane and s.relief = j.relief) or j.priority = 0 then j.rank
+                    else coalesce(l.vtime, 0) + j.row_no end,
+        finished_at = case when s.status in ('completed', 'failed', 'cancelled') then clock_timestamp() end
+    from s left join noshi.lane l on l.name = s.lane
+    where j.id = s.id and ",
+            $fence,
+            "
+    returning j.id, s.lease, s.step, s.at, s.outcome, s.code, s.detail, s.status
+)
+insert into noshi.job_event (job, event, lease, step, worker, became, outcome, code, detail)
+select id, 'settled', lease, step, $1, at, outcome, code, detail from u
+returning job"
+        )
+    };
+}
+
+const SETTLE: &str = settle_sql!("j.lease = s.lease and j.worker = $1 and j.step = s.step and j.status = 'running'");
+const SETTLE_UNFENCED: &str = settle_sql!("true");
+
+/// Settles many jobs in one transaction, facts and follow-ups with them. Returns the ids that were applied; the rest are stale.
+///
+/// Where a follow-up conflicts nothing at all is written, and the error names the job.
+async fn settle_in(
+    connection: &mut PgConnection,
+    worker: i64,
+    group: &[&Settlement],
+) -> Result<HashSet<i64>, SettleError> {
+    let sql = if planted(Bug::NoFence) { SETTLE_UNFENCED } else { SETTLE };
+    macro_rules! column {
+        (|$s:ident| $value:expr) => {
+            group.iter().map(|$s| $value).collect::<Vec<_>>()
+        };
+    }
+    let rows = sqlx::query(sql)
+        .bind(worker)
+        .bind(column!(|s| s.id))
+        .bind(column!(|s| s.lease))
+        .bind(column!(|s| s.step))
+        .bind(column!(|s| s.at.as_str()))
+        .bind(column!(|s| s.state.as_deref().map(Json)))
+        .bind(column!(|s| s.undo.as_deref().map(Json)))
+        .bind(column!(|s| s.status.name()))
+        .bind(column!(|s| s.outcome))
+        .bind(column!(|s| s.code))
+        .bind(column!(|s| s.detail.as_deref()))
+        .bind(column!(|s| s.lane.as_str()))
+        .bind(column!(|s| s.relief))
+        .bind(column!(|s| s.writes))
+        .bind(column!(|s| interval(s.delay)))
+        .bind(column!(|s| match s.doubt {
+            Doubt::AsBefore => 0_i16,
+            Doubt::Raised => 1,
+            Doubt::Settled => -1,
+        }))
+        .bind(column!(|s| match s.progress {
+            Progress::Advance => 0_i16,
+            Progress::Retry => 1,
+            Progress::Snooze => 2,
+            Progress::Reenter => 3,
+        }))
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut applied = HashSet::with_capacity(rows.len());
+    for row in rows {
+        applied.insert(row.try_get("job")?);
+    }
+    let mut new_facts = vec![];
+    let mut follow_ups = vec![];
+    for s in group.iter().filter(|s| applied.contains(&s.id)) {
+        new_facts.extend(s.facts.iter().map(|fact| (s.id, fact)));
+        follow_ups.extend(s.follow_ups.iter().map(|request| (s.id, request)));
+    }
+    facts::insert(connection, &new_facts).await?;
+    if let Some(id) = enqueue::follow_ups(connection, &follow_ups).await? {
+        return Err(SettleError::FollowUpConflict(id));
+    }
+    Ok(applied)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    #[error("a follow-up of job {0} exists with other arguments")]
+    FollowUpConflict(i64),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Settles a group. Each job's result stands at its place in the group.
+pub async fn settle(pool: &PgPool, worker: i64, group: &[Settlement]) -> Result<Vec<Settled>, sqlx::Error> {
+    let mut conflicts = HashSet::new();
+    loop {
+        let rest: Vec<&Settlement> = group.iter().filter(|s| !conflicts.contains(&s.id)).collect();
+        match settle_once(pool, worker, &rest).await {
+            Ok(applied) => {
+                let result = |s: &Settlement| match () {
+                    () if conflicts.contains(&s.id) => Settled::FollowUpConflict,
+                    () if applied.contains(&s.id) => Settled::Applied,
+                    () => Settled::Stale,
+                };
+                return Ok(group.iter().map(result).collect());
+            }
+            Err(SettleError::FollowUpConflict(id)) => _ = conflicts.insert(id),
+            Err(SettleError::Database(error)) => return Err(error),
+        }
+    }
+}
+
+async fn settle_once(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Result<HashSet<i64>, SettleError> {
+    crash_point("settle.before");
+    let bare = group.iter().all(|s| s.facts.is_empty() && s.follow_ups.is_empty());
+    if bare {
+        // One statement is one transaction.
+        let applied = settle_in(&mut *pool.acquire().await?, worker, group).await?;
+        crash_point("settle.after");
+        return Ok(applied);
+    }
+    let mut transaction = pool.begin().await?;
+    let applied = settle_in(&mut transaction, worker, group).await?;
+    crash_point("settle.before_commit");
+    transaction.commit().await?;
+    crash_point("settle.after");
+    Ok(applied)
+}
+
+/// Settles one job inside the transaction of its local operation, and commits both or neither.
+pub async fn settle_local(
+    mut transaction: sqlx::Transaction<'static, sqlx::Postgres>,
+    worker: i64,
+    settlement: &Settlement,
+) -> Result<Settled, sqlx::Error> {
+    match settle_in(&mut transaction, worker, &[settlement]).await {
+        Ok(applied) if applied.is_empty() => {
+            transaction.rollback().await?;
+            Ok(Settled::Stale)
+        }
+        Ok(_) => {
+            crash_point("local.before_commit");
+            transaction.commit().await?;
+            crash_point("local.after");
+            Ok(Settled::Applied)
+        }
+        Err(SettleError::FollowUpConflict(_)) => {
+            transaction.rollback().await?;
+            Ok(Settled::FollowUpConflict)
+        }
+        Err(SettleError::Database(error)) => Err(error),
+    }
+}
+
+const WAS_APPLIED: &str = "select e.job from unnest($2::bigint[], $3::bigint[], $4::int[]) as s(id, lease, step)
+join noshi.job_event e on e.job = s.id and e.step = s.step and e.lease = s.lease and e.worker = $1 and e.event = 'settled'";
+
+/// After an answer to a COMMIT was lost: which of these settles are in the journal?
+pub async fn was_applied(pool: &PgPool, worker: i64, group: &[Settlement]) -> Result<HashSet<i64>, sqlx::Error> {
+    let (ids, (leases, steps)): (Vec<i64>, (Vec<i64>, Vec<i32>)) =
+        group.iter().map(|s| (s.id, (s.lease, s.step))).unzip();
+    let rows = sqlx::query(WAS_APPLIED).bind(worker).bind(ids).bind(leases).bind(steps).fetch_all(pool).await?;
+    rows.iter().map(|row| row.try_get("job")).collect()
+}
+
+fn interval(delay: Duration) -> sqlx::postgres::types::PgInterval {
+    let microseconds = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+    sqlx::postgres::types::PgInterval { months: 0, days: 0, microseconds }
+}

@@ -1,0 +1,46 @@
+//! Worker processes: one row each, one heartbeat each. Declared dead is final.
+
+use std::time::Duration;
+
+use sqlx::{PgPool, Row};
+
+const REGISTER: &str = "insert into noshi.worker (name) values ($1) returning id";
+
+/// A new identity, at every start.
+pub async fn register(pool: &PgPool, name: &str) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(REGISTER).bind(name).fetch_one(pool).await
+}
+
+const RENEW: &str =
+    "update noshi.worker set seen_at = clock_timestamp() where id = $1 and dead_at is null returning id";
+
+/// True while this worker counts as alive; false once it was declared dead, which is final.
+pub async fn renew(pool: &PgPool, worker: i64) -> Result<bool, sqlx::Error> {
+    Ok(sqlx::query(RENEW).bind(worker).fetch_optional(pool).await?.is_some())
+}
+
+const STOP: &str = "update noshi.worker set stopped_at = clock_timestamp() where id = $1";
+
+pub async fn stop(pool: &PgPool, worker: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(STOP).bind(worker).execute(pool).await.map(|_| ())
+}
+
+const HELD: &str = "select id, lease from noshi.job where worker = $1 and status = 'running'";
+
+/// The leases that the database thinks this worker holds.
+pub async fn held(pool: &PgPool, worker: i64) -> Result<Vec<(i64, i64)>, sqlx::Error> {
+    let rows = sqlx::query(HELD).bind(worker).fetch_all(pool).await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("lease")?))).collect()
+}
+
+// No lease expires within one lease time after the server started or was promoted: nobody could renew while it was away.
+const DECLARE_DEAD: &str = "update noshi.worker w set dead_at = clock_timestamp() from noshi.server_seen s
+where w.dead_at is null and w.stopped_at is null and w.seen_at < clock_timestamp() - $1::interval
+  and s.seen_at < clock_timestamp() - $1::interval and pg_postmaster_start_time() < clock_timestamp() - $1::interval
+  and s.server = noshi.server()
+returning w.id";
+
+/// Declares every worker dead that has not renewed within the lease time.
+pub async fn declare_dead(pool: &PgPool, lease: Duration) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar(DECLARE_DEAD).bind(lease).fetch_all(pool).await
+}

@@ -1,0 +1,272 @@
+//! From what a step decided to what is written: builds settlements, touches nothing.
+
+use std::time::Duration;
+
+use noshi_jobs::{
+    Problem,
+    machine::{Doubt, Effect, Job, Lane, Step, Terms, Transition, Unsure, Unwind},
+};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::{
+    chaos::{Bug, planted},
+    retry::durable_delay,
+    store::{
+        claim::Claimed,
+        facts,
+        settle::{Progress, Settlement, Status},
+    },
+};
+
+/// A compensation is tried again after at most this long, for ever.
+const UNDO_CEILING: Duration = Duration::from_secs(600);
+/// How long an undo may fail before people should look; it goes on meanwhile.
+pub const UNDO_STUCK: u32 = 10;
+
+/// Where a claimed job stands, for building its next settlement.
+pub struct Place<'a, J: Job> {
+    pub claimed: &'a Claimed,
+    pub args: &'a J::Args,
+    pub step: i32,
+    pub retries: u32,
+    pub unsure: bool,
+}
+
+/// A settlement of nothing yet.
+pub fn blank(claimed: &Claimed, step: i32, outcome: &'static str, code: Option<Problem>) -> Settlement {
+    Settlement {
+        id: claimed.id,
+        lease: claimed.lease,
+        step,
+        at: String::new(),
+        state: None,
+        undo: None,
+        status: Status::NeedsOperator,
+        outcome,
+        code: code.map(Problem::code),
+        detail: None,
+        lane: String::new(),
+        relief: false,
+        writes: false,
+        delay: Duration::ZERO,
+        doubt: Doubt::AsBefore,
+        progress: Progress::Snooze,
+        facts: vec![],
+        follow_ups: vec![],
+    }
+}
+
+/// Parks a row that this version cannot read, leaving every word of it as it is.
+pub fn unread(claimed: &Claimed, why: Problem, detail: String) -> Settlement {
+    Settlement {
+        at: claimed.at.clone(),
+        state: claimed.state.clone(),
+        undo: claimed.undo.clone(),
+        detail: Some(detail),
+        ..blank(claimed, claimed.step, why.code(), Some(why))
+    }
+}
+
+impl<J: Job> Place<'_, J>
+where
+    facts::Fact: From<J::Fact>,
+{
+    /// What a step decided, and the state to go on with if the job stays in hand.
+    pub fn stepped(
+        &self,
+        state: &J::State,
+        terms: &Terms<J::State>,
+        mut step: Step<J>,
+    ) -> (Settlement, Option<J::State>) {
+        if planted(Bug::BlindRetry) && step.doubt == Doubt::Raised {
+            step.doubt = Doubt::AsBefore;
+            step.transition = Transition::Retry;
+        }
+        let (outcome, doubt) = (step.outcome, step.doubt);
+        let unsure = match doubt {
+            Doubt::AsBefore => self.unsure,
+            Doubt::Raised => true,
+            Doubt::Settled => false,
+        };
+        let after = step.after.unwrap_or_default();
+        let mut settlement = match &step.transition {
+            Transition::Advance(next) => self.next(next, outcome, after, doubt),
+            Transition::Retry => self.again(state, terms, outcome, after, doubt, Problem::OutOfTries),
+            Transition::Snooze(pause) => Settlement {
+                progress: Progress::Snooze,
+                status: if pause.is_zero() { Status::Available } else { Status::Scheduled },
+                ..self.next(state, outcome, *pause, doubt)
+            },
+            Transition::Done(_) | Transition::Fail(..) if unsure => {
+                self.parked(state, outcome, Problem::UnsettledDoubt, doubt)
+            }
+            Transition::Done(end) => Settlement { status: Status::Completed, doubt, ..self.placed(end, outcome, None) },
+            Transition::Fail(end, why) => match J::leaves_behind(state) {
+                None => Settlement { status: Status::Failed, doubt, ..self.placed(end, outcome, Some(*why)) },
+                Some(undo) => Settlement {
+                    doubt,
+                    code: Some(why.code()),
+                    ..self.compensating(end, &undo, outcome, Duration::ZERO, Progress::Advance)
+                },
+            },
+            Transition::NeedsOperator(why) => self.parked(state, outcome, *why, doubt),
+        };
+        settlement.facts = step.facts.into_iter().map(facts::Fact::from).collect();
+        settlement.follow_ups = step.follow_ups;
+        let stays = match step.transition {
+            Transition::Advance(next) if settlement.status == Status::Running => Some(next),
+            Transition::Advance(_)
+            | Transition::Retry
+            | Transition::Snooze(_)
+            | Transition::Done(_)
+            | Transition::Fail(..)
+            | Transition::NeedsOperator(_) => None,
+        };
+        (settlement, stays)
+    }
+
+    /// A step that panicked or overran: of a write, the outcome is unknown.
+    pub fn broken(&self, state: &J::State, terms: &Terms<J::State>, outcome: &'static str, why: Problem) -> Settlement {
+        match &terms.effect {
+            Effect::Pure | Effect::Read(_) | Effect::Local(_) => {
+                self.again(state, terms, outcome, Duration::ZERO, Doubt::AsBefore, why)
+            }
+            Effect::Write(_, Unsure::Repeat) => self.again(state, terms, outcome, Duration::ZERO, Doubt::Raised, why),
+            Effect::Write(_, Unsure::GoTo(elsewhere)) => {
+                released(self.next(elsewhere, outcome, Duration::ZERO, Doubt::Raised))
+            }
+            Effect::Write(_, Unsure::AskOperator(_)) => self.parked(state, outcome, why, Doubt::Raised),
+        }
+    }
+
+    /// A job that was rescued, or one whose next state has a lane that this claim did not pay for.
+    pub fn reentered(&self, state: &J::State, terms: &Terms<J::State>) -> Settlement {
+        let goes = |to: &J::State, outcome| Settlement {
+            progress: Progress::Reenter,
+            ..released(self.next(to, outcome, Duration::ZERO, Doubt::AsBefore))
+        };
+        match &terms.effect {
+            Effect::Write(_, Unsure::GoTo(elsewhere)) if self.unsure => goes(elsewhere, "in_doubt"),
+            Effect::Write(_, Unsure::AskOperator(why)) if self.unsure => {
+                self.parked(state, "in_doubt", *why, Doubt::AsBefore)
+            }
+            Effect::Write(..) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => goes(state, "reentered"),
+        }
+    }
+
+    /// Where unwinding leads. The end that the job was heading for stays its state.
+    pub fn unwound(&self, end: &J::State, undo: &J::Undo, unwind: Unwind<J::Undo>) -> Settlement {
+        let again = |undo: &J::Undo, outcome, delay, progress| self.compensating(end, undo, outcome, delay, progress);
+        let settlement = match unwind {
+            Unwind::Advance(next) => again(&next, "unwinding", Duration::ZERO, Progress::Advance),
+            Unwind::Retry => {
+                let delay = durable_delay(self.retries).clamp(Duration::from_secs(1), UNDO_CEILING);
+                again(undo, "unwind_retry", delay, Progress::Retry)
+            }
+            Unwind::Snooze(pause) => again(undo, "unwind_snooze", pause, Progress::Snooze),
+            Unwind::Undone => Settlement { status: Status::Failed, ..self.placed(end, "compensated", None) },
+            Unwind::NeedsOperator(why) => {
+                Settlement { undo: Some(raw(undo)), ..self.parked(end, "unwind_parked", why, Doubt::AsBefore) }
+            }
+        };
+        // The reason for which the job is taken back stays with it to the end.
+        Settlement { code: settlement.code.or(self.claimed.code), ..settlement }
+    }
+
+    pub fn parked(&self, state: &J::State, outcome: &'static str, why: Problem, doubt: Doubt) -> Settlement {
+        let writes = J::terms(self.args, state).effect.is_write();
+        Settlement { writes, doubt, ..self.placed(state, outcome, Some(why)) }
+    }
+
+    /// On to `state`: in hand where it needs no lane, released where it does.
+    fn next(&self, state: &J::State, outcome: &'static str, delay: Duration, doubt: Doubt) -> Settlement {
+        let terms = J::terms(self.args, state);
+        let status = match (&terms.lane, delay.is_zero()) {
+            (None, true) => Status::Running,
+            (Some(_), true) => Status::Available,
+            (_, false) => Status::Scheduled,
+        };
+        let lane = terms.lane.unwrap_or(Lane { name: String::new(), relief: false });
+        Settlement {
+            status,
+            lane: lane.name,
+            relief: lane.relief,
+            writes: terms.effect.is_write(),
+            delay,
+            doubt,
+            progress: Progress::Advance,
+            ..self.placed(state, outcome, None)
+        }
+    }
+
+    /// The same state again, later, while its terms allow.
+    fn again(
+        &self,
+        state: &J::State,
+        terms: &Terms<J::State>,
+        outcome: &'static str,
+        floor: Duration,
+        doubt: Doubt,
+        why: Problem,
+    ) -> Settlement {
+        if self.retries >= terms.tries {
+            return self.parked(state, outcome, why, doubt);
+        }
+        let delay = durable_delay(self.retries).max(floor);
+        Settlement { progress: Progress::Retry, status: Status::Retryable, ..self.next(state, outcome, delay, doubt) }
+    }
+
+    fn compensating(
+        &self,
+        end: &J::State,
+        undo: &J::Undo,
+        outcome: &'static str,
+        delay: Duration,
+        progress: Progress,
+    ) -> Settlement {
+        let lane = J::undo_lane(self.args, undo).unwrap_or(Lane { name: String::new(), relief: true });
+        Settlement {
+            undo: Some(raw(undo)),
+            status: if delay.is_zero() { Status::Available } else { Status::Retryable },
+            lane: lane.name,
+            relief: lane.relief,
+            delay,
+            progress,
+            ..self.placed(end, outcome, None)
+        }
+    }
+
+    fn placed(&self, state: &J::State, outcome: &'static str, why: Option<Problem>) -> Settlement {
+        let state = raw(state);
+        Settlement { at: at(&state), state: Some(state), ..blank(self.claimed, self.step, outcome, why) }
+    }
+}
+
+/// Not to be kept in hand, whatever the state.
+fn released(settlement: Settlement) -> Settlement {
+    match settlement.status {
+        Status::Running => Settlement { status: Status::Available, ..settlement },
+        Status::Scheduled
+        | Status::Available
+        | Status::Retryable
+        | Status::NeedsOperator
+        | Status::Completed
+        | Status::Failed
+        | Status::Cancelled => settlement,
+    }
+}
+
+fn raw(value: &impl Serialize) -> Box<RawValue> {
+    to_raw_value(value).expect("states are plain data")
+}
+
+/// The stored name of a state: its serde tag, which stands first.
+fn at(state: &RawValue) -> String {
+    #[derive(serde::Deserialize)]
+    struct Tagged<'a> {
+        at: &'a str,
+    }
+    serde_json::from_str::<Tagged<'_>>(state.get())
+        .map_or_else(|_| "untagged".to_owned(), |tagged| tagged.at.to_owned())
+}

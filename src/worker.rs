@@ -1,0 +1,144 @@
+//! A worker process, put together: claims, runs, settles, beats, and ends in order.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+
+use crate::{
+    dispatch::{self, Dispatcher},
+    engine::{Engine, Pace},
+    flush::Flusher,
+    gifts::Gifts,
+    heartbeat::{self, Verdict},
+    host,
+    lease::{Held, LeaseClock},
+    metrics,
+    retry::DatabaseBackoff,
+    store::{self, Role},
+};
+
+/// Connections of one worker: the work pool, and two for the heartbeat that work can never starve.
+const WORK_CONNECTIONS: u32 = 8;
+const VITAL_CONNECTIONS: u32 = 2;
+
+pub struct Worker {
+    engine: Arc<Engine>,
+    vital: sqlx::PgPool,
+    flushers: Vec<JoinHandle<()>>,
+    host: JoinHandle<()>,
+    dispatcher: JoinHandle<()>,
+    listener: Option<JoinHandle<()>>,
+    heartbeat: JoinHandle<Verdict>,
+    stop: Arc<Notify>,
+}
+
+/// How a worker process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Stopped,
+    DeclaredDead,
+}
+
+impl Worker {
+    /// Registers with the database and begins to claim.
+    pub async fn start(url: &str, name: &str, gifts: Gifts, pace: Pace) -> anyhow::Result<Worker> {
+        let pool = store::connect(url, Role::Worker, WORK_CONNECTIONS).await?;
+        let vital = store::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
+        gifts
+            .declare_lanes(&vital)
+            .await
+            .context("cannot declare the lanes; is the schema migrated (`noshi migrate up`)?")?;
+        let clock = Arc::new(LeaseClock::new(pace.lease));
+        let worker = store::workers::register(&vital, name).await.context("cannot register as a worker")?;
+        let (flusher, flushers) = Flusher::start(pool.clone(), worker);
+        let engine = Arc::new(Engine {
+            worker,
+            pool,
+            flusher,
+            held: Held::default(),
+            clock,
+            hints: dispatch::Hints::default(),
+            gifts: Arc::new(gifts),
+            stopping: AtomicBool::new(false),
+        });
+        let beats = Arc::new(AtomicU64::new(0));
+        let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(&engine), vital.clone(), Arc::clone(&beats)));
+        heartbeat::watch(beats, pace.lease);
+        let listener = pace.listen.then(|| tokio::spawn(dispatch::listen(url.to_owned(), Arc::clone(&engine))));
+        let (sender, claims) = mpsc::channel(pace.slots);
+        let stop = Arc::new(Notify::new());
+        let stopped = Arc::clone(&stop);
+        let host =
+            tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
+        let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
+        tracing::info!(worker, name, "claiming");
+        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, heartbeat, stop })
+    }
+
+    /// Serves `/metrics`; returns the address.
+    pub async fn serve_metrics(&self, listen: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let handle = metrics::install(self.engine.gifts.names())?;
+        metrics::serve(listen, handle, self.vital.clone()).await
+    }
+
+    pub fn id(&self) -> i64 {
+        self.engine.worker
+    }
+
+    /// Runs until `shutdown` resolves, then stops in order; or until declared dead, then ends at once.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> End {
+        tokio::select! {
+            () = shutdown => {}
+            verdict = &mut self.heartbeat => {
+                return match verdict {
+                    Ok(Verdict::DeclaredDead) | Err(_) => End::DeclaredDead,
+                };
+            }
+        }
+        self.stop().await;
+        End::Stopped
+    }
+
+    /// Stops claiming, lets steps in flight finish or hands them back, writes everything, and signs off.
+    async fn stop(self) {
+        let engine = self.engine;
+        tracing::info!(worker = engine.worker, in_hand = engine.held.len(), "stopping: no more claims");
+        engine.stopping.store(true, Ordering::Relaxed);
+        engine.hints.all();
+        let _ = self.dispatcher.await;
+        // The dispatcher's end closed the channel: apalis drains what it has, and ends.
+        self.stop.notify_one();
+        let _ = self.host.await;
+        // Heartbeat and flushers outlive apalis: what it left running is still settled under a living lease.
+        let mut patience = DatabaseBackoff::default();
+        let patient_until = tokio::time::Instant::now() + Duration::from_secs(5);
+        while !engine.held.is_empty() && tokio::time::Instant::now() < patient_until {
+            patience.pause().await;
+        }
+        if let Some(listener) = self.listener {
+            listener.abort();
+        }
+        self.heartbeat.abort();
+        let worker = engine.worker;
+        if let Err(error) = store::workers::stop(&self.vital, worker).await {
+            tracing::warn!(%error, "could not sign off; the row will be declared dead");
+        }
+        // The last handle of the flushers goes with the engine.
+        drop(engine);
+        for flusher in self.flushers {
+            let _ = tokio::time::timeout(Duration::from_secs(5), flusher).await;
+        }
+        tracing::info!(worker, "stopped");
+    }
+}

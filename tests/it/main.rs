@@ -1,0 +1,3 @@
+mod engine;
+mod private_postgres;
+mod support;

@@ -1,0 +1,48 @@
+//! What the integration tests share: one server per test process, a database per test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use noshi::private_postgres::{PrivatePostgres, Settings};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use tokio::sync::OnceCell;
+
+/// Never dropped: the server ends with the process. Neither the cell nor the server holds on to the runtime of the
+/// test that happened to come first.
+static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+const TEMPLATE: &str = "migrated";
+
+/// A migrated database of one test's own. It goes with the server, at the end of the process.
+pub struct TestDatabase {
+    /// Also for child processes, as `DATABASE_URL`.
+    pub url: String,
+    pub pool: PgPool,
+}
+
+/// The server that all tests of this process share. A test that crashes or pauses it starts its own.
+pub async fn server() -> &'static PrivatePostgres {
+    SERVER.get_or_init(start).await
+}
+
+pub async fn database() -> TestDatabase {
+    let server = server().await;
+    let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    server.create_from_template(TEMPLATE, &name).await.expect("a copy of the migrated database");
+    let url = server.url(&name);
+    let pool =
+        PgPoolOptions::new().max_connections(16).connect(&url).await.expect("a connection to the test's database");
+    TestDatabase { url, pool }
+}
+
+async fn start() -> PrivatePostgres {
+    let settings = Settings { durable: false, ..Settings::default() };
+    let server = PrivatePostgres::start(settings).await.unwrap_or_else(|e| panic!("{e:#}"));
+    server.create_database(TEMPLATE).await.expect("a database");
+    // Migrated once; a database to which somebody is connected cannot be copied.
+    let mut connection = PgConnection::connect(&server.url(TEMPLATE)).await.expect("a connection to the template");
+    sqlx::migrate!("./migrations").run(&mut connection).await.expect("the migrations");
+    connection.close().await.expect("a closed connection");
+    server
+}
