@@ -127,7 +127,9 @@ returning job"
     };
 }
 
-const SETTLE: &str = settle_sql!("j.lease = s.lease and j.worker = $1 and j.step = s.step and j.status = 'running'");
+// `is not distinct from` keeps the planner on the primary key: by `job_held` it would compare every job in hand with every settle.
+const SETTLE: &str =
+    settle_sql!("j.lease = s.lease and j.worker is not distinct from $1 and j.step = s.step and j.status = 'running'");
 const SETTLE_UNFENCED: &str = settle_sql!("true");
 
 /// Settles many jobs in one transaction, facts and follow-ups with them. Returns the ids that were applied; the rest are stale.
