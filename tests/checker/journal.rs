@@ -1,15 +1,12 @@
-//! I4, I7, I9, I11, I18: each job's journal, replayed from its first event to its row.
+//! I4, I7, I9: each job's journal, replayed from its first event to its row.
 
 use std::collections::HashSet;
 
 use crate::{
     history::{GIFT, HANDED_BACK, History, clock},
-    report::{I4, I7, I9, I11, I18, Report},
+    report::{I4, I7, I9, Report},
     tables::{Job, JobEvent},
 };
-
-/// A job is parked at the third death of a worker that held it; one more is allowed to a claim that is still open.
-const CLAIMS_WITHOUT_SETTLE: usize = 4;
 
 /// The names under which a person's act may stand in the journal: they alone move a job that had come to rest.
 const ACTS: [&str; 9] =
@@ -27,12 +24,10 @@ pub fn check(history: &History, report: &mut Report) {
         }
         replay.compare();
         after_the_end(job, events, report);
-        claims_without_settle(job, events, report);
     }
     for job in history.journal.keys().filter(|job| !history.jobs.contains_key(job)) {
         report.add(I4, format!("job {job}: the journal speaks of it, and there is no such job"));
     }
-    workers(history, report);
 }
 
 /// Where a job is in the queue, as far as the journal tells.
@@ -282,43 +277,5 @@ fn after_the_end(job: &Job, events: &[JobEvent], report: &mut Report) {
     for event in after {
         let (name, when) = (&event.event, clock(event.happened_at));
         report.add(I7, format!("job {}: `{name}` at {when}, after it {} at {}", job.id, job.status, clock(finished)));
-    }
-}
-
-/// I11: a job that kills its workers is parked.
-fn claims_without_settle(job: &Job, events: &[JobEvent], report: &mut Report) {
-    let mut open = 0;
-    for event in events {
-        match event.event.as_str() {
-            "claimed" => open += 1,
-            // Neither was a death of the worker.
-            HANDED_BACK | "timeline_changed" => open = usize::saturating_sub(open, 1),
-            "rescued" => {}
-            _ => open = 0,
-        }
-        if event.event == "claimed" && open == CLAIMS_WITHOUT_SETTLE + 1 {
-            let when = clock(event.happened_at);
-            report.add(I11, format!("job {}: claimed for the {open}th time without a step, at {when}", job.id));
-        }
-    }
-    if job.lost > 3 {
-        report.add(I11, format!("job {}: {} deaths are counted, and it was not parked at the third", job.id, job.lost));
-    }
-}
-
-/// I18: the dead do not act.
-fn workers(history: &History, report: &mut Report) {
-    for event in history.journal.values().flatten() {
-        let Some(id) = event.worker else { continue };
-        let Some(worker) = history.workers.get(&id) else {
-            report.add(I18, format!("job {}: `{}` by worker {id}, which never started", event.job, event.event));
-            continue;
-        };
-        for (end, what) in [(worker.dead_at, "declared dead"), (worker.stopped_at, "stopped")] {
-            if let Some(end) = end.filter(|end| event.happened_at > *end) {
-                let (name, when, end) = (&event.event, clock(event.happened_at), clock(end));
-                report.add(I18, format!("job {}: `{name}` at {when} by worker {id}, {what} at {end}", event.job));
-            }
-        }
     }
 }

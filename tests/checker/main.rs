@@ -9,6 +9,7 @@
 //!
 //! Exit status: 0 no violation, 1 violations (one line each), 2 the input cannot be read.
 
+mod deaths;
 mod effects;
 mod history;
 mod journal;
@@ -32,6 +33,7 @@ fn judge(options: &Options) -> Result<(Report, String), String> {
     let history = History::read(options)?;
     let mut report = Report::default();
     journal::check(&history, &mut report);
+    deaths::check(&history, &mut report);
     effects::check(&history, options.quiescent, &mut report);
     trades::check(&history, &mut report);
     rate::check(&history, options, &mut report);

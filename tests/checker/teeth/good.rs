@@ -13,14 +13,19 @@ const AVAILABLE: (&str, Option<&str>) = ("available", None);
 const COMPLETED: (&str, Option<&str>) = ("completed", None);
 
 pub fn good() -> Run {
-    let mut run = Run::default();
-    run.workers = vec![
-        json!({"id": LIVING, "name": "a", "stopped_at": at(60_000), "dead_at": null}),
-        json!({"id": DEAD, "name": "b", "stopped_at": null, "dead_at": at(1_000)}),
-    ];
-    run.lanes = ["", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"]
-        .map(|name| json!({"name": name, "tokens": 10}))
-        .to_vec();
+    let args = "--quiescent --retry-after --limit amazon_incentives=2 gift_on_demand=2 --window-ms 1000";
+    let mut run = Run {
+        workers: vec![
+            json!({"id": LIVING, "name": "a", "stopped_at": at(60_000), "dead_at": null}),
+            json!({"id": DEAD, "name": "b", "stopped_at": null, "dead_at": at(1_000)}),
+        ],
+        lanes: ["", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"]
+            .map(|name| json!({"name": name, "tokens": 10}))
+            .to_vec(),
+        args: args.split(' ').map(str::to_owned).collect(),
+        log: "a log without a secret\n".repeat(100),
+        ..Run::default()
+    };
     straight(&mut run);
     rescued(&mut run);
     reissued(&mut run);
@@ -28,9 +33,6 @@ pub fn good() -> Run {
     parked(&mut run);
     probe(&mut run);
     throttled(&mut run);
-    run.log = "a log without a secret\n".repeat(100);
-    let args = "--quiescent --retry-after --limit amazon_incentives=2 gift_on_demand=2 --window-ms 1000";
-    run.args = args.split(' ').map(str::to_owned).collect();
     run
 }
 
