@@ -1,3 +1,4 @@
+mod dump;
 mod engine;
 mod fleet;
 mod private_postgres;
