@@ -47,7 +47,10 @@ const SESSION: &str =
 
 /// A worker touches few rows of large tables, always by an index. The planner must not think otherwise of a table that was
 /// small when it was last analyzed (measured: claims by hash join over the whole table were 10 times slower at 20,000 rows).
-const WORKER_SESSION: &str = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off";
+///
+/// Without `jit = off` the price of a forbidden plan would make the server compile a one-row statement for a second.
+const WORKER_SESSION: &str =
+    "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off";
 
 /// Opens a pool whose every connection acts as `role`.
 pub async fn connect(url: &str, role: Role, connections: u32) -> anyhow::Result<PgPool> {
