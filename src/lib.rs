@@ -10,6 +10,7 @@ pub mod engine;
 pub mod flush;
 pub mod gifts;
 pub mod heartbeat;
+pub mod hints;
 pub mod host;
 pub mod lease;
 pub mod metrics;

@@ -21,6 +21,7 @@ use crate::{
     flush::Flusher,
     gifts::Gifts,
     heartbeat::{self, Verdict},
+    hints::Hints,
     host,
     lease::{Held, LeaseClock},
     metrics,
@@ -68,7 +69,7 @@ impl Worker {
             flusher,
             held: Held::default(),
             clock,
-            hints: dispatch::Hints::default(),
+            hints: Hints::default(),
             gifts: Arc::new(gifts),
             stopping: AtomicBool::new(false),
         });

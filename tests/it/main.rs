@@ -4,4 +4,5 @@ mod fleet;
 mod lanes;
 mod private_postgres;
 mod processes;
+mod rules;
 mod support;
