@@ -1,5 +1,7 @@
 //! The commands, noun first. Usage errors end with status 2, failures with 1.
 
+mod batch;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
@@ -33,6 +35,9 @@ enum Command {
     /// The schema.
     #[command(subcommand)]
     Migrate(MigrateCommand),
+    /// Files of grants.
+    #[command(subcommand)]
+    Batch(batch::BatchCommand),
     /// Rate budgets: see, pause and open them.
     #[command(subcommand)]
     Lane(LaneCommand),
@@ -128,6 +133,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Worker(WorkerCommand::Run(args)) => run_worker(&settings, args).await,
         Command::Migrate(MigrateCommand::Up(database)) => store::migrate(database.url()?).await,
+        Command::Batch(command) => batch::run(&settings, command).await,
         Command::Lane(command) => lane(command).await,
         Command::Vault(VaultCommand::NewKey) => {
             println!("{}", vault::generate_key_line().expose_secret());

@@ -10,6 +10,7 @@ pub mod flush;
 pub mod gifts;
 pub mod heartbeat;
 pub mod host;
+pub mod intake;
 pub mod lease;
 pub mod metrics;
 pub mod private_postgres;

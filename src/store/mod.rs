@@ -3,6 +3,7 @@
 pub mod claim;
 pub mod enqueue;
 pub mod facts;
+pub mod intake;
 pub mod lanes;
 pub mod numbers;
 pub mod recover;

@@ -1,3 +1,4 @@
 mod engine;
+mod intake;
 mod private_postgres;
 mod support;
