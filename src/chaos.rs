@@ -1,6 +1,6 @@
 //! For the proofs, in debug builds only: named points at which a worker kills itself, and planted bugs.
 //!
-//! `NOSHI_CRASH=name@k` raises SIGKILL at the k-th passing of a point; `NOSHI_CRASH_TRACE=file` lists the points passed;
+//! `NOSHI_CRASH=name@k` raises SIGKILL at the k-th passing of a point, `NOSHI_STOP=name@k` SIGSTOP; `NOSHI_CRASH_TRACE=file` lists the points passed;
 //! `NOSHI_BUG=name` removes one defence, to prove that the checker sees it. A release build contains neither.
 
 /// A defence that can be removed at run time, to show that the checker catches its absence.
@@ -52,18 +52,22 @@ mod armed {
     use super::Bug;
 
     struct Crash {
-        at: Option<(String, u32)>,
+        kill: Option<(String, u32)>,
+        stop: Option<(String, u32)>,
         trace: Option<std::path::PathBuf>,
         passed: Mutex<HashMap<&'static str, u32>>,
     }
 
     static CRASH: LazyLock<Option<Crash>> = LazyLock::new(|| {
-        let at = env::var("NOSHI_CRASH").ok().map(|text| match text.rsplit_once('@') {
-            Some((name, nth)) => (name.to_owned(), nth.parse().expect("NOSHI_CRASH is name@number")),
-            None => (text, 1),
-        });
+        let point = |name| {
+            let text = env::var(name).ok()?;
+            let (point, nth) = text.rsplit_once('@').expect("a crash point is name@number");
+            Some((point.to_owned(), nth.parse().expect("a crash point is name@number")))
+        };
+        let (kill, stop) = (point("NOSHI_CRASH"), point("NOSHI_STOP"));
         let trace = env::var_os("NOSHI_CRASH_TRACE").map(Into::into);
-        (at.is_some() || trace.is_some()).then(|| Crash { at, trace, passed: Mutex::default() })
+        let armed = kill.is_some() || stop.is_some() || trace.is_some();
+        armed.then(|| Crash { kill, stop, trace, passed: Mutex::default() })
     });
 
     static BUG: LazyLock<Option<Bug>> = LazyLock::new(|| {
@@ -81,12 +85,24 @@ mod armed {
             let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the crash trace opens");
             writeln!(file, "{name}@{hits}").expect("the crash trace is written");
         }
-        if crash.at.as_ref().is_some_and(|(at, nth)| at == name && nth == hits) {
-            // Not a panic: no destructor may run, as none would in a power cut.
-            let _ = kill_process(getpid(), Signal::KILL);
-            loop {
-                std::thread::park();
-            }
+        let hits = *hits;
+        drop(passed);
+        let is = |point: &Option<(String, u32)>| point.as_ref().is_some_and(|(at, nth)| at == name && *nth == hits);
+        if is(&crash.kill) {
+            die();
+        }
+        if is(&crash.stop) {
+            let _ = kill_process(getpid(), Signal::STOP);
+            // The stop reaches all threads within this pause, which then lasts until the process is continued.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// Not a panic: no destructor may run, as none would in a power cut.
+    pub fn die() -> ! {
+        let _ = kill_process(getpid(), Signal::KILL);
+        loop {
+            std::thread::park();
         }
     }
 
@@ -96,7 +112,7 @@ mod armed {
 }
 
 #[cfg(debug_assertions)]
-pub use armed::{crash_point, planted};
+pub use armed::{crash_point, die, planted};
 
 #[cfg(not(debug_assertions))]
 #[inline(always)]

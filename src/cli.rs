@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::ExposeSecret;
 
 use crate::{
+    bench,
     engine::Pace,
     settings::Settings,
     simulator,
@@ -46,6 +47,8 @@ enum Command {
     Vault(VaultCommand),
     /// Plays the gift providers on this machine, with faults and a ledger.
     Simulate(simulator::SimulateArgs),
+    /// Measures steps, jobs and pickup beside the floor, on a private server.
+    Bench(bench::BenchArgs),
 }
 
 #[derive(Args)]
@@ -141,6 +144,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Vault(VaultCommand::Rotate(database)) => rotate(&settings, database.url()?).await,
         Command::Simulate(args) => simulator::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
     }
 }
 

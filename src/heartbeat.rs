@@ -75,10 +75,12 @@ async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i
 }
 
 /// Ends the process if its heartbeat stalls: a process that cannot even try to renew is not to be trusted with calls.
-pub fn watch(beats: Arc<AtomicU64>, lease: Duration) {
+pub fn watch(beats: &Arc<AtomicU64>, lease: Duration) {
+    let beats = Arc::downgrade(beats);
     std::thread::spawn(move || {
-        let mut seen = (beats.load(Ordering::Relaxed), Instant::now());
-        loop {
+        let mut seen = (0, Instant::now());
+        // Until the heartbeat has ended in order.
+        while let Some(beats) = beats.upgrade() {
             std::thread::sleep(lease / 5);
             let now = beats.load(Ordering::Relaxed);
             if now != seen.0 {

@@ -73,8 +73,8 @@ impl Worker {
             stopping: AtomicBool::new(false),
         });
         let beats = Arc::new(AtomicU64::new(0));
-        let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(&engine), vital.clone(), Arc::clone(&beats)));
-        heartbeat::watch(beats, pace.lease);
+        heartbeat::watch(&beats, pace.lease);
+        let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(&engine), vital.clone(), beats));
         let listener = pace.listen.then(|| tokio::spawn(dispatch::listen(url.to_owned(), Arc::clone(&engine))));
         let (sender, claims) = mpsc::channel(pace.slots);
         let stop = Arc::new(Notify::new());

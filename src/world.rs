@@ -72,6 +72,8 @@ impl probe::World for ProbeWorld {
             match answer {
                 Answer::Panic if cfg!(debug_assertions) => panic!("the probe was told to panic"),
                 Answer::Hang if cfg!(debug_assertions) => std::future::pending().await,
+                #[cfg(debug_assertions)]
+                Answer::Die => crate::chaos::die(),
                 Answer::Ok
                 | Answer::Refused
                 | Answer::Busy
@@ -80,6 +82,8 @@ impl probe::World for ProbeWorld {
                 | Answer::Ask
                 | Answer::Panic
                 | Answer::Hang => answer,
+                #[cfg(not(debug_assertions))]
+                Answer::Die => answer,
             }
         })
     }

@@ -260,3 +260,6 @@ impl GiftProvider for GiftOnDemand {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,20 +5,21 @@
 //! connections (hyper sends again when a pooled one turns out closed), no proxy. Every timeout is set. Only the
 //! configured host is ever called.
 
+mod guard;
+
 use std::{
     fmt, iter,
-    num::NonZeroU32,
     sync::{Arc, Once},
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, ensure};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{HeaderMap, StatusCode, header};
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use self::guard::Guard;
 use super::Budget;
 use crate::chaos::crash_point;
 
@@ -26,8 +27,6 @@ use crate::chaos::crash_point;
 const MOST_BYTES: usize = 256 * 1024;
 /// A longer Retry-After is a mistake or an attack; after an hour it is worth asking again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
-/// Windows up to this long are paced evenly, longer ones may be used up at once.
-const PACED_WINDOW: Duration = Duration::from_secs(60);
 
 /// The worker's leave to make a call, asked right before the request goes out: a lease checked on the monotonic clock.
 #[derive(Clone)]
@@ -118,8 +117,7 @@ pub struct Http {
     provider: &'static str,
     client: Client,
     base: Url,
-    guards: Vec<DefaultDirectRateLimiter>,
-    patience: Duration,
+    guard: Guard,
 }
 
 impl Http {
@@ -144,8 +142,7 @@ impl Http {
         let client = client.build().with_context(|| {
             format!("the HTTP client for {} cannot start; https needs the package ca-certificates", reach.provider)
         })?;
-        let guards = reach.budgets.iter().filter_map(quota).map(RateLimiter::direct).collect();
-        Ok(Http { provider: reach.provider, client, base, guards, patience: patience(&reach.budgets) })
+        Ok(Http { provider: reach.provider, client, base, guard: Guard::new(&reach.budgets) })
     }
 
     /// A request to `path`, which is appended to the base URL segment by segment.
@@ -179,11 +176,9 @@ impl Http {
             tracing::warn!(provider = self.provider, "a request was for another host than configured; not sent");
             return Answer::NotSent;
         }
-        for guard in &self.guards {
-            if tokio::time::timeout(self.patience, guard.until_ready()).await.is_err() {
-                tracing::warn!(provider = self.provider, "this process calls above the provider's budget; not sent");
-                return Answer::NotSent;
-            }
+        if !self.guard.admits().await {
+            tracing::warn!(provider = self.provider, "this process calls above the provider's budget; not sent");
+            return Answer::NotSent;
         }
         if !gate.may_call() {
             tracing::info!(provider = self.provider, "the lease ran out before the call; not sent");
@@ -268,23 +263,6 @@ fn install_tls() {
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }
 
-/// The second guard, behind the lane, and as wide as the provider's whole budget: this process alone never exceeds it.
-fn quota(budget: &Budget) -> Option<Quota> {
-    let calls = NonZeroU32::new(budget.calls)?;
-    if budget.window > PACED_WINDOW {
-        // Coarse: evenly paced, a day's budget would allow one call in minutes. The lane keeps the exact account.
-        return Some(Quota::with_period(budget.window / budget.calls)?.allow_burst(calls));
-    }
-    Quota::with_period((budget.window + budget.jitter) / budget.calls)
-}
-
-/// How long a call may wait for the guard: the lane has spaced the calls already, so some places in the row at most.
-fn patience(budgets: &[Budget]) -> Duration {
-    let paced = budgets.iter().filter(|budget| budget.window <= PACED_WINDOW && budget.calls > 0);
-    let slowest = paced.map(|budget| (budget.window + budget.jitter) / budget.calls).max();
-    slowest.map_or(Duration::from_secs(2), |period| (period * 4).max(Duration::from_secs(2)))
-}
-
 /// Seconds, or an HTTP date against the answer's own Date: the two clocks need not agree. Senseless values: none.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
@@ -299,6 +277,13 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         date(value)?.duration_since(from).unwrap_or_default()
     };
     Some(wait.min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+impl From<&str> for Body {
+    fn from(text: &str) -> Body {
+        Body(Zeroizing::new(text.as_bytes().to_vec()))
+    }
 }
 
 #[cfg(test)]

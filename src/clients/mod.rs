@@ -7,6 +7,8 @@ mod conformance;
 mod gift_on_demand;
 pub mod http;
 mod offers;
+#[cfg(test)]
+mod scripted;
 pub mod settings;
 mod tango_card;
 mod wire;

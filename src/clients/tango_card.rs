@@ -10,7 +10,9 @@
 //! Assumed: an unanswered call lands within a minute; an externalRefID is remembered for at least a day; 400 and 422 with
 //! the vendor's error body had no effect; CANCELLED, DELETED and RETURNED leave a code that cannot be used.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod order;
+
+use std::{sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use http::{Method, StatusCode};
@@ -21,15 +23,15 @@ use noshi_jobs::{
 };
 use reqwest::RequestBuilder;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::json;
 
+use self::order::{Balance, Found, Order, Stands, THROTTLED, error, listed, unread};
 use super::{
     Budget, CodePolicy, Funds, GiftProvider, Offer,
     http::{Answer, Gate, Http, Reply},
     offers,
     settings::{Account, Defaults, GiftSettings, TangoCredentials, secret},
-    wire::{Code, is_exactly, major_units, money, reason},
+    wire::{is_exactly, major_units, money},
 };
 use crate::vault::{Place, Vault};
 
@@ -45,9 +47,6 @@ const DEFAULTS: Defaults = Defaults {
     poll_seconds: 30,
     calls_per_second: 1,
 };
-
-/// "Wait at least a second"; no Retry-After is documented.
-const THROTTLED: Duration = Duration::from_secs(2);
 
 struct TangoCard {
     http: Http,
@@ -102,10 +101,11 @@ impl TangoCard {
     /// Asks for the order of a trade; if it is finished and `lacks` something, asks once more by the order's own id.
     async fn look_up(&self, trade: &Trade, gate: &Gate, lacks: fn(&Order) -> bool) -> Found {
         let request = self.http.query(Method::GET, &["orders"], &[("externalRefID", &trade.id)]);
-        let order = match listed(self.http.send(self.signed(request), gate).await, &trade.id) {
-            Found::Order(order) if order.stands() == Stands::Complete && lacks(&order) => order,
-            found => return found,
-        };
+        let found = listed(self.http.send(self.signed(request), gate).await, &trade.id);
+        let Found::Order(order) = &found else { return found };
+        if order.stands() != Stands::Complete || !lacks(order) {
+            return found;
+        }
         let Some(id) = order.reference_order_id.as_deref().filter(|id| !id.is_empty()) else { return Found::NoAnswer };
         match self.http.send(self.request(Method::GET, &["orders", id]), gate).await {
             Answer::Reply(reply) if reply.status == StatusCode::OK => match reply.body.json::<Order>() {
@@ -156,155 +156,6 @@ impl TangoCard {
             _ => Issue::Unknown,
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Order {
-    #[serde(rename = "referenceOrderID")]
-    reference_order_id: Option<String>,
-    #[serde(rename = "referenceLineItemID")]
-    reference_line_item_id: Option<String>,
-    #[serde(rename = "externalRefID")]
-    external_ref_id: Option<String>,
-    denomination: Option<Amount>,
-    amount_charged: Option<Amount>,
-    status: Option<String>,
-    order_status: Option<String>,
-    line_item_status: Option<String>,
-    reward: Option<Reward>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Amount {
-    value: f64,
-    currency_code: String,
-}
-
-/// `credentials` maps labels (`Redemption Code`, `PIN`, …) to values. Often there is only one.
-#[derive(Deserialize)]
-struct Reward {
-    credentials: Option<BTreeMap<String, Code>>,
-}
-
-#[derive(Deserialize)]
-struct Orders {
-    orders: Vec<Order>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Balance {
-    current_balance: f64,
-    currency_code: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ErrorInfo {
-    http_code: Option<u16>,
-    i18n_key: Option<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stands {
-    Complete,
-    Pending,
-    Failed,
-    /// Taken back: its code cannot be used.
-    Dead,
-    Unclear,
-}
-
-impl Order {
-    fn is_of(&self, trade: &str) -> bool {
-        self.external_ref_id.as_deref() == Some(trade)
-    }
-
-    /// The worst that any of its statuses says: a complete order may hold a cancelled line item.
-    fn stands(&self) -> Stands {
-        let words: Vec<&str> = [&self.status, &self.order_status, &self.line_item_status]
-            .into_iter()
-            .filter_map(|status| status.as_deref())
-            .collect();
-        let any = |known: &[&str]| words.iter().any(|word| known.contains(word));
-        if any(&["CANCELLED", "DELETED", "RETURNED"]) {
-            Stands::Dead
-        } else if any(&["FAILED"]) {
-            Stands::Failed
-        } else if any(&["PENDING", "QUEUED", "PENDING_MR", "ON_HOLD", "PENDING_KYB", "PENDING_PAYMENT"]) {
-            Stands::Pending
-        } else if !words.is_empty() && words.iter().all(|word| *word == "COMPLETE") {
-            Stands::Complete
-        } else {
-            Stands::Unclear
-        }
-    }
-}
-
-impl Reward {
-    /// One credential as it is; several as `label: value` lines, since none of them works alone.
-    fn code(self) -> Option<SecretString> {
-        let credentials = self.credentials?;
-        if credentials.is_empty() || credentials.values().any(|code| code.0.expose_secret().is_empty()) {
-            return None;
-        }
-        if credentials.len() == 1 {
-            return credentials.into_values().next().map(|code| code.0);
-        }
-        let line = |(label, code): (&String, &Code)| format!("{label}: {}", code.0.expose_secret());
-        Some(SecretString::from(credentials.iter().map(line).collect::<Vec<_>>().join("\n")))
-    }
-}
-
-enum Found {
-    Order(Box<Order>),
-    Nothing,
-    /// Several orders under one id.
-    Several,
-    Throttled(Duration),
-    BadCredentials,
-    NotSent,
-    NoAnswer,
-}
-
-fn listed(answer: Answer, trade: &str) -> Found {
-    let reply = match answer {
-        Answer::Reply(reply) if reply.status == StatusCode::OK => reply,
-        Answer::Reply(reply) => return unread(&reply),
-        Answer::NotSent => return Found::NotSent,
-        Answer::Unknown => return Found::NoAnswer,
-    };
-    let Some(Orders { orders }) = reply.body.json::<Orders>() else { return Found::NoAnswer };
-    // A list with other trades in it was not filtered by our id: it proves nothing.
-    if orders.iter().any(|order| !order.is_of(trade)) {
-        return Found::NoAnswer;
-    }
-    let mut orders = orders.into_iter();
-    match (orders.next(), orders.next()) {
-        (None, _) => Found::Nothing,
-        (Some(order), None) => Found::Order(Box::new(order)),
-        (Some(_), Some(_)) => Found::Several,
-    }
-}
-
-fn unread(reply: &Reply) -> Found {
-    match reply.status {
-        StatusCode::TOO_MANY_REQUESTS => Found::Throttled(reply.wait_or(THROTTLED)),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Found::BadCredentials,
-        _ => Found::NoAnswer,
-    }
-}
-
-/// The name of the error, if the body is the vendor's own.
-fn error(reply: &Reply) -> Option<String> {
-    let info = reply.body.json::<ErrorInfo>()?;
-    let key = reason(info.i18n_key.as_deref());
-    (key.is_some() || info.http_code == Some(reply.status.as_u16())).then(|| match key {
-        Some(key) => format!("{} {key}", reply.status.as_u16()),
-        None => reply.status.as_u16().to_string(),
-    })
 }
 
 impl GiftProvider for TangoCard {
@@ -428,3 +279,6 @@ impl GiftProvider for TangoCard {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ budget as materialized (
     from noshi.lane_budget b
     join l on b.lane = l.name
     cross join lateral (select (b.per + b.jitter) / (b.calls - b.burst + 1) as emission) i
-    cross join lateral (select greatest(b.tat, l.now, case when l.server <> l.server_now
+    cross join lateral (select greatest(b.tat, l.now, case when l.server not in ('', l.server_now)
         then l.now + $4::interval + least(b.per, '1 second') end) as base) p
     where ",
             $budgets,
@@ -106,12 +106,12 @@ picked as materialized (
 ),
 taken as materialized (select count(*)::int as n, max(rank) as rank from picked),
 spend as (
-    update noshi.lane_budget t set tat = b.base + b.emission * taken.n from budget b, taken
-    where t.lane = $2 and t.per = b.per and taken.n > 0
+    update noshi.lane_budget t set tat = b.base + b.emission * taken.n from budget b, taken, l
+    where t.lane = $2 and t.per = b.per and (taken.n > 0 or l.server <> l.server_now)
 ),
 serve as (
     update noshi.lane t set tokens = t.tokens + taken.n, vtime = greatest(t.vtime, taken.rank), server = l.server_now
-    from l, taken where t.name = l.name and taken.n > 0
+    from l, taken where t.name = l.name and (taken.n > 0 or l.server <> l.server_now)
 ),
 claimed as (
     update noshi.job j set status = 'running', worker = $1, lease = lease + 1,

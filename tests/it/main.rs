@@ -1,4 +1,6 @@
 mod engine;
+mod fleet;
 mod intake;
 mod private_postgres;
+mod processes;
 mod support;

@@ -1,0 +1,185 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::clients::{
+    conformance::{Files, args, trade},
+    scripted::{Act, Scripted},
+};
+
+struct Desk {
+    files: Files,
+    server: Scripted,
+    provider: Box<dyn GiftProvider>,
+}
+
+impl Desk {
+    async fn new(acts: Vec<Act>) -> Desk {
+        let (files, server) = (Files::new(), Scripted::start(acts).await);
+        let provider = files.open(NAME, open, &server.url);
+        Desk { files, server, provider }
+    }
+
+    async fn issue(&self) -> Issue {
+        self.provider.issue(&args("g1"), &trade(self.provider.as_ref(), "g1"), &Gate::open()).await
+    }
+    async fn inquire(&self) -> Inquiry {
+        self.provider.inquire(&args("g1"), &trade(self.provider.as_ref(), "g1"), &Gate::open()).await
+    }
+    async fn cancel(&self) -> Cancel {
+        self.provider.cancel(&args("g1"), &trade(self.provider.as_ref(), "g1"), None, &Gate::open()).await
+    }
+
+    /// The first lines of all requests.
+    fn asked(&self) -> Vec<String> {
+        let line = |request: &String| request.lines().next().unwrap_or_default().to_owned();
+        self.server.requests().iter().map(line).collect()
+    }
+}
+
+fn id() -> String {
+    crate::clients::trade_id("T", "g1", 0)
+}
+
+/// As the list of orders shows one: neither the code nor the line item.
+fn item(status: &str) -> Value {
+    json!({
+        "referenceOrderID": "RA1",
+        "externalRefID": id(),
+        "denomination": {"value": 1000, "currencyCode": "JPY"},
+        "status": status,
+    })
+}
+
+fn whole(status: &str) -> Value {
+    let mut order = item(status);
+    order["referenceLineItemID"] = json!("LI1");
+    order["reward"] = json!({"credentials": {"Redemption Code": "CNRY-1"}});
+    order
+}
+
+fn list(orders: &[Value]) -> Act {
+    Act::answer("200 OK", &json!({"page": {"number": 0}, "orders": orders}).to_string())
+}
+
+fn ok(body: &Value) -> Act {
+    Act::answer("200 OK", &body.to_string())
+}
+
+fn error(status: &str, key: &str) -> Act {
+    let code: u16 = status.split(' ').next().unwrap().parse().unwrap();
+    Act::answer(status, &json!({"httpCode": code, "i18nKey": key, "message": "CNRY"}).to_string())
+}
+
+#[tokio::test]
+async fn a_finished_order_is_read_by_its_own_id_for_the_code() {
+    let desk = Desk::new(vec![list(&[item("COMPLETE")]), ok(&whole("COMPLETE"))]).await;
+    let Inquiry::Live(gift) = desk.inquire().await else { panic!("not live") };
+    assert_eq!(gift.card, "RA1");
+    let place = Place { grant: "g1", provider: NAME, column: "gift_code" };
+    assert_eq!(desk.files.vault().unseal(&place, &gift.code.unwrap()).unwrap().expose_secret(), "CNRY-1");
+    let first = format!("GET /orders?externalRefID={} HTTP/1.1", id());
+    assert_eq!(desk.asked(), [first, "GET /orders/RA1 HTTP/1.1".to_owned()]);
+    // The second answer is about another order, or none.
+    let mut other = whole("COMPLETE");
+    other["externalRefID"] = json!("T2");
+    for second in [ok(&other), error("404 Not Found", "notFound"), Act::Reset, ok(&item("COMPLETE"))] {
+        let desk = Desk::new(vec![list(&[item("COMPLETE")]), second]).await;
+        assert_eq!(desk.inquire().await, Inquiry::NoAnswer);
+    }
+}
+
+#[tokio::test]
+async fn several_credentials_are_one_code() {
+    let mut order = whole("COMPLETE");
+    order["reward"]["credentials"] = json!({"PIN": "CNRY-2", "Card Number": "CNRY-1"});
+    let desk = Desk::new(vec![Act::answer("201 Created", &order.to_string())]).await;
+    let Issue::Issued(gift) = desk.issue().await else { panic!("not issued") };
+    let place = Place { grant: "g1", provider: NAME, column: "gift_code" };
+    let code = desk.files.vault().unseal(&place, &gift.code.unwrap()).unwrap();
+    assert_eq!(code.expose_secret(), "Card Number: CNRY-1\nPIN: CNRY-2");
+}
+
+#[tokio::test]
+async fn every_status_of_an_order_has_one_meaning() {
+    let failed = || (Issue::Refused("FAILED".to_owned()), Inquiry::Failed("FAILED".to_owned()));
+    let pending = || (Issue::Pending, Inquiry::Pending);
+    let dead = || (Issue::Dead, Inquiry::Dead);
+    let unclear = || (Issue::Unknown, Inquiry::NoAnswer);
+    for (status, line_item, outcome) in [
+        ("PENDING", None, pending()),
+        ("QUEUED", None, pending()),
+        ("PENDING_MR", None, pending()),
+        ("ON_HOLD", None, pending()),
+        ("PENDING_KYB", None, pending()),
+        ("PENDING_PAYMENT", None, pending()),
+        ("CANCELLED", None, dead()),
+        ("DELETED", None, dead()),
+        ("COMPLETE", Some("CANCELLED"), dead()),
+        ("COMPLETE", Some("RETURNED"), dead()),
+        ("COMPLETE", Some("PENDING"), pending()),
+        ("FAILED", None, failed()),
+        ("COMPLETE", Some("FAILED"), failed()),
+        ("PARTIAL", None, unclear()),
+        ("COMPLETE", Some("SOMETHING_NEW"), unclear()),
+        ("complete", None, unclear()),
+    ] {
+        let mut order = whole(status);
+        order["lineItemStatus"] = json!(line_item);
+        let desk = Desk::new(vec![Act::answer("201 Created", &order.to_string()), list(&[order])]).await;
+        assert_eq!((desk.issue().await, desk.inquire().await), outcome, "{status} {line_item:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_was_not_filtered_proves_nothing_and_two_orders_are_a_conflict() {
+    let mut other = whole("COMPLETE");
+    other["externalRefID"] = json!("T2");
+    for (orders, outcome) in [
+        (vec![], Inquiry::NotFound),
+        (vec![other.clone()], Inquiry::NoAnswer),
+        (vec![other, whole("COMPLETE")], Inquiry::NoAnswer),
+        (vec![whole("COMPLETE"), whole("CANCELLED")], Inquiry::Conflict),
+    ] {
+        assert_eq!(Desk::new(vec![list(&orders)]).await.inquire().await, outcome);
+    }
+}
+
+#[tokio::test]
+async fn errors_in_the_vendors_form_are_believed() {
+    for (status, key, issue) in [
+        ("400 Bad Request", "identifierInvalid", Issue::Refused("400 identifierInvalid".to_owned())),
+        ("422 Unprocessable Entity", "utidInvalid", Issue::Refused("422 utidInvalid".to_owned())),
+        ("422 Unprocessable Entity", "not one word", Issue::Refused("422".to_owned())),
+        ("401 Unauthorized", "unauthorized", Issue::BadCredentials),
+        ("402 Payment Required", "insufficientFunds", Issue::OutOfFunds),
+        ("403 Forbidden", "accountStopped", Issue::BadCredentials),
+        ("409 Conflict", "duplicateExists", Issue::Conflict),
+        ("404 Not Found", "notFound", Issue::Unknown),
+        ("500 Internal Server Error", "error", Issue::Unknown),
+        ("503 Service Unavailable", "serviceUnavailable", Issue::Unknown),
+    ] {
+        assert_eq!(Desk::new(vec![error(status, key)]).await.issue().await, issue, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_finds_the_line_item_first_and_is_done_when_the_order_says_so() {
+    let accepted = || Act::answer("202 Accepted", "\"Accepted\"");
+    let desk = Desk::new(vec![list(&[item("COMPLETE")]), ok(&whole("COMPLETE")), accepted()]).await;
+    assert_eq!(desk.cancel().await, Cancel::Unknown, "accepted is not done");
+    assert_eq!(desk.asked()[1..], ["GET /orders/RA1 HTTP/1.1", "POST /lineItems/LI1/cancel HTTP/1.1"]);
+    for (acts, outcome, calls) in [
+        (vec![list(&[item("CANCELLED")])], Cancel::Cancelled, 1),
+        (vec![list(&[item("FAILED")])], Cancel::Cancelled, 1),
+        (vec![list(&[])], Cancel::NotFound, 1),
+        (vec![list(&[item("PENDING")])], Cancel::NotSent, 1),
+        (vec![Act::Reset], Cancel::NotSent, 1),
+        (vec![error("401 Unauthorized", "unauthorized")], Cancel::BadCredentials, 1),
+        (vec![list(&[whole("COMPLETE")]), Act::Reset], Cancel::Unknown, 2),
+        (vec![list(&[whole("COMPLETE")]), error("422 Unprocessable Entity", "late")], Cancel::Refused, 2),
+        (vec![list(&[whole("COMPLETE")]), Act::answer("422 Unprocessable Entity", "<html>")], Cancel::Unknown, 2),
+    ] {
+        let desk = Desk::new(acts).await;
+        assert_eq!((desk.cancel().await, desk.asked().len()), (outcome, calls));
+    }
+}

@@ -1,0 +1,229 @@
+//! Real worker processes on a database of their own, with the provider simulator in the test.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use noshi::simulator::{self, Control, PerProvider, Provider, Simulator};
+use serde_json::{Value, json};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::support::{TestDatabase, database};
+
+/// Calls a second of each provider in the tests; the simulator refuses more.
+pub const LIMIT: u32 = 100;
+
+pub struct Fleet {
+    pub url: String,
+    pub pool: PgPool,
+    pub simulator: Simulator,
+    pub dir: TempDir,
+}
+
+/// How the providers and their adapters are set up.
+pub struct Terms {
+    pub faults: bool,
+    pub seed: u64,
+    pub limit: u32,
+    pub settle: Duration,
+    pub call_timeout: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Terms {
+            faults: false,
+            seed: 1,
+            limit: LIMIT,
+            settle: Duration::from_secs(1),
+            call_timeout: Duration::from_millis(700),
+        }
+    }
+}
+
+pub async fn fleet(terms: Terms) -> Fleet {
+    let TestDatabase { url, pool } = database().await;
+    fleet_on(url, pool, terms).await
+}
+
+/// On a server that the test may crash.
+pub async fn fleet_on_url(url: String, terms: Terms) -> Fleet {
+    let pool = PgPoolOptions::new().max_connections(8).connect_lazy(&url).expect("a URL");
+    fleet_on(url, pool, terms).await
+}
+
+async fn fleet_on(url: String, pool: PgPool, terms: Terms) -> Fleet {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = simulator::Config {
+        seed: terms.seed,
+        faults: terms.faults,
+        limits: PerProvider {
+            amazon_incentives: Some(terms.limit),
+            gift_on_demand: Some(terms.limit),
+            tango_card: Some(terms.limit),
+        },
+        settle: terms.settle,
+        hang: Duration::from_secs(5),
+        ..simulator::Config::new(dir.path().join("ledger.jsonl"))
+    };
+    let simulator = Simulator::start(config).await.expect("a simulator");
+    write_config(dir.path(), &simulator, &terms);
+    Fleet { url, pool, simulator, dir }
+}
+
+fn secret(path: &Path, text: &str) -> PathBuf {
+    fs::write(path, text).expect("a secret file");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its permissions");
+    path.to_owned()
+}
+
+fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
+    let key = secret(&dir.join("vault.key"), &format!("k1:{}\n", "5a".repeat(32)));
+    let file = |name: &str, text: &str| secret(&dir.join(name), text).display().to_string();
+    let credentials = |provider| match provider {
+        Provider::AmazonIncentives => format!(
+            "credentials = {{ partner_id = 'Noshi', region = 'us-west-2', access_key_id = 'AKIDEXAMPLEDEMO', secret_key_file = '{}' }}",
+            file("amazon.secret", "demo-secret")
+        ),
+        Provider::GiftOnDemand => format!("credentials = {{ api_key_file = '{}' }}", file("gods.secret", "demo-key")),
+        Provider::TangoCard => format!(
+            "credentials = {{ platform_name = 'demo', platform_key_file = '{}', customer_identifier = 'customer', account_identifier = 'account' }}",
+            file("tango.secret", "demo-key")
+        ),
+    };
+    let mut text = format!("vault_key_file = '{}'\n", key.display());
+    for (provider, name, category, product) in [
+        (Provider::AmazonIncentives, "amazon_incentives", "amazon", ""),
+        (Provider::GiftOnDemand, "gift_on_demand", "digital", "DIGICO"),
+        (Provider::TangoCard, "tango_card", "prepaid", "U123456"),
+    ] {
+        text += &format!(
+            "[gifts.{name}]\nbase_url = '{}'\n{}\nranges = [{{ category = '{category}', currency = 'JPY', min = 1, max = 100000, product = '{product}' }}]\n\
+             timeout_ms = {}\nconnect_timeout_ms = 300\nsettle_seconds = {}\nhorizon_seconds = 60\npoll_seconds = 1\ncalls_per_second = {}\njitter_ms = 50\n",
+            simulator.base_url(provider),
+            credentials(provider),
+            terms.call_timeout.as_millis(),
+            terms.settle.as_secs().max(1),
+            terms.limit,
+        );
+    }
+    fs::write(dir.join("noshi.toml"), text).expect("a configuration");
+}
+
+/// A worker process; it dies with the test.
+pub struct Process {
+    pub child: Child,
+    pub log: PathBuf,
+}
+
+impl Fleet {
+    pub fn control(&self) -> Control {
+        self.simulator.control()
+    }
+
+    pub fn ledger(&self) -> PathBuf {
+        self.dir.path().join("ledger.jsonl")
+    }
+
+    pub fn worker(&self, name: &str, env: &[(&str, &str)], args: &[&str]) -> Process {
+        let log = self.dir.path().join(format!("{name}.log"));
+        let child = Command::new(env!("CARGO_BIN_EXE_noshi"))
+            .args(["worker", "run", "--name", name, "--lease-ms", "2000", "--poll-ms", "100", "--slots", "64"])
+            .args(args)
+            .env("DATABASE_URL", &self.url)
+            .env("NOSHI_CONFIG", self.dir.path().join("noshi.toml"))
+            .env("NOSHI_LOG", "noshi=debug,warn")
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).expect("a log file"))
+            .kill_on_drop(true)
+            .spawn()
+            .expect("a worker process");
+        Process { child, log }
+    }
+
+    /// Enqueues a gift of this category, and returns its job.
+    pub async fn gift(&self, grant: &str, category: &str, amount: i64) -> i64 {
+        let args: Value =
+            json!({"grant": grant, "user": "u1", "category": category, "value": {"amount": amount, "currency": "JPY"}});
+        sqlx::query_scalar("select noshi.enqueue('gift_issuance', $1, $2)")
+            .bind(grant)
+            .bind(args)
+            .fetch_one(&self.pool)
+            .await
+            .expect("an enqueued gift")
+    }
+
+    /// What the harness does instead of waiting a lease out.
+    pub async fn declare_all_dead(&self) {
+        sqlx::query("update noshi.worker set dead_at = clock_timestamp() where dead_at is null and stopped_at is null")
+            .execute(&self.pool)
+            .await
+            .expect("declared dead");
+    }
+
+    pub async fn at_rest(&self, within: Duration) -> Result<(), String> {
+        let open = "select count(*) from noshi.job where status in ('scheduled', 'available', 'running', 'retryable')";
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            let open: i64 = sqlx::query_scalar(open).fetch_one(&self.pool).await.unwrap_or(-1);
+            if open == 0 {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(format!("{open} jobs are still open after {within:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+}
+
+impl Process {
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id().expect("a living process")).expect("a pid")
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.pid()).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("a signal");
+    }
+
+    /// Waits for the end; true if it was SIGKILL.
+    pub async fn killed(&mut self, within: Duration) -> bool {
+        let status = tokio::time::timeout(within, self.child.wait()).await;
+        status.ok().and_then(Result::ok).is_some_and(|status| status.signal() == Some(9))
+    }
+
+    pub async fn stop(mut self) -> std::process::ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        tokio::time::timeout(Duration::from_secs(40), self.child.wait())
+            .await
+            .expect("a graceful end")
+            .expect("a status")
+    }
+}
+
+/// A failing test shows what its workers said last.
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for entry in fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("--- {}", path.display());
+                lines.iter().skip(lines.len().saturating_sub(25)).for_each(|line| eprintln!("{line}"));
+            }
+        }
+    }
+}
