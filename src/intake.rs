@@ -118,7 +118,7 @@ fn read_rows(input: impl BufRead, gifts: &Gifts, faults: &mut Vec<Fault>) -> Vec
     for line in lines {
         match line {
             Ok(row) => {
-                checks.grant(&header, &row, &mut seen, faults).map(|grant| grants.push(grant));
+                grants.extend(checks.grant(&header, &row, &mut seen, faults));
             }
             Err(stopped) => {
                 faults.push(stopped.fault);

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod chaos;
 pub mod cli;
 pub mod clients;
+pub mod demo;
 pub mod dispatch;
 pub mod engine;
 pub mod flush;
