@@ -109,7 +109,7 @@ impl Bench {
         let running = tokio::spawn(worker.run_until(async {
             let _ = stopped.await;
         }));
-        while store::enqueue::open_jobs(&self.pool).await? > 0 {
+        while store::enqueue::any_open(&self.pool).await? {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let _ = stop.send(());
@@ -136,7 +136,7 @@ impl Bench {
             let id = format!("single-{i}");
             let rows = [(id.clone(), json!({"id": id, "steps": 1}))];
             store::enqueue::enqueue(&mut *self.pool.acquire().await?, Kind::Probe, &rows, true).await?;
-            while store::enqueue::open_jobs(&self.pool).await? > 0 {
+            while store::enqueue::any_open(&self.pool).await? {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             // Never in step with a poll.

@@ -57,6 +57,7 @@ l as materialized (
     select l.*, c.now, c.server as server_now from noshi.lane l, clock c
     where l.name = $2 and not l.paused and coalesce(l.closed_until <= c.now, true)
       and l.closed_code is distinct from 'credentials'
+      and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
     for update of l
 ),
 -- After a restart or a failover a budget is pushed once: slots handed out before it may be lost to us.

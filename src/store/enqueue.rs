@@ -102,11 +102,9 @@ pub async fn seal_recipients(connection: &mut PgConnection, sealed: &[(String, S
     Ok(())
 }
 
-/// The number of jobs that are not at rest.
-pub async fn open_jobs(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(
-        "select count(*) from noshi.job where status in ('scheduled', 'available', 'running', 'retryable')",
-    )
-    .fetch_one(pool)
-    .await
+/// Whether any job is not at rest.
+pub async fn any_open(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    const ANY_OPEN: &str =
+        "select exists (select from noshi.job where status in ('scheduled', 'available', 'running', 'retryable'))";
+    sqlx::query_scalar(ANY_OPEN).fetch_one(pool).await
 }

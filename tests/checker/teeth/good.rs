@@ -1,0 +1,166 @@
+//! The run that breaks no rule. It meets every event of the journal and the hard cases of each provider.
+
+use serde_json::json;
+
+use super::run::{Run, at, us};
+
+/// Holds jobs to its end.
+pub const LIVING: i64 = 1;
+/// Declared dead at 1,000 ms.
+pub const DEAD: i64 = 2;
+
+const AVAILABLE: (&str, Option<&str>) = ("available", None);
+const COMPLETED: (&str, Option<&str>) = ("completed", None);
+
+pub fn good() -> Run {
+    let args = "--quiescent --retry-after --limit amazon_incentives=2 gift_on_demand=2 --window-ms 1000";
+    let mut run = Run {
+        workers: vec![
+            json!({"id": LIVING, "name": "a", "stopped_at": at(60_000), "dead_at": null}),
+            json!({"id": DEAD, "name": "b", "stopped_at": null, "dead_at": at(1_000)}),
+        ],
+        lanes: ["", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"]
+            .map(|name| json!({"name": name, "tokens": 10}))
+            .to_vec(),
+        args: args.split(' ').map(str::to_owned).collect(),
+        log: "a log without a secret\n".repeat(100),
+        ..Run::default()
+    };
+    straight(&mut run);
+    rescued(&mut run);
+    reissued(&mut run);
+    refused(&mut run);
+    parked(&mut run);
+    probe(&mut run);
+    throttled(&mut run);
+    run
+}
+
+/// Job 1: routing, issuing, issued.
+fn straight(run: &mut Run) {
+    run.job(1, "gift_issuance", "G1", 500);
+    run.claim(10, 1, LIVING);
+    run.trade(12, 1, "T1", 0, "amazon_incentives");
+    run.settle(13, 1, "issuing", "started", AVAILABLE);
+    run.claim(20, 1, LIVING);
+    run.call(30, "issue", "T1");
+    run.issued(31, "T1", "C1");
+    run.outcome(40, "T1", "issued", Some("C1"));
+    run.settle(41, 1, "issued", "issued", COMPLETED);
+    run.delivered(1, "T1", "C1");
+}
+
+/// Job 2: its worker dies after the effect; an inquiry finds the gift.
+fn rescued(run: &mut Run) {
+    run.job(2, "gift_issuance", "G2", 1000);
+    run.claim(100, 2, DEAD);
+    run.trade(102, 2, "T2", 0, "gift_on_demand");
+    run.settle(103, 2, "issuing", "started", AVAILABLE);
+    run.claim(110, 2, DEAD);
+    run.call(120, "issue", "T2");
+    run.issued(121, "T2", "C2");
+    run.give_back(1_010, 2, "rescued");
+    run.claim(1_020, 2, LIVING);
+    run.settle(1_021, 2, "inquiring", "unsure", AVAILABLE);
+    run.claim(1_030, 2, LIVING);
+    run.call(1_040, "inquire", "T2");
+    run.outcome(1_050, "T2", "issued", Some("C2"));
+    run.settle(1_051, 2, "issued", "live", COMPLETED);
+    run.delivered(2, "T2", "C2");
+}
+
+/// Job 3: the first trade is cancelled, a second generation follows.
+fn reissued(run: &mut Run) {
+    run.job(3, "gift_issuance", "G3", 3000);
+    run.claim(2_000, 3, LIVING);
+    run.trade(2_002, 3, "T3", 0, "tango_card");
+    run.settle(2_003, 3, "issuing", "started", AVAILABLE);
+    run.claim(2_010, 3, LIVING);
+    run.give_back(2_011, 3, "handed_back");
+    run.claim(2_020, 3, LIVING);
+    run.call(2_030, "issue", "T3");
+    run.issued(2_031, "T3", "C3");
+    run.settle(2_040, 3, "cancelling", "resend_spent", AVAILABLE);
+    run.claim(2_050, 3, LIVING);
+    run.call(2_060, "cancel", "T3");
+    run.voided(2_061, "T3", "C3");
+    run.outcome(2_070, "T3", "void", None);
+    // A state without a lane stays in its worker's hands.
+    run.settle(2_071, 3, "void", "cancelled", ("running", None));
+    run.settle(2_072, 3, "routing", "reissue", ("running", None));
+    run.trade(2_080, 3, "T3b", 1, "tango_card");
+    run.settle(2_081, 3, "issuing", "started", AVAILABLE);
+    run.claim(2_090, 3, LIVING);
+    run.call(2_100, "issue", "T3b");
+    run.issued(2_101, "T3b", "C3b");
+    run.outcome(2_110, "T3b", "issued", Some("C3b"));
+    run.settle(2_111, 3, "issued", "issued", COMPLETED);
+    run.delivered(3, "T3b", "C3b");
+}
+
+/// Job 4: refused, so it fails and nothing moved.
+fn refused(run: &mut Run) {
+    run.job(4, "gift_issuance", "G4", 70);
+    run.claim(3_000, 4, LIVING);
+    run.trade(3_002, 4, "T4", 0, "tango_card");
+    run.settle(3_003, 4, "issuing", "started", AVAILABLE);
+    run.claim(3_010, 4, LIVING);
+    run.call(3_020, "issue", "T4");
+    run.line(3_021, "refused", "issue", "T4");
+    run.outcome(3_030, "T4", "refused", None);
+    run.settle(3_031, 4, "rejected", "refused", ("failed", Some("gift_refused")));
+}
+
+/// Job 5: asks a person, who lets it inquire once more; still nothing is found, and then the gift lands.
+fn parked(run: &mut Run) {
+    let ask = ("needs_operator", Some("not_found_in_doubt"));
+    run.job(5, "gift_issuance", "G5", 500);
+    run.claim(4_000, 5, LIVING);
+    run.trade(4_002, 5, "T5", 0, "gift_on_demand");
+    run.settle(4_003, 5, "issuing", "started", AVAILABLE);
+    run.claim(4_010, 5, LIVING);
+    run.call(4_020, "issue", "T5");
+    run.settle(4_030, 5, "inquiring", "unknown", AVAILABLE);
+    run.claim(4_040, 5, LIVING);
+    run.call(4_050, "inquire", "T5");
+    run.settle(4_060, 5, "inquiring", "not_found", ask);
+    run.act(6_000, 5, "inquiring");
+    run.claim(6_010, 5, LIVING);
+    run.call(6_020, "inquire", "T5");
+    run.settle(6_030, 5, "inquiring", "not_found", ask);
+    run.issued(6_100, "T5", "C5");
+}
+
+/// Job 6: a probe; several steps under one lease, and a failover in the middle.
+fn probe(run: &mut Run) {
+    run.job(6, "probe", "P6", 0);
+    run.claim(7_000, 6, LIVING);
+    run.settle(7_001, 6, "stepping", "stepped", ("running", None));
+    run.settle(7_002, 6, "stepping", "stepped", ("running", None));
+    run.timeline_changed(7_010, 6);
+    run.claim(7_020, 6, LIVING);
+    run.settle(7_021, 6, "over", "over", COMPLETED);
+}
+
+/// Job 7: the provider asks for two seconds; one call of another job (8) was on its way already.
+fn throttled(run: &mut Run) {
+    for (job, grant, trade, ms) in [(7, "G7", "T7", 10_000), (8, "G8", "T8", 10_250)] {
+        run.job(job, "gift_issuance", grant, 500);
+        run.claim(ms, job, LIVING);
+        run.trade(ms + 2, job, trade, 0, "amazon_incentives");
+        run.settle(ms + 3, job, "issuing", "started", AVAILABLE);
+        run.claim(ms + 10, job, LIVING);
+        run.call(ms + 20, "issue", trade);
+        let throttled = run.line(ms + 21, "throttled", "issue", trade);
+        throttled["until_us"] = us(12_021).into();
+        run.settle(ms + 30, job, "issuing", "throttled", ("retryable", None));
+        let ms = ms + 2_050;
+        run.claim(ms, job, LIVING);
+        run.call(ms + 10, "issue", trade);
+        let card = format!("C{job}");
+        run.issued(ms + 11, trade, &card);
+        run.outcome(ms + 20, trade, "issued", Some(&card));
+        run.settle(ms + 21, job, "issued", "issued", COMPLETED);
+        run.delivered(job, trade, &card);
+    }
+}

@@ -1,0 +1,236 @@
+//! Lanes: budgets that hold at the receiver, for the whole fleet.
+
+use std::time::Duration;
+
+use noshi::{
+    simulator::{Fault, Op, Provider},
+    store::{
+        self,
+        claim::{Catch, claim},
+        lanes::{Budget, close, declare, pause, resume},
+        workers,
+    },
+};
+use noshi_jobs::machine::Closing;
+use serde_json::json;
+use sqlx::PgPool;
+
+use crate::{
+    engine::probe,
+    fleet::{Fleet, Terms, fleet},
+    processes::{ledger, until},
+    support::database,
+};
+
+/// Arrivals of issue calls and inquiries at one provider, in microseconds.
+fn arrivals(fleet: &Fleet, provider: &str) -> Vec<i64> {
+    let is = |line: &serde_json::Value| line["event"] == "arrival" && line["provider"] == provider;
+    let mut at: Vec<i64> =
+        ledger(fleet).iter().filter(|line| is(line)).map(|line| line["us"].as_i64().unwrap()).collect();
+    at.sort_unstable();
+    at
+}
+
+/// The largest number of arrivals in any half-open window of one second.
+fn busiest_second(at: &[i64]) -> usize {
+    (0..at.len()).map(|i| at[i..].iter().take_while(|t| **t < at[i] + 1_000_000).count()).max().unwrap_or(0)
+}
+
+/// How full a budget gets is a benchmark (`noshi bench`); that it is never exceeded is a test.
+#[tokio::test(flavor = "multi_thread")]
+async fn four_workers_never_exceed_a_lane() {
+    let fleet = fleet(Terms::default()).await;
+    for i in 0..800 {
+        fleet.gift(&format!("g{i}"), "amazon", 500).await;
+    }
+    let workers: Vec<_> = ["a", "b", "c", "d"].map(|name| fleet.worker(name, &[], &[])).into();
+    fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    let at = arrivals(&fleet, "amazon_incentives");
+    assert_eq!(at.len(), 800, "a call was repeated");
+    let seconds = (at[at.len() - 1] - at[0]) as f64 / 1e6;
+    eprintln!(
+        "{} arrivals in {seconds:.1} s: {:.1}/s, busiest second {}",
+        at.len(),
+        at.len() as f64 / seconds,
+        busiest_second(&at)
+    );
+    assert!(busiest_second(&at) <= 100);
+    let busy = "select count(distinct worker) from noshi.job_event where event = 'settled' and outcome = 'issued'";
+    let busy: i64 = sqlx::query_scalar(busy).fetch_one(&fleet.pool).await.unwrap();
+    assert!(busy >= 2, "one worker did everything");
+    drop(workers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_429_silences_the_whole_fleet() {
+    let fleet = fleet(Terms::default()).await;
+    for i in 0..150 {
+        fleet.gift(&format!("g{i}"), "digital", 500).await;
+    }
+    let workers: Vec<_> = ["a", "b", "c"].map(|name| fleet.worker(name, &[], &[])).into();
+    until("the first calls", Duration::from_secs(20), async || arrivals(&fleet, "gift_on_demand").len() > 20).await;
+    fleet.control().script(Provider::GiftOnDemand, Op::Issue, Fault::ThrottleSeconds, 1).unwrap();
+    fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    let lines = ledger(&fleet);
+    let throttled: Vec<_> = lines.iter().filter(|line| line["event"] == "throttled").collect();
+    assert!(!throttled.is_empty());
+    let at = arrivals(&fleet, "gift_on_demand");
+    let issued = lines.iter().filter(|line| line["event"] == "issued").count();
+    assert_eq!(issued, 150);
+    for line in throttled {
+        let (from, until) = (line["us"].as_i64().unwrap(), line["until_us"].as_i64().unwrap());
+        // What was in flight, or within the horizon of 250 ms, may still arrive.
+        let late: Vec<_> = at.iter().filter(|t| **t > from + 300_000 && **t < until).collect();
+        assert!(late.is_empty(), "{} arrivals while the provider had asked for silence", late.len());
+    }
+    drop(workers);
+}
+
+async fn lane_of(pool: &PgPool, name: &str, budgets: &[Budget]) -> i64 {
+    declare(pool, name, budgets).await.unwrap();
+    workers::register(pool, "test").await.unwrap()
+}
+
+fn per_second(calls: u32) -> Budget {
+    Budget { per: Duration::from_secs(1), calls, burst: 1, jitter: Duration::from_millis(50) }
+}
+
+/// Puts probes straight into a lane, `relief` of them as inquiries.
+async fn in_lane(pool: &PgPool, lane: &str, writes: usize, relief: usize) {
+    for i in 0..writes + relief {
+        let job = probe(pool, json!({"id": format!("{lane}-{i}"), "steps": 2})).await;
+        sqlx::query("update noshi.job set lane = $2, relief = $3, run_at = clock_timestamp() where id = $1")
+            .bind(job)
+            .bind(lane)
+            .bind(i >= writes)
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+}
+
+async fn take(pool: &PgPool, worker: i64, lane: &str) -> Catch {
+    claim(pool, worker, lane, 1_000, false).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_reserved_no_further_than_the_horizon_and_budgets_compose() {
+    let db = database().await;
+    let day = Budget { per: Duration::from_secs(86_400), calls: 20, burst: 10, jitter: Duration::ZERO };
+    let worker = lane_of(&db.pool, "both", &[per_second(100), day]).await;
+    in_lane(&db.pool, "both", 60, 0).await;
+    let first = take(&db.pool, worker, "both").await;
+    assert!((1..=24).contains(&first.jobs.len()), "{} tokens within 250 ms of a budget of 100/s", first.jobs.len());
+    assert!(first.jobs.iter().all(|job| job.wait <= Duration::from_millis(250)));
+    // The daily budget lets ten through at once, and no more than that however often one asks.
+    let mut taken = first.jobs.len();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+    while tokio::time::Instant::now() < deadline {
+        taken += take(&db.pool, worker, "both").await.jobs.len();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(taken, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fifth_token_goes_to_inquiries_first_and_is_lent_when_unused() {
+    let db = database().await;
+    let worker = lane_of(&db.pool, "shared", &[]).await;
+    in_lane(&db.pool, "shared", 200, 200).await;
+    let relief = |catch: &Catch, ids: &[i64]| catch.jobs.iter().filter(|job| ids.contains(&job.id)).count();
+    let ids: Vec<i64> = sqlx::query_scalar("select id from noshi.job where relief").fetch_all(&db.pool).await.unwrap();
+    let catch = claim(&db.pool, worker, "shared", 50, false).await.unwrap();
+    assert_eq!((catch.jobs.len(), relief(&catch, &ids)), (50, 10));
+    // Single tokens add up to the same share.
+    let mut reliefs = 0;
+    for _ in 0..50 {
+        reliefs += relief(&claim(&db.pool, worker, "shared", 1, false).await.unwrap(), &ids);
+    }
+    assert_eq!(reliefs, 10);
+    // Nothing but inquiries left: they may use every token. (300 of 400 are left, 180 of them inquiries.)
+    let rest = claim(&db.pool, worker, "shared", 1_000, false).await.unwrap();
+    assert_eq!((rest.jobs.len(), relief(&rest, &ids)), (300, 180));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_lane_lets_through_what_it_must() {
+    let db = database().await;
+    let pool = &db.pool;
+    let worker = lane_of(pool, "l", &[]).await;
+    in_lane(pool, "l", 4, 4).await;
+    let want = async |want| claim(pool, worker, "l", want, false).await.unwrap();
+    close(pool, "l", Closing::Funds).await.unwrap();
+    let funds = want(2).await;
+    let relief: i64 = sqlx::query_scalar("select count(*) from noshi.job where status = 'running' and relief")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!((funds.jobs.len(), relief), (2, 2), "out of funds, inquiries pass and new writes wait");
+    close(pool, "l", Closing::Credentials).await.unwrap();
+    assert!(want(2).await.closed, "nobody calls with bad credentials");
+    close(pool, "l", Closing::Funds).await.unwrap();
+    assert!(want(2).await.closed, "a lesser reason does not reopen it");
+    assert!(resume(pool, "l").await.unwrap());
+    assert_eq!(want(1).await.jobs.len(), 1);
+    assert!(pause(pool, "l").await.unwrap());
+    assert!(want(1).await.closed);
+    assert!(resume(pool, "l").await.unwrap());
+    close(pool, "l", Closing::Throttled(Duration::from_millis(300))).await.unwrap();
+    close(pool, "l", Closing::Throttled(Duration::from_millis(1))).await.unwrap();
+    assert!(want(1).await.closed, "a shorter wait does not shorten a longer one");
+    until("the lane opens by itself", Duration::from_secs(5), async || want(1).await.jobs.len() == 1).await;
+    assert!(!resume(pool, "no such lane").await.unwrap());
+}
+
+/// After a restart of the server a budget is pushed once, so that slots handed out before it cannot be handed out again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_pushes_the_budget_once() {
+    let db = database().await;
+    let worker = lane_of(&db.pool, "l", &[per_second(100)]).await;
+    in_lane(&db.pool, "l", 50, 0).await;
+    assert!(!take(&db.pool, worker, "l").await.jobs.is_empty());
+    sqlx::query("update noshi.lane set server = '00000000 1', closed_until = null where name = 'l'")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let begun = tokio::time::Instant::now();
+    assert!(take(&db.pool, worker, "l").await.jobs.is_empty(), "tokens right after a restart");
+    until("tokens again", Duration::from_secs(5), async || !take(&db.pool, worker, "l").await.jobs.is_empty()).await;
+    assert!(begun.elapsed() >= Duration::from_millis(950), "{:?}", begun.elapsed());
+    let pushed: String =
+        sqlx::query_scalar("select server from noshi.lane where name = 'l'").fetch_one(&db.pool).await.unwrap();
+    let server: String = sqlx::query_scalar("select noshi.server()").fetch_one(&db.pool).await.unwrap();
+    assert_eq!(pushed, server);
+}
+
+/// A batch of many rows does not delay a batch of few, nor a single user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_batch_delays_nobody() {
+    let db = database().await;
+    let pool = &db.pool;
+    let worker = workers::register(pool, "test").await.unwrap();
+    let enqueue = async |name: &str, rows: i64, batch: i64, priority: i16| {
+        sqlx::query(
+            "select count(noshi.enqueue_rows('probe', array_agg($1 || i order by i), array_agg(jsonb_build_object('id', $1 || i, 'steps', 1) order by i), $4, $3))
+             from generate_series(1, $2) i",
+        )
+        .bind(name)
+        .bind(rows)
+        .bind(batch)
+        .bind(priority)
+        .execute(pool)
+        .await
+        .unwrap();
+    };
+    enqueue("large-", 5_000, 1, 1).await;
+    assert_eq!(claim(pool, worker, "", 1_000, false).await.unwrap().jobs.len(), 1_000);
+    enqueue("small-", 10, 2, 1).await;
+    enqueue("user-", 1, 3, 0).await;
+    let next: Vec<String> =
+        claim(pool, worker, "", 30, false).await.unwrap().jobs.into_iter().map(|job| job.key).collect();
+    assert!(next.contains(&"user-1".to_owned()), "an interactive job waits for nobody");
+    let small = next.iter().filter(|key| key.starts_with("small-")).count();
+    let large = next.iter().filter(|key| key.starts_with("large-")).count();
+    assert_eq!((small, large), (10, 19), "{next:?}");
+    store::claim::hand_back(pool, worker, &[]).await.unwrap();
+}
