@@ -107,7 +107,7 @@ async fn refresh(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Serves `/metrics`; the database's figures are at most 5 s old. Returns the address it listens on.
+/// Serves `/metrics`; the database's figures are at most 10 s old. Returns the address it listens on.
 pub async fn serve(listen: SocketAddr, handle: PrometheusHandle, pool: PgPool) -> anyhow::Result<SocketAddr> {
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for /metrics"))?;
@@ -120,7 +120,7 @@ pub async fn serve(listen: SocketAddr, handle: PrometheusHandle, pool: PgPool) -
             if let Err(error) = refresh(&pool).await {
                 tracing::warn!(%error, "the database did not answer for the metrics");
             }
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(Duration::from_secs(10)).await;
         }
     });
     tokio::spawn(async move {
