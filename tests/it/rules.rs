@@ -31,8 +31,8 @@ const ROOMS: [&str; 27] = [
     "heartbeat",
     "worker",
     "intake",
-    "bench",
     "demo",
+    "bench",
     "cli",
     "main",
 ];
