@@ -48,18 +48,21 @@ impl Default for Terms {
 }
 
 pub async fn fleet(terms: Terms) -> Fleet {
-    let TestDatabase { url, pool } = database().await;
-    fleet_on(url, pool, terms).await
+    fleet_from(database().await, tempfile::tempdir().expect("a directory"), terms).await
+}
+
+/// On a database of the test's making, in a directory that may hold the ledger so far.
+pub async fn fleet_from(database: TestDatabase, dir: TempDir, terms: Terms) -> Fleet {
+    fleet_on(database.url, database.pool, dir, terms).await
 }
 
 /// On a server that the test may crash.
 pub async fn fleet_on_url(url: String, terms: Terms) -> Fleet {
     let pool = PgPoolOptions::new().max_connections(8).connect_lazy(&url).expect("a URL");
-    fleet_on(url, pool, terms).await
+    fleet_on(url, pool, tempfile::tempdir().expect("a directory"), terms).await
 }
 
-async fn fleet_on(url: String, pool: PgPool, terms: Terms) -> Fleet {
-    let dir = tempfile::tempdir().expect("a directory");
+async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Fleet {
     let config = simulator::Config {
         seed: terms.seed,
         faults: terms.faults,
@@ -104,7 +107,7 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
         (Provider::TangoCard, "tango_card", "prepaid", "U123456"),
     ] {
         text += &format!(
-            "[gifts.{name}]\nbase_url = '{}'\n{}\nranges = [{{ category = '{category}', currency = 'JPY', min = 1, max = 100000, product = '{product}' }}]\n\
+            "[gifts.{name}]\nbase_url = '{}'\n{}\nranges = [{{ category = '{category}', currency = 'JPY', min = 1, max = 10000000, product = '{product}' }}]\n\
              timeout_ms = {}\nconnect_timeout_ms = 300\nsettle_seconds = {}\nhorizon_seconds = 60\npoll_seconds = 1\ncalls_per_second = {}\njitter_ms = 50\n",
             simulator.base_url(provider),
             credentials(provider),

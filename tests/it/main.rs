@@ -1,3 +1,4 @@
+mod crash;
 mod dump;
 mod engine;
 mod fleet;
