@@ -16,9 +16,9 @@ use sqlx::PgPool;
 
 use crate::{
     chaos::crash_point,
-    dispatch::Hints,
     flush::Flusher,
     gifts::Gifts,
+    hints::Hints,
     lease::{Held, LeaseClock},
     retry::DatabaseBackoff,
     store::{

@@ -97,8 +97,10 @@ impl Case<'_> {
                     ran.reached += usize::from(crash.is_some());
                     bury(fleet).await?;
                 }
-                Life::Ended if is_at_rest(fleet).await? => break,
                 Life::Ended => {}
+            }
+            if is_at_rest(fleet).await {
+                break;
             }
             if life > self.crashes.len() + 1 {
                 return Err("the jobs are not at rest, and nobody dies any more".to_owned());
@@ -193,8 +195,8 @@ async fn bury(fleet: &Fleet) -> Result<(), String> {
     Ok(())
 }
 
-async fn is_at_rest(fleet: &Fleet) -> Result<bool, String> {
-    Ok(fleet.at_rest(Duration::ZERO).await.is_ok())
+async fn is_at_rest(fleet: &Fleet) -> bool {
+    fleet.at_rest(Duration::ZERO).await.is_ok()
 }
 
 async fn judge(case: &Case<'_>, fleet: &Fleet, deaths: usize) -> Result<(), String> {
