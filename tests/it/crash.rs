@@ -178,7 +178,7 @@ async fn drive(fleet: &Fleet, case: &Case<'_>, pid: i32) -> Result<(), String> {
     Ok(())
 }
 
-fn is_stopped(pid: i32) -> bool {
+pub fn is_stopped(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
 }

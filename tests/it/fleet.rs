@@ -33,6 +33,8 @@ pub struct Terms {
     pub limit: u32,
     pub settle: Duration,
     pub call_timeout: Duration,
+    /// How late a call may arrive.
+    pub jitter: Duration,
 }
 
 impl Default for Terms {
@@ -43,6 +45,7 @@ impl Default for Terms {
             limit: LIMIT,
             settle: Duration::from_secs(1),
             call_timeout: Duration::from_millis(700),
+            jitter: Duration::from_millis(50),
         }
     }
 }
@@ -108,12 +111,13 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
     ] {
         text += &format!(
             "[gifts.{name}]\nbase_url = '{}'\n{}\nranges = [{{ category = '{category}', currency = 'JPY', min = 1, max = 10000000, product = '{product}' }}]\n\
-             timeout_ms = {}\nconnect_timeout_ms = 300\nsettle_seconds = {}\nhorizon_seconds = 60\npoll_seconds = 1\ncalls_per_second = {}\njitter_ms = 50\n",
+             timeout_ms = {}\nconnect_timeout_ms = 300\nsettle_seconds = {}\nhorizon_seconds = 60\npoll_seconds = 1\ncalls_per_second = {}\njitter_ms = {}\n",
             simulator.base_url(provider),
             credentials(provider),
             terms.call_timeout.as_millis(),
             terms.settle.as_secs().max(1),
             terms.limit,
+            terms.jitter.as_millis(),
         );
     }
     fs::write(dir.join("noshi.toml"), text).expect("a configuration");
@@ -134,10 +138,13 @@ impl Fleet {
         self.dir.path().join("ledger.jsonl")
     }
 
+    /// `args` win over what is usual in the tests.
     pub fn worker(&self, name: &str, env: &[(&str, &str)], args: &[&str]) -> Process {
+        let usual = [("--lease-ms", "2000"), ("--poll-ms", "100"), ("--slots", "64")];
         let log = self.dir.path().join(format!("{name}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_noshi"))
-            .args(["worker", "run", "--name", name, "--lease-ms", "2000", "--poll-ms", "100", "--slots", "64"])
+            .args(["worker", "run", "--name", name])
+            .args(usual.iter().filter(|(flag, _)| !args.contains(flag)).flat_map(|(flag, value)| [flag, value]))
             .args(args)
             .env("DATABASE_URL", &self.url)
             .env("NOSHI_CONFIG", self.dir.path().join("noshi.toml"))

@@ -9,3 +9,4 @@ mod processes;
 mod recover;
 mod rules;
 mod support;
+mod teeth;
