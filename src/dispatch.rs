@@ -121,6 +121,7 @@ impl Dispatcher {
         if self.due <= Instant::now() {
             let (promoted, next) = store::claim::promote_due(&self.engine.pool).await?;
             if promoted > 0 {
+                crash_point("promote.after");
                 self.lanes.values_mut().filter(|look| !look.paced).for_each(|look| *look = Look::now());
             }
             self.due = Instant::now() + next.map_or(self.pace.poll, |next| next.min(jittered(self.pace.poll)));
@@ -143,8 +144,11 @@ impl Dispatcher {
         let Some(slots) = self.fair_share().await else { return Ok(Look::now()) };
         let want = slots.len();
         let sent = Instant::now();
+        crash_point("claim.before");
         let catch = store::claim::claim(&self.engine.pool, self.engine.worker, lane, want, false).await?;
-        crash_point("claim.after");
+        if !catch.jobs.is_empty() {
+            crash_point("claim.after");
+        }
         if catch.suspects {
             self.suspects = Some(lane.to_owned());
         }
@@ -199,12 +203,12 @@ impl Dispatcher {
         let Ok(mut slots) = slots else { return Ok(()) };
         let sent = Instant::now();
         let catch = store::claim::claim(&self.engine.pool, self.engine.worker, lane, 1, true).await?;
-        crash_point("claim_alone.after");
         if catch.suspects {
             self.suspects = Some(lane.to_owned());
             self.engine.hints.ring();
         }
         if !catch.jobs.is_empty() {
+            crash_point("claim_alone.after");
             let slot = slots.split(1).into_iter().collect();
             self.send(catch.jobs, slot, sent, catch.jitter);
             // The rest of the slots stay taken until it is over.

@@ -117,6 +117,7 @@ impl GiftWorld {
     }
 
     async fn start(&self, args: &Args, generation: u8) -> Start {
+        crash_point("start_trade.before");
         let routed = self.local.run(async |connection| self.gifts.route(connection, args).await).await;
         let Some(provider) = routed else { return Start::NoProvider };
         let trade = Trade {
@@ -139,6 +140,7 @@ impl GiftWorld {
             currency: args.value.currency.code(),
         };
         let saved = self.local.run(async |connection| store::facts::save_trade(connection, &new).await).await;
+        crash_point("start_trade.after");
         if saved { Start::Started(trade) } else { Start::Occupied }
     }
 }

@@ -1,3 +1,4 @@
+mod crash;
 mod dump;
 mod engine;
 mod fleet;
@@ -8,3 +9,4 @@ mod processes;
 mod recover;
 mod rules;
 mod support;
+mod teeth;
