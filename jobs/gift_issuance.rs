@@ -55,6 +55,8 @@
 //! | inquiring | not found twice |  | → issuing | → inquiring | → issuing |
 //! | inquiring | not found twice | patience spent | → issuing | ask (not_found_in_doubt) | → issuing |
 //! | inquiring | not found twice | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
+//! | inquiring | not found twice, refused before |  | → inquiring | → inquiring | → inquiring |
+//! | inquiring | not found twice, refused before | patience spent | ask (doubt_unresolved) | ask (doubt_unresolved) | ask (doubt_unresolved) |
 //! | pending | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
 //! | pending | accepted, not ready |  | snooze | snooze | snooze |
 //! | pending | accepted, not ready | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
@@ -174,6 +176,9 @@ pub enum State {
     Inquiring {
         trade: Trade,
         not_found: u8,
+        /// The provider refused the same id while an earlier call was in doubt: sending it again would tell nothing.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        refused: bool,
     },
     /// Accepted by the provider, not ready.
     Pending {
@@ -358,7 +363,7 @@ impl Job for GiftIssuance {
             (State::Issuing { trade } | State::Inquiring { trade, .. } | State::Pending { trade }, Act::Inquire)
                 if trade.contract.inquiry =>
             {
-                Some(State::Inquiring { trade: trade.clone(), not_found: 0 })
+                Some(State::Inquiring { trade: trade.clone(), not_found: 0, refused: false })
             }
             (State::Issuing { trade }, Act::Cancel) if trade.contract.cancel => {
                 Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None })
@@ -391,9 +396,9 @@ impl Job for GiftIssuance {
         match state {
             State::Routing { generation } => route(this, generation, world).await,
             State::Issuing { trade } => issue(this, trade, world).await,
-            State::Inquiring { trade, not_found } => {
+            State::Inquiring { trade, not_found, refused } => {
                 let answer = world.inquire(&this.args, &trade).await;
-                inquired(this, trade, not_found, answer)
+                inquired(this, trade, not_found, refused, answer)
             }
             State::Pending { trade } => {
                 let answer = world.inquire(&this.args, &trade).await;
@@ -425,7 +430,7 @@ impl Job for GiftIssuance {
 /// What a worker's death, or an unknown outcome, means for an issue call.
 fn in_doubt(trade: &Trade) -> Unsure<State> {
     if trade.contract.inquiry {
-        Unsure::GoTo(State::Inquiring { trade: trade.clone(), not_found: 0 })
+        Unsure::GoTo(State::Inquiring { trade: trade.clone(), not_found: 0, refused: false })
     } else if trade.contract.replay {
         Unsure::Repeat
     } else {
@@ -463,7 +468,9 @@ async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftI
         Issue::Resend => resend(this, trade),
         Issue::Refused(_) if this.unsure => match in_doubt(&trade) {
             // The refusal says nothing about the earlier call.
-            Unsure::GoTo(state) => Step::advance("refused_in_doubt", state),
+            Unsure::GoTo(_) => {
+                Step::advance("refused_in_doubt", State::Inquiring { trade, not_found: 0, refused: true })
+            }
             Unsure::Repeat | Unsure::AskOperator(_) => {
                 Step::needs_operator("refused_in_doubt", Problem::DoubtUnresolved)
             }
@@ -521,12 +528,18 @@ fn dead(trade: Trade) -> Step<GiftIssuance> {
     Step::advance("dead", State::Void { trade, then: AfterCancel::Ask }).for_sure().fact(fact)
 }
 
-fn inquired(this: &This<Args>, trade: Trade, not_found: u8, answer: Inquiry) -> Step<GiftIssuance> {
+fn inquired(
+    this: &This<Args>,
+    trade: Trade,
+    not_found: u8,
+    refused_before: bool,
+    answer: Inquiry,
+) -> Step<GiftIssuance> {
     match answer {
         Inquiry::Live(gift) => issued("live", this, trade, gift),
         Inquiry::Pending => Step::advance("pending", State::Pending { trade }).for_sure(),
         Inquiry::Failed(reason) => refused("failed", trade, reason).for_sure(),
-        Inquiry::NotFound => not_there(this, trade, not_found + 1),
+        Inquiry::NotFound => not_there(this, trade, not_found + 1, refused_before),
         Inquiry::Dead => dead(trade),
         Inquiry::Conflict => Step::needs_operator("conflict", Problem::GiftConflict),
         Inquiry::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
@@ -536,8 +549,8 @@ fn inquired(this: &This<Args>, trade: Trade, not_found: u8, answer: Inquiry) -> 
 }
 
 /// "Not found" never proves that nothing will happen: a paused worker may still send, an inquiry may lag.
-fn not_there(this: &This<Args>, trade: Trade, not_found: u8) -> Step<GiftIssuance> {
-    if trade.contract.replay {
+fn not_there(this: &This<Args>, trade: Trade, not_found: u8, refused: bool) -> Step<GiftIssuance> {
+    if trade.contract.replay && !refused {
         return match this.since_call.unwrap_or(this.in_state) > trade.horizon() {
             true => Step::needs_operator("past_horizon", Problem::PastHorizon),
             false => Step::advance("not_found", State::Issuing { trade }),
@@ -545,10 +558,11 @@ fn not_there(this: &This<Args>, trade: Trade, not_found: u8) -> Step<GiftIssuanc
     }
     // The last call ended before this state began.
     if not_found >= 2 && this.in_state >= trade.settle() {
-        return Step::needs_operator("not_found", Problem::NotFoundInDoubt);
+        let why = if refused { Problem::DoubtUnresolved } else { Problem::NotFoundInDoubt };
+        return Step::needs_operator("not_found", why);
     }
     let wait = trade.settle().saturating_sub(this.in_state).max(trade.poll());
-    Step::advance("not_found", State::Inquiring { trade, not_found }).after(wait)
+    Step::advance("not_found", State::Inquiring { trade, not_found, refused }).after(wait)
 }
 
 fn polled(this: &This<Args>, trade: Trade, answer: Inquiry) -> Step<GiftIssuance> {

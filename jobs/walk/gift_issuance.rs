@@ -214,7 +214,7 @@ fn states(contract: &Contract) -> Vec<State> {
     let all = vec![
         State::Routing { generation: 0 },
         State::Issuing { trade: trade.clone() },
-        State::Inquiring { trade: trade.clone(), not_found: 0 },
+        State::Inquiring { trade: trade.clone(), not_found: 0, refused: false },
         State::Pending { trade: trade.clone() },
         State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None },
         State::Void { trade: trade.clone(), then: AfterCancel::Ask },
@@ -254,11 +254,13 @@ fn the_table_is_what_the_code_does() {
         rows(&mut out, answer, &Scripted { issue, ..world() }, |c| State::Issuing { trade: trade(c, 0) });
     }
     for (answer, inquiry) in inquiries() {
-        let first = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 0 };
+        let first = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 0, refused: false };
         rows(&mut out, answer, &Scripted { inquiry, ..world() }, first);
     }
-    let second = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 1 };
+    let second = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 1, refused: false };
     rows(&mut out, "not found twice", &Scripted { inquiry: Inquiry::NotFound, ..world() }, second);
+    let refused = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 1, refused: true };
+    rows(&mut out, "not found twice, refused before", &Scripted { inquiry: Inquiry::NotFound, ..world() }, refused);
     for (answer, inquiry) in inquiries() {
         rows(&mut out, answer, &Scripted { inquiry, ..world() }, |c| State::Pending { trade: trade(c, 0) });
     }
@@ -302,6 +304,31 @@ fn a_doubtful_trade_is_never_failed_and_never_renewed() {
                 }
             }
         }
+    }
+}
+
+/// The provider refuses the id and does not know it: a lap from issuing to inquiring and back would call it for ever.
+#[test]
+fn a_refusal_in_doubt_is_never_answered_by_the_same_call() {
+    for contract in contracts().into_iter().filter(|contract| contract.inquiry) {
+        let issue = Issue::Refused("F200".into());
+        let inquiry = Inquiry::NotFound;
+        let world = Scripted { issue, inquiry, ..world() };
+        let mut state = State::Issuing { trade: trade(&contract, 0) };
+        let mut asked = None;
+        for lap in 0..5 {
+            let this = This { unsure: true, in_state: HOUR * lap, ..this(args()) };
+            match now(GiftIssuance::step(&this, state.clone(), &world)).transition {
+                Transition::Advance(next @ State::Inquiring { .. }) => state = next,
+                Transition::NeedsOperator(why) => {
+                    asked = Some(why);
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let expected = if contract.replay { Problem::DoubtUnresolved } else { Problem::NotFoundInDoubt };
+        assert_eq!(asked, Some(expected));
     }
 }
 
@@ -360,6 +387,7 @@ fn released_json_still_reads() {
         r#"{"at":"routing","generation":0}"#.to_owned(),
         format!(r#"{{"at":"issuing","trade":{trade}}}"#),
         format!(r#"{{"at":"inquiring","trade":{trade},"not_found":1}}"#),
+        format!(r#"{{"at":"inquiring","trade":{trade},"not_found":0,"refused":true}}"#),
         format!(r#"{{"at":"pending","trade":{trade}}}"#),
         format!(r#"{{"at":"cancelling","trade":{trade},"then":"reissue"}}"#),
         format!(r#"{{"at":"void","trade":{trade},"then":"ask"}}"#),

@@ -1,6 +1,7 @@
 mod dump;
 mod engine;
 mod fleet;
+mod intake;
 mod lanes;
 mod private_postgres;
 mod processes;
