@@ -5,4 +5,5 @@ mod intake;
 mod lanes;
 mod private_postgres;
 mod processes;
+mod store;
 mod support;
