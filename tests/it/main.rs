@@ -6,6 +6,8 @@ mod lanes;
 mod metrics;
 mod private_postgres;
 mod processes;
+mod recover;
+mod rules;
 mod secrets;
 mod store;
 mod support;
