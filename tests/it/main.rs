@@ -7,6 +7,7 @@ mod metrics;
 mod private_postgres;
 mod processes;
 mod recover;
+mod roles;
 mod rules;
 mod secrets;
 mod store;

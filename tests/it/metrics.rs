@@ -160,30 +160,33 @@ async fn the_first_jobs_are_counted() {
     assert_eq!(completed, 20.0);
 }
 
-/// promtool as installed, or unpacked from Debian's package.
-async fn promtool(dir: &Path) -> Result<PathBuf, String> {
+/// promtool as installed, or unpacked from Debian's package and kept beside the build.
+async fn promtool() -> Result<PathBuf, String> {
     let works =
         |program: &Path| Command::new(program).arg("--version").output().is_ok_and(|said| said.status.success());
-    if works(Path::new("promtool")) {
-        return Ok("promtool".into());
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("promtool");
+    for program in [Path::new("promtool"), &kept] {
+        if works(program) {
+            return Ok(program.to_owned());
+        }
     }
-    let script = "apt-get -q download prometheus && dpkg-deb -x prometheus_*.deb .";
-    let unpack = tokio::process::Command::new("sh").args(["-c", script]).current_dir(dir).kill_on_drop(true).output();
+    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
+    let script = "apt-get -q download prometheus && dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool \"$0\"";
+    let mut unpack = tokio::process::Command::new("sh");
+    let unpack = unpack.args(["-c", script]).arg(&kept).current_dir(&folder).kill_on_drop(true).output();
     match tokio::time::timeout(Duration::from_secs(20), unpack).await {
         Err(_) => return Err("Debian's package was not fetched within 20 s".to_owned()),
         Ok(Err(error)) => return Err(error.to_string()),
         Ok(Ok(said)) if !said.status.success() => return Err(String::from_utf8_lossy(&said.stderr).into_owned()),
         Ok(Ok(_)) => {}
     }
-    let program = dir.join("usr/bin/promtool");
-    if works(&program) { Ok(program) } else { Err(format!("{} does not run", program.display())) }
+    if works(&kept) { Ok(kept) } else { Err(format!("{} does not run", kept.display())) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_has_nothing_to_say() {
     let fleet = fleet(Terms::default()).await;
-    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
-    let promtool = match promtool(folder.path()).await {
+    let promtool = match promtool().await {
         Ok(promtool) => promtool,
         Err(why) => return eprintln!("SKIPPED: there is no promtool: {why}"),
     };
@@ -197,7 +200,7 @@ async fn promtool_has_nothing_to_say() {
     })
     .await;
     let check = |text: &str| {
-        let file = folder.path().join("metrics");
+        let file = fleet.dir.path().join("metrics");
         std::fs::write(&file, text).unwrap();
         let said =
             Command::new(&promtool).args(["check", "metrics"]).stdin(File::open(file).unwrap()).output().unwrap();
