@@ -18,21 +18,27 @@ create function noshi.enqueue_rows(p_kind text, keys text[], p_args jsonb[], p_p
 returns setof bigint language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-declare bad record;
+declare
+    bad record;
+    -- Whatever the locale holds for a space, these leave nothing to see.
+    visible constant text := '[^[:space:]\u00a0\u3000]';
 begin
     if p_kind is null or p_kind !~ '^[a-z][a-z0-9_]{0,62}$' then
         raise exception 'a kind is a lower-case name, not %', coalesce(quote_literal(p_kind), 'null') using errcode = 'NS400';
+    end if;
+    if p_priority is null or p_priority not in (0, 1) then
+        raise exception 'a priority is 0, where a person waits, or 1, not %', coalesce(p_priority::text, 'null') using errcode = 'NS400';
     end if;
     if cardinality(keys) <> cardinality(p_args) then
         raise exception '% keys but % args', cardinality(keys), cardinality(p_args) using errcode = 'NS400';
     end if;
     select row_no, key, args into bad from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-    where key is null or btrim(key) = '' or octet_length(key) > 200
+    where key is null or key !~ visible or octet_length(key) > 200
        or args is null or jsonb_typeof(args) <> 'object' or octet_length(args::text) > 65536
     order by row_no limit 1;
     if found then
         raise exception 'row %: %', bad.row_no, case
-            when bad.key is null or btrim(bad.key) = '' then 'the id is empty'
+            when bad.key is null or bad.key !~ visible then 'the id is empty'
             when octet_length(bad.key) > 200 then 'the id is longer than 200 bytes'
             when bad.args is null or jsonb_typeof(bad.args) <> 'object' then 'the arguments are not a JSON object'
             else 'the arguments are larger than 64 KiB' end using errcode = 'NS400';

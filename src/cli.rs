@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use crate::{
     bench, demo,
     engine::Pace,
+    metrics,
     settings::Settings,
     simulator,
     store::{self, Role},
@@ -170,9 +171,15 @@ async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> 
         grace: Duration::from_millis(args.grace_ms),
         listen: !args.no_listen,
     };
-    let worker = Worker::start(args.database.url()?, &args.name, settings.gifts()?, pace).await?;
-    if let Some(listen) = args.metrics {
-        let address = worker.serve_metrics(listen).await?;
+    let gifts = settings.gifts()?;
+    // Before the first claim, so that every job is counted.
+    let figures = match args.metrics {
+        Some(listen) => Some((listen, metrics::install(gifts.names())?)),
+        None => None,
+    };
+    let worker = Worker::start(args.database.url()?, &args.name, gifts, pace).await?;
+    if let Some((listen, recorder)) = figures {
+        let address = worker.serve_metrics(listen, recorder).await?;
         tracing::info!(%address, "serving /metrics");
     }
     match worker.run_until(stop_signal()).await {

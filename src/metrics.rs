@@ -37,7 +37,7 @@ pub fn count_call(provider: &'static str, op: &'static str, outcome: &'static st
         .increment(1);
 }
 
-/// Installs the recorder of this process and registers every series at 0.
+/// Installs the recorder of this process and registers every series at 0. What is counted before is lost.
 pub fn install(providers: impl Iterator<Item = &'static str>) -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("noshi_settle_group_size".to_owned()), &GROUP_SIZES)?
@@ -55,6 +55,7 @@ pub fn install(providers: impl Iterator<Item = &'static str>) -> anyhow::Result<
         }
     }
     metrics::counter!("noshi_rescues_total").absolute(0);
+    drop(metrics::histogram!("noshi_settle_group_size"));
     for provider in providers {
         for op in ["issue", "inquire", "cancel"] {
             for outcome in CALL_OUTCOMES {
@@ -101,6 +102,9 @@ async fn refresh(pool: &PgPool) -> Result<(), sqlx::Error> {
         let is_open = !lane.paused && lane.closed_for.is_none() && lane.closed_code.is_none();
         metrics::gauge!("noshi_lane_open", "lane" => lane.name.clone()).set(f64::from(u8::from(is_open)));
         metrics::gauge!("noshi_lane_tokens", "lane" => lane.name.clone()).set(lane.tokens as f64);
+        if !lane.name.is_empty() {
+            metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => lane.name.clone()).absolute(0);
+        }
         let oldest = lane.oldest_available.unwrap_or_default();
         metrics::gauge!("noshi_oldest_available_seconds", "lane" => lane.name).set(oldest.as_secs_f64());
     }

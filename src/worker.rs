@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
@@ -89,11 +90,10 @@ impl Worker {
         Ok(Worker { engine, vital, flushers, host, dispatcher, listener, heartbeat, stop })
     }
 
-    /// Serves `/metrics`; returns the address.
-    pub async fn serve_metrics(&self, listen: SocketAddr) -> anyhow::Result<SocketAddr> {
-        let handle = metrics::install(self.engine.gifts.names())?;
+    /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began; returns the address.
+    pub async fn serve_metrics(&self, listen: SocketAddr, recorder: PrometheusHandle) -> anyhow::Result<SocketAddr> {
         // Never on the heartbeat's connections: counting a large backlog takes its time.
-        metrics::serve(listen, handle, self.engine.pool.clone()).await
+        metrics::serve(listen, recorder, self.engine.pool.clone()).await
     }
 
     pub fn id(&self) -> i64 {

@@ -49,13 +49,15 @@ pub async fn enqueue(
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-// Ordered by key, so that concurrent groups lock in one order.
+// Ordered by key, so that concurrent groups lock in one order. Two of a group may ask for one id: the second is not inserted either.
 const FOLLOW_UPS: &str = "with r as materialized (select * from unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[]) as r(parent, kind, key, args)),
 i as (
     insert into noshi.job (kind, key, fingerprint, args)
     select kind, key, sha256(convert_to(args::text, 'UTF8')), args from r order by kind, key
-    on conflict on constraint job_key do nothing returning kind, key)
-select r.parent, r.kind, r.key, r.args from r left join i using (kind, key) where i.key is null";
+    on conflict on constraint job_key do nothing returning kind, key, fingerprint)
+select exists (
+    select from r left join i using (kind, key)
+    where i.fingerprint is distinct from sha256(convert_to(r.args::text, 'UTF8')))";
 
 const CONFLICTING: &str =
     "select r.parent from unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[]) as r(parent, kind, key, args)
@@ -74,8 +76,8 @@ pub async fn follow_ups(
     let keys: Vec<String> = requests.iter().map(|(_, r)| r.id().0).collect();
     let args: Vec<Json<&Request>> = requests.iter().map(|(_, r)| Json(*r)).collect();
     let query = |sql| sqlx::query(sql).bind(parents.clone()).bind(kinds.clone()).bind(keys.clone()).bind(args.clone());
-    let existing = query(FOLLOW_UPS).fetch_all(&mut *connection).await?;
-    if existing.is_empty() {
+    let to_compare: bool = query(FOLLOW_UPS).fetch_one(&mut *connection).await?.try_get(0)?;
+    if !to_compare {
         return Ok(None);
     }
     match query(CONFLICTING).fetch_optional(connection).await? {

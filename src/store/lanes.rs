@@ -84,7 +84,8 @@ pub struct LaneState {
 }
 
 const LIST: &str = "select l.name, l.paused, l.closed_code, l.tokens,
-    extract(epoch from nullif(greatest(l.closed_until, clock_timestamp()), clock_timestamp()) - clock_timestamp())::float8 as closed_for,
+    -- The clock moves between two looks at it.
+    case when l.closed_until > clock_timestamp() then extract(epoch from l.closed_until - clock_timestamp())::float8 end as closed_for,
     coalesce((select string_agg(b.calls || ' per ' || b.per, ', ' order by b.per) from noshi.lane_budget b where b.lane = l.name), '') as budgets,
     extract(epoch from clock_timestamp() - least(
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and j.relief

@@ -1,0 +1,212 @@
+//! `/metrics` of a real worker process.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{File, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use noshi::{simulator::Provider, store};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    engine::probe,
+    fleet::{Process, Terms, fleet},
+    processes::{ledger, until},
+};
+
+/// Where a worker started with `--metrics 127.0.0.1:0` serves them, as its log says.
+async fn address(worker: &Process) -> String {
+    let mut address = String::new();
+    until("the address of /metrics in the log", Duration::from_secs(20), async || {
+        let log = std::fs::read_to_string(&worker.log).unwrap_or_default();
+        let line = log.lines().find(|line| line.contains("serving /metrics"));
+        let line = line.and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        address =
+            line.map(|line| line["fields"]["address"].as_str().unwrap_or_default().to_owned()).unwrap_or_default();
+        !address.is_empty()
+    })
+    .await;
+    address
+}
+
+/// The text of `/metrics`.
+pub async fn scrape(worker: &Process) -> String {
+    let mut stream = TcpStream::connect(address(worker).await).await.expect("a connection to /metrics");
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains(" 200 "), "{head}");
+    body.to_owned()
+}
+
+/// Series (name and labels) and their values, without help, types and the parts of histograms.
+fn series(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').expect("a series and its value");
+            (series.to_owned(), value.parse().expect("a number"))
+        })
+        .collect()
+}
+
+/// What a worker with all three providers must show from the first moment on, each at 0.
+fn expected() -> BTreeSet<String> {
+    const OUTCOMES: &str = "ok pending resend refused throttled not_sent unknown dead conflict out_of_funds bad_credentials not_found failed";
+    let lanes = ["", "probe", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"];
+    let mut all = BTreeSet::from(
+        ["noshi_rescues_total", "noshi_in_doubt_jobs", "noshi_in_doubt_oldest_seconds"].map(str::to_owned),
+    );
+    for kind in ["gift_issuance", "probe"] {
+        all.insert(format!("noshi_steps_total{{kind=\"{kind}\"}}"));
+        all.insert(format!("noshi_stale_settles_total{{kind=\"{kind}\"}}"));
+        for outcome in "completed failed compensated cancelled needs_operator".split(' ') {
+            all.insert(format!("noshi_jobs_total{{kind=\"{kind}\",outcome=\"{outcome}\"}}"));
+        }
+        for status in "scheduled available running retryable needs_operator compensating".split(' ') {
+            all.insert(format!("noshi_jobs{{kind=\"{kind}\",status=\"{status}\"}}"));
+        }
+    }
+    for lane in lanes {
+        let forfeited = (!lane.is_empty()).then_some("noshi_lane_tokens_forfeited_total");
+        let gauges = ["noshi_lane_open", "noshi_lane_tokens", "noshi_oldest_available_seconds"];
+        for name in gauges.into_iter().chain(forfeited) {
+            all.insert(format!("{name}{{lane=\"{lane}\"}}"));
+        }
+    }
+    for provider in Provider::ALL.map(Provider::name) {
+        for op in ["issue", "inquire", "cancel"] {
+            for outcome in OUTCOMES.split(' ') {
+                all.insert(format!(
+                    "noshi_provider_requests_total{{provider=\"{provider}\",op=\"{op}\",outcome=\"{outcome}\"}}"
+                ));
+            }
+        }
+    }
+    let sizes = ["1", "2", "4", "8", "16", "32", "64", "128", "256", "+Inf"];
+    all.extend(sizes.map(|size| format!("noshi_settle_group_size_bucket{{le=\"{size}\"}}")));
+    all.extend(["sum", "count"].map(|part| format!("noshi_settle_group_size_{part}")));
+    all
+}
+
+/// What is there and should not be, and the other way round.
+fn unexpected(series: &BTreeMap<String, f64>) -> Vec<String> {
+    series.keys().cloned().collect::<BTreeSet<_>>().symmetric_difference(&expected()).cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_series_is_there_at_0_and_none_is_added() {
+    let fleet = fleet(Terms { faults: true, ..Terms::default() }).await;
+    store::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
+    let worker = fleet.worker("counts", &[], &["--metrics", "127.0.0.1:0"]);
+    let mut text = scrape(&worker).await;
+    until("the database's own figures", Duration::from_secs(10), async || {
+        text = scrape(&worker).await;
+        text.contains("noshi_oldest_available_seconds")
+    })
+    .await;
+    let before = series(&text);
+    assert_eq!(unexpected(&before), [""; 0]);
+    for (series, value) in before {
+        assert_eq!(value, if series.starts_with("noshi_lane_open") { 1.0 } else { 0.0 }, "{series}");
+    }
+
+    let ids: Vec<String> = (0..2_000).map(|n| format!("p{n}")).collect();
+    let args = ids.iter().map(|id| json!({"id": id, "steps": 2, "lane": "probe"})).collect::<Vec<_>>();
+    sqlx::query("select noshi.enqueue_rows('probe', $1, $2)").bind(ids).bind(args).execute(&fleet.pool).await.unwrap();
+    for category in ["amazon", "digital", "prepaid"] {
+        for n in 0..20 {
+            fleet.gift(&format!("{category}-{n}"), category, 500).await;
+        }
+    }
+    fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    let after = series(&scrape(&worker).await);
+    assert_eq!(unexpected(&after), [""; 0]);
+    let sum = |prefix: &str| after.iter().filter(|(series, _)| series.starts_with(prefix)).map(|(_, v)| v).sum::<f64>();
+    assert_eq!(after[r#"noshi_jobs_total{kind="probe",outcome="completed"}"#], 2_000.0);
+    assert_eq!(sum(r#"noshi_jobs_total{kind="gift_issuance""#), 60.0);
+    let settled = "select count(*) from noshi.job_event where event = 'settled'";
+    let settled: i64 = sqlx::query_scalar(settled).fetch_one(&fleet.pool).await.unwrap();
+    assert_eq!(
+        (sum("noshi_steps_total"), sum("noshi_settle_group_size_sum") <= settled as f64),
+        (settled as f64, true)
+    );
+    let answers = ledger(&fleet).iter().filter(|line| line["event"] == "arrival").count();
+    let made = sum("noshi_provider_requests_total")
+        - after.iter().filter(|(s, _)| s.contains("\"not_sent\"")).map(|(_, v)| v).sum::<f64>();
+    assert_eq!(made, answers as f64);
+    assert!(worker.stop().await.success());
+}
+
+/// Also what was waiting when the worker started.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_jobs_are_counted() {
+    let fleet = fleet(Terms::default()).await;
+    for n in 0..20 {
+        probe(&fleet.pool, json!({"id": format!("p{n}"), "steps": 1})).await;
+    }
+    let worker = fleet.worker("counts", &[], &["--metrics", "127.0.0.1:0"]);
+    fleet.at_rest(Duration::from_secs(20)).await.unwrap();
+    let completed = series(&scrape(&worker).await)[r#"noshi_jobs_total{kind="probe",outcome="completed"}"#];
+    assert_eq!(completed, 20.0);
+}
+
+/// promtool as installed, or unpacked from Debian's package and kept beside the build.
+async fn promtool() -> Result<PathBuf, String> {
+    let works =
+        |program: &Path| Command::new(program).arg("--version").output().is_ok_and(|said| said.status.success());
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("promtool");
+    for program in [Path::new("promtool"), &kept] {
+        if works(program) {
+            return Ok(program.to_owned());
+        }
+    }
+    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
+    let script = "apt-get -q download prometheus && dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool \"$0\"";
+    let mut unpack = tokio::process::Command::new("sh");
+    let unpack = unpack.args(["-c", script]).arg(&kept).current_dir(&folder).kill_on_drop(true).output();
+    match tokio::time::timeout(Duration::from_secs(20), unpack).await {
+        Err(_) => return Err("Debian's package was not fetched within 20 s".to_owned()),
+        Ok(Err(error)) => return Err(error.to_string()),
+        Ok(Ok(said)) if !said.status.success() => return Err(String::from_utf8_lossy(&said.stderr).into_owned()),
+        Ok(Ok(_)) => {}
+    }
+    if works(&kept) { Ok(kept) } else { Err(format!("{} does not run", kept.display())) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_has_nothing_to_say() {
+    let fleet = fleet(Terms::default()).await;
+    let promtool = match promtool().await {
+        Ok(promtool) => promtool,
+        Err(why) => return eprintln!("SKIPPED: there is no promtool: {why}"),
+    };
+    fleet.gift("g", "amazon", 500).await;
+    let worker = fleet.worker("counts", &[], &["--metrics", "127.0.0.1:0"]);
+    fleet.at_rest(Duration::from_secs(20)).await.unwrap();
+    let mut text = scrape(&worker).await;
+    until("the database's own figures", Duration::from_secs(10), async || {
+        text = scrape(&worker).await;
+        text.contains("noshi_oldest_available_seconds")
+    })
+    .await;
+    let check = |text: &str| {
+        let file = fleet.dir.path().join("metrics");
+        std::fs::write(&file, text).unwrap();
+        let said =
+            Command::new(&promtool).args(["check", "metrics"]).stdin(File::open(file).unwrap()).output().unwrap();
+        String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()
+    };
+    assert_eq!(check(&text), "");
+    let without_help = text.lines().filter(|line| !line.starts_with("# HELP")).map(|line| format!("{line}\n"));
+    assert!(check(&without_help.collect::<String>()).contains("no help text"));
+}

@@ -1,0 +1,289 @@
+//! What each role may do, and that it may do nothing else: with logins that are members of exactly one, on a schema that
+//! a login without superuser rights has made.
+
+use std::{process::Output, time::Duration};
+
+use noshi::private_postgres::{PrivatePostgres, Settings};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use tokio::sync::{Mutex, OnceCell};
+
+use crate::fleet::{Fleet, Terms, fleet_on_url};
+
+/// Roles belong to the server, so these tests share one of their own.
+static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
+/// One migration at a time: each of them grants the owner's role to the migrating login.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+const LOGINS: [&str; 4] = ["worker", "producer", "operator", "reader"];
+
+async fn server() -> &'static PrivatePostgres {
+    let start = async || {
+        let server =
+            PrivatePostgres::start(Settings { durable: false, ..Settings::default() }).await.expect("a server");
+        let root = pool(&server.url("postgres")).await;
+        run(&root, "create role migrator login createrole").await.expect("a login");
+        server
+    };
+    SERVER.get_or_init(start).await
+}
+
+async fn pool(url: &str) -> PgPool {
+    PgPoolOptions::new().max_connections(2).connect(url).await.expect("a connection")
+}
+
+async fn run(pool: &PgPool, sql: impl Into<String>) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(pool).await.map(|_| ())
+}
+
+fn noshi(url: &str, args: &[&str]) -> Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
+    command.args(args).env("DATABASE_URL", url).output().expect("the command starts")
+}
+
+/// A database that `migrator` owns and has migrated, with its logins.
+struct Place {
+    name: &'static str,
+    root: PgPool,
+}
+
+impl Place {
+    async fn open(name: &'static str) -> Place {
+        let server = server().await;
+        let _turn = TURN.lock().await;
+        let root = pool(&server.url("postgres")).await;
+        run(&root, format!("create database {name} owner migrator")).await.expect("a database");
+        let place = Place { name, root: pool(&server.url(name)).await };
+        for _ in 0..2 {
+            let migrated = noshi(&place.url("migrator").await, &["migrate", "up"]);
+            assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        }
+        let migrator = place.login("migrator").await;
+        for login in LOGINS {
+            let there: bool = sqlx::query_scalar("select exists (select from pg_roles where rolname = $1)")
+                .bind(login)
+                .fetch_one(&migrator)
+                .await
+                .expect("an answer");
+            if !there {
+                let create = format!("create role {login} login in role noshi_{login}");
+                run(&migrator, create).await.expect("the migrating login makes the others");
+            }
+        }
+        place
+    }
+
+    async fn url(&self, login: &str) -> String {
+        server().await.url(self.name).replacen("//postgres@", &format!("//{login}@"), 1)
+    }
+
+    async fn login(&self, login: &str) -> PgPool {
+        pool(&self.url(login).await).await
+    }
+
+    /// Every table with its first column that can be written. The view can be written by nobody.
+    async fn tables(&self) -> Vec<(String, String)> {
+        let tables = "select format('%I.%I', n.nspname, c.relname), a.attname::text
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            join lateral (select attname from pg_attribute where attrelid = c.oid and attnum > 0 and attidentity = ''
+                          order by attnum limit 1) a on true
+            where c.relkind = 'r' and (n.nspname like 'noshi%' or n.nspname = 'public')";
+        let tables: Vec<_> = sqlx::query_as(tables).fetch_all(&self.root).await.expect("tables");
+        assert!(tables.len() >= 12, "{tables:?}");
+        tables
+    }
+}
+
+async fn refused(pool: &PgPool, sql: impl Into<String>) {
+    let sql = sql.into();
+    let error = run(pool, sql.as_str()).await.expect_err(&sql);
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+    assert_eq!(code, "42501", "{sql}: {error}");
+}
+
+/// What nobody may who is no owner.
+async fn refused_to_everybody(place: &Place, pool: &PgPool) {
+    for sql in [
+        "create temporary table t ()",
+        "create table noshi.t ()",
+        "create table noshi_sealed.t ()",
+        "create table public.t ()",
+        "create schema s",
+        "set role noshi_owner",
+        "set role migrator",
+        "alter table noshi.job_event disable trigger append_only",
+        "drop trigger append_only on noshi.job_event",
+        "drop table noshi.probe_note",
+        "select nextval('noshi.job_id_seq')",
+    ] {
+        refused(pool, sql).await;
+    }
+    for (table, column) in place.tables().await {
+        refused(pool, format!("delete from {table}")).await;
+        refused(pool, format!("truncate {table}")).await;
+        if table.starts_with("noshi_sealed") {
+            refused(pool, format!("select from {table}")).await;
+            refused(pool, format!("update {table} set {column} = {column}")).await;
+        }
+    }
+    for sql in ["update noshi.job_event set detail = ''", "update noshi.job set args = args, key = key, kind = kind"] {
+        refused(pool, sql).await;
+    }
+}
+
+async fn enqueue(pool: &PgPool, id: &str) -> i64 {
+    let args = json!({"grant": id, "user": "u", "category": "digital", "value": {"amount": 500, "currency": "JPY"}});
+    sqlx::query_scalar("select noshi.enqueue('gift_issuance', $1, $2)")
+        .bind(id)
+        .bind(args)
+        .fetch_one(pool)
+        .await
+        .expect("a job")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_may_enqueue_and_nothing_else() {
+    let place = Place::open("produced").await;
+    let producer = place.login("producer").await;
+    assert_eq!(enqueue(&producer, "g").await, enqueue(&producer, "g").await);
+    run(&producer, "select noshi.enqueue_rows('probe', array['a', 'b'], array['{}', '{}']::jsonb[])")
+        .await
+        .expect("rows");
+    refused_to_everybody(&place, &producer).await;
+    for (table, column) in place.tables().await {
+        refused(&producer, format!("select from {table}")).await;
+        refused(&producer, format!("select from {table} for update")).await;
+        refused(&producer, format!("insert into {table} ({column}) values (default)")).await;
+        refused(&producer, format!("update {table} set {column} = {column}")).await;
+        refused(&producer, format!("copy {table} to stdout")).await;
+    }
+    refused(&producer, "select from noshi.gift_issuance_history").await;
+    for role in ["worker", "operator", "reader"] {
+        refused(&producer, format!("set role noshi_{role}")).await;
+    }
+}
+
+async fn issued(place: &Place, url: String) -> Fleet {
+    enqueue(&place.login("producer").await, "g").await;
+    let fleet = fleet_on_url(url, Terms::default()).await;
+    let worker = fleet.worker("a", &[], &[]);
+    fleet.at_rest(Duration::from_secs(20)).await.unwrap();
+    assert!(worker.stop().await.success());
+    fleet
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
+    let place = Place::open("worked").await;
+    let fleet = issued(&place, place.url("worker").await).await;
+    let (status, sealed): (String, i64) =
+        sqlx::query_as("select status::text, (select count(*) from noshi_sealed.sealed) from noshi.job")
+            .fetch_one(&place.root)
+            .await
+            .unwrap();
+    assert_eq!((status.as_str(), sealed), ("completed", 1));
+    let log = std::fs::read_to_string(fleet.dir.path().join("a.log")).unwrap();
+    assert!(!log.contains("permission denied"), "{log}");
+
+    let worker = place.login("worker").await;
+    refused_to_everybody(&place, &worker).await;
+    for column in ["id", "kind", "key", "fingerprint", "args", "priority", "batch", "row_no", "created_at"] {
+        refused(&worker, format!("update noshi.job set {column} = default")).await;
+    }
+    for (table, column) in [
+        ("lane", "paused"),
+        ("lane", "reserve"),
+        ("lane_budget", "per"),
+        ("gift_trade", "amount"),
+        ("gift_outcome", "card"),
+        ("probe_note", "text"),
+        ("probe_tally", "name"),
+    ] {
+        refused(&worker, format!("update noshi.{table} set {column} = {column}")).await;
+    }
+    refused(&worker, "select noshi.enqueue('probe', 'a', '{}')").await;
+    refused(&worker, "select from noshi.gift_issuance_history").await;
+
+    // Key rotation is for the owner's login: a worker's may not read what it has sealed.
+    let config = fleet.dir.path().join("noshi.toml").display().to_string();
+    let rotate = ["--config", &config, "vault", "rotate"];
+    let by_worker = noshi(&place.url("worker").await, &rotate);
+    let said = String::from_utf8_lossy(&by_worker.stderr).into_owned();
+    assert!(!by_worker.status.success() && said.contains("permission denied"), "{said}");
+    assert!(noshi(&place.url("migrator").await, &rotate).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_steers_lanes_and_writes_no_job() {
+    let place = Place::open("operated").await;
+    let url = place.url("operator").await;
+    let fleet = issued(&place, place.url("worker").await).await;
+    let lane = |verb| noshi(&url, &["lane", verb, "gift/gift_on_demand"]);
+    let list = || String::from_utf8_lossy(&noshi(&url, &["lane", "list"]).stdout).into_owned();
+    let line = |list: String| list.lines().find(|line| line.starts_with("gift/gift_on_demand")).map(str::to_owned);
+    assert!(line(list()).is_some_and(|line| line.contains(" open ")), "{}", list());
+    assert!(lane("pause").status.success() && line(list()).is_some_and(|line| line.contains(" paused ")));
+    assert!(lane("resume").status.success() && line(list()).is_some_and(|line| line.contains(" open ")));
+    let grants = fleet.dir.path().join("grants.csv");
+    std::fs::write(
+        &grants,
+        "grant_id,user_id,name,email,category,amount,currency\nf,u,Ada,ada@example.jp,digital,500,JPY\n",
+    )
+    .unwrap();
+    let config = fleet.dir.path().join("noshi.toml").display().to_string();
+    let submitted = noshi(&url, &["--config", &config, "batch", "submit", &grants.display().to_string()]);
+    assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
+
+    let operator = place.login("operator").await;
+    assert_eq!(enqueue(&operator, "g").await, 1);
+    let read = "select from noshi.job, noshi.job_event, noshi.gift_trade, noshi.gift_outcome, noshi.worker, noshi.gift_issuance_history";
+    run(&operator, read).await.expect("an operator reads");
+    refused_to_everybody(&place, &operator).await;
+    for (table, column) in place.tables().await {
+        if !table.starts_with("noshi.lane") {
+            refused(&operator, format!("update {table} set {column} = {column}")).await;
+        }
+        if !table.starts_with("noshi_sealed") {
+            refused(&operator, format!("insert into {table} ({column}) values (default)")).await;
+        }
+    }
+    for column in ["status", "at", "state", "run_at", "lease", "unsure"] {
+        refused(&operator, format!("update noshi.job set {column} = {column}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_reads_the_reports_alone() {
+    let place = Place::open("read").await;
+    let _fleet = issued(&place, place.url("worker").await).await;
+    let reader = place.login("reader").await;
+    let row = "select grant_id, user_id, provider, status, outcome from noshi.gift_issuance_history";
+    let row: (String, String, String, String, String) = sqlx::query_as(row).fetch_one(&reader).await.expect("a report");
+    let expected = ["g", "u", "gift_on_demand", "completed", "issued"].map(str::to_owned);
+    assert_eq!([row.0, row.1, row.2, row.3, row.4], expected);
+    refused_to_everybody(&place, &reader).await;
+    for (table, column) in place.tables().await {
+        refused(&reader, format!("select from {table}")).await;
+        refused(&reader, format!("insert into {table} ({column}) values (default)")).await;
+        refused(&reader, format!("update {table} set {column} = {column}")).await;
+    }
+    refused(&reader, "select noshi.enqueue('probe', 'a', '{}')").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_need_no_superuser() {
+    let place = Place::open("migrated").await;
+    let strays = "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname like 'noshi%' and c.relowner <> 'noshi_owner'::regrole";
+    let strays: i64 = sqlx::query_scalar(strays).fetch_one(&place.root).await.unwrap();
+    let powers =
+        "select rolsuper or rolcreatedb or rolbypassrls or rolreplication from pg_roles where rolname = 'migrator'";
+    let powers: bool = sqlx::query_scalar(powers).fetch_one(&place.root).await.unwrap();
+    assert_eq!((strays, powers), (0, false));
+    // Every function that runs with its owner's rights names its schemas, and is not for everybody.
+    let loose = "select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+        where n.nspname like 'noshi%' and p.prosecdef
+        and (not coalesce(p.proconfig::text like '%search_path=noshi, pg_temp%', false) or has_function_privilege('public', p.oid, 'execute'))";
+    let loose: i64 = sqlx::query_scalar(loose).fetch_one(&place.root).await.unwrap();
+    assert_eq!(loose, 0);
+}

@@ -1,0 +1,272 @@
+//! The canaries (I6): no gift code, name or address stands anywhere but sealed. Every code of the simulator holds `CNRY`;
+//! names and addresses are given theirs here. The database logs every parameter, the workers trace.
+
+use std::{
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use noshi::{
+    private_postgres::{PrivatePostgres, Settings},
+    store,
+    vault::{Place, Vault},
+};
+use noshi_jobs::gift_issuance::Sealed;
+use rustix::process::Signal;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::sync::oneshot;
+
+use crate::{
+    engine::probe,
+    fleet::{Fleet, Process, Terms, fleet_on_url},
+    metrics::scrape,
+    processes::{count, ledger, until},
+};
+
+const NAME: &str = "金糸雀 Kanarienvogel";
+const ADDRESS: &str = "kanaria.7f3a";
+const HEADER: &str = "grant_id,user_id,name,email,category,provider,amount,currency,valid_days\n";
+
+/// As they are, as JSON may escape them, and as PostgreSQL prints bytes. Case is ignored.
+fn needles() -> String {
+    let hex = ["CNRY-", "金糸雀", "Kanarienvogel", ADDRESS].map(hex::encode).join("\n");
+    format!("CNRY\n金糸雀\n\\u91d1\\u7cf8\\u96c0\nKanarienvogel\n{ADDRESS}\n{hex}\n")
+}
+
+struct Stage {
+    server: PrivatePostgres,
+    fleet: Fleet,
+    /// What was said, dumped and fetched, a file each.
+    evidence: PathBuf,
+}
+
+async fn stage() -> Stage {
+    let extra = [
+        ("log_statement", "all"),
+        ("log_parameter_max_length", "-1"),
+        ("log_parameter_max_length_on_error", "-1"),
+        ("log_min_duration_statement", "0"),
+        ("log_error_verbosity", "verbose"),
+    ];
+    let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let settings = Settings { durable: false, extra, ..Settings::default() };
+    let server = PrivatePostgres::start(settings).await.expect("a server");
+    server.create_database("canaries").await.expect("a database");
+    let url = server.url("canaries");
+    store::migrate(&url).await.expect("the schema");
+    let terms = Terms { faults: true, seed: 20, settle: Duration::from_millis(500), ..Terms::default() };
+    let fleet = fleet_on_url(url, terms).await;
+    store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
+    let evidence = fleet.dir.path().join("evidence");
+    fs::create_dir(&evidence).expect("a folder");
+    Stage { server, fleet, evidence }
+}
+
+impl Stage {
+    fn keep(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.evidence.join(name), text).expect("written evidence");
+    }
+
+    fn submit(&self, name: &str, rows: &str) -> Output {
+        let file = self.fleet.dir.path().join("grants.csv");
+        fs::write(&file, format!("{HEADER}{rows}")).expect("a file of grants");
+        let output = Command::new(env!("CARGO_BIN_EXE_noshi"))
+            .args(["batch", "submit"])
+            .arg(file)
+            .env("DATABASE_URL", &self.fleet.url)
+            .env("NOSHI_CONFIG", self.fleet.dir.path().join("noshi.toml"))
+            .env("NOSHI_LOG", "trace")
+            .output()
+            .expect("the command starts");
+        self.keep(&format!("{name}.txt"), [output.stdout.as_slice(), &output.stderr].concat());
+        output
+    }
+
+    /// These grants of every provider, through files; two more files that are refused.
+    fn submit_all(&self, grants: Range<u32>) {
+        let row = |category: &str, n: u32, amount: &str| {
+            format!("{category}-{n},u{n},{NAME} {n},{ADDRESS}{n}@example.jp,{category},,{amount},JPY,\n")
+        };
+        for category in ["amazon", "digital", "prepaid"] {
+            let rows: String = grants.clone().map(|n| row(category, n, "500")).collect();
+            assert!(self.submit(category, &rows).status.success());
+        }
+        let slipped = format!("g,{NAME},{ADDRESS}@example.jp,u,{NAME},{ADDRESS},{NAME},{ADDRESS},{NAME}\n");
+        assert_eq!(self.submit("slipped", &slipped).status.code(), Some(1));
+        assert_eq!(self.submit("changed", &row("amazon", 0, "600")).status.code(), Some(1));
+    }
+
+    fn worker(&self, name: &str, bug: Option<&str>) -> Process {
+        let bug = bug.map(|bug| ("NOSHI_BUG", bug));
+        let env: Vec<_> = [("NOSHI_LOG", "trace")].into_iter().chain(bug).collect();
+        self.fleet.worker(name, &env, &["--metrics", "127.0.0.1:0"])
+    }
+
+    /// What every session was seen to run, until told to stop.
+    async fn watch_activity(url: String, mut stop: oneshot::Receiver<()>) -> String {
+        let mut connection = PgConnection::connect(&url).await.expect("a connection");
+        let mut seen = std::collections::BTreeSet::new();
+        while stop.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+            let sessions = "select format('%s %s %s', usename, application_name, query) from pg_stat_activity";
+            let sessions: Vec<String> =
+                sqlx::query_scalar(sessions).fetch_all(&mut connection).await.expect("sessions");
+            seen.extend(sessions);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        seen.into_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    async fn dump(&self) {
+        let tables = "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname like 'noshi%'";
+        let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&self.fleet.pool).await.unwrap();
+        assert!(tables.len() >= 10, "{tables:?}");
+        for table in tables {
+            let rows = AssertSqlSafe(format!("select coalesce(string_agg(t::text, e'\\n'), '') from {table} t"));
+            let rows: String = sqlx::query_scalar(rows).fetch_one(&self.fleet.pool).await.unwrap();
+            self.keep(&format!("{table}.txt"), rows);
+        }
+        let programs = "select setting from pg_config where name = 'BINDIR'";
+        let programs: String = sqlx::query_scalar(programs).fetch_one(&self.fleet.pool).await.unwrap();
+        let program = Path::new(&programs).join("pg_dump");
+        if !program.is_file() {
+            eprintln!("SKIPPED: there is no {}", program.display());
+            return;
+        }
+        let dump = Command::new(program)
+            .args(["--exclude-schema=noshi_sealed", "--dbname", &self.fleet.url])
+            .stdin(Stdio::null())
+            .output()
+            .expect("pg_dump starts");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        self.keep("pg_dump.sql", dump.stdout);
+    }
+
+    fn evidence(&self, name: &str) -> String {
+        fs::read_to_string(self.evidence.join(name)).expect("evidence")
+    }
+
+    /// The files with a canary, by name: evidence, the workers' logs, and all of the server's: its log, tables and WAL.
+    fn found(&self) -> Vec<String> {
+        let needles = self.fleet.dir.path().join("needles");
+        fs::write(&needles, needles_checked()).expect("written needles");
+        let logs = fs::read_dir(self.fleet.dir.path()).expect("the folder").flatten().map(|entry| entry.path());
+        let logs: Vec<PathBuf> = logs.filter(|path| path.extension().is_some_and(|kind| kind == "log")).collect();
+        let grep = Command::new("grep")
+            .env("LC_ALL", "C")
+            .args(["-r", "-a", "-l", "-i", "-F", "-f"])
+            .arg(needles)
+            .args(logs)
+            .args([&self.evidence, self.server.directory()])
+            .output()
+            .expect("grep");
+        let (found, trouble) = (String::from_utf8_lossy(&grep.stdout), String::from_utf8_lossy(&grep.stderr));
+        assert!(matches!(grep.status.code(), Some(0 | 1)), "{trouble}");
+        let name = |line: &str| Path::new(line).file_name().map(|name| name.to_string_lossy().into_owned());
+        found.lines().filter_map(name).collect()
+    }
+}
+
+fn needles_checked() -> String {
+    let needles = needles();
+    assert!(needles.lines().all(|needle| !needle.is_empty()), "an empty needle is found everywhere");
+    needles
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
+    let stage = stage().await;
+    let fleet = &stage.fleet;
+    let (stop, stopped) = oneshot::channel();
+    let activity = tokio::spawn(Stage::watch_activity(fleet.url.clone(), stopped));
+    stage.submit_all(0..20);
+    let (mut first, second) = (stage.worker("first", None), stage.worker("second", None));
+    until("a dozen gifts", Duration::from_secs(20), async || count(fleet, "issued") >= 12).await;
+    stage.keep("metrics-first.txt", scrape(&first).await);
+    first.signal(Signal::KILL);
+    assert!(first.killed(Duration::from_secs(5)).await);
+    // Of what was in the dead worker's hands much may be for a person; of these, next to nothing.
+    stage.submit_all(20..30);
+    let args = json!({"id": "panics", "steps": 2, "lane": "probe", "answers": ["panic"], "unsure": "go_to"});
+    probe(&fleet.pool, args).await;
+    fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    stage.keep("metrics-second.txt", scrape(&second).await);
+    let _ = stop.send(());
+    stage.keep("pg_stat_activity.txt", activity.await.expect("activity"));
+    let log = fs::read_to_string(&second.log).unwrap() + &fs::read_to_string(&first.log).unwrap();
+    assert!(second.stop().await.success());
+    stage.dump().await;
+
+    // The evidence is what it should be.
+    assert!(log.contains(r#""level":"TRACE""#) && log.contains("the probe was told to panic"));
+    assert!(stage.evidence("noshi.job_event.txt").lines().count() > 200);
+    assert!(
+        stage.evidence("noshi.job.txt").contains("prepaid-29") && stage.evidence("pg_dump.sql").contains("prepaid-29")
+    );
+    assert!(stage.evidence("pg_stat_activity.txt").contains("insert into noshi.job_event"));
+    assert!(stage.evidence("metrics-second.txt").contains("noshi_provider_requests_total"));
+    let postgres = fs::read_to_string(stage.server.log_path()).unwrap();
+    assert!(postgres.contains("insert into noshi_sealed.sealed") && postgres.contains("parameters: $1 = "));
+
+    assert_eq!(stage.found(), [""; 0]);
+    sealed_values_open(fleet).await;
+    stage.server.stop().await.unwrap();
+}
+
+/// Every code is the one that the provider issued, every recipient the one that was handed in.
+async fn sealed_values_open(fleet: &Fleet) {
+    let vault = Vault::open(&fleet.dir.path().join("vault.key")).unwrap();
+    let ledger = ledger(fleet);
+    let (mut codes, mut recipients) = (std::collections::BTreeMap::<String, u32>::new(), 0);
+    for row in sqlx::query("select * from noshi_sealed.sealed").fetch_all(&fleet.pool).await.unwrap() {
+        let text = |column| row.get::<String, _>(column);
+        let (what, subject, grant, provider) = (text("what"), text("subject"), text("grant_id"), text("provider"));
+        let place = Place { grant: &grant, provider: &provider, column: &what };
+        let sealed = Sealed { key_id: text("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
+        let plain = vault.unseal(&place, &sealed).expect("it opens in its place");
+        let plain = plain.expose_secret();
+        if what == "recipient" {
+            let recipient: Value = serde_json::from_str(plain).unwrap();
+            let number = grant.rsplit('-').next().unwrap();
+            assert_eq!(recipient["name"], format!("{NAME} {number}"));
+            assert_eq!(recipient["email"], format!("{ADDRESS}{number}@example.jp"));
+            recipients += 1;
+            continue;
+        }
+        let hash = hex::encode(Sha256::digest(plain));
+        let is =
+            |line: &&Value| line["event"] == "issued" && line["trade"] == *subject && line["provider"] == *provider;
+        let issued = ledger.iter().find(is).expect("what is sealed was issued");
+        assert_eq!((issued["code_sha256"].as_str(), plain.starts_with("CNRY-")), (Some(&*hash), true));
+        *codes.entry(provider).or_default() += 1;
+    }
+    assert_eq!(recipients, 90);
+    let many = |provider| codes.get(provider).is_some_and(|codes| *codes >= 5);
+    assert!(many("gift_on_demand") && many("tango_card") && codes.len() == 2, "{codes:?}");
+}
+
+/// The same search finds what leaks: an address among the parameters, and a code that a planted bug writes to the journal.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_leaks_is_found() {
+    let stage = stage().await;
+    stage.submit_all(0..1);
+    assert_eq!(stage.found(), [""; 0]);
+    sqlx::query("select length($1)").bind(ADDRESS).execute(&stage.fleet.pool).await.unwrap();
+    assert_eq!(stage.found(), ["server.log"]);
+    let worker = stage.worker("leaks", Some("code_in_journal"));
+    stage.fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    assert!(worker.stop().await.success());
+    stage.dump().await;
+    let found = stage.found();
+    for place in ["noshi.job_event.txt", "pg_dump.sql", "server.log"] {
+        assert!(found.iter().any(|name| name == place), "{place} is not among {found:?}");
+    }
+    let is_wal = |name: &String| name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(found.iter().any(is_wal), "{found:?}");
+    stage.server.stop().await.unwrap();
+}
