@@ -56,6 +56,8 @@
 //! | inquiring | not found twice |  | → issuing | → inquiring | → issuing |
 //! | inquiring | not found twice | patience spent | → issuing | ask (not_found_in_doubt) | → issuing |
 //! | inquiring | not found twice | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
+//! | inquiring | not found twice, refused before |  | → inquiring | → inquiring | → inquiring |
+//! | inquiring | not found twice, refused before | patience spent | ask (doubt_unresolved) | ask (doubt_unresolved) | ask (doubt_unresolved) |
 //! | inquiring | known, and no details again |  | retry | retry | retry |
 //! | inquiring | known, and not found then |  | retry | retry | retry |
 //! | pending | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
@@ -218,6 +220,9 @@ pub enum State {
     Inquiring {
         trade: Trade,
         not_found: u8,
+        /// The provider refused the same id while an earlier call was in doubt: sending it again would tell nothing.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        refused: bool,
         /// The provider's own id of the trade, by which the details are asked for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
@@ -260,7 +265,7 @@ pub enum State {
 impl State {
     /// In doubt, and not asked yet.
     pub const fn inquiring(trade: Trade) -> State {
-        State::Inquiring { trade, not_found: 0, reference: None }
+        State::Inquiring { trade, not_found: 0, refused: false, reference: None }
     }
     /// A gift that was accepted.
     pub const fn pending(trade: Trade, reference: Option<String>) -> State {
@@ -474,9 +479,9 @@ impl Job for GiftIssuance {
         match state {
             State::Routing { generation } => route(this, generation, world).await,
             State::Issuing { trade } => issue(this, trade, world).await,
-            State::Inquiring { trade, not_found, reference } => {
+            State::Inquiring { trade, not_found, refused, reference } => {
                 let answer = world.inquire(&this.args, &trade, reference.as_deref()).await;
-                inquired(this, trade, not_found, reference, answer)
+                inquired(this, trade, not_found, refused, reference, answer)
             }
             State::Pending { trade, reference, then, card } => {
                 let answer = world.inquire(&this.args, &trade, reference.as_deref()).await;
@@ -546,7 +551,10 @@ async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftI
         Issue::Resend => resend(this, trade),
         Issue::Refused(_) if this.unsure => match in_doubt(&trade) {
             // The refusal says nothing about the earlier call.
-            Unsure::GoTo(state) => Step::advance("refused_in_doubt", state),
+            Unsure::GoTo(_) => Step::advance(
+                "refused_in_doubt",
+                State::Inquiring { trade, not_found: 0, refused: true, reference: None },
+            ),
             Unsure::Repeat | Unsure::AskOperator(_) => {
                 Step::needs_operator("refused_in_doubt", Problem::DoubtUnresolved)
             }
@@ -608,6 +616,7 @@ fn inquired(
     this: &This<Args>,
     trade: Trade,
     not_found: u8,
+    refused_before: bool,
     reference: Option<String>,
     answer: Inquiry,
 ) -> Step<GiftIssuance> {
@@ -616,11 +625,12 @@ fn inquired(
         Inquiry::Pending => Step::advance("pending", State::pending(trade, reference)).for_sure(),
         // A provider that knows the trade and then does not, or never gets to the details, has not answered.
         Inquiry::Known(_) | Inquiry::NotFound if reference.is_some() => Step::retry("no_answer"),
-        Inquiry::Known(known) => {
-            Step::advance("known", State::Inquiring { trade, not_found: 0, reference: Some(known) })
-        }
+        Inquiry::Known(known) => Step::advance(
+            "known",
+            State::Inquiring { trade, not_found: 0, refused: refused_before, reference: Some(known) },
+        ),
         Inquiry::Failed(reason) => refused("failed", trade, reason).for_sure(),
-        Inquiry::NotFound => not_there(this, trade, not_found + 1),
+        Inquiry::NotFound => not_there(this, trade, not_found + 1, refused_before),
         Inquiry::Dead => dead(trade, AfterCancel::Ask),
         Inquiry::Conflict => Step::needs_operator("conflict", Problem::GiftConflict),
         Inquiry::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
@@ -630,8 +640,8 @@ fn inquired(
 }
 
 /// "Not found" never proves that nothing will happen: a paused worker may still send, an inquiry may lag.
-fn not_there(this: &This<Args>, trade: Trade, not_found: u8) -> Step<GiftIssuance> {
-    if trade.contract.replay {
+fn not_there(this: &This<Args>, trade: Trade, not_found: u8, refused: bool) -> Step<GiftIssuance> {
+    if trade.contract.replay && !refused {
         return match this.since_call.unwrap_or(this.in_state) > trade.horizon() {
             true => Step::needs_operator("past_horizon", Problem::PastHorizon),
             false => Step::advance("not_found", State::Issuing { trade }),
@@ -639,10 +649,11 @@ fn not_there(this: &This<Args>, trade: Trade, not_found: u8) -> Step<GiftIssuanc
     }
     // The last call ended before this state began.
     if not_found >= 2 && this.in_state >= trade.settle() {
-        return Step::needs_operator("not_found", Problem::NotFoundInDoubt);
+        let why = if refused { Problem::DoubtUnresolved } else { Problem::NotFoundInDoubt };
+        return Step::needs_operator("not_found", why);
     }
     let wait = trade.settle().saturating_sub(this.in_state).max(trade.poll());
-    Step::advance("not_found", State::Inquiring { trade, not_found, reference: None }).after(wait)
+    Step::advance("not_found", State::Inquiring { trade, not_found, refused, reference: None }).after(wait)
 }
 
 fn polled(

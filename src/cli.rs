@@ -1,5 +1,7 @@
 //! The commands, noun first. Usage errors end with status 2, failures with 1.
 
+mod batch;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
@@ -7,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::ExposeSecret;
 
 use crate::{
-    bench,
+    bench, demo,
     engine::Pace,
     settings::Settings,
     simulator,
@@ -28,12 +30,16 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
     /// Worker processes.
     #[command(subcommand)]
     Worker(WorkerCommand),
     /// The schema.
     #[command(subcommand)]
     Migrate(MigrateCommand),
+    /// Files of grants.
+    #[command(subcommand)]
+    Batch(batch::BatchCommand),
     /// Rate budgets: see, pause and open them.
     #[command(subcommand)]
     Lane(LaneCommand),
@@ -92,6 +98,9 @@ struct WorkerRun {
     /// Serve /metrics here.
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// End at once when standard input ends: whoever holds its other end is gone.
+    #[arg(long, hide = true)]
+    exit_with_parent: bool,
 }
 
 #[derive(Subcommand)]
@@ -129,8 +138,16 @@ enum VaultCommand {
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = Settings::read(cli.config.as_deref())?;
     match cli.command {
+        Command::Demo(args) => match demo::run(args, stop_signal()).await? {
+            demo::End::Sound => Ok(()),
+            demo::End::Interrupted => {
+                eprintln!("noshi: interrupted; nothing is left behind");
+                std::process::exit(130)
+            }
+        },
         Command::Worker(WorkerCommand::Run(args)) => run_worker(&settings, args).await,
         Command::Migrate(MigrateCommand::Up(database)) => store::migrate(database.url()?).await,
+        Command::Batch(command) => batch::run(&settings, command).await,
         Command::Lane(command) => lane(command).await,
         Command::Vault(VaultCommand::NewKey) => {
             println!("{}", vault::generate_key_line().expose_secret());
@@ -143,6 +160,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> {
+    if args.exit_with_parent {
+        exit_with_parent();
+    }
     let pace = Pace {
         slots: args.slots.into(),
         lease: Duration::from_millis(args.lease_ms),
@@ -159,6 +179,15 @@ async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> 
         End::Stopped => Ok(()),
         End::DeclaredDead => bail!("this worker was declared dead; its jobs are taken over by others"),
     }
+}
+
+/// The kernel closes the pipe however its holder ends, SIGKILL included.
+fn exit_with_parent() {
+    std::thread::spawn(|| {
+        // An error is an end as well.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(0);
+    });
 }
 
 /// The first SIGINT or SIGTERM; a second one ends the process at once.
@@ -239,7 +268,18 @@ async fn rotate(settings: &Settings, url: &str) -> anyhow::Result<()> {
 }
 
 /// JSON logs on standard error; `NOSHI_LOG` chooses what is logged. Only our own fields are ever logged, never a request or a body.
-pub fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NOSHI_LOG").unwrap_or_else(|_| "noshi=info,warn".into());
+pub fn start_logging(cli: &Cli) {
+    let usual = match cli.command {
+        // Its progress stands on standard error, and its workers log to files.
+        Command::Demo(_) => "error",
+        Command::Worker(_)
+        | Command::Migrate(_)
+        | Command::Batch(_)
+        | Command::Lane(_)
+        | Command::Vault(_)
+        | Command::Simulate(_)
+        | Command::Bench(_) => "noshi=info,warn",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NOSHI_LOG").unwrap_or_else(|_| usual.into());
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

@@ -6,8 +6,9 @@ use clap::Parser;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    noshi::cli::start_logging();
-    match noshi::cli::run(noshi::cli::Cli::parse()).await {
+    let cli = noshi::cli::Cli::parse();
+    noshi::cli::start_logging(&cli);
+    match noshi::cli::run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("noshi: {error:#}");

@@ -251,6 +251,10 @@ fn asked_by_reference(out: &mut Vec<Row>, state: impl Fn(&Contract) -> State) {
     }
 }
 
+fn inquiring_again(contract: &Contract, refused: bool) -> State {
+    State::Inquiring { trade: trade(contract, 0), not_found: 1, refused, reference: None }
+}
+
 /// A delivered gift whose return was asked for.
 fn withdrawn(contract: &Contract, then: Option<AfterCancel>) -> State {
     State::Pending { trade: trade(contract, 0), reference: None, then, card: Some("c1".into()) }
@@ -274,10 +278,15 @@ fn the_table_is_what_the_code_does() {
     for (answer, inquiry) in inquiries() {
         rows(&mut out, answer, &Scripted { inquiry, ..world() }, |c| State::inquiring(trade(c, 0)));
     }
-    let second = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 1, reference: None };
-    rows(&mut out, "not found twice", &Scripted { inquiry: Inquiry::NotFound, ..world() }, second);
-    let referred = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 0, reference: Some("R1".into()) };
-    asked_by_reference(&mut out, referred);
+    let not_found = Scripted { inquiry: Inquiry::NotFound, ..world() };
+    rows(&mut out, "not found twice", &not_found, |c| inquiring_again(c, false));
+    rows(&mut out, "not found twice, refused before", &not_found, |c| inquiring_again(c, true));
+    asked_by_reference(&mut out, |c| State::Inquiring {
+        trade: trade(c, 0),
+        not_found: 0,
+        refused: false,
+        reference: Some("R1".into()),
+    });
     for (answer, inquiry) in inquiries() {
         rows(&mut out, answer, &Scripted { inquiry, ..world() }, |c| State::pending(trade(c, 0), None));
     }
@@ -330,6 +339,35 @@ fn a_doubtful_trade_is_never_failed_and_never_renewed() {
                 }
             }
         }
+    }
+}
+
+/// The provider refuses the id and does not know it: a lap from issuing to inquiring and back would call it for ever.
+#[test]
+fn a_refusal_in_doubt_is_never_answered_by_the_same_call() {
+    for contract in contracts().into_iter().filter(|contract| contract.inquiry) {
+        let issue = Issue::Refused("F200".into());
+        let inquiry = Inquiry::NotFound;
+        let world = Scripted { issue, inquiry, ..world() };
+        let mut state = State::Issuing { trade: trade(&contract, 0) };
+        let mut asked = None;
+        for lap in 0..5 {
+            let this = This { unsure: true, in_state: HOUR * lap, ..this(args()) };
+            match now(GiftIssuance::step(&this, state.clone(), &world)).transition {
+                Transition::Advance(next @ State::Inquiring { .. }) => state = next,
+                Transition::NeedsOperator(why) => {
+                    asked = Some(why);
+                    break;
+                }
+                other @ (Transition::Advance(_)
+                | Transition::Retry
+                | Transition::Snooze(_)
+                | Transition::Done(_)
+                | Transition::Fail(..)) => panic!("{other:?}"),
+            }
+        }
+        let expected = if contract.replay { Problem::DoubtUnresolved } else { Problem::NotFoundInDoubt };
+        assert_eq!(asked, Some(expected));
     }
 }
 
@@ -392,6 +430,21 @@ fn after(state: State, world: &Scripted) -> State {
     }
 }
 
+/// The reference is all that an inquiry adds; the count starts again, and an earlier refusal stays.
+#[test]
+fn a_known_trade_is_asked_for_by_its_reference() {
+    let known = Scripted { inquiry: Inquiry::Known("R1".into()), ..world() };
+    for contract in contracts() {
+        for refused in [false, true] {
+            let state = after(inquiring_again(&contract, refused), &known);
+            let reference = Some("R1".to_owned());
+            assert_eq!(state, State::Inquiring { trade: trade(&contract, 0), not_found: 0, refused, reference });
+            let step = now(GiftIssuance::step(&circumstances("in doubt"), state, &known));
+            assert_eq!((step.transition, step.doubt), (Transition::Retry, Doubt::AsBefore));
+        }
+    }
+}
+
 /// Over as many steps as it takes, what follows an accepted cancel, and the card, are kept.
 #[test]
 fn an_accepted_cancel_is_followed_to_its_end() {
@@ -450,6 +503,7 @@ fn released_json_still_reads() {
         r#"{"at":"routing","generation":0}"#.to_owned(),
         format!(r#"{{"at":"issuing","trade":{trade}}}"#),
         format!(r#"{{"at":"inquiring","trade":{trade},"not_found":1}}"#),
+        format!(r#"{{"at":"inquiring","trade":{trade},"not_found":0,"refused":true}}"#),
         format!(r#"{{"at":"pending","trade":{trade}}}"#),
         format!(r#"{{"at":"inquiring","trade":{trade},"not_found":0,"reference":"R1"}}"#),
         format!(r#"{{"at":"pending","trade":{trade},"reference":"R1"}}"#),

@@ -1,8 +1,10 @@
 //! All SQL. One function per legal change, named by a verb; every write of a held job is fenced by id, lease, worker and step.
 
+pub mod audit;
 pub mod claim;
 pub mod enqueue;
 pub mod facts;
+pub mod intake;
 pub mod lanes;
 pub mod numbers;
 pub mod recover;

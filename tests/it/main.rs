@@ -1,7 +1,10 @@
 mod dump;
 mod engine;
 mod fleet;
+mod intake;
 mod lanes;
 mod private_postgres;
 mod processes;
+mod recover;
+mod rules;
 mod support;

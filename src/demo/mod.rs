@@ -1,0 +1,234 @@
+//! `noshi demo`: the whole of it on one machine, with nothing installed or configured before.
+//!
+//! A private PostgreSQL, three simulated providers that fail on purpose, two worker processes that are killed in
+//! mid-run, a file of 1,000 grants; then the providers' ledger is held against our database. Nothing is left behind.
+
+pub(crate) mod fleet;
+mod grants;
+mod progress;
+pub(crate) mod reconcile;
+pub(crate) mod stage;
+mod table;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use sqlx::PgPool;
+
+use self::{
+    fleet::Fleet,
+    progress::{Progress, Tally},
+    reconcile::{Books, reconcile},
+    stage::{Manners, Stage},
+};
+use crate::{
+    intake,
+    private_postgres::{PrivatePostgres, Settings as ServerSettings},
+    settings::Settings,
+    simulator::Line,
+    store::{self, Role, audit},
+};
+
+/// Shares of the grants at rest, in percent, at which a worker is killed.
+const KILLS: [u64; 2] = [25, 60];
+const WORKERS: usize = 2;
+/// Between two looks at the database.
+const LOOK: Duration = Duration::from_millis(200);
+/// No job came to rest for so long: something is stuck, and waiting longer shows nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What may stand in no log: gift codes of the simulator hold the first, all addresses of the example the second.
+const CANARIES: [&str; 2] = ["CNRY", "@example.jp"];
+
+/// Issues 1,000 gifts over failing providers, killing workers meanwhile, and reconciles. Needs nothing, leaves nothing.
+#[derive(clap::Args, Debug)]
+pub struct DemoArgs {
+    /// Grants to issue; the example file is cut, or repeated under new ids
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    count: u32,
+    /// Decides which calls meet which fault
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Let the providers answer every call as they should; workers are killed all the same
+    #[arg(long)]
+    no_faults: bool,
+    /// Copy ledger, logs, jobs and journal to this directory at the end
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// How the demo ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Every promise was kept.
+    Sound,
+    Interrupted,
+}
+
+/// Runs until everything is at rest and reconciled, or until `stopped`. Broken promises are an error, after their list.
+pub async fn run(args: DemoArgs, stopped: impl Future<Output = ()>) -> anyhow::Result<End> {
+    tokio::pin!(stopped);
+    let server = PrivatePostgres::start(ServerSettings { durable: true, ..ServerSettings::default() });
+    let postgres = tokio::select! {
+        postgres = server => postgres?,
+        () = &mut stopped => return Ok(End::Interrupted),
+    };
+    // What the play holds (workers, simulator) ends with it, whichever branch is taken.
+    let played = tokio::select! {
+        played = play(&args, &postgres) => played.map(|()| End::Sound),
+        () = &mut stopped => Ok(End::Interrupted),
+    };
+    postgres.stop().await?;
+    played
+}
+
+async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let manners = Manners { seed: args.seed, faults: !args.no_faults, limits: stage::LIMITS, jitter: stage::JITTER };
+    let stage = Stage::set(postgres, &manners).await?;
+    introduce(args);
+    let mut fleet = Fleet::start(&stage, WORKERS)?;
+    let pool = store::connect(&stage.url, Role::Operator, 2).await?;
+    let grants = submit(&stage, &pool, args.count as usize).await?;
+    let run = run_to_rest(&pool, &mut fleet, grants).await;
+    let bad = fleet.stop().await;
+    // Calls whose connections are gone may still land, for as long as the providers say.
+    tokio::time::sleep(stage::SETTLE).await;
+    let Stage { simulator, directory, ledger, .. } = stage;
+    simulator.stop().await?;
+    let elapsed = begun.elapsed();
+
+    let books = Books {
+        ledger: read_ledger(&ledger)?,
+        jobs: audit::gift_jobs(&pool).await?,
+        trades: audit::gift_trades(&pool).await?,
+        limits: stage::LIMITS,
+        grants,
+    };
+    let mut it = reconcile(&books);
+    it.broken.extend(run.as_ref().err().map(|error| format!("{error:#}")));
+    it.broken.extend(bad.iter().map(|number| format!("worker {number} did not stop in order")));
+    let logs = fleet.logs();
+    for canary in CANARIES.iter().filter(|canary| logs.contains(**canary)) {
+        it.broken.push(format!("a log holds {canary}, the mark of gift codes and addresses"));
+    }
+    println!("\nThe providers' ledger against our database:\n\n{}", table::text(&it));
+    let ran = run.unwrap_or_default();
+    println!(
+        "Workers killed: {}, ended by themselves: {}; jobs taken over: {}; answers spoiled: {}; jobs in doubt: {}; {} s in all.",
+        ran.kills,
+        ran.ended,
+        audit::rescued(&pool).await?,
+        it.faults,
+        it.in_doubt,
+        elapsed.as_secs()
+    );
+    if let Some(keep) = &args.keep {
+        keep_copies(keep, &directory, &pool).await?;
+    }
+    match it.broken.len() {
+        0 => {
+            println!("Every promise was kept.");
+            Ok(())
+        }
+        broken => bail!("{broken} promises were broken; the list stands above"),
+    }
+}
+
+fn introduce(args: &DemoArgs) {
+    let faults = if args.no_faults { "no faults" } else { "about 12 % of all issue calls meet a fault" };
+    let limits = stage::LIMITS;
+    println!(
+        "{} grants, {} workers (two are killed on the way), three simulated providers ({faults}; seed {}).",
+        args.count, WORKERS, args.seed
+    );
+    println!(
+        "Scaled for a demo: {}, {} and {} calls per second (amazon_incentives, gift_on_demand, tango_card); late \
+         effects land within {} s; trade ids are remembered for {} s; accepted gifts are asked for every {} s; calls \
+         time out after {} s; a silent worker is dead after {} s.\n",
+        limits.amazon_incentives,
+        limits.gift_on_demand,
+        limits.tango_card,
+        stage::SETTLE.as_secs(),
+        stage::HORIZON.as_secs(),
+        stage::POLL.as_secs(),
+        stage::CALL_TIMEOUT.as_secs(),
+        fleet::LEASE.as_secs()
+    );
+}
+
+/// Takes the file in as `noshi batch submit` does. Returns the number of grants.
+async fn submit(stage: &Stage, pool: &PgPool, count: usize) -> anyhow::Result<usize> {
+    let settings = Settings::read(Some(&stage.config))?;
+    let (name, csv) = ("grants.csv", grants::csv(count)?);
+    let grants = intake::read(name, csv.as_bytes(), &settings.gifts()?)?;
+    let counts = intake::submit(pool, &*settings.vault()?, name, &grants, false).await?;
+    Ok(counts.new)
+}
+
+/// What happened on the way.
+#[derive(Debug, Default, Clone, Copy)]
+struct Ran {
+    kills: usize,
+    /// Workers that ended without being killed by us.
+    ended: usize,
+}
+
+async fn run_to_rest(pool: &PgPool, fleet: &mut Fleet, grants: usize) -> anyhow::Result<Ran> {
+    let total = grants as u64;
+    let mut progress = Progress::start(total);
+    let mut ran = Ran::default();
+    let mut last = (Tally::default(), Instant::now());
+    loop {
+        let tally = Tally::of(&audit::standings(pool).await?);
+        progress.show(tally);
+        if tally.open == 0 && tally.at_rest() >= total {
+            progress.end();
+            return Ok(ran);
+        }
+        if KILLS.get(ran.kills).is_some_and(|percent| tally.at_rest() * 100 >= percent * total) {
+            let victim = ran.kills % WORKERS + 1;
+            fleet.kill(victim).await?;
+            ran.kills += 1;
+            progress.say(&format!("worker {victim} was killed (SIGKILL), and another started in its place"));
+        }
+        for (number, status) in fleet.look_after()? {
+            ran.ended += 1;
+            progress.say(&format!("worker {number} ended by itself ({status}), and another started in its place"));
+        }
+        if last.0.at_rest() != tally.at_rest() {
+            last = (tally, Instant::now());
+        } else if last.1.elapsed() > PATIENCE {
+            progress.end();
+            bail!("no job came to rest for {} s, and {} are open", PATIENCE.as_secs(), tally.open);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+pub(crate) fn read_ledger(path: &Path) -> anyhow::Result<Vec<Line>> {
+    let text = fs::read_to_string(path).context("cannot read the ledger")?;
+    text.lines().map(|line| serde_json::from_str(line).context("a line of the ledger cannot be read")).collect()
+}
+
+/// No keys, and no sealed values.
+async fn keep_copies(keep: &Path, directory: &Path, pool: &PgPool) -> anyhow::Result<()> {
+    fs::create_dir_all(keep).with_context(|| format!("cannot make {}", keep.display()))?;
+    let kept = |name: &str| name.ends_with(".log") || name.ends_with(".jsonl");
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(kept) {
+            fs::copy(entry.path(), keep.join(entry.file_name()))?;
+        }
+    }
+    for (name, rows) in
+        [("jobs.jsonl", audit::jobs_as_json(pool).await?), ("journal.jsonl", audit::journal_as_json(pool).await?)]
+    {
+        fs::write(keep.join(name), rows.join("\n") + "\n")?;
+    }
+    println!("Ledger, logs, jobs and journal are in {}.", keep.display());
+    Ok(())
+}

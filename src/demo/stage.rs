@@ -1,0 +1,130 @@
+//! What the demo runs on: a directory of its own with keys and configuration, a migrated database, the simulated providers.
+//!
+//! Everything lies in the private server's directory, which that server's watcher removes however this process ends.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+
+use crate::{
+    private_postgres::PrivatePostgres,
+    simulator::{Config, Credentials, PerProvider, Provider, Simulator},
+    store, vault,
+};
+
+/// Calls per second that each simulated provider takes: scaled up, as everything that takes days is scaled down.
+pub const LIMITS: PerProvider<u32> = PerProvider { amazon_incentives: 40, gift_on_demand: 40, tango_card: 30 };
+/// Two calls may travel this differently long: everything shares the machine here.
+pub const JITTER: Duration = Duration::from_millis(250);
+/// The longest that an unanswered call may still land.
+pub const SETTLE: Duration = Duration::from_secs(2);
+/// How long a provider surely remembers a trade id.
+pub const HORIZON: Duration = Duration::from_secs(120);
+/// Between two questions about an accepted gift.
+pub const POLL: Duration = Duration::from_secs(1);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+const DATABASE: &str = "noshi";
+
+/// How the providers behave.
+pub struct Manners {
+    pub seed: u64,
+    pub faults: bool,
+    pub limits: PerProvider<u32>,
+    pub jitter: Duration,
+}
+
+pub struct Stage {
+    pub simulator: Simulator,
+    pub directory: PathBuf,
+    pub config: PathBuf,
+    pub ledger: PathBuf,
+    /// For `DATABASE_URL`.
+    pub url: String,
+}
+
+impl Stage {
+    pub async fn set(postgres: &PrivatePostgres, manners: &Manners) -> anyhow::Result<Stage> {
+        let url = postgres.url(DATABASE);
+        postgres.create_database(DATABASE).await?;
+        store::migrate(&url).await?;
+        let directory = private_directory(postgres.directory())?;
+        let ledger = directory.join("ledger.jsonl");
+        let mut config = Config::new(&ledger);
+        config.seed = manners.seed;
+        config.faults = manners.faults;
+        config.settle = SETTLE;
+        // The client gives up earlier.
+        config.hang = CALL_TIMEOUT * 5;
+        for provider in Provider::ALL {
+            *config.limits.of_mut(provider) = Some(*manners.limits.of(provider));
+        }
+        let credentials = config.credentials.clone();
+        let simulator = Simulator::start(config).await?;
+        let config = configure(&directory, &simulator, &credentials, manners)?;
+        Ok(Stage { simulator, directory, config, ledger, url })
+    }
+}
+
+/// Ours to write, and the server's user's to remove.
+fn private_directory(server: &Path) -> anyhow::Result<PathBuf> {
+    let path = server.join("demo");
+    let owner = fs::metadata(server)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&path)
+        .and_then(|()| chown(&path, Some(owner.uid()), Some(owner.gid())))
+        .with_context(|| format!("cannot make the directory {}", path.display()))?;
+    Ok(path)
+}
+
+/// Writes a file that only we can read.
+fn write(directory: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    let path = directory.join(name);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Key files, and the configuration that names them.
+fn configure(
+    directory: &Path,
+    simulator: &Simulator,
+    credentials: &Credentials,
+    manners: &Manners,
+) -> anyhow::Result<PathBuf> {
+    write(directory, "vault.key", vault::generate_key_line().expose_secret())?;
+    write(directory, "amazon.secret", &credentials.amazon_secret)?;
+    write(directory, "gift_on_demand.key", &credentials.gift_on_demand_key)?;
+    write(directory, "tango.key", &credentials.tango_key)?;
+    let account = |provider: Provider| {
+        format!(
+            "base_url = '{}'\ncalls_per_second = {}\njitter_ms = {}\ntimeout_ms = {}\nsettle_seconds = {}\nhorizon_seconds = {}\npoll_seconds = {}",
+            simulator.base_url(provider),
+            manners.limits.of(provider),
+            manners.jitter.as_millis(),
+            CALL_TIMEOUT.as_millis(),
+            SETTLE.as_secs(),
+            HORIZON.as_secs(),
+            POLL.as_secs(),
+        )
+    };
+    let text = include_str!("noshi.toml")
+        .replace("{amazon_incentives}", &account(Provider::AmazonIncentives))
+        .replace("{gift_on_demand}", &account(Provider::GiftOnDemand))
+        .replace("{tango_card}", &account(Provider::TangoCard))
+        .replace("{directory}", &directory.to_string_lossy())
+        .replace("{partner_id}", &credentials.amazon_partner_id)
+        .replace("{region}", &credentials.amazon_region)
+        .replace("{access_key_id}", &credentials.amazon_key_id)
+        .replace("{platform_name}", &credentials.tango_platform);
+    write(directory, "noshi.toml", &text)
+}

@@ -1,0 +1,204 @@
+use std::fs;
+
+use noshi_jobs::money::Currency;
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::settings::Settings;
+
+const HEADER: &str = "grant_id,user_id,name,email,category,provider,amount,currency,valid_days";
+
+const CONFIG: &str = r#"
+vault_key_file = "DIR/vault.key"
+[gifts.amazon_incentives]
+base_url = "http://127.0.0.1:1"
+credentials = { partner_id = "Noshi", region = "us-west-2", access_key_id = "A", secret_key_file = "DIR/secret" }
+ranges = [{ category = "amazon", currency = "JPY", min = 15, max = 5000 }]
+[gifts.gift_on_demand]
+base_url = "http://127.0.0.1:1"
+credentials = { api_key_file = "DIR/secret" }
+ranges = [
+    { category = "coffee", currency = "JPY", min = 500, max = 500, product = "small" },
+    { category = "convenience", currency = "JPY", min = 500, max = 1000, product = "snack" },
+]
+"#;
+
+fn gifts() -> Gifts {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let key = path("vault.key");
+    fs::write(&key, crate::vault::generate_key_line().expose_secret()).unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    fs::write(path("secret"), "secret").unwrap();
+    fs::write(path("noshi.toml"), CONFIG.replace("DIR", directory.path().to_str().unwrap())).unwrap();
+    Settings::read(Some(&path("noshi.toml"))).unwrap().gifts().unwrap()
+}
+
+fn rejected(bytes: impl AsRef<[u8]>) -> Vec<String> {
+    let rejected = read("f.csv", bytes.as_ref(), &gifts()).expect_err("a fault");
+    let text = rejected.to_string();
+    let mut lines = text.lines().map(str::to_owned);
+    assert_eq!(lines.next().as_deref(), Some("nothing of f.csv was written:"));
+    lines.collect()
+}
+
+fn rows(rows: &str) -> Vec<String> {
+    rejected(format!("{HEADER}\n{rows}\n"))
+}
+
+#[test]
+fn a_good_file_is_read_to_the_letter() {
+    let text = format!(
+        "\u{feff}{HEADER}\r\n\
+         G-1,U-1,山田太郎,taro@example.jp,amazon,,1000,JPY,90\r\n\
+         \r\n\
+         G-2,U-2,\"O'Neil, \"\"Jr.\"\"\",,convenience,gift_on_demand,500,JPY,"
+    );
+    let grants = read("f.csv", text.as_bytes(), &gifts()).unwrap();
+    let [first, second] = grants.as_slice() else { panic!("{} grants", grants.len()) };
+    assert_eq!((first.line, second.line), (2, 4));
+    let expected = Args {
+        grant: "G-1".to_owned(),
+        user: "U-1".to_owned(),
+        category: "amazon".to_owned(),
+        value: noshi_jobs::money::Money { amount: 1000, currency: Currency::Jpy },
+        provider: None,
+        valid_days: Some(90),
+    };
+    assert_eq!(first.args, expected);
+    assert_eq!(second.args.provider.as_deref(), Some("gift_on_demand"));
+    assert_eq!(second.args.valid_days, None);
+    let json = |grant: &Grant| grant.recipient.as_ref().unwrap().expose_secret().to_owned();
+    assert_eq!(json(first), r#"{"name":"山田太郎","email":"taro@example.jp"}"#);
+    assert_eq!(json(second), r#"{"name":"O'Neil, \"Jr.\"","email":""}"#);
+    let told = format!("{first:?}");
+    assert!(!told.contains("山田") && !told.contains("example.jp"), "{told}");
+}
+
+#[test]
+fn columns_may_come_in_any_order_and_the_optional_ones_not_at_all() {
+    let text = "amount,currency,category,user_id,grant_id\n500,JPY,coffee,U-1,G-1\n";
+    let grants = read("f.csv", text.as_bytes(), &gifts()).unwrap();
+    assert_eq!(grants[0].args.grant, "G-1");
+    assert_eq!(grants[0].args.value.amount, 500);
+    assert!(grants[0].recipient.is_none());
+}
+
+#[test]
+fn a_bad_header_is_refused() {
+    assert_eq!(rejected(""), ["f.csv line 1: the file is empty; its first line must name the columns"]);
+    assert_eq!(rejected(format!("{HEADER}\n")), ["f.csv line 1: no grant follows the header"]);
+    let no_header = rejected("G-1,U-1,山田太郎,taro@example.jp,amazon,,1000,JPY,90\n").join("\n");
+    assert!(no_header.starts_with("f.csv line 1: the first line must name the columns: grant_id,"), "{no_header}");
+    assert!(!no_header.contains("山田") && !no_header.contains("taro"), "{no_header}");
+    let typo = rejected("grant_id,user_id,category,amount,curency\n");
+    assert!(
+        typo[0].starts_with("f.csv line 1, field `curency`: column 5 is not known; there are grant_id,"),
+        "{typo:?}"
+    );
+    assert_eq!(typo[1], "f.csv line 1, field `currency`: this column is missing");
+    let twice = rejected("grant_id,user_id,category,amount,currency,amount\n");
+    assert_eq!(twice, ["f.csv line 1, field `amount`: this column stands there twice"]);
+}
+
+#[test]
+fn every_kind_of_bad_field_is_refused_with_its_line_and_name() {
+    let long = "G".repeat(101);
+    for (row, field, sentence) in [
+        (",U,,,amazon,,1000,JPY,", "grant_id", "must not be empty"),
+        ("G,,,,amazon,,1000,JPY,", "user_id", "must not be empty"),
+        (&format!("{long},U,,,amazon,,1000,JPY,"), "grant_id", "has 101 bytes; at most 100 fit"),
+        ("G\t1,U,,,amazon,,1000,JPY,", "grant_id", "control character"),
+        ("G,U,山\u{7}田,,amazon,,1000,JPY,", "name", "control character"),
+        (" G,U,,,amazon,,1000,JPY,", "grant_id", "begins or ends with a space"),
+        ("G,taro@example.jp,,,amazon,,1000,JPY,", "user_id", "looks like an address"),
+        ("G,U,,taro,amazon,,1000,JPY,", "email", "not an e-mail address"),
+        ("G,U,,,,,1000,JPY,", "category", "must not be empty"),
+        ("G,U,,,tea,,1000,JPY,", "category", "nobody offers this category; there are amazon, coffee, convenience"),
+        ("G,U,,,amazon,gift_on_demand,1000,JPY,", "category", "this provider does not offer the category; there are"),
+        ("G,U,,,amazon,gods,1000,JPY,", "provider", "not known; there are amazon_incentives, gift_on_demand"),
+        ("G,U,,,amazon,,5001,JPY,", "amount", "from 15 JPY to 5000 JPY, not of 5001 JPY"),
+        ("G,U,,,coffee,,499,JPY,", "amount", "of 500 JPY, not of 499 JPY"),
+        ("G,U,,,amazon,,500.5,JPY,", "amount", "`500.5` has a fraction, and JPY has none"),
+        ("G,U,,,amazon,,\"1,000\",JPY,", "amount", "`1,000` is not an amount; write digits, such as 500"),
+        ("G,U,,,amazon,,千円,JPY,", "amount", "this is not an amount; write digits, such as 500"),
+        ("G,U,,,amazon,,,JPY,", "amount", "must not be empty"),
+        ("G,U,,,amazon,,0,JPY,", "amount", "must be more than 0"),
+        ("G,U,,,amazon,,-5,JPY,", "amount", "`-5` is not an amount"),
+        ("G,U,,,amazon,,1000,jpy,", "currency", "not known; write JPY or USD"),
+        ("G,U,,,amazon,,10,USD,", "currency", "offers `amazon` in JPY, not in USD"),
+        ("G,U,,,amazon,,1000,JPY,0", "valid_days", "from 1 to 3650"),
+        ("G,U,,,amazon,,1000,JPY,3651", "valid_days", "from 1 to 3650"),
+        ("G,U,,,amazon,,1000,JPY,+3", "valid_days", "from 1 to 3650"),
+        ("G,U,,,amazon,,1000,JPY,1.5", "valid_days", "from 1 to 3650"),
+    ] {
+        let faults = rows(row);
+        let [fault] = faults.as_slice() else { panic!("{row}: {faults:?}") };
+        assert!(fault.starts_with(&format!("f.csv line 2, field `{field}`: ")), "{row}: {fault}");
+        assert!(fault.contains(sentence), "{row}: {fault}");
+    }
+}
+
+#[test]
+fn slipped_columns_do_not_bring_names_or_addresses_into_the_faults() {
+    let faults = rows("G,U,amazon,1000,山田太郎,taro@example.jp,花子,hanako@example.jp,Yamada").join("\n");
+    for personal in ["山田", "taro", "花子", "hanako", "Yamada"] {
+        assert!(!faults.contains(personal), "{faults}");
+    }
+    assert!(faults.contains("field `email`") && faults.contains("field `currency`"), "{faults}");
+}
+
+#[test]
+fn an_id_that_stands_there_twice_names_both_lines() {
+    let faults = rows("G,U,,,amazon,,1000,JPY,\nH,U,,,amazon,,1000,JPY,\nG,U,,,amazon,,1000,JPY,");
+    assert_eq!(faults, ["f.csv line 4, field `grant_id`: line 2 has the same id; an id names one grant"]);
+}
+
+#[test]
+fn lines_that_are_not_csv_are_refused_and_the_lines_behind_them_still_read() {
+    let faults = rows(
+        "G,U,,,amazon,,1000,JPY\n\
+         H,U,\"山田,,amazon,,1000,JPY,\n\
+         I,U,,,amazon,,\"50\"0,JPY,\n\
+         J,U,a\"b,,amazon,,1000,JPY,\n\
+         K,U,,,tea,,1000,JPY,",
+    );
+    assert_eq!(faults.len(), 5, "{faults:?}");
+    assert_eq!(faults[0], "f.csv line 2: the line has 8 fields, and the header names 9");
+    assert!(faults[1].starts_with("f.csv line 3: the quote of field 3 is not closed on this line"), "{}", faults[1]);
+    assert_eq!(faults[2], "f.csv line 4: text follows the closing quote of field 7");
+    assert!(faults[3].starts_with("f.csv line 5: field 3 has a quote in it"), "{}", faults[3]);
+    assert!(faults[4].starts_with("f.csv line 6, field `category`"), "{}", faults[4]);
+}
+
+#[test]
+fn only_utf_8_is_taken() {
+    let (shift_jis, _, _) = encoding_rs::SHIFT_JIS.encode("G,U,山田太郎,,amazon,,1000,JPY,\n");
+    let bytes = [HEADER.as_bytes(), b"\nF,U,,,tea,,1000,JPY,\n", &*shift_jis].concat();
+    let faults = rejected(bytes);
+    assert!(faults[0].starts_with("f.csv line 2, field `category`"), "{faults:?}");
+    assert!(
+        faults[1].starts_with("f.csv line 3: the line is not UTF-8 but looks like Shift_JIS; convert"),
+        "{faults:?}"
+    );
+    assert_eq!(faults.len(), 2);
+
+    let faults = rejected([HEADER.as_bytes(), b"\nG,U,\xff\xfe,,amazon,,1000,JPY,\n"].concat());
+    assert!(faults[0].starts_with("f.csv line 2: the line is not UTF-8; convert"), "{faults:?}");
+
+    let utf_16: Vec<u8> = "\u{feff}grant_id".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_eq!(rejected(utf_16), ["f.csv line 1: the file is UTF-16; save it as CSV in UTF-8"]);
+}
+
+#[test]
+fn an_endless_line_is_not_read_to_its_end() {
+    let faults = rejected(format!("{HEADER}\n{}", "x".repeat(1_000_000)));
+    assert_eq!(faults, ["f.csv line 2: the line is longer than 64 KiB; is this a CSV file?"]);
+}
+
+#[test]
+fn twenty_faults_are_told_and_no_more() {
+    let faults = rows(&"G,,,,,,1000,JPY,\n".repeat(100));
+    assert_eq!(faults.len(), MOST_FAULTS + 1);
+    assert_eq!(faults[MOST_FAULTS], "these are the first 20; there may be more");
+}

@@ -1,0 +1,103 @@
+//! What the books are compared by: every gift job and every trade, as they stand.
+
+use sqlx::{PgPool, Row};
+
+/// How many jobs stand in a status, and how many of them are in doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub status: String,
+    pub jobs: u64,
+    pub in_doubt: u64,
+}
+
+const STANDINGS: &str = "select status::text, count(*) as jobs, count(*) filter (where unsure) as in_doubt
+from noshi.job where kind = 'gift_issuance' group by 1";
+
+pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
+    let rows = sqlx::query(STANDINGS).fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Standing {
+                status: row.try_get("status")?,
+                jobs: row.try_get::<i64, _>("jobs")?.unsigned_abs(),
+                in_doubt: row.try_get::<i64, _>("in_doubt")?.unsigned_abs(),
+            })
+        })
+        .collect()
+}
+
+/// A gift job.
+#[derive(Debug, Clone)]
+pub struct GiftJob {
+    pub grant: String,
+    pub status: String,
+    pub code: Option<String>,
+    pub in_doubt: bool,
+    /// In minor units.
+    pub amount: i64,
+}
+
+const GIFT_JOBS: &str = "select key, status::text, code, unsure, (args #>> '{value,amount}')::bigint as amount
+from noshi.job where kind = 'gift_issuance' order by id";
+
+pub async fn gift_jobs(pool: &PgPool) -> Result<Vec<GiftJob>, sqlx::Error> {
+    let rows = sqlx::query(GIFT_JOBS).fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(GiftJob {
+                grant: row.try_get("key")?,
+                status: row.try_get("status")?,
+                code: row.try_get("code")?,
+                in_doubt: row.try_get("unsure")?,
+                amount: row.try_get::<Option<i64>, _>("amount")?.unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
+/// A trade, with the card that we have written down for it.
+#[derive(Debug, Clone)]
+pub struct GiftTrade {
+    pub id: String,
+    pub grant: String,
+    pub provider: String,
+    pub card: Option<String>,
+}
+
+const GIFT_TRADES: &str = "select t.id, t.grant_id, t.provider, o.card from noshi.gift_trade t
+left join noshi.gift_outcome o on o.trade = t.id and o.outcome = 'issued' order by t.grant_id, t.generation";
+
+/// All trades, those of a grant in the order in which they were made.
+pub async fn gift_trades(pool: &PgPool) -> Result<Vec<GiftTrade>, sqlx::Error> {
+    let rows = sqlx::query(GIFT_TRADES).fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(GiftTrade {
+                id: row.try_get("id")?,
+                grant: row.try_get("grant_id")?,
+                provider: row.try_get("provider")?,
+                card: row.try_get("card")?,
+            })
+        })
+        .collect()
+}
+
+const RESCUED: &str = "select count(distinct job) from noshi.job_event where event = 'rescued'";
+
+/// Jobs that were taken over from a dead worker.
+pub async fn rescued(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    sqlx::query_scalar::<_, i64>(RESCUED).fetch_one(pool).await.map(i64::unsigned_abs)
+}
+
+const JOBS_AS_JSON: &str = "select to_jsonb(j)::text from noshi.job j order by id";
+const JOURNAL_AS_JSON: &str = "select to_jsonb(e)::text from noshi.job_event e order by happened_at, job, step";
+
+/// Every job, a JSON object each. Jobs hold no codes and no addresses.
+pub async fn jobs_as_json(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(JOBS_AS_JSON).fetch_all(pool).await
+}
+
+/// The whole journal, a JSON object a line.
+pub async fn journal_as_json(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(JOURNAL_AS_JSON).fetch_all(pool).await
+}
