@@ -21,7 +21,7 @@ pub async fn run(engine: &Engine, work: &Work) {
 
 impl Outside<GiftIssuance> for Engine {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn gift_issuance::World> {
-        Box::new(GiftWorld::new(self, claimed, local))
+        Box::new(GiftWorld::new(&self.gifts, &self.clock, claimed, local))
     }
 }
 

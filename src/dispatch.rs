@@ -2,12 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sqlx::postgres::PgListener;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
     chaos::crash_point,
@@ -20,48 +20,6 @@ use crate::{
 pub struct Slotted {
     pub work: Work,
     _slot: OwnedSemaphorePermit,
-}
-
-/// What others in this process tell the dispatcher: never needed, always faster.
-#[derive(Default)]
-pub struct Hints {
-    soon: Mutex<Soon>,
-    ring: Notify,
-}
-
-#[derive(Default)]
-struct Soon {
-    lanes: Vec<String>,
-    all: bool,
-    due: Option<Instant>,
-}
-
-impl Hints {
-    pub fn available(&self, lane: &str) {
-        self.tell(|soon| {
-            if !soon.lanes.iter().any(|known| known == lane) {
-                soon.lanes.push(lane.to_owned());
-            }
-        });
-    }
-
-    pub fn due_in(&self, delay: Duration) {
-        let at = Instant::now() + delay;
-        self.tell(|soon| soon.due = Some(soon.due.map_or(at, |due| due.min(at))));
-    }
-
-    pub fn all(&self) {
-        self.tell(|soon| soon.all = true);
-    }
-
-    fn tell(&self, note: impl FnOnce(&mut Soon)) {
-        note(&mut self.soon.lock().expect("no panic happens under this lock"));
-        self.ring.notify_one();
-    }
-
-    fn take(&self) -> Soon {
-        std::mem::take(&mut self.soon.lock().expect("no panic happens under this lock"))
-    }
 }
 
 /// Listens for hints of other processes, for as long as the process lives.
@@ -114,7 +72,7 @@ impl Dispatcher {
             let next = self.lanes.values().copied().chain([self.due]).min().unwrap_or(self.due);
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
-                () = self.engine.hints.ring.notified() => {}
+                () = self.engine.hints.rung() => {}
             }
         }
     }
@@ -204,9 +162,9 @@ impl Dispatcher {
 
     async fn stopped(&self) {
         while !self.engine.stopping() {
-            self.engine.hints.ring.notified().await;
+            self.engine.hints.rung().await;
         }
-        self.engine.hints.ring.notify_one();
+        self.engine.hints.ring();
     }
 
     /// Lets everything in hand finish, then runs one suspect by itself.
@@ -222,7 +180,7 @@ impl Dispatcher {
         crash_point("claim_alone.after");
         if catch.suspects {
             self.suspects = Some(lane.to_owned());
-            self.engine.hints.ring.notify_one();
+            self.engine.hints.ring();
         }
         if !catch.jobs.is_empty() {
             let slot = slots.split(1).into_iter().collect();

@@ -15,9 +15,9 @@ use noshi_jobs::{
 use sqlx::PgPool;
 
 use crate::{
-    dispatch::Hints,
     flush::Flusher,
     gifts::Gifts,
+    hints::Hints,
     lease::{Held, LeaseClock},
     retry::DatabaseBackoff,
     store::{

@@ -12,7 +12,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::{
     chaos::{Bug, crash_point, planted},
     clients::{self, Gate, GiftProvider, GiftSettings},
-    engine::Engine,
+    lease::LeaseClock,
     metrics::count_call,
     store::{self, claim::Claimed, facts::NewTrade, lanes::Budget},
     vault::Vault,
@@ -105,10 +105,10 @@ pub struct GiftWorld {
 }
 
 impl GiftWorld {
-    pub fn new(engine: &Engine, claimed: &Claimed, local: &Local) -> Self {
-        let clock = Arc::clone(&engine.clock);
+    pub fn new(gifts: &Arc<Gifts>, clock: &Arc<LeaseClock>, claimed: &Claimed, local: &Local) -> Self {
+        let clock = Arc::clone(clock);
         GiftWorld {
-            gifts: Arc::clone(&engine.gifts),
+            gifts: Arc::clone(gifts),
             gate: Gate::new(move || clock.may_call()),
             local: local.clone(),
             job: claimed.id,
@@ -190,22 +190,6 @@ impl World for GiftWorld {
         })
     }
 }
-
-pub const OUTCOMES: [&str; 13] = [
-    "ok",
-    "pending",
-    "resend",
-    "refused",
-    "throttled",
-    "not_sent",
-    "unknown",
-    "dead",
-    "conflict",
-    "out_of_funds",
-    "bad_credentials",
-    "not_found",
-    "failed",
-];
 
 const fn name_of_issue(issue: &Issue) -> &'static str {
     match issue {

@@ -11,6 +11,7 @@ pub mod engine;
 pub mod flush;
 pub mod gifts;
 pub mod heartbeat;
+pub mod hints;
 pub mod host;
 pub mod intake;
 pub mod lease;

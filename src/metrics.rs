@@ -9,10 +9,26 @@ use noshi_jobs::Kind;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 
-use crate::{gifts, store};
+use crate::store;
 
 const JOB_OUTCOMES: [&str; 5] = ["completed", "failed", "compensated", "cancelled", "needs_operator"];
 const OPEN_STATUSES: [&str; 6] = ["scheduled", "available", "running", "retryable", "needs_operator", "compensating"];
+/// Every outcome of a call to a provider.
+const CALL_OUTCOMES: [&str; 13] = [
+    "ok",
+    "pending",
+    "resend",
+    "refused",
+    "throttled",
+    "not_sent",
+    "unknown",
+    "dead",
+    "conflict",
+    "out_of_funds",
+    "bad_credentials",
+    "not_found",
+    "failed",
+];
 const GROUP_SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// One call to a provider and what came of it.
@@ -41,7 +57,7 @@ pub fn install(providers: impl Iterator<Item = &'static str>) -> anyhow::Result<
     metrics::counter!("noshi_rescues_total").absolute(0);
     for provider in providers {
         for op in ["issue", "inquire", "cancel"] {
-            for outcome in gifts::OUTCOMES {
+            for outcome in CALL_OUTCOMES {
                 metrics::counter!("noshi_provider_requests_total", "provider" => provider, "op" => op, "outcome" => outcome)
                     .absolute(0);
             }
@@ -91,7 +107,7 @@ async fn refresh(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Serves `/metrics`; the database's figures are at most 5 s old. Returns the address it listens on.
+/// Serves `/metrics`; the database's figures are at most 10 s old. Returns the address it listens on.
 pub async fn serve(listen: SocketAddr, handle: PrometheusHandle, pool: PgPool) -> anyhow::Result<SocketAddr> {
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for /metrics"))?;
@@ -104,7 +120,7 @@ pub async fn serve(listen: SocketAddr, handle: PrometheusHandle, pool: PgPool) -
             if let Err(error) = refresh(&pool).await {
                 tracing::warn!(%error, "the database did not answer for the metrics");
             }
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(Duration::from_secs(10)).await;
         }
     });
     tokio::spawn(async move {

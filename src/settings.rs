@@ -45,3 +45,27 @@ impl Settings {
         Gifts::open(named, self.vault()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_complete_and_unknown_keys_are_refused() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/examples/noshi.toml");
+        let settings = Settings::read(Some(Path::new(example))).unwrap();
+        let gifts = settings.gifts.clone();
+        assert!(gifts.amazon_incentives.is_some() && gifts.gift_on_demand.is_some() && gifts.tango_card.is_some());
+        // Its key file is not here, and the error says which file and what to do.
+        let error = format!("{:#}", settings.vault().unwrap_err());
+        assert!(error.contains("/etc/noshi/vault.key"), "{error}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("noshi.toml");
+        std::fs::write(&file, "vault_key_files = 'x'\n").unwrap();
+        let error = format!("{:#}", Settings::read(Some(&file)).unwrap_err());
+        assert!(error.contains("vault_key_files") && error.contains("noshi.toml"), "{error}");
+        assert!(Settings::read(Some(Path::new("/does/not/exist.toml"))).is_err());
+        assert!(Settings::default().gifts().is_ok_and(|gifts| gifts.names().next().is_none()));
+    }
+}

@@ -21,6 +21,7 @@ use crate::{
     flush::Flusher,
     gifts::Gifts,
     heartbeat::{self, Verdict},
+    hints::Hints,
     host,
     lease::{Held, LeaseClock},
     metrics,
@@ -68,7 +69,7 @@ impl Worker {
             flusher,
             held: Held::default(),
             clock,
-            hints: dispatch::Hints::default(),
+            hints: Hints::default(),
             gifts: Arc::new(gifts),
             stopping: AtomicBool::new(false),
         });
@@ -89,7 +90,8 @@ impl Worker {
     /// Serves `/metrics`; returns the address.
     pub async fn serve_metrics(&self, listen: SocketAddr) -> anyhow::Result<SocketAddr> {
         let handle = metrics::install(self.engine.gifts.names())?;
-        metrics::serve(listen, handle, self.vital.clone()).await
+        // Never on the heartbeat's connections: counting a large backlog takes its time.
+        metrics::serve(listen, handle, self.engine.pool.clone()).await
     }
 
     pub fn id(&self) -> i64 {

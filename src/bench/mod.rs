@@ -2,6 +2,8 @@
 //!
 //! Each figure stands beside the floor of the same run: the same work done in batches inside PostgreSQL.
 
+mod lane;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -32,6 +34,9 @@ pub struct BenchArgs {
     /// Single jobs whose pickup is timed.
     #[arg(long, default_value_t = 300)]
     singles: usize,
+    /// Gifts of the measurement of a lane.
+    #[arg(long, default_value_t = 1_500)]
+    gifts: usize,
 }
 
 struct Bench {
@@ -67,6 +72,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     bench.line("1-step jobs", "jobs/s", noop.jobs);
     let (p50, p99) = bench.pickup().await?;
     println!("{:<42} p50 {:.1} ms, p99 {:.1} ms", "pickup when idle, from insert to claim", p50 * 1e3, p99 * 1e3);
+    lane::run(&server, bench.args.gifts).await?;
     bench.pool.close().await;
     server.stop().await
 }

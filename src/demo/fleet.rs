@@ -13,7 +13,6 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use super::stage::Stage;
 
-pub const WORKERS: usize = 2;
 /// A worker silent for this long is declared dead, and its jobs are taken over.
 pub const LEASE: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_secs(1);
@@ -38,7 +37,7 @@ struct Member {
 }
 
 impl Fleet {
-    pub fn start(stage: &Stage) -> anyhow::Result<Fleet> {
+    pub fn start(stage: &Stage, workers: usize) -> anyhow::Result<Fleet> {
         let mut fleet = Fleet {
             program: std::env::current_exe().context("cannot find this program's own file")?,
             directory: stage.directory.clone(),
@@ -46,7 +45,7 @@ impl Fleet {
             url: stage.url.clone(),
             members: vec![],
         };
-        for number in 1..=WORKERS {
+        for number in 1..=workers {
             let member = fleet.member(number)?;
             fleet.members.push(member);
         }

@@ -3,12 +3,12 @@
 //! A private PostgreSQL, three simulated providers that fail on purpose, two worker processes that are killed in
 //! mid-run, a file of 1,000 grants; then the providers' ledger is held against our database. Nothing is left behind.
 
-mod fleet;
+pub(crate) mod fleet;
 mod grants;
-mod papers;
+pub(crate) mod papers;
 mod progress;
-mod reconcile;
-mod stage;
+pub(crate) mod reconcile;
+pub(crate) mod stage;
 mod table;
 
 use std::{
@@ -24,7 +24,7 @@ use self::{
     fleet::Fleet,
     progress::{Progress, Tally},
     reconcile::{Books, reconcile},
-    stage::Stage,
+    stage::{Manners, Stage},
 };
 use crate::{
     intake,
@@ -35,6 +35,7 @@ use crate::{
 
 /// Shares of the grants at rest, in percent, at which a worker is killed.
 const KILLS: [u64; 2] = [25, 60];
+const WORKERS: usize = 2;
 /// Between two looks at the database.
 const LOOK: Duration = Duration::from_millis(200);
 /// No job came to rest for so long: something is stuck, and waiting longer shows nothing.
@@ -93,9 +94,10 @@ pub async fn run(args: DemoArgs, stopped: impl Future<Output = ()>) -> anyhow::R
 
 async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let stage = Stage::set(postgres, args.seed, !args.no_faults).await?;
+    let manners = Manners { seed: args.seed, faults: !args.no_faults, limits: stage::LIMITS, jitter: stage::JITTER };
+    let stage = Stage::set(postgres, &manners).await?;
     introduce(args);
-    let mut fleet = Fleet::start(&stage)?;
+    let mut fleet = Fleet::start(&stage, WORKERS)?;
     let pool = store::connect(&stage.url, Role::Operator, 2).await?;
     let grants = submit(&stage, &pool, args.count as usize).await?;
     let mut ran = Ran::default();
@@ -147,9 +149,7 @@ fn introduce(args: &DemoArgs) {
     let limits = stage::LIMITS;
     println!(
         "{} grants, {} workers (two are killed on the way), three simulated providers ({faults}; seed {}).",
-        args.count,
-        fleet::WORKERS,
-        args.seed
+        args.count, WORKERS, args.seed
     );
     println!(
         "Scaled for a demo: {}, {} and {} calls per second (amazon_incentives, gift_on_demand, tango_card); late \
@@ -195,7 +195,7 @@ async fn run_to_rest(pool: &PgPool, fleet: &mut Fleet, grants: usize, ran: &mut 
             return Ok(());
         }
         if KILLS.get(ran.kills).is_some_and(|percent| tally.at_rest() * 100 >= percent * total) {
-            let victim = ran.kills % fleet::WORKERS + 1;
+            let victim = ran.kills % WORKERS + 1;
             fleet.kill(victim).await?;
             ran.kills += 1;
             progress.say(&format!("worker {victim} was killed (SIGKILL), and another started in its place"));

@@ -112,7 +112,7 @@ fn account(books: &Books, provider: Provider) -> Account {
 }
 
 /// The most of these moments (in order) that any second holds, its end included and its begin not.
-fn most_in_a_second(moments: &[u64]) -> usize {
+pub(crate) fn most_in_a_second(moments: &[u64]) -> usize {
     let mut from = 0;
     let mut most = 0;
     for (at, moment) in moments.iter().enumerate() {

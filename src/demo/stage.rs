@@ -21,6 +21,8 @@ use crate::{
 
 /// Calls per second that each simulated provider takes: scaled up, as everything that takes days is scaled down.
 pub const LIMITS: PerProvider<u32> = PerProvider { amazon_incentives: 40, gift_on_demand: 40, tango_card: 30 };
+/// Two calls may travel this differently long: everything shares the machine here.
+pub const JITTER: Duration = Duration::from_millis(250);
 /// The longest that an unanswered call may still land.
 pub const SETTLE: Duration = Duration::from_secs(2);
 /// How long a provider surely remembers a trade id.
@@ -28,10 +30,16 @@ pub const HORIZON: Duration = Duration::from_secs(120);
 /// Between two questions about an accepted gift.
 pub const POLL: Duration = Duration::from_secs(1);
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Two calls may travel this differently long: everything shares the machine here.
-const JITTER: Duration = Duration::from_millis(250);
 
 const DATABASE: &str = "noshi";
+
+/// How the providers behave.
+pub struct Manners {
+    pub seed: u64,
+    pub faults: bool,
+    pub limits: PerProvider<u32>,
+    pub jitter: Duration,
+}
 
 pub struct Stage {
     pub simulator: Simulator,
@@ -43,24 +51,24 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub async fn set(postgres: &PrivatePostgres, seed: u64, faults: bool) -> anyhow::Result<Stage> {
+    pub async fn set(postgres: &PrivatePostgres, manners: &Manners) -> anyhow::Result<Stage> {
         let url = postgres.url(DATABASE);
         postgres.create_database(DATABASE).await?;
         store::migrate(&url).await?;
         let directory = private_directory(postgres.directory())?;
         let ledger = directory.join("ledger.jsonl");
         let mut config = Config::new(&ledger);
-        config.seed = seed;
-        config.faults = faults;
+        config.seed = manners.seed;
+        config.faults = manners.faults;
         config.settle = SETTLE;
         // The client gives up earlier.
         config.hang = CALL_TIMEOUT * 5;
         for provider in Provider::ALL {
-            *config.limits.of_mut(provider) = Some(*LIMITS.of(provider));
+            *config.limits.of_mut(provider) = Some(*manners.limits.of(provider));
         }
         let credentials = config.credentials.clone();
         let simulator = Simulator::start(config).await?;
-        let config = configure(&directory, &simulator, &credentials)?;
+        let config = configure(&directory, &simulator, &credentials, manners)?;
         Ok(Stage { simulator, directory, config, ledger, url })
     }
 }
@@ -87,7 +95,12 @@ fn write(directory: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Key files, and the configuration that names them.
-fn configure(directory: &Path, simulator: &Simulator, credentials: &Credentials) -> anyhow::Result<PathBuf> {
+fn configure(
+    directory: &Path,
+    simulator: &Simulator,
+    credentials: &Credentials,
+    manners: &Manners,
+) -> anyhow::Result<PathBuf> {
     write(directory, "vault.key", vault::generate_key_line().expose_secret())?;
     write(directory, "amazon.secret", &credentials.amazon_secret)?;
     write(directory, "gift_on_demand.key", &credentials.gift_on_demand_key)?;
@@ -96,8 +109,8 @@ fn configure(directory: &Path, simulator: &Simulator, credentials: &Credentials)
         format!(
             "base_url = '{}'\ncalls_per_second = {}\njitter_ms = {}\ntimeout_ms = {}\nsettle_seconds = {}\nhorizon_seconds = {}\npoll_seconds = {}",
             simulator.base_url(provider),
-            LIMITS.of(provider),
-            JITTER.as_millis(),
+            manners.limits.of(provider),
+            manners.jitter.as_millis(),
             CALL_TIMEOUT.as_millis(),
             SETTLE.as_secs(),
             HORIZON.as_secs(),

@@ -195,14 +195,15 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
     })
 }
 
+// `now()` is a condition for the index; `clock_timestamp()`, being volatile, would be a filter over every waiting row.
 const PROMOTE: &str = "with due as (
-    select id from noshi.job where status in ('scheduled', 'retryable') and run_at <= clock_timestamp()
+    select id from noshi.job where status in ('scheduled', 'retryable') and run_at <= now()
     order by run_at limit 1000 for update skip locked),
 promoted as (
     update noshi.job j set status = 'available' from due where j.id = due.id returning 1)
 select (select count(*) from promoted) as promoted,
-    extract(epoch from (select min(run_at) from noshi.job where status in ('scheduled', 'retryable') and run_at > clock_timestamp())
-        - clock_timestamp())::float8 as next";
+    extract(epoch from (select min(run_at) from noshi.job where status in ('scheduled', 'retryable') and run_at > now())
+        - now())::float8 as next";
 
 /// Makes waiting jobs whose time has come available. Returns how many, and how long until the next.
 pub async fn promote_due(pool: &PgPool) -> Result<(i64, Option<Duration>), sqlx::Error> {

@@ -13,8 +13,18 @@ pub struct Open {
     pub jobs: i64,
 }
 
-const OPEN: &str = "select kind, case when undo is not null and status <> 'needs_operator' then 'compensating' else status::text end as status, count(*) as jobs
-from noshi.job where status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator') group by 1, 2";
+// One branch for each partial index: with `status in (…)` alone the whole history would be read.
+const OPEN: &str = "select kind, status, sum(jobs)::bigint as jobs from (
+    select kind, status::text, undo is not null as undoing, count(*) as jobs from noshi.job where status = 'available' and lost = 0 group by 1, 2, 3
+    union all
+    select kind, status::text, undo is not null, count(*) from noshi.job where status = 'available' and lost > 0 group by 1, 2, 3
+    union all
+    select kind, status::text, undo is not null, count(*) from noshi.job where status in ('scheduled', 'retryable') group by 1, 2, 3
+    union all
+    select kind, status::text, undo is not null, count(*) from noshi.job where status = 'running' group by 1, 2, 3
+    union all
+    select kind, status::text, false, count(*) from noshi.job where status = 'needs_operator' group by 1, 2) o(kind, queued, undoing, jobs)
+cross join lateral (select case when undoing then 'compensating' else queued end as status) s group by 1, 2";
 
 pub async fn open(pool: &PgPool) -> Result<Vec<Open>, sqlx::Error> {
     let rows = sqlx::query(OPEN).fetch_all(pool).await?;

@@ -211,8 +211,8 @@ async fn a_large_batch_delays_nobody() {
     let worker = workers::register(pool, "test").await.unwrap();
     let enqueue = async |name: &str, rows: i64, batch: i64, priority: i16| {
         sqlx::query(
-            "select count(noshi.enqueue_rows('probe', array_agg($1 || i order by i), array_agg(jsonb_build_object('id', $1 || i, 'steps', 1) order by i), $4, $3))
-             from generate_series(1, $2) i",
+            "select count(*) from (select array_agg($1 || i order by i) as keys, array_agg(jsonb_build_object('id', $1 || i, 'steps', 1) order by i) as args
+                from generate_series(1, $2) i) r, noshi.enqueue_rows('probe', keys, args, $4, $3)",
         )
         .bind(name)
         .bind(rows)

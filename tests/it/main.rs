@@ -5,4 +5,6 @@ mod intake;
 mod lanes;
 mod private_postgres;
 mod processes;
+mod recover;
+mod rules;
 mod support;

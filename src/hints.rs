@@ -1,0 +1,60 @@
+//! Hints within a process and between processes: never needed, always faster than the next poll.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+/// What others in this process tell the dispatcher: never needed, always faster.
+#[derive(Default)]
+pub struct Hints {
+    soon: Mutex<Soon>,
+    bell: Notify,
+}
+
+/// What was told since the last look.
+#[derive(Default)]
+pub struct Soon {
+    pub lanes: Vec<String>,
+    pub all: bool,
+    pub due: Option<Instant>,
+}
+
+impl Hints {
+    pub fn available(&self, lane: &str) {
+        self.tell(|soon| {
+            if !soon.lanes.iter().any(|known| known == lane) {
+                soon.lanes.push(lane.to_owned());
+            }
+        });
+    }
+
+    pub fn due_in(&self, delay: Duration) {
+        let at = Instant::now() + delay;
+        self.tell(|soon| soon.due = Some(soon.due.map_or(at, |due| due.min(at))));
+    }
+
+    pub fn all(&self) {
+        self.tell(|soon| soon.all = true);
+    }
+
+    fn tell(&self, note: impl FnOnce(&mut Soon)) {
+        note(&mut self.soon.lock().expect("no panic happens under this lock"));
+        self.ring();
+    }
+
+    /// Wakes the dispatcher.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    pub async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    pub fn take(&self) -> Soon {
+        std::mem::take(&mut self.soon.lock().expect("no panic happens under this lock"))
+    }
+}

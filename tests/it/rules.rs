@@ -1,0 +1,175 @@
+//! Rules of the house that a compiler does not check.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Rooms of `src`, lowest first: each may know only what stands before it.
+const ROOMS: [&str; 27] = [
+    "chaos",
+    "lease",
+    "retry",
+    "hints",
+    "vault",
+    "private_postgres",
+    "simulator",
+    "store",
+    "metrics",
+    "clients",
+    "world",
+    "flush",
+    "verdict",
+    "gifts",
+    "settings",
+    "engine",
+    "run",
+    "catalog",
+    "dispatch",
+    "host",
+    "heartbeat",
+    "worker",
+    "intake",
+    "demo",
+    "bench",
+    "cli",
+    "main",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let mut found = vec![];
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false if entry.path().extension().is_some_and(|e| e == "rs") => found.push(entry.path()),
+                false => {}
+            }
+        }
+    }
+    found
+}
+
+/// The room a file belongs to: the first part of its path below `src`.
+fn room(file: &Path) -> String {
+    let below = file.strip_prefix(root().join("src")).unwrap();
+    below.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// Names that follow `crate::` in the code of a file, its tests left out.
+fn known_rooms(text: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or(text);
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let name = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        match rest.strip_prefix('{') {
+            // `use crate::{a, b::{c, d}}`: the names at depth one.
+            Some(group) => {
+                let mut depth = 1;
+                let mut word = String::new();
+                for c in group.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' => depth -= 1,
+                        ',' if depth == 1 => word.clear(),
+                        c if depth == 1 => word.push(c),
+                        _ => {}
+                    }
+                    let known = name(word.trim());
+                    if depth == 1 && (c == ':' || c == ',') && !known.is_empty() {
+                        names.insert(known);
+                    }
+                    if depth == 0 {
+                        break;
+                    }
+                }
+            }
+            None => _ = names.insert(name(rest)),
+        }
+    }
+    names.into_iter().filter(|name| ROOMS.contains(&name.as_str())).collect()
+}
+
+#[test]
+fn dependencies_run_one_way() {
+    let rank = |name: &str| ROOMS.iter().position(|room| *room == name);
+    for file in sources("src") {
+        let room = room(&file);
+        if room == "lib" {
+            continue;
+        }
+        let own = rank(&room).unwrap_or_else(|| panic!("src/{room} has no place in the order of rooms"));
+        for known in known_rooms(&fs::read_to_string(&file).unwrap()) {
+            assert!(rank(&known).unwrap() <= own, "{} knows `{known}`, which stands above it", file.display());
+        }
+    }
+}
+
+/// A job cannot reach SQL, HTTP, a clock or a runtime: Cargo forbids it, as long as its crate depends on serde alone.
+#[test]
+fn the_jobs_know_serde_and_nothing_else() {
+    let manifest = fs::read_to_string(root().join("jobs/Cargo.toml")).unwrap();
+    let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let names: Vec<&str> =
+        dependencies.lines().filter_map(|line| line.split_once(" =").map(|(name, _)| name)).collect();
+    assert_eq!(names, ["serde"]);
+    for file in sources("jobs") {
+        let text = fs::read_to_string(&file).unwrap();
+        for clock in ["Instant::now", "SystemTime", "std::fs", "std::net", "std::thread"] {
+            let code = !file.starts_with(root().join("jobs/walk")) && !file.ends_with("walk.rs");
+            assert!(!(code && text.contains(clock)), "{} reaches {clock}", file.display());
+        }
+    }
+}
+
+/// Statements live in the store, the benchmark's floor, and the private server that starts databases.
+#[test]
+fn all_sql_is_in_the_store() {
+    for file in sources("src") {
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap();
+        if !["store", "bench", "private_postgres", "demo"].contains(&room(&file).as_str()) {
+            assert!(!text.contains("sqlx::query"), "{} talks to the database past the store", file.display());
+        }
+        for word in ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM"] {
+            let in_code =
+                text.lines().filter(|line| !line.trim_start().starts_with("//")).any(|line| line.contains(word));
+            assert!(!in_code, "{}: SQL is written in lower case", file.display());
+        }
+    }
+}
+
+/// `backoff` is unmaintained; it stays behind our own functions.
+#[test]
+fn one_file_knows_backoff() {
+    let knows: Vec<_> = sources("src")
+        .into_iter()
+        .filter(|file| {
+            fs::read_to_string(file)
+                .unwrap()
+                .lines()
+                .any(|line| line.starts_with("use backoff") || line.contains(" backoff::"))
+        })
+        .collect();
+    assert_eq!(knows, [root().join("src/retry.rs")]);
+}
+
+#[test]
+fn lints_that_keep_outcomes_visible_are_on() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    for lint in [
+        "wildcard_enum_match_arm = \"deny\"",
+        "match_wildcard_for_single_variants = \"deny\"",
+        "unsafe_code = \"forbid\"",
+    ] {
+        assert!(manifest.contains(lint), "{lint} is gone");
+    }
+    assert!(fs::read_to_string(root().join("jobs/Cargo.toml")).unwrap().contains("[lints]\nworkspace = true"));
+}
