@@ -1,3 +1,4 @@
+mod demo;
 mod dump;
 mod engine;
 mod fleet;
