@@ -1,4 +1,5 @@
 mod crash;
+mod demo;
 mod dump;
 mod engine;
 mod fleet;
