@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::ExposeSecret;
 
 use crate::{
-    bench, demo,
+    bench,
+    chaos::crash_point,
+    demo,
     engine::Pace,
     metrics,
     settings::Settings,
@@ -258,11 +260,10 @@ async fn rotate(settings: &Settings, url: &str) -> anyhow::Result<()> {
     let mut rewrapped = 0;
     loop {
         let mut transaction = pool.begin().await?;
-        let rows = store::facts::sealed_under_other_keys(&mut transaction, keys.current_key()).await?;
-        if rows.is_empty() {
+        let Some(rows) = store::facts::sealed_under_another_key(&mut transaction, keys.current_key()).await? else {
             println!("{rewrapped} sealed values are now under the key {}", keys.current_key());
             return Ok(());
-        }
+        };
         for mut row in rows {
             let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
             row.sealed =
@@ -270,7 +271,9 @@ async fn rotate(settings: &Settings, url: &str) -> anyhow::Result<()> {
             store::facts::replace_sealed(&mut transaction, &row).await?;
             rewrapped += 1;
         }
+        crash_point("rotate.before_commit");
         transaction.commit().await?;
+        crash_point("rotate.after_commit");
     }
 }
 
