@@ -12,3 +12,4 @@ mod rules;
 mod secrets;
 mod store;
 mod support;
+mod vault;
