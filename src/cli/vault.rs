@@ -6,6 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::Database;
 use crate::{
+    chaos::crash_point,
     settings::Settings,
     store::{self, Role},
     vault,
@@ -35,11 +36,10 @@ async fn rotate(settings: &Settings, url: &str) -> anyhow::Result<()> {
     let mut rewrapped = 0;
     loop {
         let mut transaction = pool.begin().await?;
-        let rows = store::facts::sealed_under_other_keys(&mut transaction, keys.current_key()).await?;
-        if rows.is_empty() {
+        let Some(rows) = store::facts::sealed_under_another_key(&mut transaction, keys.current_key()).await? else {
             println!("{rewrapped} sealed values are now under the key {}", keys.current_key());
             return Ok(());
-        }
+        };
         for mut row in rows {
             let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
             row.sealed =
@@ -47,6 +47,8 @@ async fn rotate(settings: &Settings, url: &str) -> anyhow::Result<()> {
             store::facts::replace_sealed(&mut transaction, &row).await?;
             rewrapped += 1;
         }
+        crash_point("rotate.before_commit");
         transaction.commit().await?;
+        crash_point("rotate.after_commit");
     }
 }

@@ -158,8 +158,12 @@ pub async fn tally(connection: &mut PgConnection, name: &str, job: i64) -> Resul
     Ok(sqlx::query(TALLY).bind(name).bind(job).fetch_optional(connection).await?.is_some())
 }
 
+// Both by the index on the key, however many are done already.
+const OTHER_KEY: &str = "select coalesce((select min(key_id) from noshi_sealed.sealed where key_id < $1),
+    (select min(key_id) from noshi_sealed.sealed where key_id > $1))";
+// Waits for rows that another rotation holds: passing them over would end this one while they are under the old key.
 const REWRAP_NEXT: &str = "select what, subject, grant_id, provider, key_id, nonce, ciphertext from noshi_sealed.sealed
-where key_id <> $1 order by key_id limit 200 for update skip locked";
+where key_id = $1 limit 200 for update";
 const REWRAP: &str =
     "update noshi_sealed.sealed set key_id = $3, nonce = $4, ciphertext = $5 where what = $1 and subject = $2";
 
@@ -173,12 +177,14 @@ pub struct SealedRow {
     pub sealed: gift_issuance::Sealed,
 }
 
-/// The next sealed values that are not under `key_id`, locked until the transaction ends.
-pub async fn sealed_under_other_keys(
+/// The next sealed values that are not under `key_id`, locked until the transaction ends. `None`: there are none.
+pub async fn sealed_under_another_key(
     connection: &mut PgConnection,
     key_id: &str,
-) -> Result<Vec<SealedRow>, sqlx::Error> {
-    let rows = sqlx::query(REWRAP_NEXT).bind(key_id).fetch_all(connection).await?;
+) -> Result<Option<Vec<SealedRow>>, sqlx::Error> {
+    let other: Option<String> = sqlx::query_scalar(OTHER_KEY).bind(key_id).fetch_one(&mut *connection).await?;
+    let Some(other) = other else { return Ok(None) };
+    let rows = sqlx::query(REWRAP_NEXT).bind(other).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             Ok(SealedRow {
@@ -193,7 +199,8 @@ pub async fn sealed_under_other_keys(
                 },
             })
         })
-        .collect()
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 pub async fn replace_sealed(connection: &mut PgConnection, row: &SealedRow) -> Result<(), sqlx::Error> {

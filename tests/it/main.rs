@@ -15,3 +15,4 @@ mod secrets;
 mod store;
 mod support;
 mod teeth;
+mod vault;

@@ -1,0 +1,170 @@
+//! Keys: a new one made, everything sealed again under it through kills, the old one taken away.
+
+use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, os::unix::process::ExitStatusExt, process::Output};
+use std::{path::PathBuf, time::Duration};
+
+use noshi::vault::{Place, Vault};
+use noshi_jobs::gift_issuance::Sealed;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::Row;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{
+    processes::until,
+    support::{TestDatabase, database},
+};
+
+const GRANTS: usize = 225;
+
+struct Desk {
+    db: TestDatabase,
+    files: TempDir,
+    old: String,
+    new: String,
+}
+
+impl Desk {
+    /// Two keys made by the command, and two sealed values of every grant under the old one.
+    async fn open() -> Desk {
+        let (db, files) = (database().await, tempfile::tempdir().unwrap());
+        fs::write(
+            files.path().join("noshi.toml"),
+            format!("vault_key_file = '{}/vault.key'\n", files.path().display()),
+        )
+        .unwrap();
+        let mut desk = Desk { db, files, old: String::new(), new: String::new() };
+        (desk.old, desk.new) = (desk.new_key().await, desk.new_key().await);
+        let vault = desk.keys(&[&desk.old]);
+        let (mut places, mut sealed) = (vec![], vec![]);
+        for n in 0..GRANTS {
+            let (grant, trade) = (format!("g{n}"), format!("T{n}"));
+            for (what, subject, provider) in [("gift_code", &trade, "tango_card"), ("recipient", &grant, "")] {
+                let place = Place { grant: &grant, provider, column: what };
+                sealed.push(vault.seal(&place, &SecretString::from(format!("{what} of {grant}"))));
+                places.push([what, subject, &grant, provider].map(str::to_owned));
+            }
+        }
+        let part = |at: usize| places.iter().map(|place| place[at].clone()).collect::<Vec<_>>();
+        let insert = "insert into noshi_sealed.sealed select * from
+            unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])";
+        (0..4)
+            .fold(sqlx::query(insert), |query, at| query.bind(part(at)))
+            .bind(sealed.iter().map(|it| it.key_id.as_str()).collect::<Vec<_>>())
+            .bind(sealed.iter().map(|it| it.nonce.as_slice()).collect::<Vec<_>>())
+            .bind(sealed.iter().map(|it| it.ciphertext.as_slice()).collect::<Vec<_>>())
+            .execute(&desk.db.pool)
+            .await
+            .unwrap();
+        desk
+    }
+
+    fn command(&self, args: &[&str], crash: Option<&str>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_noshi"));
+        command.args(args).env("DATABASE_URL", &self.db.url).env("NOSHI_CONFIG", self.files.path().join("noshi.toml"));
+        command.envs(crash.map(|point| ("NOSHI_CRASH", point))).kill_on_drop(true);
+        command
+    }
+
+    async fn new_key(&self) -> String {
+        let said = self.command(&["vault", "new-key"], None).output().await.unwrap();
+        assert!(said.status.success() && said.stderr.is_empty());
+        let line = String::from_utf8(said.stdout).unwrap();
+        assert_eq!(line.lines().count(), 1);
+        line.trim().to_owned()
+    }
+
+    /// Writes the key file, and opens it.
+    fn keys(&self, lines: &[&str]) -> Vault {
+        let file: PathBuf = self.files.path().join("vault.key");
+        fs::write(&file, lines.join("\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        Vault::open(&file).unwrap()
+    }
+
+    async fn rotate(&self, crash: Option<&str>) -> Output {
+        self.command(&["vault", "rotate"], crash).output().await.unwrap()
+    }
+
+    /// Opens every value with these keys, in its place. Returns how many are under each key: old, new.
+    async fn opened(&self, vault: &Vault) -> (usize, usize) {
+        let rows = sqlx::query("select * from noshi_sealed.sealed").fetch_all(&self.db.pool).await.unwrap();
+        assert_eq!(rows.len(), 2 * GRANTS);
+        let (mut under, mut nonces) = (vec![], HashSet::new());
+        for row in rows {
+            let text = |column| row.get::<String, _>(column);
+            let (what, grant, provider) = (text("what"), text("grant_id"), text("provider"));
+            let place = Place { grant: &grant, provider: &provider, column: &what };
+            let sealed = Sealed { key_id: text("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
+            assert_eq!(vault.unseal(&place, &sealed).unwrap().expose_secret(), format!("{what} of {grant}"));
+            assert!(nonces.insert(sealed.nonce), "a nonce was used twice");
+            under.push(sealed.key_id);
+        }
+        let of = |line: &str| under.iter().filter(|id| Some(id.as_str()) == line.split(':').next()).count();
+        (of(&self.old), of(&self.new))
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_survives_kills_and_the_old_key_can_go() {
+    let desk = Desk::open().await;
+    assert_ne!(desk.old, desk.new);
+    // Without the old key nothing is touched, and the error names the key, not the value.
+    desk.keys(&[&desk.new]);
+    let lost = desk.rotate(None).await;
+    let (id, key) = desk.old.split_once(':').unwrap();
+    assert!(lost.status.code() == Some(1) && said(&lost).contains(&format!("the key `{id}`")), "{}", said(&lost));
+    assert!(!said(&lost).contains(" of g") && !said(&lost).contains(key));
+
+    let both = desk.keys(&[&desk.new, &desk.old]);
+    assert_eq!(desk.opened(&both).await, (450, 0));
+    for (crash, left) in [("rotate.before_commit@2", (250, 200)), ("rotate.after_commit@1", (50, 400))] {
+        assert_eq!(desk.rotate(Some(crash)).await.status.signal(), Some(9));
+        assert_eq!(desk.opened(&both).await, left, "{crash}");
+    }
+    for rewrapped in ["50", "0"] {
+        let done = desk.rotate(None).await;
+        assert!(
+            done.status.success() && said(&done).starts_with(&format!("{rewrapped} sealed values")),
+            "{}",
+            said(&done)
+        );
+        assert_eq!(desk.opened(&both).await, (0, 450));
+    }
+    let alone = desk.keys(&[&desk.new]);
+    assert_eq!(desk.opened(&alone).await, (0, 450));
+    assert!(desk.rotate(None).await.status.success());
+}
+
+/// A rotation that says it is done while rows are under the old key would have the key thrown away.
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_waits_for_rows_that_another_holds() {
+    let desk = Desk::open().await;
+    let both = desk.keys(&[&desk.new, &desk.old]);
+    let mut other = desk.db.pool.begin().await.unwrap();
+    let hold = "select from noshi_sealed.sealed where what = 'recipient' for update";
+    sqlx::query(hold).execute(&mut *other).await.unwrap();
+    let mut rotation = desk.command(&["vault", "rotate"], None).spawn().unwrap();
+    until("the end, or a wait for the lock", Duration::from_secs(10), async || {
+        let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+        rotation.try_wait().unwrap().is_some() || sqlx::query_scalar(waits).fetch_one(&desk.db.pool).await.unwrap()
+    })
+    .await;
+    other.rollback().await.unwrap();
+    assert!(rotation.wait().await.unwrap().success());
+    assert_eq!(desk.opened(&both).await, (0, 450));
+}
+
+/// Side by side they share the work.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_rotations_at_once_lose_nothing() {
+    let desk = Desk::open().await;
+    let both = desk.keys(&[&desk.new, &desk.old]);
+    let (first, second) = tokio::join!(desk.rotate(None), desk.rotate(None));
+    assert!(first.status.success() && second.status.success(), "{}{}", said(&first), said(&second));
+    assert_eq!(desk.opened(&both).await, (0, 450));
+}
