@@ -12,6 +12,7 @@ mod recover;
 mod roles;
 mod rules;
 mod secrets;
+mod settle;
 mod store;
 mod support;
 mod teeth;

@@ -1,36 +1,24 @@
-//! What the store promises: one job for one id, a journal that only grows, and settles that are fenced, whole or absent.
+//! What the store promises of requests and of the journal: one job for one id, and history that only grows.
 
-use std::time::Duration;
-
-use futures::{StreamExt, stream};
-use noshi::store::{
-    self,
-    claim::Claimed,
-    facts::Fact,
-    settle::{Progress, Settled, Settlement, Status, settle, settle_local},
-};
-use noshi_jobs::{Request, gift_issuance, machine::Doubt, money, probe::Args, probe::Note};
+use noshi::store::{self, claim::Claimed};
 use serde_json::{Value, json};
-use sqlx::{PgPool, Row};
+use sqlx::PgPool;
 
-use crate::{
-    fleet::{Terms, fleet},
-    support::database,
-};
+use crate::support::database;
 
-async fn enqueue(pool: &PgPool, id: Option<&str>, args: Option<Value>) -> Result<i64, Refused> {
+pub async fn enqueue(pool: &PgPool, id: Option<&str>, args: Option<Value>) -> Result<i64, Refused> {
     let query = sqlx::query_scalar("select noshi.enqueue('probe', $1, $2)").bind(id).bind(args);
     query.fetch_one(pool).await.map_err(refused)
 }
 
-async fn enqueue_rows(pool: &PgPool, rows: &[(&str, Value)]) -> Result<Vec<i64>, Refused> {
+pub async fn enqueue_rows(pool: &PgPool, rows: &[(&str, Value)]) -> Result<Vec<i64>, Refused> {
     let (ids, args): (Vec<&str>, Vec<&Value>) = rows.iter().map(|(id, args)| (*id, args)).unzip();
     let query = sqlx::query_scalar("select noshi.enqueue_rows('probe', $1, $2)").bind(ids).bind(args);
     query.fetch_all(pool).await.map_err(refused)
 }
 
 /// SQLSTATE, message and detail.
-type Refused = (String, String, String);
+pub type Refused = (String, String, String);
 
 fn refused(error: sqlx::Error) -> Refused {
     let database = error.as_database_error().expect("an answer of the database");
@@ -38,11 +26,11 @@ fn refused(error: sqlx::Error) -> Refused {
     (database.code().unwrap_or_default().into_owned(), database.message().to_owned(), detail.to_owned())
 }
 
-async fn count(pool: &PgPool, of: &'static str) -> i64 {
+pub async fn count(pool: &PgPool, of: &'static str) -> i64 {
     sqlx::query_scalar(of).fetch_one(pool).await.expect("a count")
 }
 
-const JOBS: &str = "select count(*) from noshi.job";
+pub const JOBS: &str = "select count(*) from noshi.job";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_id_is_one_request_for_ever() {
@@ -149,212 +137,10 @@ async fn the_journal_only_grows_even_for_a_superuser() {
     assert_eq!(before, after);
 }
 
-/// Claims everything there is, as a new worker.
-async fn held(pool: &PgPool, jobs: usize) -> (i64, Vec<Claimed>) {
+/// Claims these many jobs, which is all there are, as a new worker.
+pub async fn held(pool: &PgPool, jobs: usize) -> (i64, Vec<Claimed>) {
     let worker = store::workers::register(pool, "test").await.unwrap();
     let caught = store::claim::claim(pool, worker, "", jobs, false).await.unwrap().jobs;
     assert_eq!(caught.len(), jobs);
     (worker, caught)
-}
-
-fn done(job: &Claimed) -> Settlement {
-    Settlement {
-        id: job.id,
-        lease: job.lease,
-        step: job.step,
-        at: "over".to_owned(),
-        state: None,
-        undo: None,
-        status: Status::Completed,
-        outcome: "over",
-        code: None,
-        detail: None,
-        lane: String::new(),
-        relief: false,
-        writes: false,
-        delay: Duration::ZERO,
-        doubt: Doubt::AsBefore,
-        progress: Progress::Advance,
-        facts: vec![],
-        follow_ups: vec![],
-    }
-}
-
-async fn probes(pool: &PgPool, count: usize) {
-    let ids: Vec<String> = (0..count).map(|n| format!("p{n}")).collect();
-    let rows: Vec<(&str, Value)> = ids.iter().map(|id| (id.as_str(), json!({"id": id}))).collect();
-    enqueue_rows(pool, &rows).await.unwrap();
-}
-
-/// The stale holder is a living worker, in half of the rounds the very same: only the lease tells them apart.
-#[tokio::test(flavor = "multi_thread")]
-async fn of_a_stale_and_a_fresh_holder_the_stale_one_is_refused_400_times() {
-    let db = database().await;
-    let pool = &db.pool;
-    probes(pool, 400).await;
-    let (first, stale) = held(pool, 400).await;
-    let lost: Vec<(i64, i64)> = stale.iter().map(|job| (job.id, job.lease)).collect();
-    assert_eq!(store::recover::rescue_lost(pool, first, &lost).await.unwrap(), 400);
-    let second = store::workers::register(pool, "test").await.unwrap();
-    let mut races = vec![];
-    for worker in [first, second] {
-        for fresh in store::claim::claim(pool, worker, "", 200, true).await.unwrap().jobs {
-            let old = stale.iter().find(|job| job.id == fresh.id).expect("a job that was held before");
-            races.push((worker, [Settlement { outcome: "stale", ..done(old) }], [done(&fresh)]));
-        }
-    }
-    assert_eq!(races.len(), 400);
-    let race = async |(n, (worker, old, new)): (usize, (i64, [Settlement; 1], [Settlement; 1]))| {
-        let (old, new) = (settle(pool, first, &old), settle(pool, worker, &new));
-        if n % 2 == 0 {
-            tokio::join!(old, new)
-        } else {
-            let (new, old) = tokio::join!(new, old);
-            (old, new)
-        }
-    };
-    let ends: Vec<_> = stream::iter(races.into_iter().enumerate()).map(race).buffer_unordered(6).collect().await;
-    for (old, new) in ends {
-        assert_eq!((old.unwrap(), new.unwrap()), (vec![Settled::Stale], vec![Settled::Applied]));
-    }
-    let settled = "select count(*) filter (where outcome = 'over' and lease = 2), count(*), count(distinct job)
-        from noshi.job_event where event = 'settled'";
-    let settled: (i64, i64, i64) = sqlx::query_as(settled).fetch_one(pool).await.unwrap();
-    assert_eq!(settled, (400, 400, 400));
-    assert_eq!(count(pool, "select count(*) from noshi.job where outcome = 'over' and step = 1").await, 400);
-}
-
-/// Whichever comes first, the settle or the takeover, the step is recorded once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_settle_raced_by_a_takeover_is_recorded_once() {
-    let db = database().await;
-    let pool = &db.pool;
-    probes(pool, 100).await;
-    let (first, jobs) = held(pool, 100).await;
-    let second = store::workers::register(pool, "test").await.unwrap();
-    let take_over = async |job: &Claimed| {
-        if store::recover::rescue_lost(pool, first, &[(job.id, job.lease)]).await.unwrap() == 0 {
-            return Settled::Stale;
-        }
-        let fresh = [Settlement { lease: job.lease + 1, ..done(job) }];
-        while settle(pool, second, &fresh).await.unwrap() == [Settled::Stale] {
-            store::claim::claim(pool, second, "", 1, true).await.unwrap();
-        }
-        Settled::Applied
-    };
-    let race = async |job: Claimed| {
-        let group = [done(&job)];
-        let (first, second) = tokio::join!(settle(pool, first, &group), take_over(&job));
-        (first.unwrap()[0], second)
-    };
-    let ends: Vec<_> = stream::iter(jobs).map(race).buffer_unordered(4).collect().await;
-    for end in &ends {
-        let once = [(Settled::Applied, Settled::Stale), (Settled::Stale, Settled::Applied)];
-        assert!(once.contains(end), "{end:?}");
-    }
-    assert_eq!(count(pool, "select count(*) from noshi.job_event where event = 'settled'").await, 100);
-}
-
-fn follow_up(id: &str, steps: u32) -> Vec<Request> {
-    vec![Request::Probe(Args { id: id.to_owned(), steps, ..Args::default() })]
-}
-
-fn note(text: &str) -> Vec<Fact> {
-    vec![Fact::Probe(Note { text: text.to_owned() })]
-}
-
-/// Job, journal and facts, to compare before and after.
-async fn everything(pool: &PgPool) -> String {
-    let all = "select (select string_agg(j::text, ',' order by id) from noshi.job j) || ' ' ||
-        (select string_agg(e::text, ',' order by job, step) from noshi.job_event e) || ' ' ||
-        coalesce((select string_agg(n::text, ',') from noshi.probe_note n), '') || ' ' ||
-        coalesce((select string_agg(t::text, ',') from noshi.probe_tally t), '') || ' ' ||
-        coalesce((select string_agg(o::text, ',') from noshi.gift_outcome o), '')";
-    sqlx::query(all).fetch_one(pool).await.unwrap().get(0)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_follow_up_conflict_leaves_nothing_half_written() {
-    let db = database().await;
-    let pool = &db.pool;
-    enqueue(pool, Some("taken"), Some(json!({"id": "taken"}))).await.unwrap();
-    held(pool, 1).await;
-    probes(pool, 4).await;
-    let (worker, jobs) = held(pool, 4).await;
-    let before = everything(pool).await;
-    let conflicting = Settlement { facts: note("no"), follow_ups: follow_up("taken", 9), ..done(&jobs[0]) };
-    let alone = settle(pool, worker, std::slice::from_ref(&conflicting)).await.unwrap();
-    assert_eq!(alone, [Settled::FollowUpConflict]);
-    assert_eq!(everything(pool).await, before);
-    // Its neighbours in a group are written; of two that ask for one id with different arguments, one.
-    let group = [
-        conflicting,
-        Settlement { facts: note("one"), follow_ups: follow_up("new", 1), ..done(&jobs[1]) },
-        Settlement { facts: note("two"), follow_ups: follow_up("new", 2), ..done(&jobs[2]) },
-        Settlement { facts: note("yes"), ..done(&jobs[3]) },
-    ];
-    let settled = settle(pool, worker, &group).await.unwrap();
-    let new: [bool; 2] = [1, 2].map(|place| settled[place] == Settled::Applied);
-    assert_eq!((settled[0], settled[3]), (Settled::FollowUpConflict, Settled::Applied));
-    assert!(new[0] != new[1], "both {settled:?} were applied, though one of the follow-ups cannot be there");
-    let steps: i32 = sqlx::query_scalar("select (args ->> 'steps')::int from noshi.job where key = 'new'")
-        .fetch_one(pool)
-        .await
-        .unwrap();
-    let notes: Vec<String> =
-        sqlx::query_scalar("select text from noshi.probe_note order by text").fetch_all(pool).await.unwrap();
-    let kept = if new[0] { (1, ["one", "yes"]) } else { (2, ["two", "yes"]) };
-    assert_eq!((steps, notes), (kept.0, kept.1.map(str::to_owned).to_vec()));
-    assert_eq!(count(pool, "select count(*) from noshi.job where status = 'running'").await, 3);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn facts_are_there_with_their_transition_or_not_at_all() {
-    let db = database().await;
-    let pool = &db.pool;
-    probes(pool, 3).await;
-    let (worker, jobs) = held(pool, 3).await;
-    let before = everything(pool).await;
-    // A lease too old, in a group and beside a local operation.
-    let stale = Settlement { lease: 0, facts: note("stale"), follow_ups: follow_up("stale", 1), ..done(&jobs[0]) };
-    assert_eq!(settle(pool, worker, std::slice::from_ref(&stale)).await.unwrap(), [Settled::Stale]);
-    let mut transaction = pool.begin().await.unwrap();
-    assert!(store::facts::tally(&mut transaction, "name", jobs[0].id).await.unwrap());
-    assert_eq!(settle_local(transaction, worker, &stale).await.unwrap(), Settled::Stale);
-    assert_eq!(everything(pool).await, before);
-    // A fact that the database refuses: no such trade.
-    let value = money::Money { amount: 1, currency: money::Currency::Jpy };
-    let [trade, grant, provider, card] = ["t", "g", "p", "c"].map(str::to_owned);
-    let gift = gift_issuance::Fact::Issued { trade, grant, provider, value, card, code: None };
-    let refused = Settlement { facts: vec![Fact::Gift(gift)], ..done(&jobs[0]) };
-    let neighbour = Settlement { facts: note("neighbour"), ..done(&jobs[1]) };
-    settle(pool, worker, &[refused, neighbour]).await.expect_err("a foreign key");
-    assert_eq!(everything(pool).await, before);
-    // In one group with a fresh one, only the fresh one's are written.
-    let fresh = Settlement { facts: note("fresh"), ..done(&jobs[2]) };
-    assert_eq!(settle(pool, worker, &[stale, fresh]).await.unwrap(), [Settled::Stale, Settled::Applied]);
-    let notes: Vec<String> = sqlx::query_scalar("select text from noshi.probe_note").fetch_all(pool).await.unwrap();
-    assert_eq!(notes, ["fresh"]);
-}
-
-/// Killed between the facts and the commit, or right after the commit, before it hears of it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_killed_at_the_commit_writes_its_fact_once() {
-    const NOTES: &str = "select count(*) from noshi.probe_note";
-    for (point, written) in [("settle.before_commit@1", 0), ("settle.after@2", 1)] {
-        let fleet = fleet(Terms::default()).await;
-        store::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
-        crate::engine::probe(&fleet.pool, json!({"id": "p", "steps": 2, "lane": "probe", "follow_up": true})).await;
-        let mut first = fleet.worker("first", &[("NOSHI_CRASH", point)], &[]);
-        assert!(first.killed(Duration::from_secs(20)).await);
-        let at: String =
-            sqlx::query_scalar("select at from noshi.job where key = 'p'").fetch_one(&fleet.pool).await.unwrap();
-        assert_eq!((count(&fleet.pool, NOTES).await, at != "calling"), (written, written == 1), "{point}");
-        assert_eq!(count(&fleet.pool, JOBS).await, 1 + written);
-        fleet.declare_all_dead().await;
-        let _second = fleet.worker("second", &[], &[]);
-        fleet.at_rest(Duration::from_secs(20)).await.unwrap();
-        assert_eq!(count(&fleet.pool, NOTES).await, 1, "{point}");
-        assert_eq!(count(&fleet.pool, "select count(*) from noshi.job where status = 'completed'").await, 2);
-    }
 }

@@ -148,7 +148,7 @@ async fn rotation_waits_for_rows_that_another_holds() {
     let mut other = desk.db.pool.begin().await.unwrap();
     let hold = "select from noshi_sealed.sealed where what = 'recipient' for update";
     sqlx::query(hold).execute(&mut *other).await.unwrap();
-    let mut rotation = desk.command(&["vault", "rotate"], None).spawn().unwrap();
+    let mut rotation = desk.command(&["vault", "rotate"], None).stdout(std::process::Stdio::null()).spawn().unwrap();
     until("the end, or a wait for the lock", Duration::from_secs(10), async || {
         let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
         rotation.try_wait().unwrap().is_some() || sqlx::query_scalar(waits).fetch_one(&desk.db.pool).await.unwrap()
