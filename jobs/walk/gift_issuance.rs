@@ -318,14 +318,12 @@ fn a_refusal_in_doubt_is_never_answered_by_the_same_call() {
         let mut asked = None;
         for lap in 0..5 {
             let this = This { unsure: true, in_state: HOUR * lap, ..this(args()) };
-            let step = now(GiftIssuance::step(&this, state.clone(), &world));
-            if let Transition::NeedsOperator(why) = step.transition {
+            let transition = now(GiftIssuance::step(&this, state.clone(), &world)).transition;
+            if let Transition::NeedsOperator(why) = transition {
                 asked = Some(why);
                 break;
             }
-            let Transition::Advance(next @ State::Inquiring { .. }) = step.transition else {
-                panic!("{:?}", step.transition)
-            };
+            let Transition::Advance(next @ State::Inquiring { .. }) = transition else { panic!("{transition:?}") };
             state = next;
         }
         let expected = if contract.replay { Problem::DoubtUnresolved } else { Problem::NotFoundInDoubt };
