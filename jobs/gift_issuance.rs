@@ -6,7 +6,7 @@
 //! | issuing | issue | gift/p | → inquiring | – | retry → issuing, inquire → inquiring, cancel → cancelling, attest_void → void |
 //! | inquiring | inquire | gift/p (reserved share) | repeat | – | inquire → inquiring, attest_void → void |
 //! | pending | inquire | gift/p (reserved share) | repeat | – | retry → pending, inquire → inquiring |
-//! | cancelling | cancel | gift/p (reserved share) | repeat, same id | – | retry → cancelling, attest_void → void |
+//! | cancelling | cancel | gift/p (reserved share) | repeat, same id | – | retry → cancelling, inquire → pending, attest_void → void |
 //! | void | – | – | repeat | – | reissue → routing, reject → rejected |
 //! | issued | – | – | repeat | – | cancel → cancelling |
 //! | rejected | – | – | repeat | – | – |
@@ -44,6 +44,7 @@
 //! | issuing | bad credentials | in doubt | snooze, lane closed: credentials | no call: → inquiring ? | snooze, lane closed: credentials |
 //! | inquiring | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
 //! | inquiring | accepted, not ready |  | → pending ! | → pending ! | → pending ! |
+//! | inquiring | known by a reference |  | → inquiring | → inquiring | → inquiring |
 //! | inquiring | given up by the provider |  | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact |
 //! | inquiring | not found |  | → issuing | → inquiring | → issuing |
 //! | inquiring | not found | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
@@ -57,9 +58,12 @@
 //! | inquiring | not found twice | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
 //! | inquiring | not found twice, refused before |  | → inquiring | → inquiring | → inquiring |
 //! | inquiring | not found twice, refused before | patience spent | ask (doubt_unresolved) | ask (doubt_unresolved) | ask (doubt_unresolved) |
+//! | inquiring | known, and no details again |  | retry | retry | retry |
+//! | inquiring | known, and not found then |  | retry | retry | retry |
 //! | pending | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
 //! | pending | accepted, not ready |  | snooze | snooze | snooze |
 //! | pending | accepted, not ready | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | known by a reference |  | → pending | → pending | → pending |
 //! | pending | given up by the provider |  | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact |
 //! | pending | not found |  | snooze | snooze | snooze |
 //! | pending | not found | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
@@ -69,7 +73,39 @@
 //! | pending | no answer |  | snooze | snooze | snooze |
 //! | pending | no answer | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
 //! | pending | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
+//! | pending | known, and no details again |  | snooze | snooze | snooze |
+//! | pending | known, and no details again | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | known, and not found then |  | snooze | snooze | snooze |
+//! | pending | known, and not found then | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | live, after an accepted cancel |  | snooze | snooze | snooze |
+//! | pending | live, after an accepted cancel | patience spent | ask (cancel_refused) | ask (cancel_refused) | ask (cancel_refused) |
+//! | pending | accepted, not ready, after an accepted cancel |  | snooze | snooze | snooze |
+//! | pending | accepted, not ready, after an accepted cancel | patience spent | ask (cancel_refused) | ask (cancel_refused) | ask (cancel_refused) |
+//! | pending | known by a reference, after an accepted cancel |  | → pending | → pending | → pending |
+//! | pending | given up by the provider, after an accepted cancel |  | → void !, fact | → void !, fact | → void !, fact |
+//! | pending | not found, after an accepted cancel |  | snooze | snooze | snooze |
+//! | pending | not found, after an accepted cancel | patience spent | ask (cancel_refused) | ask (cancel_refused) | ask (cancel_refused) |
+//! | pending | dead, after an accepted cancel |  | → void !, fact | → void !, fact | → void !, fact |
+//! | pending | same id, other amount, after an accepted cancel |  | ask (gift_conflict) | ask (gift_conflict) | ask (gift_conflict) |
+//! | pending | throttled, after an accepted cancel |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
+//! | pending | no answer, after an accepted cancel |  | snooze | snooze | snooze |
+//! | pending | no answer, after an accepted cancel | patience spent | ask (cancel_refused) | ask (cancel_refused) | ask (cancel_refused) |
+//! | pending | bad credentials, after an accepted cancel |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
+//! | pending | live, delivered before |  | done: issued ! | done: issued ! | done: issued ! |
+//! | pending | accepted, not ready, delivered before |  | snooze | snooze | snooze |
+//! | pending | accepted, not ready, delivered before | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | given up by the provider, delivered before |  | → void !, fact | → void !, fact | → void !, fact |
+//! | pending | not found, delivered before |  | snooze | snooze | snooze |
+//! | pending | not found, delivered before | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | dead, delivered before |  | → void !, fact | → void !, fact | → void !, fact |
+//! | pending | same id, other amount, delivered before |  | ask (gift_conflict) | ask (gift_conflict) | ask (gift_conflict) |
+//! | pending | throttled, delivered before |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
+//! | pending | no answer, delivered before |  | snooze | snooze | snooze |
+//! | pending | no answer, delivered before | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
+//! | pending | bad credentials, delivered before |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
 //! | cancelling | cancelled |  | → void !, fact | → void !, fact | → void !, fact |
+//! | cancelling | accepted, not done |  | retry ? | → pending ? | → pending ? |
+//! | cancelling | accepted, not done | patience spent | ask (cancel_refused) ? | → pending ? | → pending ? |
 //! | cancelling | too late or claimed |  | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
 //! | cancelling | not found |  | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
 //! | cancelling | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
@@ -79,12 +115,19 @@
 //! | cancelling | unknown | patience spent | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
 //! | cancelling | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
 //! | cancelling | too late, and delivered before |  | done: issued ! | done: issued ! | done: issued ! |
+//! | cancelling | too late, and delivered before | in doubt | done: issued ! | → pending | → pending |
+//! | cancelling | too late, and delivered before | past the horizon, in doubt | done: issued ! | → pending | → pending |
 //! | void | the provider told us to reissue |  | no call: → routing | no call: → routing | no call: → routing |
 //! | void | three generations void |  | no call: ask (gift_void) | no call: ask (gift_void) | no call: ask (gift_void) |
 //! | void | a person decides |  | no call: ask (gift_void) | no call: ask (gift_void) | no call: ask (gift_void) |
 //!
 //! Doubt is resolved by inquiry (照会) or by the same trade id, as the provider's contract says. "Not found" never proves
 //! that nothing will happen. A new generation, with a new trade id, starts only after a proven void (R10–R13, R23).
+//!
+//! A provider may show a trade in one call and its details in another: each is a step of its own, with the provider's
+//! reference kept between them. A cancel may be accepted now and carried out later: that is waited for in `pending`, where,
+//! unlike in `inquiring`, "not found" never issues again. From there and from `cancelling` an operator's `inquire` takes the
+//! provider's word as it is: a live gift stays with its owner. `attest_void` → void, too, while a cancel is waited for.
 
 use std::time::Duration;
 
@@ -129,6 +172,7 @@ pub struct Contract {
     pub replay: bool,
     /// There is a pure inquiry by our trade id.
     pub inquiry: bool,
+    /// A gift can be taken back. Some providers can only be asked by their own id of the card.
     pub cancel: bool,
     /// Longest time after which an unanswered call may still land.
     pub settle_seconds: u32,
@@ -179,10 +223,22 @@ pub enum State {
         /// The provider refused the same id while an earlier call was in doubt: sending it again would tell nothing.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         refused: bool,
+        /// The provider's own id of the trade, by which the details are asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
     },
-    /// Accepted by the provider, not ready.
+    /// Accepted by the provider, not ready: the gift, or its cancelling. No answer here leads to another issue call.
     Pending {
         trade: Trade,
+        /// As in `Inquiring`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
+        /// A cancel was accepted; this follows when it is carried out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        then: Option<AfterCancel>,
+        /// The card, where the gift had been delivered before somebody asked for its return.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        card: Option<String>,
     },
     Cancelling {
         trade: Trade,
@@ -204,6 +260,17 @@ pub enum State {
         reason: String,
     },
     Lapsed,
+}
+
+impl State {
+    /// In doubt, and not asked yet.
+    pub const fn inquiring(trade: Trade) -> State {
+        State::Inquiring { trade, not_found: 0, refused: false, reference: None }
+    }
+    /// A gift that was accepted.
+    pub const fn pending(trade: Trade, reference: Option<String>) -> State {
+        State::Pending { trade, reference, then: None, card: None }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,6 +336,8 @@ pub enum Issue {
 pub enum Inquiry {
     Live(Gift),
     Pending,
+    /// The provider knows the trade under this reference of its own; the details take another call.
+    Known(String),
     /// The provider gave the trade up: nothing was or will be delivered.
     Failed(String),
     NotFound,
@@ -283,7 +352,9 @@ pub enum Inquiry {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cancel {
     Cancelled,
-    /// Too late, or already claimed.
+    /// The provider took the cancel and will carry it out.
+    Accepted,
+    /// Too late, already claimed, or not to be asked for without the provider's id of the card.
     Refused,
     NotFound,
     Throttled(Duration),
@@ -297,7 +368,8 @@ pub trait World: Send + Sync {
     /// Chooses the provider and saves the trade, in the transaction of the transition that follows.
     fn start_trade<'a>(&'a self, args: &'a Args, generation: u8) -> Call<'a, Start>;
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Issue>;
-    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Inquiry>;
+    /// `reference` is the provider's own id of the trade, where an inquiry answered `Known`.
+    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade, reference: Option<&'a str>) -> Call<'a, Inquiry>;
     /// `card` is the provider's own id of the gift, where it is known.
     fn cancel<'a>(&'a self, args: &'a Args, trade: &'a Trade, card: Option<&'a str>) -> Call<'a, Cancel>;
 }
@@ -336,7 +408,7 @@ impl Job for GiftIssuance {
             State::Routing { .. } => Terms::local(Effect::Local("start_trade")),
             State::Issuing { trade } => call(Effect::Write("issue", in_doubt(trade)), Lane::writes(trade.lane()), 20),
             State::Inquiring { trade, .. } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
-            State::Pending { trade } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
+            State::Pending { trade, .. } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
             State::Cancelling { trade, .. } => {
                 call(Effect::Write("cancel", Unsure::Repeat), Lane::relief(trade.lane()), 20)
             }
@@ -360,11 +432,18 @@ impl Job for GiftIssuance {
             (State::Issuing { trade }, Act::Retry) if trade.contract.replay || !trade.contract.inquiry => {
                 Some(state.clone())
             }
-            (State::Issuing { trade } | State::Inquiring { trade, .. } | State::Pending { trade }, Act::Inquire)
-                if trade.contract.inquiry =>
-            {
-                Some(State::Inquiring { trade: trade.clone(), not_found: 0, refused: false })
+            (
+                State::Pending { trade, card, then: Some(_), .. }
+                | State::Pending { trade, card: card @ Some(_), .. }
+                | State::Cancelling { trade, card, .. },
+                Act::Inquire,
+            ) if trade.contract.inquiry => {
+                Some(State::Pending { trade: trade.clone(), reference: None, then: None, card: card.clone() })
             }
+            (
+                State::Issuing { trade } | State::Inquiring { trade, .. } | State::Pending { trade, .. },
+                Act::Inquire,
+            ) if trade.contract.inquiry => Some(State::inquiring(trade.clone())),
             (State::Issuing { trade }, Act::Cancel) if trade.contract.cancel => {
                 Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None })
             }
@@ -372,7 +451,11 @@ impl Job for GiftIssuance {
                 Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: Some(card.clone()) })
             }
             (
-                State::Issuing { trade } | State::Inquiring { trade, .. } | State::Cancelling { trade, .. },
+                State::Issuing { trade }
+                | State::Inquiring { trade, .. }
+                | State::Pending { trade, then: Some(_), .. }
+                | State::Pending { trade, card: Some(_), .. }
+                | State::Cancelling { trade, .. },
                 Act::AttestVoid,
             ) => Some(State::Void { trade: trade.clone(), then: AfterCancel::Ask }),
             (State::Void { trade, .. }, Act::Reissue) => Some(State::Routing { generation: trade.generation + 1 }),
@@ -396,13 +479,13 @@ impl Job for GiftIssuance {
         match state {
             State::Routing { generation } => route(this, generation, world).await,
             State::Issuing { trade } => issue(this, trade, world).await,
-            State::Inquiring { trade, not_found, refused } => {
-                let answer = world.inquire(&this.args, &trade).await;
-                inquired(this, trade, not_found, refused, answer)
+            State::Inquiring { trade, not_found, refused, reference } => {
+                let answer = world.inquire(&this.args, &trade, reference.as_deref()).await;
+                inquired(this, trade, not_found, refused, reference, answer)
             }
-            State::Pending { trade } => {
-                let answer = world.inquire(&this.args, &trade).await;
-                polled(this, trade, answer)
+            State::Pending { trade, reference, then, card } => {
+                let answer = world.inquire(&this.args, &trade, reference.as_deref()).await;
+                polled(this, trade, reference, then, card, answer)
             }
             State::Cancelling { trade, then, card } => {
                 let answer = world.cancel(&this.args, &trade, card.as_deref()).await;
@@ -430,7 +513,7 @@ impl Job for GiftIssuance {
 /// What a worker's death, or an unknown outcome, means for an issue call.
 fn in_doubt(trade: &Trade) -> Unsure<State> {
     if trade.contract.inquiry {
-        Unsure::GoTo(State::Inquiring { trade: trade.clone(), not_found: 0, refused: false })
+        Unsure::GoTo(State::inquiring(trade.clone()))
     } else if trade.contract.replay {
         Unsure::Repeat
     } else {
@@ -463,14 +546,15 @@ async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftI
     }
     match world.issue(&this.args, &trade).await {
         Issue::Issued(gift) => issued("issued", this, trade, gift),
-        Issue::Pending if trade.contract.inquiry => Step::advance("pending", State::Pending { trade }).for_sure(),
+        Issue::Pending if trade.contract.inquiry => Step::advance("pending", State::pending(trade, None)).for_sure(),
         Issue::Pending => Step::retry("pending").in_doubt(),
         Issue::Resend => resend(this, trade),
         Issue::Refused(_) if this.unsure => match in_doubt(&trade) {
             // The refusal says nothing about the earlier call.
-            Unsure::GoTo(_) => {
-                Step::advance("refused_in_doubt", State::Inquiring { trade, not_found: 0, refused: true })
-            }
+            Unsure::GoTo(_) => Step::advance(
+                "refused_in_doubt",
+                State::Inquiring { trade, not_found: 0, refused: true, reference: None },
+            ),
             Unsure::Repeat | Unsure::AskOperator(_) => {
                 Step::needs_operator("refused_in_doubt", Problem::DoubtUnresolved)
             }
@@ -479,7 +563,7 @@ async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftI
         Issue::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
         Issue::NotSent => Step::retry("not_sent"),
         Issue::Unknown => unknown(trade),
-        Issue::Dead => dead(trade),
+        Issue::Dead => dead(trade, AfterCancel::Ask),
         Issue::Conflict => Step::needs_operator("conflict", Problem::GiftConflict).in_doubt(),
         Issue::OutOfFunds => Step::snooze("out_of_funds", Duration::ZERO).closing(Closing::Funds),
         Issue::BadCredentials => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
@@ -523,9 +607,9 @@ fn refused(outcome: &'static str, trade: Trade, reason: String) -> Step<GiftIssu
 }
 
 /// The provider says "success" of a card that can no longer be used: do not deliver it.
-fn dead(trade: Trade) -> Step<GiftIssuance> {
+fn dead(trade: Trade, then: AfterCancel) -> Step<GiftIssuance> {
     let fact = Fact::Voided { trade: trade.id.clone(), reason: "dead" };
-    Step::advance("dead", State::Void { trade, then: AfterCancel::Ask }).for_sure().fact(fact)
+    Step::advance("dead", State::Void { trade, then }).for_sure().fact(fact)
 }
 
 fn inquired(
@@ -533,14 +617,21 @@ fn inquired(
     trade: Trade,
     not_found: u8,
     refused_before: bool,
+    reference: Option<String>,
     answer: Inquiry,
 ) -> Step<GiftIssuance> {
     match answer {
         Inquiry::Live(gift) => issued("live", this, trade, gift),
-        Inquiry::Pending => Step::advance("pending", State::Pending { trade }).for_sure(),
+        Inquiry::Pending => Step::advance("pending", State::pending(trade, reference)).for_sure(),
+        // A provider that knows the trade and then does not, or never gets to the details, has not answered.
+        Inquiry::Known(_) | Inquiry::NotFound if reference.is_some() => Step::retry("no_answer"),
+        Inquiry::Known(known) => Step::advance(
+            "known",
+            State::Inquiring { trade, not_found: 0, refused: refused_before, reference: Some(known) },
+        ),
         Inquiry::Failed(reason) => refused("failed", trade, reason).for_sure(),
         Inquiry::NotFound => not_there(this, trade, not_found + 1, refused_before),
-        Inquiry::Dead => dead(trade),
+        Inquiry::Dead => dead(trade, AfterCancel::Ask),
         Inquiry::Conflict => Step::needs_operator("conflict", Problem::GiftConflict),
         Inquiry::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
         Inquiry::NoAnswer => Step::retry("no_answer"),
@@ -562,24 +653,46 @@ fn not_there(this: &This<Args>, trade: Trade, not_found: u8, refused: bool) -> S
         return Step::needs_operator("not_found", why);
     }
     let wait = trade.settle().saturating_sub(this.in_state).max(trade.poll());
-    Step::advance("not_found", State::Inquiring { trade, not_found, refused }).after(wait)
+    Step::advance("not_found", State::Inquiring { trade, not_found, refused, reference: None }).after(wait)
 }
 
-fn polled(this: &This<Args>, trade: Trade, answer: Inquiry) -> Step<GiftIssuance> {
-    match answer {
-        Inquiry::Live(gift) => issued("live", this, trade, gift),
-        Inquiry::Failed(reason) => refused("failed", trade, reason).for_sure(),
-        Inquiry::Dead => dead(trade),
-        Inquiry::Conflict => Step::needs_operator("conflict", Problem::GiftConflict),
-        Inquiry::Pending | Inquiry::NotFound | Inquiry::NoAnswer if this.in_state >= DAY => {
-            Step::needs_operator("still_pending", Problem::PendingTooLong)
+fn polled(
+    this: &This<Args>,
+    trade: Trade,
+    reference: Option<String>,
+    then: Option<AfterCancel>,
+    card: Option<String>,
+    answer: Inquiry,
+) -> Step<GiftIssuance> {
+    let (patience, spent, why) = match then {
+        Some(_) => (CANCEL_PATIENCE, "cancel_spent", Problem::CancelRefused),
+        None => (DAY, "still_pending", Problem::PendingTooLong),
+    };
+    match (answer, card) {
+        // Delivered before, with its fact: the gift stays with its owner.
+        (Inquiry::Live(_), Some(card)) if then.is_none() => {
+            Step::done("live", State::Issued { trade, card }).for_sure()
         }
-        Inquiry::Pending => Step::snooze("pending", trade.poll()),
+        (Inquiry::Live(gift), None) if then.is_none() => issued("live", this, trade, gift),
+        (Inquiry::Failed(reason), None) if then.is_none() => refused("failed", trade, reason).for_sure(),
+        (Inquiry::Dead | Inquiry::Failed(_), _) => dead(trade, then.unwrap_or(AfterCancel::Ask)),
+        (Inquiry::Conflict, _) => Step::needs_operator("conflict", Problem::GiftConflict),
+        (Inquiry::Known(known), card) if reference.is_none() => {
+            Step::advance("known", State::Pending { trade, reference: Some(known), then, card })
+        }
+        (Inquiry::Throttled(wait), _) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
+        (Inquiry::BadCredentials, _) => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
+        (Inquiry::Live(_) | Inquiry::Pending | Inquiry::NotFound | Inquiry::NoAnswer | Inquiry::Known(_), _)
+            if this.in_state >= patience =>
+        {
+            Step::needs_operator(spent, why)
+        }
+        // The cancel is not carried out yet.
+        (Inquiry::Live(_), _) => Step::snooze("live", trade.poll()),
+        (Inquiry::Pending, _) => Step::snooze("pending", trade.poll()),
         // Accepted before: an inquiry that lags, or one that failed, changes nothing.
-        Inquiry::NotFound => Step::snooze("not_found", trade.poll()),
-        Inquiry::NoAnswer => Step::snooze("no_answer", trade.poll()),
-        Inquiry::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
-        Inquiry::BadCredentials => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
+        (Inquiry::NotFound, _) => Step::snooze("not_found", trade.poll()),
+        (Inquiry::NoAnswer | Inquiry::Known(_), _) => Step::snooze("no_answer", trade.poll()),
     }
 }
 
@@ -595,17 +708,25 @@ fn cancelled(
             let fact = Fact::Voided { trade: trade.id.clone(), reason: "cancelled" };
             Step::advance("cancelled", State::Void { trade, then }).for_sure().fact(fact)
         }
+        (Cancel::Accepted, card) if trade.contract.inquiry => {
+            Step::advance("accepted", State::Pending { trade, reference: None, then: Some(then), card }).in_doubt()
+        }
+        // Perhaps an earlier cancel whose answer is not known took it back: ask, once that one has surely landed.
+        (Cancel::Refused, card @ Some(_)) if this.unsure && trade.contract.inquiry => {
+            let settle = trade.settle();
+            Step::advance("refused_in_doubt", State::Pending { trade, reference: None, then: None, card }).after(settle)
+        }
         // The gift stays with its owner.
         (Cancel::Refused, Some(card)) => Step::done("cancel_refused", State::Issued { trade, card }).for_sure(),
         (Cancel::Refused, None) | (Cancel::NotFound, _) => {
             Step::needs_operator("cancel_refused", Problem::CancelRefused).in_doubt()
         }
-        (Cancel::Unknown | Cancel::NotSent, _) if this.in_state >= CANCEL_PATIENCE => {
+        (Cancel::Unknown | Cancel::Accepted | Cancel::NotSent, _) if this.in_state >= CANCEL_PATIENCE => {
             Step::needs_operator("cancel_spent", Problem::CancelRefused).in_doubt()
         }
         (Cancel::Throttled(wait), _) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
         (Cancel::NotSent, _) => Step::retry("not_sent"),
-        (Cancel::Unknown, _) => Step::retry("unknown").in_doubt(),
+        (Cancel::Unknown | Cancel::Accepted, _) => Step::retry("unknown").in_doubt(),
         (Cancel::BadCredentials, _) => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
     }
 }

@@ -38,13 +38,30 @@ pub async fn listen(url: String, engine: Arc<Engine>) {
     }
 }
 
+/// When a lane is next looked at.
+#[derive(Clone, Copy)]
+struct Look {
+    at: Instant,
+    /// It is tokens that the lane waits for, not rows: hints do not hasten it.
+    paced: bool,
+}
+
+impl Look {
+    fn now() -> Self {
+        Look { at: Instant::now(), paced: false }
+    }
+
+    fn after(pause: Duration) -> Self {
+        Look { at: Instant::now() + pause, paced: false }
+    }
+}
+
 pub struct Dispatcher {
     engine: Arc<Engine>,
     pace: Pace,
     slots: Arc<Semaphore>,
     sender: mpsc::Sender<Slotted>,
-    /// When each lane is next looked at.
-    lanes: HashMap<String, Instant>,
+    lanes: HashMap<String, Look>,
     lanes_known_at: Option<Instant>,
     due: Instant,
     /// A lane with jobs that were running when their worker died: they run alone, so that no neighbour is blamed.
@@ -69,7 +86,7 @@ impl Dispatcher {
                 tokio::time::sleep(jittered(Duration::from_millis(200))).await;
                 continue;
             }
-            let next = self.lanes.values().copied().chain([self.due]).min().unwrap_or(self.due);
+            let next = self.lanes.values().map(|look| look.at).chain([self.due]).min().unwrap_or(self.due);
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
                 () = self.engine.hints.rung() => {}
@@ -81,11 +98,13 @@ impl Dispatcher {
         let soon = self.engine.hints.take();
         let now = Instant::now();
         if soon.all {
-            self.lanes.values_mut().for_each(|at| *at = now);
+            self.lanes.values_mut().filter(|look| !look.paced).for_each(|look| look.at = now);
         }
         for lane in soon.lanes {
-            // A lane in use keeps its pace: tokens, not rows, are what it waits for.
-            self.lanes.entry(lane).and_modify(|at| *at = (*at).min(now + Duration::from_millis(2))).or_insert(now);
+            let look = self.lanes.entry(lane).or_insert_with(Look::now);
+            if !look.paced {
+                look.at = look.at.min(now + Duration::from_millis(2));
+            }
         }
         if let Some(due) = soon.due {
             self.due = self.due.min(due);
@@ -95,14 +114,15 @@ impl Dispatcher {
     async fn round(&mut self) -> Result<(), sqlx::Error> {
         if self.lanes_known_at.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
             for lane in store::lanes::names(&self.engine.pool).await? {
-                self.lanes.entry(lane).or_insert_with(Instant::now);
+                self.lanes.entry(lane).or_insert_with(Look::now);
             }
             self.lanes_known_at = Some(Instant::now());
         }
         if self.due <= Instant::now() {
             let (promoted, next) = store::claim::promote_due(&self.engine.pool).await?;
             if promoted > 0 {
-                self.lanes.values_mut().for_each(|at| *at = Instant::now());
+                crash_point("promote.after");
+                self.lanes.values_mut().filter(|look| !look.paced).for_each(|look| *look = Look::now());
             }
             self.due = Instant::now() + next.map_or(self.pace.poll, |next| next.min(jittered(self.pace.poll)));
         }
@@ -111,21 +131,24 @@ impl Dispatcher {
         }
         let now = Instant::now();
         let ready: Vec<String> =
-            self.lanes.iter().filter(|(_, at)| **at <= now).map(|(lane, _)| lane.clone()).collect();
+            self.lanes.iter().filter(|(_, look)| look.at <= now).map(|(lane, _)| lane.clone()).collect();
         for lane in ready {
             let again = self.claim(&lane).await?;
-            self.lanes.insert(lane, Instant::now() + again);
+            self.lanes.insert(lane, again);
         }
         Ok(())
     }
 
     /// Claims what a lane has for the free slots. Returns when to look again.
-    async fn claim(&mut self, lane: &str) -> Result<Duration, sqlx::Error> {
-        let Some(slots) = self.fair_share().await else { return Ok(Duration::ZERO) };
+    async fn claim(&mut self, lane: &str) -> Result<Look, sqlx::Error> {
+        let Some(slots) = self.fair_share().await else { return Ok(Look::now()) };
         let want = slots.len();
         let sent = Instant::now();
+        crash_point("claim.before");
         let catch = store::claim::claim(&self.engine.pool, self.engine.worker, lane, want, false).await?;
-        crash_point("claim.after");
+        if !catch.jobs.is_empty() {
+            crash_point("claim.after");
+        }
         if catch.suspects {
             self.suspects = Some(lane.to_owned());
         }
@@ -133,12 +156,15 @@ impl Dispatcher {
         let last = catch.jobs.iter().map(|job| job.wait).max().unwrap_or_default();
         self.send(catch.jobs, slots, sent, catch.jitter);
         Ok(match () {
-            () if catch.closed => jittered(self.pace.poll / 2),
+            () if catch.closed => Look::after(jittered(self.pace.poll / 2)),
             // Rows are left for the slots that come free next.
-            () if caught == want => Duration::ZERO,
+            () if caught == want => Look::now(),
             // The lane's tokens are spent up to the horizon: come back before it runs dry.
-            () if tokens <= caught => jittered((last.saturating_sub(HORIZON / 2)).max(HORIZON / 5)),
-            () => jittered(self.pace.poll),
+            () if tokens <= caught => {
+                let pause = jittered((last.saturating_sub(HORIZON / 2)).max(HORIZON / 5));
+                Look { paced: true, ..Look::after(pause) }
+            }
+            () => Look::after(jittered(self.pace.poll)),
         })
     }
 
@@ -177,12 +203,12 @@ impl Dispatcher {
         let Ok(mut slots) = slots else { return Ok(()) };
         let sent = Instant::now();
         let catch = store::claim::claim(&self.engine.pool, self.engine.worker, lane, 1, true).await?;
-        crash_point("claim_alone.after");
         if catch.suspects {
             self.suspects = Some(lane.to_owned());
             self.engine.hints.ring();
         }
         if !catch.jobs.is_empty() {
+            crash_point("claim_alone.after");
             let slot = slots.split(1).into_iter().collect();
             self.send(catch.jobs, slot, sent, catch.jitter);
             // The rest of the slots stay taken until it is over.

@@ -15,6 +15,7 @@ use noshi_jobs::{
 use sqlx::PgPool;
 
 use crate::{
+    chaos::crash_point,
     flush::Flusher,
     gifts::Gifts,
     hints::Hints,
@@ -105,9 +106,11 @@ impl Engine {
 
     /// Gives jobs back untouched. If the database is away, they are found lost later.
     pub async fn hand_back(&self, jobs: &[(i64, i64, i32)]) {
+        crash_point("hand_back.before");
         if let Err(error) = store::claim::hand_back(&self.pool, self.worker, jobs).await {
             tracing::warn!(%error, jobs = jobs.len(), "could not hand jobs back; they will be found lost");
         }
+        crash_point("hand_back.after");
     }
 
     /// Closes the lane for the fleet before the answer that asked for it is recorded.
@@ -121,10 +124,11 @@ impl Engine {
                 tracing::error!(lane, "credentials refused: nobody calls until an operator opens the lane")
             }
         }
+        crash_point("lane_close.before");
         let mut backoff = DatabaseBackoff::default();
         for _ in 0..5 {
             match store::lanes::close(&self.pool, lane, closing).await {
-                Ok(()) => return,
+                Ok(()) => return crash_point("lane_close.after"),
                 Err(error) => tracing::warn!(lane, %error, "the lane could not be closed; trying again"),
             }
             backoff.pause().await;

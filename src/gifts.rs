@@ -117,6 +117,7 @@ impl GiftWorld {
     }
 
     async fn start(&self, args: &Args, generation: u8) -> Start {
+        crash_point("start_trade.before");
         let routed = self.local.run(async |connection| self.gifts.route(connection, args).await).await;
         let Some(provider) = routed else { return Start::NoProvider };
         let trade = Trade {
@@ -139,6 +140,7 @@ impl GiftWorld {
             currency: args.value.currency.code(),
         };
         let saved = self.local.run(async |connection| store::facts::save_trade(connection, &new).await).await;
+        crash_point("start_trade.after");
         if saved { Start::Started(trade) } else { Start::Occupied }
     }
 }
@@ -165,11 +167,11 @@ impl World for GiftWorld {
         })
     }
 
-    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Inquiry> {
+    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade, reference: Option<&'a str>) -> Call<'a, Inquiry> {
         Box::pin(async move {
             let Some(provider) = self.gifts.provider(&trade.provider) else { return Inquiry::NoAnswer };
             crash_point("inquire.before");
-            let answer = provider.inquire(args, trade, &self.gate).await;
+            let answer = provider.inquire(args, trade, reference, &self.gate).await;
             crash_point("inquire.after");
             count_call(provider.name(), "inquire", name_of_inquiry(&answer));
             if answer == Inquiry::NotFound && planted(Bug::NotFoundIsVoid) {
@@ -211,6 +213,7 @@ const fn name_of_inquiry(inquiry: &Inquiry) -> &'static str {
     match inquiry {
         Inquiry::Live(_) => "ok",
         Inquiry::Pending => "pending",
+        Inquiry::Known(_) => "known",
         Inquiry::Failed(_) => "failed",
         Inquiry::NotFound => "not_found",
         Inquiry::Dead => "dead",
@@ -224,6 +227,7 @@ const fn name_of_inquiry(inquiry: &Inquiry) -> &'static str {
 const fn name_of_cancel(cancel: &Cancel) -> &'static str {
     match cancel {
         Cancel::Cancelled => "ok",
+        Cancel::Accepted => "accepted",
         Cancel::Refused => "refused",
         Cancel::NotFound => "not_found",
         Cancel::Throttled(_) => "throttled",

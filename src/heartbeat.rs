@@ -26,6 +26,7 @@ pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> V
     loop {
         let begun = Instant::now();
         beats.fetch_add(1, Ordering::Relaxed);
+        crash_point("renew.before");
         match store::workers::renew(&pool, engine.worker).await {
             Ok(true) => {
                 engine.clock.renewed(begun);
@@ -51,10 +52,12 @@ async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i
         tracing::error!("the server's timeline changed: every unfinished write is in doubt, and every lease is void");
     }
     for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
+        crash_point("declare_dead.after");
         tracing::warn!(worker, "declared a silent worker dead");
     }
     let rescued = store::recover::rescue(pool).await?;
     if rescued > 0 {
+        crash_point("rescue.after");
         metrics::counter!("noshi_rescues_total").increment(rescued);
         tracing::warn!(rescued, "took back the jobs of a dead worker");
         engine.hints.all();
@@ -68,6 +71,7 @@ async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i
     if !lost.is_empty() {
         tracing::error!(jobs = lost.len(), "took back jobs that this process had lost sight of");
         store::recover::rescue_lost(pool, engine.worker, &lost).await?;
+        crash_point("rescue_lost.after");
         engine.hints.all();
     }
     *strays = missing;

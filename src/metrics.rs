@@ -14,9 +14,11 @@ use crate::store;
 const JOB_OUTCOMES: [&str; 5] = ["completed", "failed", "compensated", "cancelled", "needs_operator"];
 const OPEN_STATUSES: [&str; 6] = ["scheduled", "available", "running", "retryable", "needs_operator", "compensating"];
 /// Every outcome of a call to a provider.
-const CALL_OUTCOMES: [&str; 13] = [
+const CALL_OUTCOMES: [&str; 15] = [
     "ok",
     "pending",
+    "known",
+    "accepted",
     "resend",
     "refused",
     "throttled",

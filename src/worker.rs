@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    chaos::crash_point,
     dispatch::{self, Dispatcher},
     engine::{Engine, Pace},
     flush::Flusher,
@@ -63,6 +64,7 @@ impl Worker {
             .context("cannot declare the lanes; is the schema migrated (`noshi migrate up`)?")?;
         let clock = Arc::new(LeaseClock::new(pace.lease));
         let worker = store::workers::register(&vital, name).await.context("cannot register as a worker")?;
+        crash_point("register.after");
         let (flusher, flushers) = Flusher::start(pool.clone(), worker);
         let engine = Arc::new(Engine {
             worker,
@@ -133,9 +135,11 @@ impl Worker {
         }
         self.heartbeat.abort();
         let worker = engine.worker;
+        crash_point("sign_off.before");
         if let Err(error) = store::workers::stop(&self.vital, worker).await {
             tracing::warn!(%error, "could not sign off; the row will be declared dead");
         }
+        crash_point("sign_off.after");
         // The last handle of the flushers goes with the engine.
         drop(engine);
         for flusher in self.flushers {

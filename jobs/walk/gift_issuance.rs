@@ -7,7 +7,7 @@ use super::{Row, assert_drawn, at, cell, now, table, terms_table, this};
 use crate::{
     Problem,
     gift_issuance::{
-        AfterCancel, Args, Cancel, Contract, Gift, GiftIssuance, Inquiry, Issue, Start, State, Trade, World,
+        AfterCancel, Args, Cancel, Contract, Fact, Gift, GiftIssuance, Inquiry, Issue, Start, State, Trade, World,
     },
     machine::{Act, Call, Doubt, Job, This, Transition},
     money::{Currency, Money},
@@ -37,7 +37,7 @@ impl World for Scripted {
     fn issue<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Issue> {
         self.answer(&self.issue)
     }
-    fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Inquiry> {
+    fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade, _: Option<&'a str>) -> Call<'a, Inquiry> {
         self.answer(&self.inquiry)
     }
     fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade, _: Option<&'a str>) -> Call<'a, Cancel> {
@@ -165,6 +165,7 @@ fn inquiries() -> Vec<(&'static str, Inquiry)> {
     let all = vec![
         Inquiry::Live(gift()),
         Inquiry::Pending,
+        Inquiry::Known("R1".into()),
         Inquiry::Failed("FAILED".into()),
         Inquiry::NotFound,
         Inquiry::Dead,
@@ -176,6 +177,7 @@ fn inquiries() -> Vec<(&'static str, Inquiry)> {
     let name = |inquiry: &Inquiry| match inquiry {
         Inquiry::Live(_) => "live",
         Inquiry::Pending => "accepted, not ready",
+        Inquiry::Known(_) => "known by a reference",
         Inquiry::Failed(_) => "given up by the provider",
         Inquiry::NotFound => "not found",
         Inquiry::Dead => "dead",
@@ -190,6 +192,7 @@ fn inquiries() -> Vec<(&'static str, Inquiry)> {
 fn cancels() -> Vec<(&'static str, Cancel)> {
     let all = vec![
         Cancel::Cancelled,
+        Cancel::Accepted,
         Cancel::Refused,
         Cancel::NotFound,
         Cancel::Throttled(Duration::from_secs(1)),
@@ -199,6 +202,7 @@ fn cancels() -> Vec<(&'static str, Cancel)> {
     ];
     let name = |cancel: &Cancel| match cancel {
         Cancel::Cancelled => "cancelled",
+        Cancel::Accepted => "accepted, not done",
         Cancel::Refused => "too late or claimed",
         Cancel::NotFound => "not found",
         Cancel::Throttled(_) => "throttled",
@@ -214,8 +218,8 @@ fn states(contract: &Contract) -> Vec<State> {
     let all = vec![
         State::Routing { generation: 0 },
         State::Issuing { trade: trade.clone() },
-        State::Inquiring { trade: trade.clone(), not_found: 0, refused: false },
-        State::Pending { trade: trade.clone() },
+        State::inquiring(trade.clone()),
+        State::pending(trade.clone(), None),
         State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None },
         State::Void { trade: trade.clone(), then: AfterCancel::Ask },
         State::Issued { trade, card: "c1".into() },
@@ -238,6 +242,24 @@ fn states(contract: &Contract) -> Vec<State> {
     all
 }
 
+/// The answers that mean something else once the provider's reference is known.
+fn asked_by_reference(out: &mut Vec<Row>, state: impl Fn(&Contract) -> State) {
+    for (answer, inquiry) in
+        [("known, and no details again", Inquiry::Known("R2".into())), ("known, and not found then", Inquiry::NotFound)]
+    {
+        rows(out, answer, &Scripted { inquiry, ..world() }, &state);
+    }
+}
+
+fn inquiring_again(contract: &Contract, refused: bool) -> State {
+    State::Inquiring { trade: trade(contract, 0), not_found: 1, refused, reference: None }
+}
+
+/// A delivered gift whose return was asked for.
+fn withdrawn(contract: &Contract, then: Option<AfterCancel>) -> State {
+    State::Pending { trade: trade(contract, 0), reference: None, then, card: Some("c1".into()) }
+}
+
 #[test]
 fn the_table_is_what_the_code_does() {
     let mut out = vec![];
@@ -254,15 +276,28 @@ fn the_table_is_what_the_code_does() {
         rows(&mut out, answer, &Scripted { issue, ..world() }, |c| State::Issuing { trade: trade(c, 0) });
     }
     for (answer, inquiry) in inquiries() {
-        let first = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 0, refused: false };
-        rows(&mut out, answer, &Scripted { inquiry, ..world() }, first);
+        rows(&mut out, answer, &Scripted { inquiry, ..world() }, |c| State::inquiring(trade(c, 0)));
     }
-    let second = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 1, refused: false };
-    rows(&mut out, "not found twice", &Scripted { inquiry: Inquiry::NotFound, ..world() }, second);
-    let refused = |c: &Contract| State::Inquiring { trade: trade(c, 0), not_found: 1, refused: true };
-    rows(&mut out, "not found twice, refused before", &Scripted { inquiry: Inquiry::NotFound, ..world() }, refused);
+    let not_found = Scripted { inquiry: Inquiry::NotFound, ..world() };
+    rows(&mut out, "not found twice", &not_found, |c| inquiring_again(c, false));
+    rows(&mut out, "not found twice, refused before", &not_found, |c| inquiring_again(c, true));
+    asked_by_reference(&mut out, |c| State::Inquiring {
+        trade: trade(c, 0),
+        not_found: 0,
+        refused: false,
+        reference: Some("R1".into()),
+    });
     for (answer, inquiry) in inquiries() {
-        rows(&mut out, answer, &Scripted { inquiry, ..world() }, |c| State::Pending { trade: trade(c, 0) });
+        rows(&mut out, answer, &Scripted { inquiry, ..world() }, |c| State::pending(trade(c, 0), None));
+    }
+    asked_by_reference(&mut out, |c| State::pending(trade(c, 0), Some("R1".into())));
+    for (answer, inquiry) in inquiries() {
+        let answer = format!("{answer}, after an accepted cancel");
+        rows(&mut out, &answer, &Scripted { inquiry, ..world() }, |c| withdrawn(c, Some(AfterCancel::Ask)));
+    }
+    for (answer, inquiry) in inquiries().into_iter().filter(|(_, inquiry)| !matches!(inquiry, Inquiry::Known(_))) {
+        let answer = format!("{answer}, delivered before");
+        rows(&mut out, &answer, &Scripted { inquiry, ..world() }, |c| withdrawn(c, None));
     }
     for (answer, cancel) in cancels() {
         let asked = |c: &Contract| State::Cancelling { trade: trade(c, 0), then: AfterCancel::Ask, card: None };
@@ -341,7 +376,7 @@ fn past_the_horizon_nothing_is_sent() {
         fn issue<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Issue> {
             panic!("called")
         }
-        fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Inquiry> {
+        fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade, _: Option<&'a str>) -> Call<'a, Inquiry> {
             panic!("called")
         }
         fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade, _: Option<&'a str>) -> Call<'a, Cancel> {
@@ -379,6 +414,83 @@ fn a_new_generation_starts_only_from_a_proven_void() {
     }
 }
 
+fn after(state: State, world: &Scripted) -> State {
+    match now(GiftIssuance::step(&circumstances(""), state, world)).transition {
+        Transition::Advance(state) => state,
+        other @ (Transition::Retry
+        | Transition::Snooze(_)
+        | Transition::Done(_)
+        | Transition::Fail(..)
+        | Transition::NeedsOperator(_)) => panic!("{other:?}"),
+    }
+}
+
+/// The reference is all that an inquiry adds; the count starts again, and an earlier refusal stays.
+#[test]
+fn a_known_trade_is_asked_for_by_its_reference() {
+    let known = Scripted { inquiry: Inquiry::Known("R1".into()), ..world() };
+    for contract in contracts() {
+        for refused in [false, true] {
+            let state = after(inquiring_again(&contract, refused), &known);
+            let reference = Some("R1".to_owned());
+            assert_eq!(state, State::Inquiring { trade: trade(&contract, 0), not_found: 0, refused, reference });
+            let step = now(GiftIssuance::step(&circumstances("in doubt"), state, &known));
+            assert_eq!((step.transition, step.doubt), (Transition::Retry, Doubt::AsBefore));
+        }
+    }
+}
+
+/// Over as many steps as it takes, what follows an accepted cancel, and the card, are kept.
+#[test]
+fn an_accepted_cancel_is_followed_to_its_end() {
+    let [_, _, both] = contracts();
+    for then in [AfterCancel::Reissue, AfterCancel::Ask] {
+        let card = Some("c1".to_owned());
+        let state = State::Cancelling { trade: trade(&both, 0), then, card: card.clone() };
+        let state = after(state, &Scripted { cancel: Cancel::Accepted, ..world() });
+        let state = after(state, &Scripted { inquiry: Inquiry::Known("R1".into()), ..world() });
+        let reference = Some("R1".to_owned());
+        assert_eq!(state, State::Pending { trade: trade(&both, 0), reference, then: Some(then), card });
+        for inquiry in [Inquiry::Dead, Inquiry::Failed("FAILED".into())] {
+            let end = after(state.clone(), &Scripted { inquiry, ..world() });
+            assert_eq!(end, State::Void { trade: trade(&both, 0), then });
+        }
+    }
+}
+
+/// A fact may be recorded once: a gift that was delivered comes home without a second one, and nothing issues it again.
+#[test]
+fn a_delivered_gift_is_never_issued_or_recorded_again() {
+    let [_, _, both] = contracts();
+    let cancelling = State::Cancelling { trade: trade(&both, 0), then: AfterCancel::Ask, card: Some("c1".into()) };
+    let waiting = withdrawn(&both, Some(AfterCancel::Ask));
+    let told = withdrawn(&both, None);
+    for state in [&cancelling, &waiting, &told] {
+        let inquired = GiftIssuance::operator(state, Act::Inquire);
+        assert_eq!(inquired.as_ref(), Some(&told), "{state:?}");
+        let void = State::Void { trade: trade(&both, 0), then: AfterCancel::Ask };
+        assert_eq!(GiftIssuance::operator(state, Act::AttestVoid), Some(void), "{state:?}");
+        for when in CIRCUMSTANCES {
+            let worlds = inquiries().into_iter().map(|(_, inquiry)| Scripted { inquiry, ..world() });
+            let worlds = worlds.chain(cancels().into_iter().map(|(_, cancel)| Scripted { cancel, ..world() }));
+            for world in worlds {
+                let step = now(GiftIssuance::step(&circumstances(when), state.clone(), &world));
+                assert!(step.facts.iter().all(|fact| matches!(fact, Fact::Voided { .. })), "{:?}", step.facts);
+                match step.transition {
+                    Transition::Advance(State::Pending { .. } | State::Void { .. })
+                    | Transition::Retry
+                    | Transition::Snooze(_)
+                    | Transition::NeedsOperator(_) => {}
+                    Transition::Done(State::Issued { card, .. }) => assert_eq!(card, "c1"),
+                    other @ (Transition::Advance(_) | Transition::Done(_) | Transition::Fail(..)) => {
+                        panic!("{when}: {other:?}")
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn released_json_still_reads() {
     let trade = r#"{"id":"Noshi0","provider":"p","generation":0,"contract":{"replay":true,"inquiry":false,"cancel":true,"settle_seconds":600,"horizon_seconds":86400,"poll_seconds":300}}"#;
@@ -388,7 +500,12 @@ fn released_json_still_reads() {
         format!(r#"{{"at":"inquiring","trade":{trade},"not_found":1}}"#),
         format!(r#"{{"at":"inquiring","trade":{trade},"not_found":0,"refused":true}}"#),
         format!(r#"{{"at":"pending","trade":{trade}}}"#),
+        format!(r#"{{"at":"inquiring","trade":{trade},"not_found":0,"reference":"R1"}}"#),
+        format!(r#"{{"at":"pending","trade":{trade},"reference":"R1"}}"#),
+        format!(r#"{{"at":"pending","trade":{trade},"reference":"R1","then":"reissue"}}"#),
+        format!(r#"{{"at":"pending","trade":{trade},"then":"ask","card":"c1"}}"#),
         format!(r#"{{"at":"cancelling","trade":{trade},"then":"reissue"}}"#),
+        format!(r#"{{"at":"cancelling","trade":{trade},"then":"ask","card":"c1"}}"#),
         format!(r#"{{"at":"void","trade":{trade},"then":"ask"}}"#),
         format!(r#"{{"at":"issued","trade":{trade},"card":"c1"}}"#),
         r#"{"at":"rejected","reason":"F200"}"#.to_owned(),

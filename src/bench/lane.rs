@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     demo::{
         fleet::Fleet,
-        read_ledger,
+        papers,
         reconcile::most_in_a_second,
         stage::{Manners, Stage},
     },
@@ -41,7 +41,7 @@ pub async fn run(server: &PrivatePostgres, gifts: usize) -> anyhow::Result<()> {
     fleet.stop().await;
     let ledger = stage.ledger.clone();
     stage.simulator.stop().await?;
-    let lines = read_ledger(&ledger)?;
+    let lines = papers::ledger(&ledger)?;
     let mut arrivals: Vec<u64> = lines.iter().filter(|line| line.event == Event::Arrival).map(|line| line.us).collect();
     arrivals.sort_unstable();
     ensure!(arrivals.len() == gifts, "{} calls for {gifts} gifts", arrivals.len());

@@ -132,7 +132,7 @@ impl GiftProvider for AmazonIncentives {
         })
     }
 
-    fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade, _: &'a Gate) -> Call<'a, Inquiry> {
+    fn inquire<'a>(&'a self, _: &'a Args, _: &'a Trade, _: Option<&'a str>, _: &'a Gate) -> Call<'a, Inquiry> {
         Box::pin(async { Inquiry::NoAnswer })
     }
 

@@ -214,7 +214,13 @@ impl GiftProvider for GiftOnDemand {
         })
     }
 
-    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Inquiry> {
+    fn inquire<'a>(
+        &'a self,
+        args: &'a Args,
+        trade: &'a Trade,
+        _: Option<&'a str>,
+        gate: &'a Gate,
+    ) -> Call<'a, Inquiry> {
         Box::pin(async move {
             let request = self.request(Method::GET, &["v1", "gifts", &trade.id]);
             let reply = match self.http.send(request, gate).await {

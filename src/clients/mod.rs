@@ -56,8 +56,8 @@ pub enum Funds {
     BadCredentials,
 }
 
-/// One account at one provider. Each call is one request, except where an adapter says so, and none is ever repeated
-/// here: what to do next is the job's decision.
+/// One account at one provider. Each method makes at most one request, since the step that calls it holds one token of
+/// the provider's budget, and none is ever repeated here: what to do next is the job's decision.
 pub trait GiftProvider: Send + Sync {
     /// Stored with every trade: permanent. Also the end of the lane's name, `gift/<name>`.
     fn name(&self) -> &'static str;
@@ -71,9 +71,17 @@ pub trait GiftProvider: Send + Sync {
 
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Issue>;
     /// Never changes anything. `NoAnswer`, without a call, where the contract has no inquiry.
-    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Inquiry>;
+    /// `reference` is the provider's own id of the trade, from an earlier `Known`; an adapter that never says `Known`
+    /// passes over it.
+    fn inquire<'a>(
+        &'a self,
+        args: &'a Args,
+        trade: &'a Trade,
+        reference: Option<&'a str>,
+        gate: &'a Gate,
+    ) -> Call<'a, Inquiry>;
     /// `card` is the provider's own id of the gift, where it is known. `Refused`, without a call, where the contract
-    /// has no cancel.
+    /// has no cancel, or where the provider takes one by the card only and there is none: a person is asked then.
     fn cancel<'a>(
         &'a self,
         args: &'a Args,

@@ -2,10 +2,13 @@
 //!
 //! Source: the vendor's OpenAPI document, as republished. `externalRefID` dedups: `POST /orders` → 201 new, 200 the existing
 //! order, 202 accepted, 409 the same id with other content, 402 insufficient funds. One call a second on all endpoints.
-//! The list of orders by externalRefID is a pure inquiry. As documented its items carry neither the code nor the id of the line
-//! item, so a finished order is read once more by its own id; where an item carries them, that second call is not made.
-//! A cancel has to learn the id of the line item first. These are the only steps here with more than one call: the
-//! extra ones only read, and each passes the rate guard and the gate.
+//! The list of orders by externalRefID is a pure inquiry. As documented its items carry neither the code nor the id of the
+//! line item, so a finished order is only `Known` by it, and the next inquiry reads that order by its own id.
+//! `POST /lineItems/{ref}/cancel` → 202: accepted, and done when an inquiry shows it.
+//!
+//! The card is the line item, since that is what can be cancelled; where an order names none, its own id stands in, which a
+//! cancel is refused for. Without a card a cancel makes no call and is refused, so that a person is asked: an inquiry
+//! (`inquire`) finds the card, and the gift can be cancelled then.
 //!
 //! Assumed: an unanswered call lands within a minute; an externalRefID is remembered for at least a day; 400 and 422 with
 //! the vendor's error body had no effect; CANCELLED, DELETED and RETURNED leave a code that cannot be used.
@@ -25,7 +28,7 @@ use reqwest::RequestBuilder;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
-use self::order::{Balance, Found, Order, Stands, THROTTLED, error, listed, unread};
+use self::order::{Balance, Found, Order, Stands, THROTTLED, error, listed, shown, unread};
 use super::{
     Budget, CodePolicy, Funds, GiftProvider, Offer,
     http::{Answer, Gate, Http, Reply},
@@ -98,23 +101,14 @@ impl TangoCard {
         request.basic_auth(&self.credentials.platform_name, Some(self.platform_key.expose_secret()))
     }
 
-    /// Asks for the order of a trade; if it is finished and `lacks` something, asks once more by the order's own id.
-    async fn look_up(&self, trade: &Trade, gate: &Gate, lacks: fn(&Order) -> bool) -> Found {
-        let request = self.http.query(Method::GET, &["orders"], &[("externalRefID", &trade.id)]);
-        let found = listed(self.http.send(self.signed(request), gate).await, &trade.id);
-        let Found::Order(order) = &found else { return found };
-        if order.stands() != Stands::Complete || !lacks(order) {
-            return found;
-        }
-        let Some(id) = order.reference_order_id.as_deref().filter(|id| !id.is_empty()) else { return Found::NoAnswer };
-        match self.http.send(self.request(Method::GET, &["orders", id]), gate).await {
-            Answer::Reply(reply) if reply.status == StatusCode::OK => match reply.body.json::<Order>() {
-                Some(order) if order.is_of(&trade.id) => Found::Order(Box::new(order)),
-                Some(_) | None => Found::NoAnswer,
-            },
-            Answer::Reply(reply) => unread(&reply),
-            Answer::NotSent => Found::NotSent,
-            Answer::Unknown => Found::NoAnswer,
+    /// One request: the order itself where its id is known, else the list of the trade's orders.
+    async fn look_up(&self, trade: &Trade, reference: Option<&str>, gate: &Gate) -> Found {
+        match reference {
+            Some(id) => shown(self.http.send(self.request(Method::GET, &["orders", id]), gate).await, &trade.id),
+            None => {
+                let request = self.http.query(Method::GET, &["orders"], &[("externalRefID", &trade.id)]);
+                listed(self.http.send(self.signed(request), gate).await, &trade.id)
+            }
         }
     }
 
@@ -124,7 +118,8 @@ impl TangoCard {
         if !is_exactly(value.value, &value.currency_code, args.value) {
             return None;
         }
-        let card = order.reference_order_id.filter(|card| !card.is_empty())?;
+        let order_id = order.reference_order_id.filter(|id| !id.is_empty())?;
+        let card = order.reference_line_item_id.filter(|card| !card.is_empty()).unwrap_or(order_id);
         let code = order.reward?.code()?;
         let place = Place { grant: &args.grant, provider: NAME, column: "gift_code" };
         Some(Gift { card, code: Some(self.vault.seal(&place, &code)) })
@@ -200,10 +195,20 @@ impl GiftProvider for TangoCard {
         })
     }
 
-    fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Inquiry> {
+    fn inquire<'a>(
+        &'a self,
+        args: &'a Args,
+        trade: &'a Trade,
+        reference: Option<&'a str>,
+        gate: &'a Gate,
+    ) -> Call<'a, Inquiry> {
         Box::pin(async move {
-            match self.look_up(trade, gate, |order| order.reward.is_none()).await {
+            match self.look_up(trade, reference, gate).await {
+                Found::Order(order) if order.contradicts(args.value) => Inquiry::NoAnswer,
                 Found::Order(order) => match order.stands() {
+                    Stands::Complete if reference.is_none() => {
+                        order.reference().map_or(Inquiry::NoAnswer, Inquiry::Known)
+                    }
                     Stands::Complete => self.gift(*order, args).map_or(Inquiry::NoAnswer, Inquiry::Live),
                     Stands::Pending => Inquiry::Pending,
                     Stands::Failed => Inquiry::Failed("FAILED".to_owned()),
@@ -214,29 +219,14 @@ impl GiftProvider for TangoCard {
                 Found::Several => Inquiry::Conflict,
                 Found::Throttled(wait) => Inquiry::Throttled(wait),
                 Found::BadCredentials => Inquiry::BadCredentials,
-                Found::NotSent | Found::NoAnswer => Inquiry::NoAnswer,
+                Found::NoAnswer => Inquiry::NoAnswer,
             }
         })
     }
 
-    fn cancel<'a>(&'a self, _: &'a Args, trade: &'a Trade, _: Option<&'a str>, gate: &'a Gate) -> Call<'a, Cancel> {
+    fn cancel<'a>(&'a self, _: &'a Args, _: &'a Trade, card: Option<&'a str>, gate: &'a Gate) -> Call<'a, Cancel> {
         Box::pin(async move {
-            let order = match self.look_up(trade, gate, |order| order.reference_line_item_id.is_none()).await {
-                Found::Order(order) => order,
-                Found::Nothing => return Cancel::NotFound,
-                Found::Throttled(wait) => return Cancel::Throttled(wait),
-                Found::BadCredentials => return Cancel::BadCredentials,
-                // Nothing was asked to be cancelled yet.
-                Found::Several | Found::NotSent | Found::NoAnswer => return Cancel::NotSent,
-            };
-            match order.stands() {
-                // Nothing can be redeemed any more, or never could.
-                Stands::Dead | Stands::Failed => return Cancel::Cancelled,
-                Stands::Complete | Stands::Pending | Stands::Unclear => {}
-            }
-            let Some(item) = order.reference_line_item_id.as_deref().filter(|item| !item.is_empty()) else {
-                return Cancel::NotSent;
-            };
+            let Some(item) = card else { return Cancel::Refused };
             let body = json!({"reasonCode": "OTHER", "otherReason": "cancelled by the issuer"});
             let request = self.request(Method::POST, &["lineItems", item, "cancel"]).json(&body);
             let reply = match self.http.send(request, gate).await {
@@ -245,8 +235,7 @@ impl GiftProvider for TangoCard {
                 Answer::Unknown => return Cancel::Unknown,
             };
             match reply.status {
-                // Accepted is not done: the next try finds it cancelled.
-                StatusCode::ACCEPTED => Cancel::Unknown,
+                StatusCode::ACCEPTED => Cancel::Accepted,
                 StatusCode::TOO_MANY_REQUESTS => Cancel::Throttled(reply.wait_or(THROTTLED)),
                 status if error(&reply).is_some() => match status {
                     StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Cancel::Refused,
@@ -270,9 +259,7 @@ impl GiftProvider for TangoCard {
                 Answer::Reply(reply) => match unread(&reply) {
                     Found::Throttled(wait) => Funds::Throttled(wait),
                     Found::BadCredentials => Funds::BadCredentials,
-                    Found::Order(_) | Found::Nothing | Found::Several | Found::NotSent | Found::NoAnswer => {
-                        Funds::NoAnswer
-                    }
+                    Found::Order(_) | Found::Nothing | Found::Several | Found::NoAnswer => Funds::NoAnswer,
                 },
                 Answer::NotSent | Answer::Unknown => Funds::NoAnswer,
             }

@@ -1,7 +1,7 @@
 //! The demo's worker processes: started, killed, started again.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -53,7 +53,7 @@ impl Fleet {
     }
 
     fn member(&self, number: usize) -> anyhow::Result<Member> {
-        let log = self.log(number);
+        let log = self.directory.join(format!("worker-{number}.log"));
         let log = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         let mut child = Command::new(&self.program)
             .args(["worker", "run", "--exit-with-parent", "--name", &format!("demo-{number}")])
@@ -72,16 +72,6 @@ impl Fleet {
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         let _leash = child.stdin.take();
         Ok(Member { number, child, _leash })
-    }
-
-    pub fn log(&self, number: usize) -> PathBuf {
-        self.directory.join(format!("worker-{number}.log"))
-    }
-
-    /// All that the workers have logged.
-    pub fn logs(&self) -> String {
-        let read = |number| fs::read(self.log(number)).unwrap_or_default();
-        (1..=self.members.len()).map(|number| String::from_utf8_lossy(&read(number)).into_owned()).collect()
     }
 
     /// SIGKILL, and a new process in its place.

@@ -5,6 +5,7 @@
 
 pub(crate) mod fleet;
 mod grants;
+pub(crate) mod papers;
 mod progress;
 pub(crate) mod reconcile;
 pub(crate) mod stage;
@@ -12,7 +13,7 @@ mod table;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,6 @@ use crate::{
     intake,
     private_postgres::{PrivatePostgres, Settings as ServerSettings},
     settings::Settings,
-    simulator::Line,
     store::{self, Role, audit},
 };
 
@@ -40,9 +40,6 @@ const WORKERS: usize = 2;
 const LOOK: Duration = Duration::from_millis(200);
 /// No job came to rest for so long: something is stuck, and waiting longer shows nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What may stand in no log: gift codes of the simulator hold the first, all addresses of the example the second.
-const CANARIES: [&str; 2] = ["CNRY", "@example.jp"];
-
 /// Issues 1,000 gifts over failing providers, killing workers meanwhile, and reconciles. Needs nothing, leaves nothing.
 #[derive(clap::Args, Debug)]
 pub struct DemoArgs {
@@ -71,10 +68,20 @@ pub enum End {
 /// Runs until everything is at rest and reconciled, or until `stopped`. Broken promises are an error, after their list.
 pub async fn run(args: DemoArgs, stopped: impl Future<Output = ()>) -> anyhow::Result<End> {
     tokio::pin!(stopped);
+    if let Some(keep) = &args.keep {
+        fs::create_dir_all(keep).with_context(|| format!("cannot make {}", keep.display()))?;
+    }
     let server = PrivatePostgres::start(ServerSettings { durable: true, ..ServerSettings::default() });
+    tokio::pin!(server);
     let postgres = tokio::select! {
-        postgres = server => postgres?,
-        () = &mut stopped => return Ok(End::Interrupted),
+        postgres = &mut server => postgres?,
+        () = &mut stopped => {
+            // It cannot be stopped halfway; an error means that there is none.
+            if let Ok(postgres) = server.await {
+                postgres.stop().await?;
+            }
+            return Ok(End::Interrupted);
+        }
     };
     // What the play holds (workers, simulator) ends with it, whichever branch is taken.
     let played = tokio::select! {
@@ -93,7 +100,8 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
     let mut fleet = Fleet::start(&stage, WORKERS)?;
     let pool = store::connect(&stage.url, Role::Operator, 2).await?;
     let grants = submit(&stage, &pool, args.count as usize).await?;
-    let run = run_to_rest(&pool, &mut fleet, grants).await;
+    let mut ran = Ran::default();
+    let rested = run_to_rest(&pool, &mut fleet, grants, &mut ran).await;
     let bad = fleet.stop().await;
     // Calls whose connections are gone may still land, for as long as the providers say.
     tokio::time::sleep(stage::SETTLE).await;
@@ -102,21 +110,18 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
     let elapsed = begun.elapsed();
 
     let books = Books {
-        ledger: read_ledger(&ledger)?,
+        ledger: papers::ledger(&ledger)?,
         jobs: audit::gift_jobs(&pool).await?,
         trades: audit::gift_trades(&pool).await?,
         limits: stage::LIMITS,
         grants,
     };
     let mut it = reconcile(&books);
-    it.broken.extend(run.as_ref().err().map(|error| format!("{error:#}")));
+    it.broken.extend(rested.err().map(|error| format!("{error:#}")));
     it.broken.extend(bad.iter().map(|number| format!("worker {number} did not stop in order")));
-    let logs = fleet.logs();
-    for canary in CANARIES.iter().filter(|canary| logs.contains(**canary)) {
-        it.broken.push(format!("a log holds {canary}, the mark of gift codes and addresses"));
-    }
+    papers::write(&directory, &pool).await?;
+    it.broken.extend(papers::leaks(&directory)?);
     println!("\nThe providers' ledger against our database:\n\n{}", table::text(&it));
-    let ran = run.unwrap_or_default();
     println!(
         "Workers killed: {}, ended by themselves: {}; jobs taken over: {}; answers spoiled: {}; jobs in doubt: {}; {} s in all.",
         ran.kills,
@@ -127,7 +132,8 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
         elapsed.as_secs()
     );
     if let Some(keep) = &args.keep {
-        keep_copies(keep, &directory, &pool).await?;
+        papers::keep(&directory, keep)?;
+        println!("Ledger, logs, jobs and journal are in {}.", keep.display());
     }
     match it.broken.len() {
         0 => {
@@ -177,17 +183,16 @@ struct Ran {
     ended: usize,
 }
 
-async fn run_to_rest(pool: &PgPool, fleet: &mut Fleet, grants: usize) -> anyhow::Result<Ran> {
+async fn run_to_rest(pool: &PgPool, fleet: &mut Fleet, grants: usize, ran: &mut Ran) -> anyhow::Result<()> {
     let total = grants as u64;
     let mut progress = Progress::start(total);
-    let mut ran = Ran::default();
     let mut last = (Tally::default(), Instant::now());
     loop {
         let tally = Tally::of(&audit::standings(pool).await?);
         progress.show(tally);
         if tally.open == 0 && tally.at_rest() >= total {
             progress.end();
-            return Ok(ran);
+            return Ok(());
         }
         if KILLS.get(ran.kills).is_some_and(|percent| tally.at_rest() * 100 >= percent * total) {
             let victim = ran.kills % WORKERS + 1;
@@ -207,28 +212,4 @@ async fn run_to_rest(pool: &PgPool, fleet: &mut Fleet, grants: usize) -> anyhow:
         }
         tokio::time::sleep(LOOK).await;
     }
-}
-
-pub(crate) fn read_ledger(path: &Path) -> anyhow::Result<Vec<Line>> {
-    let text = fs::read_to_string(path).context("cannot read the ledger")?;
-    text.lines().map(|line| serde_json::from_str(line).context("a line of the ledger cannot be read")).collect()
-}
-
-/// No keys, and no sealed values.
-async fn keep_copies(keep: &Path, directory: &Path, pool: &PgPool) -> anyhow::Result<()> {
-    fs::create_dir_all(keep).with_context(|| format!("cannot make {}", keep.display()))?;
-    let kept = |name: &str| name.ends_with(".log") || name.ends_with(".jsonl");
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(kept) {
-            fs::copy(entry.path(), keep.join(entry.file_name()))?;
-        }
-    }
-    for (name, rows) in
-        [("jobs.jsonl", audit::jobs_as_json(pool).await?), ("journal.jsonl", audit::journal_as_json(pool).await?)]
-    {
-        fs::write(keep.join(name), rows.join("\n") + "\n")?;
-    }
-    println!("Ledger, logs, jobs and journal are in {}.", keep.display());
-    Ok(())
 }

@@ -180,7 +180,7 @@ pub fn act(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
         fail(op, failure)
     };
     match ask {
-        Ask::Funds | Ask::Inquire => funds(desk),
+        Ask::Funds | Ask::Inquire { .. } => funds(desk),
         Ask::Issue(_) | Ask::Cancel { .. } if desk.shop.blocked => refuse(desk, STOPPED),
         Ask::Issue(order) => {
             if let Some(card) = desk.shop.of_trade(&desk.trade).cloned() {

@@ -9,11 +9,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use super::contract::{self, Arrived, Ask, Read, Reply};
+use super::contract::{self, Arrived, Read, Reply};
 use super::deliver::{How, deliver};
 use super::faults::{Chosen, Fault};
 use super::ledger::{Event, Line};
-use super::shop::{Card, Order, Shop};
+use super::shop::{Card, Shop};
 use super::wire::Caller;
 use super::world::{Inner, World, desk, lock};
 use super::{Op, Provider};
@@ -155,12 +155,11 @@ impl Inner {
         let act = |shop: &mut Shop, pend_until: Option<u64>| {
             let trade = read.trade.clone().unwrap_or_default();
             let mut desk = desk(self, shop, provider, op, trade);
-            let order = ordered(read);
-            let queued = order.is_some_and(|order| order.queued);
+            let queued = contract::ordered(&read.ask).is_some_and(|order| order.queued);
             desk.pend_until = pend_until.or_else(|| queued.then(|| now + self.delay_us(chosen.roll) / 4));
             let mut reply = contract::act(&mut desk, &read.ask);
             if chosen.fault == Some(Fault::OtherTrade) {
-                reply = contract::other_trade(&desk, op, order.map(|order| order.amount), chosen.roll);
+                reply = contract::other_trade(&desk, op, &read.ask, chosen.roll);
             }
             (reply, desk.pending)
         };
@@ -180,7 +179,9 @@ impl Inner {
                 whole(met)
             }
             Some(Fault::StaleInquiry) => match shop.of_trade(read.trade.as_deref().unwrap_or_default()) {
-                Some(card) if self.is_fresh(card, now) => (Some(contract::not_found(provider)), How::Whole, None),
+                Some(card) if self.is_fresh(card, now) => {
+                    (Some(contract::not_found(provider, &read.ask)), How::Whole, None)
+                }
                 Some(_) | None => {
                     fault = None;
                     whole(act(shop, None))
@@ -270,13 +271,6 @@ fn with((reply, pending): Acted, how: How) -> (Option<Reply>, How, Option<(Strin
 
 fn whole(acted: Acted) -> (Option<Reply>, How, Option<(String, u64)>) {
     with(acted, How::Whole)
-}
-
-fn ordered(read: &Read) -> Option<&Order> {
-    match &read.ask {
-        Ok(Ask::Issue(order)) => Some(order),
-        Ok(Ask::Inquire | Ask::Cancel { .. } | Ask::Funds) | Err(_) => None,
-    }
 }
 
 /// The answer of something in front of the provider that does not speak its language.

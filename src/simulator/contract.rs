@@ -54,7 +54,10 @@ pub struct Refusal {
 #[derive(Clone)]
 pub enum Ask {
     Issue(Order),
-    Inquire,
+    /// With the provider's own id of the order, if the request named it.
+    Inquire {
+        card: Option<String>,
+    },
     /// With the provider's own id of the card, if the request named it.
     Cancel {
         card: Option<String>,
@@ -137,21 +140,37 @@ pub fn typed_error(provider: Provider, op: Op) -> Reply {
     }
 }
 
-/// What an inquiry about an unknown trade is answered. Amazon has no inquiry.
-pub fn not_found(provider: Provider) -> Reply {
+/// What this inquiry about an unknown trade is answered. Amazon has no inquiry.
+pub fn not_found(provider: Provider, ask: &Result<Ask, Refusal>) -> Reply {
     match provider {
         Provider::AmazonIncentives | Provider::GiftOnDemand => gift_on_demand::not_found(),
-        Provider::TangoCard => tango_card::not_found(),
+        Provider::TangoCard => tango_card::not_found(by_card(ask)),
     }
 }
 
 /// A good answer about a trade that is not the caller's: all ids, the code and the amount are another's.
-pub fn other_trade(desk: &Desk<'_>, op: Op, amount: Option<i64>, roll: u64) -> Reply {
-    let amount = amount.unwrap_or(1000) + 500;
+pub fn other_trade(desk: &Desk<'_>, op: Op, ask: &Result<Ask, Refusal>, roll: u64) -> Reply {
+    let amount = ordered(ask).map_or(1000, |order| order.amount) + 500;
     let card = desk.anothers(amount, roll);
     match desk.provider {
         Provider::AmazonIncentives => amazon_incentives::about(desk, op, &card),
         Provider::GiftOnDemand => gift_on_demand::about(desk, &card),
-        Provider::TangoCard => tango_card::about(desk, op, &card),
+        Provider::TangoCard => tango_card::about(desk, op, by_card(ask), &card),
+    }
+}
+
+/// What the call orders, if it orders something.
+pub fn ordered(ask: &Result<Ask, Refusal>) -> Option<&Order> {
+    match ask {
+        Ok(Ask::Issue(order)) => Some(order),
+        Ok(Ask::Inquire { .. } | Ask::Cancel { .. } | Ask::Funds) | Err(_) => None,
+    }
+}
+
+/// Whether the call names the provider's own id.
+fn by_card(ask: &Result<Ask, Refusal>) -> bool {
+    match ask {
+        Ok(Ask::Inquire { card } | Ask::Cancel { card }) => card.is_some(),
+        Ok(Ask::Issue(_) | Ask::Funds) | Err(_) => false,
     }
 }

@@ -52,7 +52,7 @@ pub fn read(call: &Arrived, credentials: &Credentials) -> Read {
     let trade = trade.as_ref().and_then(Value::as_str).map(str::to_owned);
     let ask = match op {
         Op::Issue => order(&body, trade.as_deref()).map(Ask::Issue),
-        Op::Inquire | Op::Cancel => Ok(Ask::Inquire),
+        Op::Inquire | Op::Cancel => Ok(Ask::Inquire { card: None }),
         Op::Funds => Ok(Ask::Funds),
     };
     Read {
@@ -90,7 +90,7 @@ pub fn act(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
     };
     match ask {
         Ask::Funds => Reply::json(200, &json!({"balance": desk.shop.balance, "currency": CURRENCY})),
-        Ask::Inquire | Ask::Cancel { .. } => match desk.shop.of_trade(&desk.trade) {
+        Ask::Inquire { .. } | Ask::Cancel { .. } => match desk.shop.of_trade(&desk.trade) {
             Some(card) => about(desk, card),
             None => not_found(),
         },

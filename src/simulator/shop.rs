@@ -95,7 +95,7 @@ impl Shop {
         match provider {
             Provider::AmazonIncentives => format!("{:08}{n:08}", salt % 100_000_000),
             Provider::GiftOnDemand => format!("G{n:08}{:04X}", salt % 0x10000),
-            Provider::TangoCard => format!("RA{n:08}-{:06X}", salt % 0x100_0000),
+            Provider::TangoCard => format!("LI{n:08}-{:06X}", salt % 0x100_0000),
         }
     }
 }

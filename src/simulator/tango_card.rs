@@ -2,8 +2,10 @@
 //!
 //! Basic auth (platform name, platform key). `POST /orders` → 201 new, 200 the same externalRefID with the same
 //! content, 409 with another content. `POST /asyncOrders` with exactly one line item → 202, carried out a little later.
-//! `GET /orders?externalRefID=` → `{"page", "orders"}`, with no order if there is none. `POST
+//! `GET /orders?externalRefID=` → `{"page", "orders"}`, with no order if there is none; its items have neither the
+//! credentials nor the line item, which `GET /orders/{referenceOrderID}` has (404 if there is none). `POST
 //! /lineItems/{ref}/cancel` → 202 `"Accepted"`. `GET /accounts/{id}` → `currentBalance`.
+//! In the ledger `card` is the line item; its order is called the same but for the first two letters.
 //! Ours: all accounts are one account in JPY; externalRefID is required; the error body's i18nKey texts.
 
 use axum::extract::Query;
@@ -24,6 +26,7 @@ type Failure = (u16, &'static str, &'static str);
 
 const SHORT: Failure = (402, "insufficientFunds", "Insufficient Funds");
 const STOPPED: Failure = (403, "accountStopped", "The account is not allowed to place orders");
+const NO_ORDER: Failure = (404, "orderNotFound", "There is no such order");
 const NO_CARD: Failure = (422, "lineItemNotFound", "There is no such line item");
 const NOT_CANCELLABLE: Failure = (422, "lineItemNotCancellable", "The line item cannot be cancelled in its state");
 
@@ -62,16 +65,17 @@ pub fn read(call: &Arrived, credentials: &Credentials, shop: &Shop) -> Read {
         ["orders"] if got => {
             let trade = wanted(call);
             let missing = (400, "externalRefIDMissing", "this simulator lists orders by externalRefID only");
-            let ask = trade.as_ref().map(|_| Ask::Inquire).ok_or(missing);
+            let ask = trade.as_ref().map(|_| Ask::Inquire { card: None }).ok_or(missing);
             (Op::Inquire, trade, ask)
         }
+        ["orders", order] if got => {
+            let id = order.replacen("RA", "LI", 1);
+            (Op::Inquire, Some(trade_of(shop, &id, order)), Ok(Ask::Inquire { card: Some(id) }))
+        }
         ["lineItems", item, "cancel"] if posted => {
-            let id = item.replacen("LI", "RA", 1);
-            // A line item of nobody has no trade of ours; its own name then stands in the ledger.
-            let trade = shop.card(&id).map_or_else(|| (*item).to_owned(), |card| card.trade.clone());
             let reason = (400, "reasonCodeMissing", "reasonCode is required");
-            let ask = body["reasonCode"].as_str().map(|_| Ask::Cancel { card: Some(id) });
-            (Op::Cancel, Some(trade), ask.ok_or(reason))
+            let ask = body["reasonCode"].as_str().map(|_| Ask::Cancel { card: Some((*item).to_owned()) });
+            (Op::Cancel, Some(trade_of(shop, item, item)), ask.ok_or(reason))
         }
         ["accounts", _] if got => (Op::Funds, None, Ok(Ask::Funds)),
         _ => return Read::nowhere(fail((404, "notFound", "There is no such resource"))),
@@ -85,6 +89,11 @@ pub fn read(call: &Arrived, credentials: &Credentials, shop: &Shop) -> Read {
         denied: denied(call, credentials),
         ask: ask.map_err(|failure| Refusal { reason: failure.1, reply: fail(failure) }),
     }
+}
+
+/// A card of nobody has no trade of ours; the name that was asked for then stands in the ledger.
+fn trade_of(shop: &Shop, id: &str, name: &str) -> String {
+    shop.card(id).map_or_else(|| name.to_owned(), |card| card.trade.clone())
 }
 
 fn denied(call: &Arrived, credentials: &Credentials) -> Option<Reply> {
@@ -166,9 +175,13 @@ pub fn act(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
     };
     match ask {
         Ask::Funds => account(desk),
-        Ask::Inquire => match desk.shop.of_trade(&desk.trade) {
-            Some(card) => listed(vec![order_view(desk, card)]),
-            None => not_found(),
+        Ask::Inquire { card: Some(id) } => match desk.shop.card(id) {
+            Some(card) => Reply::json(200, &order_view(desk, card)),
+            None => not_found(true),
+        },
+        Ask::Inquire { card: None } => match desk.shop.of_trade(&desk.trade) {
+            Some(card) => listed(vec![item_view(desk, card)]),
+            None => not_found(false),
         },
         Ask::Issue(_) | Ask::Cancel { .. } if desk.shop.blocked => refuse(desk, STOPPED),
         Ask::Issue(order) => {
@@ -200,11 +213,12 @@ pub fn act(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
     }
 }
 
-/// A good answer to `op` about this order.
-pub fn about(desk: &Desk<'_>, op: Op, card: &Card) -> Reply {
+/// A good answer to `op` about this order, for an inquiry `by_id` or by externalRefID.
+pub fn about(desk: &Desk<'_>, op: Op, by_id: bool, card: &Card) -> Reply {
     match op {
         Op::Issue => placed(desk, 201, card),
-        Op::Inquire => listed(vec![order_view(desk, card)]),
+        Op::Inquire if by_id => Reply::json(200, &order_view(desk, card)),
+        Op::Inquire => listed(vec![item_view(desk, card)]),
         Op::Cancel => Reply::json(202, &"Accepted".into()),
         Op::Funds => account(desk),
     }
@@ -260,8 +274,8 @@ fn order_view(desk: &Desk<'_>, card: &Card) -> Value {
         "total": card.order.amount,
     });
     json!({
-        "referenceOrderID": card.id,
-        "referenceLineItemID": card.id.replacen("RA", "LI", 1),
+        "referenceOrderID": card.id.replacen("LI", "RA", 1),
+        "referenceLineItemID": card.id,
         "externalRefID": card.trade,
         "customerIdentifier": card.order.detail["customerIdentifier"],
         "accountIdentifier": card.order.detail["accountIdentifier"],
@@ -273,6 +287,15 @@ fn order_view(desk: &Desk<'_>, card: &Card) -> Value {
         "createdAt": created_at(card),
         "reward": reward,
     })
+}
+
+/// The order as a list shows it.
+fn item_view(desk: &Desk<'_>, card: &Card) -> Value {
+    let mut order = order_view(desk, card);
+    if let Some(order) = order.as_object_mut() {
+        order.retain(|field, _| !["reward", "referenceLineItemID"].contains(&field.as_str()));
+    }
+    order
 }
 
 fn listed(orders: Vec<Value>) -> Reply {
@@ -307,6 +330,7 @@ pub fn typed_error() -> Reply {
     fail((503, "serviceUnavailable", "Service Unavailable"))
 }
 
-pub fn not_found() -> Reply {
-    listed(Vec::new())
+/// Of an inquiry `by_id`, or by externalRefID.
+pub fn not_found(by_id: bool) -> Reply {
+    if by_id { fail(NO_ORDER) } else { listed(Vec::new()) }
 }

@@ -1,5 +1,6 @@
 //! What the books are compared by: every gift job and every trade, as they stand.
 
+use futures::TryStreamExt;
 use sqlx::{PgPool, Row};
 
 /// How many jobs stand in a status, and how many of them are in doubt.
@@ -92,12 +93,26 @@ pub async fn rescued(pool: &PgPool) -> Result<u64, sqlx::Error> {
 const JOBS_AS_JSON: &str = "select to_jsonb(j)::text from noshi.job j order by id";
 const JOURNAL_AS_JSON: &str = "select to_jsonb(e)::text from noshi.job_event e order by happened_at, job, step";
 
-/// Every job, a JSON object each. Jobs hold no codes and no addresses.
-pub async fn jobs_as_json(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(JOBS_AS_JSON).fetch_all(pool).await
+/// Every job as a JSON object, one after the other. Jobs hold no codes and no addresses.
+pub async fn export_jobs(pool: &PgPool, write: impl FnMut(&str) -> std::io::Result<()>) -> anyhow::Result<()> {
+    export(pool, JOBS_AS_JSON, write).await
 }
 
-/// The whole journal, a JSON object a line.
-pub async fn journal_as_json(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(JOURNAL_AS_JSON).fetch_all(pool).await
+/// Every line of the journal as a JSON object, in the order in which they happened.
+pub async fn export_journal(pool: &PgPool, write: impl FnMut(&str) -> std::io::Result<()>) -> anyhow::Result<()> {
+    export(pool, JOURNAL_AS_JSON, write).await
+}
+
+async fn export(
+    pool: &PgPool,
+    sql: &'static str,
+    mut write: impl FnMut(&str) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    let mut transaction = pool.begin().await?;
+    super::intake::take_time(&mut transaction).await?;
+    let mut rows = sqlx::query_scalar::<_, String>(sql).fetch(&mut *transaction);
+    while let Some(row) = rows.try_next().await? {
+        write(&row)?;
+    }
+    Ok(())
 }

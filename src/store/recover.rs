@@ -2,6 +2,8 @@
 
 use sqlx::{PgPool, Row};
 
+use crate::chaos::crash_point;
+
 /// Deaths that one job may cause before it is parked.
 pub const POISON: i16 = 3;
 
@@ -67,7 +69,11 @@ pub async fn see_server(pool: &PgPool) -> Result<bool, sqlx::Error> {
     let changed: bool = sqlx::query(SEE_SERVER).fetch_one(&mut *transaction).await?.try_get("changed")?;
     if changed {
         sqlx::query(DROP_ALL).execute(&mut *transaction).await?;
+        crash_point("see_server.before_commit");
     }
     transaction.commit().await?;
+    if changed {
+        crash_point("see_server.after");
+    }
     Ok(changed)
 }

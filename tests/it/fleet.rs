@@ -33,6 +33,8 @@ pub struct Terms {
     pub limit: u32,
     pub settle: Duration,
     pub call_timeout: Duration,
+    /// How late a call may arrive.
+    pub jitter: Duration,
 }
 
 impl Default for Terms {
@@ -43,23 +45,27 @@ impl Default for Terms {
             limit: LIMIT,
             settle: Duration::from_secs(1),
             call_timeout: Duration::from_millis(700),
+            jitter: Duration::from_millis(50),
         }
     }
 }
 
 pub async fn fleet(terms: Terms) -> Fleet {
-    let TestDatabase { url, pool } = database().await;
-    fleet_on(url, pool, terms).await
+    fleet_from(database().await, tempfile::tempdir().expect("a directory"), terms).await
+}
+
+/// On a database of the test's making, in a directory that may hold the ledger so far.
+pub async fn fleet_from(database: TestDatabase, dir: TempDir, terms: Terms) -> Fleet {
+    fleet_on(database.url, database.pool, dir, terms).await
 }
 
 /// On a server that the test may crash.
 pub async fn fleet_on_url(url: String, terms: Terms) -> Fleet {
     let pool = PgPoolOptions::new().max_connections(8).connect_lazy(&url).expect("a URL");
-    fleet_on(url, pool, terms).await
+    fleet_on(url, pool, tempfile::tempdir().expect("a directory"), terms).await
 }
 
-async fn fleet_on(url: String, pool: PgPool, terms: Terms) -> Fleet {
-    let dir = tempfile::tempdir().expect("a directory");
+async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Fleet {
     let config = simulator::Config {
         seed: terms.seed,
         faults: terms.faults,
@@ -104,13 +110,14 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
         (Provider::TangoCard, "tango_card", "prepaid", "U123456"),
     ] {
         text += &format!(
-            "[gifts.{name}]\nbase_url = '{}'\n{}\nranges = [{{ category = '{category}', currency = 'JPY', min = 1, max = 100000, product = '{product}' }}]\n\
-             timeout_ms = {}\nconnect_timeout_ms = 300\nsettle_seconds = {}\nhorizon_seconds = 60\npoll_seconds = 1\ncalls_per_second = {}\njitter_ms = 50\n",
+            "[gifts.{name}]\nbase_url = '{}'\n{}\nranges = [{{ category = '{category}', currency = 'JPY', min = 1, max = 10000000, product = '{product}' }}]\n\
+             timeout_ms = {}\nconnect_timeout_ms = 300\nsettle_seconds = {}\nhorizon_seconds = 60\npoll_seconds = 1\ncalls_per_second = {}\njitter_ms = {}\n",
             simulator.base_url(provider),
             credentials(provider),
             terms.call_timeout.as_millis(),
             terms.settle.as_secs().max(1),
             terms.limit,
+            terms.jitter.as_millis(),
         );
     }
     fs::write(dir.join("noshi.toml"), text).expect("a configuration");
@@ -131,10 +138,13 @@ impl Fleet {
         self.dir.path().join("ledger.jsonl")
     }
 
+    /// `args` win over what is usual in the tests.
     pub fn worker(&self, name: &str, env: &[(&str, &str)], args: &[&str]) -> Process {
+        let usual = [("--lease-ms", "2000"), ("--poll-ms", "100"), ("--slots", "64")];
         let log = self.dir.path().join(format!("{name}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_noshi"))
-            .args(["worker", "run", "--name", name, "--lease-ms", "2000", "--poll-ms", "100", "--slots", "64"])
+            .args(["worker", "run", "--name", name])
+            .args(usual.iter().filter(|(flag, _)| !args.contains(flag)).flat_map(|(flag, value)| [flag, value]))
             .args(args)
             .env("DATABASE_URL", &self.url)
             .env("NOSHI_CONFIG", self.dir.path().join("noshi.toml"))

@@ -1,3 +1,5 @@
+mod crash;
+mod demo;
 mod dump;
 mod engine;
 mod fleet;
@@ -13,4 +15,5 @@ mod secrets;
 mod settle;
 mod store;
 mod support;
+mod teeth;
 mod vault;

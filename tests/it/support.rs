@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use noshi::private_postgres::{PrivatePostgres, Settings};
-use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Connection, Executor};
 use tokio::sync::OnceCell;
 
 /// Never dropped: the server ends with the process. Neither the cell nor the server holds on to the runtime of the
@@ -13,9 +13,12 @@ static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 const TEMPLATE: &str = "migrated";
+/// Where a connection is in nobody's way.
+const MAINTENANCE: &str = "postgres";
 
 /// A migrated database of one test's own. It goes with the server, at the end of the process.
 pub struct TestDatabase {
+    pub name: String,
     /// Also for child processes, as `DATABASE_URL`.
     pub url: String,
     pub pool: PgPool,
@@ -27,13 +30,25 @@ pub async fn server() -> &'static PrivatePostgres {
 }
 
 pub async fn database() -> TestDatabase {
+    copy_of(TEMPLATE).await
+}
+
+/// A copy of a test's own database, to which nobody may be connected.
+pub async fn copy_of(template: &str) -> TestDatabase {
     let server = server().await;
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    server.create_from_template(TEMPLATE, &name).await.expect("a copy of the migrated database");
+    server.create_from_template(template, &name).await.expect("a copy of a database");
     let url = server.url(&name);
     let pool =
         PgPoolOptions::new().max_connections(16).connect(&url).await.expect("a connection to the test's database");
-    TestDatabase { url, pool }
+    TestDatabase { name, url, pool }
+}
+
+/// For a test that uses many databases: this one goes now, and whoever is connected to it.
+pub async fn drop_database(name: &str) {
+    let mut connection = PgConnection::connect(&server().await.url(MAINTENANCE)).await.expect("a connection");
+    let drop = sqlx::AssertSqlSafe(format!("drop database {name} with (force)"));
+    connection.execute(drop).await.expect("a dropped database");
 }
 
 async fn start() -> PrivatePostgres {

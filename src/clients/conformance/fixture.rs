@@ -17,12 +17,19 @@ pub struct Fixture {
     pub product: &'static str,
     /// The status and the body of a good answer to an issue.
     pub issued: fn(trade: &str) -> (StatusCode, Value),
-    /// Wraps such a body as the answer to an inquiry, where there is one.
-    pub inquired: Option<fn(Value) -> Value>,
+    /// The inquiries that there are.
+    pub questions: &'static [Question],
     /// JSON pointers into the issue body: without any of them nothing is issued.
     pub needed: &'static [&'static str],
     /// Of these, the ones that say whose it is, how much, and that it is good: changed, nothing is issued.
     pub decisive: &'static [&'static str],
+}
+
+/// One way to inquire.
+pub struct Question {
+    pub reference: Option<&'static str>,
+    /// Wraps the body of an answer to an issue as the answer to this.
+    pub answer: fn(Value) -> Value,
 }
 
 pub fn fixture(name: &str) -> Fixture {
@@ -44,7 +51,7 @@ pub fn fixture(name: &str) -> Fixture {
                 });
                 (StatusCode::OK, body)
             },
-            inquired: None,
+            questions: &[],
             needed: &[
                 "/cardInfo/cardStatus",
                 "/cardInfo/value/amount",
@@ -79,7 +86,7 @@ pub fn fixture(name: &str) -> Fixture {
                 });
                 (StatusCode::OK, body)
             },
-            inquired: Some(|body| body),
+            questions: &[Question { reference: None, answer: |body| body }],
             needed: &["/tradeId", "/status", "/giftId", "/giftCode", "/faceValue", "/currency"],
             decisive: &["/tradeId", "/status", "/faceValue", "/currency"],
         },
@@ -99,7 +106,10 @@ pub fn fixture(name: &str) -> Fixture {
                 });
                 (StatusCode::CREATED, body)
             },
-            inquired: Some(|order| json!({"page": {"number": 0}, "orders": [order]})),
+            questions: &[
+                Question { reference: None, answer: |order| json!({"page": {"number": 0}, "orders": [order]}) },
+                Question { reference: Some("RA1"), answer: |order| order },
+            ],
             needed: &[
                 "/referenceOrderID",
                 "/externalRefID",

@@ -4,7 +4,11 @@ use http::StatusCode;
 use noshi_jobs::gift_issuance::{Inquiry, Issue};
 use serde_json::{Value, json};
 
-use super::{Files, Fixture, Heard, args, assert_no_secret, fixture::fixture, trade};
+use super::{
+    Files, Fixture, Heard, args, assert_no_secret,
+    fixture::{Question, fixture},
+    trade,
+};
 use crate::clients::{
     CATALOGUE, CodePolicy, Gate, GiftProvider, Open,
     scripted::{Act, Scripted},
@@ -16,30 +20,39 @@ fn answer(status: StatusCode, body: &str) -> Act {
     Act::answer(&format!("{} Status\r\nContent-Type: application/json", status.as_u16()), body)
 }
 
-/// What the adapter makes of one answer to an issue and, where there is one, to an inquiry.
-async fn read(files: &Files, name: &str, open: Open, issue: Act, inquiry: Act) -> (Issue, Option<Inquiry>) {
-    let server = Scripted::start([issue, inquiry]).await;
+/// What the adapter makes of one answer to an issue and one to each inquiry that there is.
+async fn read(files: &Files, name: &str, open: Open, issue: Act, inquiries: Vec<Act>) -> (Issue, Vec<Inquiry>) {
+    let questions = fixture(name).questions;
+    assert_eq!(questions.len(), inquiries.len(), "{name}");
+    let server = Scripted::start([issue].into_iter().chain(inquiries)).await;
     let provider = files.open(name, open, &server.url);
+    assert_eq!(provider.contract().inquiry, !questions.is_empty(), "{name}");
     let (args, trade, gate) = (args(GRANT), trade(provider.as_ref(), GRANT), Gate::open());
     let issued = provider.issue(&args, &trade, &gate).await;
-    if !provider.contract().inquiry {
-        return (issued, None);
+    let mut told = vec![];
+    for question in questions {
+        told.push(provider.inquire(&args, &trade, question.reference, &gate).await);
     }
-    (issued, Some(provider.inquire(&args, &trade, &gate).await))
+    assert_eq!(server.requests().len(), 1 + told.len(), "{name}: one request a call");
+    (issued, told)
 }
 
-fn nothing_issued((issue, inquiry): &(Issue, Option<Inquiry>)) -> bool {
-    !matches!(issue, Issue::Issued(_)) && !matches!(inquiry, Some(Inquiry::Live(_)))
+fn nothing_issued((issue, told): &(Issue, Vec<Inquiry>)) -> bool {
+    !matches!(issue, Issue::Issued(_)) && !told.iter().any(|inquiry| matches!(inquiry, Inquiry::Live(_)))
+}
+
+fn nothing_known((issue, told): &(Issue, Vec<Inquiry>)) -> bool {
+    *issue == Issue::Unknown && told.iter().all(|inquiry| *inquiry == Inquiry::NoAnswer)
 }
 
 fn trade_of(files: &Files, name: &str, open: Open) -> String {
     trade(files.open(name, open, "http://127.0.0.1:1").as_ref(), GRANT).id
 }
 
-/// Both answers with this body.
-fn both(fixture: &Fixture, status: StatusCode, body: &Value) -> (Act, Act) {
-    let inquired = fixture.inquired.map_or(json!(null), |wrap| wrap(body.clone()));
-    (answer(status, &body.to_string()), answer(StatusCode::OK, &inquired.to_string()))
+/// All answers with this body.
+fn all(fixture: &Fixture, status: StatusCode, body: &Value) -> (Act, Vec<Act>) {
+    let inquired = |question: &Question| answer(StatusCode::OK, &(question.answer)(body.clone()).to_string());
+    (answer(status, &body.to_string()), fixture.questions.iter().map(inquired).collect())
 }
 
 #[tokio::test]
@@ -50,17 +63,30 @@ async fn a_good_answer_is_issued_and_sealed_or_forgotten() {
     for (name, open) in CATALOGUE {
         let fixture = fixture(name);
         let (status, body) = (fixture.issued)(&trade_of(&files, name, open));
-        let (issue, inquiry) = both(&fixture, status, &body);
+        let (issue, inquiry) = all(&fixture, status, &body);
         let outcome = read(&files, name, open, issue, inquiry).await;
         assert_no_secret(&format!("{outcome:?}"));
         let Issue::Issued(gift) = outcome.0 else { panic!("{name}: {:?}", outcome.0) };
         let policy = files.open(name, open, "http://127.0.0.1:1").code_policy();
         assert_eq!(gift.code.is_none(), policy == CodePolicy::Refetch, "{name}");
-        match outcome.1 {
-            Some(Inquiry::Live(live)) => assert_eq!(live.card, gift.card, "{name}"),
-            Some(other) => panic!("{name}: {other:?}"),
-            None => assert!(fixture.inquired.is_none(), "{name}"),
+        for (question, told) in fixture.questions.iter().zip(&outcome.1) {
+            match told {
+                Inquiry::Live(live) => assert_eq!(live.card, gift.card, "{name}"),
+                Inquiry::Known(known) => {
+                    let by_it = fixture.questions.iter().any(|other| other.reference == Some(known));
+                    assert!(question.reference.is_none() && by_it, "{name}: {known}");
+                }
+                other @ (Inquiry::Pending
+                | Inquiry::Failed(_)
+                | Inquiry::NotFound
+                | Inquiry::Dead
+                | Inquiry::Conflict
+                | Inquiry::Throttled(_)
+                | Inquiry::NoAnswer
+                | Inquiry::BadCredentials) => panic!("{name}: {other:?}"),
+            }
         }
+        assert!(matches!(outcome.1.last(), None | Some(Inquiry::Live(_))), "{name}: {:?}", outcome.1);
     }
     assert!(!heard.text().is_empty(), "something is traced at the lowest level");
     assert_no_secret(&heard.text());
@@ -83,7 +109,7 @@ async fn an_answer_that_lacks_anything_or_belongs_to_another_trade_is_never_issu
                     None => drop(parent.shift_remove(field)),
                     Some(value) => drop(parent.insert(field.to_owned(), value)),
                 }
-                let (issue, inquiry) = both(&fixture, status, &body);
+                let (issue, inquiry) = all(&fixture, status, &body);
                 let outcome = read(&files, name, open, issue, inquiry).await;
                 assert!(nothing_issued(&outcome), "{name} {pointer} {change:?}: {outcome:?}");
             }
@@ -98,10 +124,9 @@ async fn an_answer_that_lacks_anything_or_belongs_to_another_trade_is_never_issu
                     panic!("{name} {pointer} is {other}")
                 }
             };
-            let (issue, inquiry) = both(&fixture, status, &body);
+            let (issue, inquiry) = all(&fixture, status, &body);
             let outcome = read(&files, name, open, issue, inquiry).await;
-            assert_eq!(outcome.0, Issue::Unknown, "{name} {pointer}");
-            assert!(matches!(outcome.1, None | Some(Inquiry::NoAnswer)), "{name} {pointer}: {outcome:?}");
+            assert!(nothing_known(&outcome), "{name} {pointer}: {outcome:?}");
         }
     }
 }
@@ -113,26 +138,23 @@ async fn half_an_answer_and_garbage_are_unknown() {
         let fixture = fixture(name);
         let (status, body) = (fixture.issued)(&trade_of(&files, name, open));
         let text = body.to_string();
-        let listed = fixture.inquired.map_or(json!(null), |wrap| wrap(body)).to_string();
-        let mut wrong = vec![
-            (String::new(), String::new()),
-            ("<html><body>We will be back soon.</body></html>".to_owned(), "<html>".to_owned()),
-            ("[]".to_owned(), "[]".to_owned()),
-            ("null".to_owned(), "null".to_owned()),
-            ("{}".to_owned(), "{}".to_owned()),
-            (format!("{text}{text}"), format!("{listed}{listed}")),
-            ("\u{fffd}".to_owned(), "\u{fffd}".to_owned()),
-        ];
-        let whole = text.len().max(listed.len());
-        wrong.extend((1..whole).step_by(7).map(|cut| {
-            let part = |text: &str| text[..cut.min(text.len() - 1)].to_owned();
-            (part(&text), part(&listed))
-        }));
-        for (issue, inquiry) in wrong {
-            let acts = (answer(status, &issue), answer(StatusCode::OK, &inquiry));
-            let outcome = read(&files, name, open, acts.0, acts.1).await;
-            assert_eq!(outcome.0, Issue::Unknown, "{name}: {issue}");
-            assert!(matches!(outcome.1, None | Some(Inquiry::NoAnswer)), "{name}: {outcome:?} of {inquiry}");
+        // The right answers: to the issue, and to each inquiry.
+        let inquired = fixture.questions.iter().map(|question| (question.answer)(body.clone()).to_string());
+        let right: Vec<String> = [text].into_iter().chain(inquired).collect();
+        let same = |wrong: &str| right.iter().map(|_| wrong.to_owned()).collect::<Vec<_>>();
+        let mut wrong: Vec<Vec<String>> =
+            ["", "<html><body>We will be back soon.</body></html>", "[]", "null", "{}", "\u{fffd}"].map(same).to_vec();
+        wrong.push(right.iter().map(|text| format!("{text}{text}")).collect());
+        let longest = right.iter().map(String::len).max().unwrap_or_default();
+        wrong.extend(
+            (1..longest)
+                .step_by(7)
+                .map(|cut| right.iter().map(|text| text[..cut.min(text.len() - 1)].to_owned()).collect()),
+        );
+        for texts in wrong {
+            let inquiries = texts[1..].iter().map(|text| answer(StatusCode::OK, text)).collect();
+            let outcome = read(&files, name, open, answer(status, &texts[0]), inquiries).await;
+            assert!(nothing_known(&outcome), "{name}: {outcome:?} of {texts:?}");
         }
     }
 }
@@ -144,12 +166,11 @@ async fn the_page_of_a_gateway_says_nothing_of_the_trade() {
         for code in [300, 307, 400, 401, 402, 403, 404, 408, 409, 413, 422, 500, 502, 503, 504] {
             let status = StatusCode::from_u16(code).unwrap();
             let page = answer(status, "<html><body>CNRY</body></html>");
-            let (issue, inquiry) = read(&files, name, open, page.clone(), page).await;
+            let pages = vec![page.clone(); fixture(name).questions.len()];
+            let (issue, told) = read(&files, name, open, page, pages).await;
             assert_eq!(issue, Issue::Unknown, "{name} {code}");
-            assert!(
-                matches!(inquiry, None | Some(Inquiry::NoAnswer | Inquiry::BadCredentials)),
-                "{name} {code}: {inquiry:?}"
-            );
+            let unknown = |inquiry: &Inquiry| matches!(inquiry, Inquiry::NoAnswer | Inquiry::BadCredentials);
+            assert!(told.iter().all(unknown), "{name} {code}: {told:?}");
         }
         // "Too many" is the one thing that a gateway says for itself.
         let wait = Act::answer("429 Too Many Requests\r\nRetry-After: 17", "<html></html>");
@@ -157,10 +178,10 @@ async fn the_page_of_a_gateway_says_nothing_of_the_trade() {
         let date = Act::answer(&format!("429 Too Many Requests\r\n{date}"), "");
         for (act, seconds) in [(wait, 17), (date, 43)] {
             let seconds = std::time::Duration::from_secs(seconds);
-            let (issue, inquiry) = read(&files, name, open, act.clone(), act).await;
+            let acts = vec![act.clone(); fixture(name).questions.len()];
+            let (issue, told) = read(&files, name, open, act, acts).await;
             assert_eq!(issue, Issue::Throttled(seconds), "{name}");
-            assert!(matches!(inquiry, None | Some(Inquiry::Throttled(_))), "{name}");
-            assert!(inquiry.is_none_or(|inquiry| inquiry == Inquiry::Throttled(seconds)), "{name}");
+            assert!(told.iter().all(|inquiry| *inquiry == Inquiry::Throttled(seconds)), "{name}: {told:?}");
         }
     }
 }

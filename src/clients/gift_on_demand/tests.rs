@@ -9,7 +9,7 @@ async fn answered(status: &str, body: &str) -> (Issue, Inquiry) {
     let provider = Files::new().open(NAME, open, &server.url);
     let (args, trade) = (args("g1"), trade(provider.as_ref(), "g1"));
     let issue = provider.issue(&args, &trade, &Gate::open()).await;
-    (issue, provider.inquire(&args, &trade, &Gate::open()).await)
+    (issue, provider.inquire(&args, &trade, None, &Gate::open()).await)
 }
 
 #[tokio::test]

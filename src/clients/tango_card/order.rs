@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use http::StatusCode;
+use noshi_jobs::money::Money;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::clients::{
     http::{Answer, Reply},
-    wire::{Code, reason},
+    wire::{Code, is_exactly, reason},
 };
+
+/// The vendor's ids have about 20 letters; a longer one is no id, and would be carried along with the job.
+const LONGEST_ID: usize = 100;
 
 /// "Wait at least a second"; no Retry-After is documented.
 pub const THROTTLED: Duration = Duration::from_secs(2);
@@ -78,6 +82,16 @@ impl Order {
         self.external_ref_id.as_deref() == Some(trade)
     }
 
+    /// Whether it says of itself that it is about another value.
+    pub fn contradicts(&self, value: Money) -> bool {
+        self.denomination.as_ref().is_some_and(|own| !is_exactly(own.value, &own.currency_code, value))
+    }
+
+    /// Its own id, for the next question.
+    pub fn reference(self) -> Option<String> {
+        self.reference_order_id.filter(|id| (1..=LONGEST_ID).contains(&id.len()))
+    }
+
     /// The worst that any of its statuses says: a complete order may hold a cancelled line item.
     pub fn stands(&self) -> Stands {
         let words: Vec<&str> = [&self.status, &self.order_status, &self.line_item_status]
@@ -121,16 +135,27 @@ pub enum Found {
     Several,
     Throttled(Duration),
     BadCredentials,
-    NotSent,
+    /// Nothing was sent, nothing came back, or nothing that can be read.
     NoAnswer,
+}
+
+/// An order that was asked for by its own id, if it is this trade's.
+pub fn shown(answer: Answer, trade: &str) -> Found {
+    match answer {
+        Answer::Reply(reply) if reply.status == StatusCode::OK => {
+            let order = reply.body.json::<Order>().filter(|order| order.is_of(trade));
+            order.map_or(Found::NoAnswer, |order| Found::Order(Box::new(order)))
+        }
+        Answer::Reply(reply) => unread(&reply),
+        Answer::NotSent | Answer::Unknown => Found::NoAnswer,
+    }
 }
 
 pub fn listed(answer: Answer, trade: &str) -> Found {
     let reply = match answer {
         Answer::Reply(reply) if reply.status == StatusCode::OK => reply,
         Answer::Reply(reply) => return unread(&reply),
-        Answer::NotSent => return Found::NotSent,
-        Answer::Unknown => return Found::NoAnswer,
+        Answer::NotSent | Answer::Unknown => return Found::NoAnswer,
     };
     let Some(Orders { orders }) = reply.body.json::<Orders>() else { return Found::NoAnswer };
     // A list with other trades in it was not filtered by our id: it proves nothing.

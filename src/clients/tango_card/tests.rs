@@ -22,11 +22,11 @@ impl Desk {
     async fn issue(&self) -> Issue {
         self.provider.issue(&args("g1"), &trade(self.provider.as_ref(), "g1"), &Gate::open()).await
     }
-    async fn inquire(&self) -> Inquiry {
-        self.provider.inquire(&args("g1"), &trade(self.provider.as_ref(), "g1"), &Gate::open()).await
+    async fn inquire(&self, reference: Option<&str>) -> Inquiry {
+        self.provider.inquire(&args("g1"), &trade(self.provider.as_ref(), "g1"), reference, &Gate::open()).await
     }
-    async fn cancel(&self) -> Cancel {
-        self.provider.cancel(&args("g1"), &trade(self.provider.as_ref(), "g1"), None, &Gate::open()).await
+    async fn cancel(&self, card: Option<&str>) -> Cancel {
+        self.provider.cancel(&args("g1"), &trade(self.provider.as_ref(), "g1"), card, &Gate::open()).await
     }
 
     /// The first lines of all requests.
@@ -71,21 +71,54 @@ fn error(status: &str, key: &str) -> Act {
 }
 
 #[tokio::test]
-async fn a_finished_order_is_read_by_its_own_id_for_the_code() {
+async fn a_finished_order_is_known_first_and_read_by_its_own_id_in_the_next_call() {
     let desk = Desk::new(vec![list(&[item("COMPLETE")]), ok(&whole("COMPLETE"))]).await;
-    let Inquiry::Live(gift) = desk.inquire().await else { panic!("not live") };
-    assert_eq!(gift.card, "RA1");
+    assert_eq!(desk.inquire(None).await, Inquiry::Known("RA1".to_owned()));
+    assert_eq!(desk.asked().len(), 1);
+    let Inquiry::Live(gift) = desk.inquire(Some("RA1")).await else { panic!("not live") };
+    assert_eq!(gift.card, "LI1");
     let place = Place { grant: "g1", provider: NAME, column: "gift_code" };
     assert_eq!(desk.files.vault().unseal(&place, &gift.code.unwrap()).unwrap().expose_secret(), "CNRY-1");
     let first = format!("GET /orders?externalRefID={} HTTP/1.1", id());
     assert_eq!(desk.asked(), [first, "GET /orders/RA1 HTTP/1.1".to_owned()]);
-    // The second answer is about another order, or none.
-    let mut other = whole("COMPLETE");
-    other["externalRefID"] = json!("T2");
-    for second in [ok(&other), error("404 Not Found", "notFound"), Act::Reset, ok(&item("COMPLETE"))] {
-        let desk = Desk::new(vec![list(&[item("COMPLETE")]), second]).await;
-        assert_eq!(desk.inquire().await, Inquiry::NoAnswer);
+    // The answer is about another order or another value, about none, or still without the code.
+    let changed = |pointer: &str, value: Value| {
+        let mut order = whole("COMPLETE");
+        *order.pointer_mut(pointer).unwrap() = value;
+        ok(&order)
+    };
+    let mut others_dead = whole("CANCELLED");
+    others_dead["denomination"]["value"] = json!(500);
+    for answer in [
+        changed("/externalRefID", json!("T2")),
+        changed("/denomination/value", json!(500)),
+        changed("/denomination/currencyCode", json!("USD")),
+        ok(&others_dead),
+        list(&[whole("COMPLETE")]),
+        error("404 Not Found", "notFound"),
+        Act::Reset,
+        ok(&item("COMPLETE")),
+    ] {
+        let desk = Desk::new(vec![answer]).await;
+        assert_eq!((desk.inquire(Some("RA1")).await, desk.asked().len()), (Inquiry::NoAnswer, 1));
     }
+    // A list that shows everything is still followed by the question for the details; one without an id leads nowhere.
+    assert_eq!(Desk::new(vec![list(&[whole("COMPLETE")])]).await.inquire(None).await, Inquiry::Known("RA1".to_owned()));
+    for id in [json!(null), json!(""), json!("R".repeat(101))] {
+        let mut order = item("COMPLETE");
+        order["referenceOrderID"] = id;
+        assert_eq!(Desk::new(vec![list(&[order])]).await.inquire(None).await, Inquiry::NoAnswer);
+    }
+}
+
+#[tokio::test]
+async fn an_order_without_a_line_item_is_its_own_card() {
+    let mut order = whole("COMPLETE");
+    order["referenceLineItemID"] = json!(null);
+    let desk = Desk::new(vec![ok(&order), error("422 Unprocessable Entity", "lineItemNotFound")]).await;
+    let Inquiry::Live(gift) = desk.inquire(Some("RA1")).await else { panic!("not live") };
+    assert_eq!(gift.card, "RA1");
+    assert_eq!(desk.cancel(Some(&gift.card)).await, Cancel::Refused);
 }
 
 #[tokio::test]
@@ -125,8 +158,11 @@ async fn every_status_of_an_order_has_one_meaning() {
     ] {
         let mut order = whole(status);
         order["lineItemStatus"] = json!(line_item);
-        let desk = Desk::new(vec![Act::answer("201 Created", &order.to_string()), list(&[order])]).await;
-        assert_eq!((desk.issue().await, desk.inquire().await), outcome, "{status} {line_item:?}");
+        let answers = vec![Act::answer("201 Created", &order.to_string()), list(&[order.clone()]), ok(&order)];
+        let desk = Desk::new(answers).await;
+        assert_eq!((desk.issue().await, desk.inquire(None).await), outcome, "{status} {line_item:?}");
+        assert_eq!(desk.inquire(Some("RA1")).await, outcome.1, "{status} {line_item:?}");
+        assert_eq!(desk.asked().len(), 3, "{status} {line_item:?}");
     }
 }
 
@@ -140,7 +176,7 @@ async fn a_list_that_was_not_filtered_proves_nothing_and_two_orders_are_a_confli
         (vec![other, whole("COMPLETE")], Inquiry::NoAnswer),
         (vec![whole("COMPLETE"), whole("CANCELLED")], Inquiry::Conflict),
     ] {
-        assert_eq!(Desk::new(vec![list(&orders)]).await.inquire().await, outcome);
+        assert_eq!(Desk::new(vec![list(&orders)]).await.inquire(None).await, outcome);
     }
 }
 
@@ -163,23 +199,37 @@ async fn errors_in_the_vendors_form_are_believed() {
 }
 
 #[tokio::test]
-async fn a_cancel_finds_the_line_item_first_and_is_done_when_the_order_says_so() {
+async fn a_cancel_is_one_call_by_the_line_item_and_none_without_it() {
     let accepted = || Act::answer("202 Accepted", "\"Accepted\"");
-    let desk = Desk::new(vec![list(&[item("COMPLETE")]), ok(&whole("COMPLETE")), accepted()]).await;
-    assert_eq!(desk.cancel().await, Cancel::Unknown, "accepted is not done");
-    assert_eq!(desk.asked()[1..], ["GET /orders/RA1 HTTP/1.1", "POST /lineItems/LI1/cancel HTTP/1.1"]);
-    for (acts, outcome, calls) in [
-        (vec![list(&[item("CANCELLED")])], Cancel::Cancelled, 1),
-        (vec![list(&[item("FAILED")])], Cancel::Cancelled, 1),
-        (vec![list(&[])], Cancel::NotFound, 1),
-        (vec![list(&[item("PENDING")])], Cancel::NotSent, 1),
-        (vec![Act::Reset], Cancel::NotSent, 1),
-        (vec![error("401 Unauthorized", "unauthorized")], Cancel::BadCredentials, 1),
-        (vec![list(&[whole("COMPLETE")]), Act::Reset], Cancel::Unknown, 2),
-        (vec![list(&[whole("COMPLETE")]), error("422 Unprocessable Entity", "late")], Cancel::Refused, 2),
-        (vec![list(&[whole("COMPLETE")]), Act::answer("422 Unprocessable Entity", "<html>")], Cancel::Unknown, 2),
+    let desk = Desk::new(vec![accepted()]).await;
+    assert_eq!((desk.cancel(None).await, desk.asked().len()), (Cancel::Refused, 0));
+    assert_eq!(desk.cancel(Some("LI1")).await, Cancel::Accepted);
+    assert_eq!(desk.asked(), ["POST /lineItems/LI1/cancel HTTP/1.1"]);
+    for (act, outcome) in [
+        (Act::Reset, Cancel::Unknown),
+        (error("400 Bad Request", "reasonCodeMissing"), Cancel::Refused),
+        (error("422 Unprocessable Entity", "late"), Cancel::Refused),
+        (error("401 Unauthorized", "unauthorized"), Cancel::BadCredentials),
+        (error("403 Forbidden", "accountStopped"), Cancel::BadCredentials),
+        (error("429 Too Many Requests", "tooManyRequests"), Cancel::Throttled(THROTTLED)),
+        (error("503 Service Unavailable", "serviceUnavailable"), Cancel::Unknown),
+        (Act::answer("422 Unprocessable Entity", "<html>"), Cancel::Unknown),
+        (Act::answer("200 OK", "{}"), Cancel::Unknown),
     ] {
-        let desk = Desk::new(acts).await;
-        assert_eq!((desk.cancel().await, desk.asked().len()), (outcome, calls));
+        let desk = Desk::new(vec![act]).await;
+        assert_eq!((desk.cancel(Some("LI1")).await, desk.asked().len()), (outcome, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_issue_and_a_look_at_the_account_are_one_call_each() {
+    let balance = json!({"currentBalance": 500, "currencyCode": "JPY"});
+    for act in [ok(&whole("COMPLETE")), ok(&item("COMPLETE")), ok(&balance), error("409 Conflict", "dup"), Act::Reset] {
+        let desk = Desk::new(vec![act.clone()]).await;
+        desk.issue().await;
+        assert_eq!(desk.asked().len(), 1);
+        let desk = Desk::new(vec![act]).await;
+        desk.provider.funds(&Gate::open()).await;
+        assert_eq!(desk.asked().len(), 1);
     }
 }

@@ -26,7 +26,19 @@ async fn an_order_is_created_once_shown_again_and_not_changed() {
         assert_eq!(rig.count(event, "T1"), 1, "{event:?}");
     }
     let seen = rig.tango_get("/orders?externalRefID=T1").await;
-    assert_eq!((seen.status, &seen.body["orders"][0]), (200, &first.body));
+    let mut item = first.body.clone();
+    for field in ["reward", "referenceLineItemID"] {
+        assert!(item.as_object_mut().unwrap().remove(field).is_some(), "{field}");
+    }
+    assert_eq!((seen.status, &seen.body["orders"][0]), (200, &item), "a list shows neither code nor line item");
+    let id = first.body["referenceOrderID"].as_str().unwrap();
+    let whole = rig.tango_get(&format!("/orders/{id}")).await;
+    assert_eq!((whole.status, &whole.body), (200, &first.body));
+    let nobodys = rig.tango_get("/orders/RA00000009-000000").await;
+    assert_eq!((nobodys.status, &nobodys.body["httpCode"]), (404, &json!(404)));
+    let inquiries = rig.lines().into_iter().filter(|line| line.event == Event::Arrival && line.op == Some(Op::Inquire));
+    let trades: Vec<_> = inquiries.filter_map(|line| line.trade).collect();
+    assert_eq!(trades, ["T1", "T1", "RA00000009-000000"], "each is a call of its own");
     let other = rig.tango_get("/orders?externalRefID=T2").await;
     assert_eq!((other.status, &other.body["orders"]), (200, &json!([])));
     let account = rig.tango_get("/accounts/noshi-account").await;
@@ -100,8 +112,10 @@ async fn an_asynchronous_order_is_accepted_and_completes() {
     let accepted = rig.tango("/asyncOrders", &body).await;
     assert_eq!((accepted.status, &accepted.body["status"]), (202, &json!("QUEUED")));
     let early = rig.tango_get("/orders?externalRefID=T1").await;
-    assert_eq!(early.body["orders"][0]["reward"], json!(null));
+    let path = format!("/orders/{}", early.body["orders"][0]["referenceOrderID"].as_str().unwrap());
+    assert_eq!(rig.tango_get(&path).await.body["reward"], json!(null));
     rig.until(Event::Issued, "T1", 1).await;
+    assert_ne!(rig.tango_get(&path).await.body["reward"], json!(null));
     let seen = rig.tango_get("/orders?externalRefID=T1").await;
     assert_eq!(seen.body["orders"][0]["status"], "COMPLETE");
     let again = rig.tango("/asyncOrders", &body).await;
