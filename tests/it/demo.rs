@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    sync::{Mutex, MutexGuard},
+    sync::MutexGuard,
 };
 
 /// A demo in a temp directory of its own, where a leftover is surely its own.
@@ -23,12 +23,9 @@ struct Demo {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// One at a time: each is a server and three busy processes, and other tests measure time meanwhile.
-static TURN: Mutex<()> = Mutex::const_new(());
-
 impl Demo {
     async fn start(arguments: &[&str]) -> Demo {
-        let turn = TURN.lock().await;
+        let turn = crate::support::turn().await;
         let temp = tempfile::tempdir().unwrap();
         // PostgreSQL runs as another user than root.
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o1777)).unwrap();

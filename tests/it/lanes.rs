@@ -39,6 +39,7 @@ fn busiest_second(at: &[i64]) -> usize {
 /// How full a budget gets is a benchmark (`noshi bench`); that it is never exceeded is a test.
 #[tokio::test(flavor = "multi_thread")]
 async fn four_workers_never_exceed_a_lane() {
+    let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
     for i in 0..800 {
         fleet.gift(&format!("g{i}"), "amazon", 500).await;
@@ -63,6 +64,7 @@ async fn four_workers_never_exceed_a_lane() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_429_silences_the_whole_fleet() {
+    let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
     for i in 0..150 {
         fleet.gift(&format!("g{i}"), "digital", 500).await;

@@ -44,6 +44,7 @@ async fn status(pool: &PgPool, id: i64) -> (String, Option<String>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_providers_issue_once_and_the_worker_stops_in_order() {
+    let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
     for (_, category) in PROVIDERS {
         for i in 0..5 {
@@ -71,6 +72,7 @@ async fn three_providers_issue_once_and_the_worker_stops_in_order() {
 /// The holder is stopped in mid-call, past its lease, and continued when another has finished its work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stopped_past_its_lease_writes_nothing_more() {
+    let _turn = crate::support::turn().await;
     let fleet = fleet(Terms { call_timeout: Duration::from_secs(4), ..Terms::default() }).await;
     for (provider, category) in PROVIDERS {
         fleet.control().script(provider, Op::Issue, Fault::EffectThenHang, 1).unwrap();
@@ -102,6 +104,7 @@ async fn a_worker_stopped_past_its_lease_writes_nothing_more() {
 /// The worst moment: after every check, right before the send. Fencing cannot reach the provider; the trade id can.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stopped_right_before_the_send_causes_no_second_gift() {
+    let _turn = crate::support::turn().await;
     for (_, category) in PROVIDERS {
         let fleet = fleet(Terms::default()).await;
         let job = fleet.gift("g", category, 500).await;
@@ -136,6 +139,7 @@ async fn a_worker_stopped_right_before_the_send_causes_no_second_gift() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_kills_its_workers_is_parked_and_its_neighbours_are_not() {
+    let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
     store::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
     let poison = probe(&fleet.pool, json!({"id": "poison", "steps": 2, "lane": "probe", "answers": ["die"]})).await;
@@ -168,6 +172,7 @@ async fn a_job_that_kills_its_workers_is_parked_and_its_neighbours_are_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once_and_the_doubt_is_resolved() {
+    let _turn = crate::support::turn().await;
     let fleet = fleet(Terms { call_timeout: Duration::from_secs(4), ..Terms::default() }).await;
     fleet.control().script(Provider::GiftOnDemand, Op::Issue, Fault::EffectThenHang, 1).unwrap();
     let job = fleet.gift("g", "digital", 500).await;
@@ -190,6 +195,7 @@ async fn a_second_signal_ends_at_once_and_the_doubt_is_resolved() {
 /// Twenty crashes of the server under load: nothing lost, nobody declared dead, everybody claims again within 5 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_survive_twenty_crashes_of_the_server() {
+    let _turn = crate::support::turn().await;
     let server = PrivatePostgres::start(Settings { durable: true, ..Settings::default() }).await.expect("a server");
     let url = server.url("postgres");
     store::migrate(&url).await.unwrap();

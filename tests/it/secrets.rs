@@ -180,6 +180,7 @@ fn needles_checked() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
+    let _turn = crate::support::turn().await;
     let stage = stage().await;
     let fleet = &stage.fleet;
     let (stop, stopped) = oneshot::channel();
@@ -253,6 +254,7 @@ async fn sealed_values_open(fleet: &Fleet) {
 /// The same search finds what leaks: an address among the parameters, and a code that a planted bug writes to the journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_leaks_is_found() {
+    let _turn = crate::support::turn().await;
     let stage = stage().await;
     stage.submit_all(0..1);
     assert_eq!(stage.found(), [""; 0]);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use noshi::private_postgres::{PrivatePostgres, Settings};
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 /// Never dropped: the server ends with the process. Neither the cell nor the server holds on to the runtime of the
 /// test that happened to come first.
@@ -15,6 +15,13 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 const TEMPLATE: &str = "migrated";
 /// Where a connection is in nobody's way.
 const MAINTENANCE: &str = "postgres";
+
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// One at a time for tests that start processes: each fills the machine, and some have leases and budgets to keep to.
+pub async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
 
 /// A migrated database of one test's own. It goes with the server, at the end of the process.
 pub struct TestDatabase {
