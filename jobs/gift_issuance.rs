@@ -146,6 +146,8 @@ const LAST_GENERATION: u8 = 2;
 /// How long one trade may be told "temporarily unavailable" before it is cancelled (the F400 ladder of AGCOD).
 const RESEND_PATIENCE: Duration = Duration::from_secs(60 * 60);
 const RESEND_TRIES: u32 = 8;
+/// Between "not found" and the same trade id again.
+const RESEND_PAUSE: Duration = Duration::from_secs(10);
 const CANCEL_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -644,7 +646,11 @@ fn not_there(this: &This<Args>, trade: Trade, not_found: u8, refused: bool) -> S
     if trade.contract.replay && !refused {
         return match this.since_call.unwrap_or(this.in_state) > trade.horizon() {
             true => Step::needs_operator("past_horizon", Problem::PastHorizon),
-            false => Step::advance("not_found", State::Issuing { trade }),
+            // A provider that loses calls is not to be asked as fast as its lane allows.
+            false => {
+                let pause = trade.poll().min(RESEND_PAUSE);
+                Step::advance("not_found", State::Issuing { trade }).after(pause)
+            }
         };
     }
     // The last call ended before this state began.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{bench, demo, settings::Settings, simulator, store};
 
@@ -88,22 +89,21 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// The first SIGINT or SIGTERM; a second one ends the process at once.
-async fn stop_signal() {
-    signal().await;
-    tokio::spawn(async {
-        signal().await;
-        tracing::warn!("a second signal: ending at once; what was in flight is in doubt and will be resolved");
-        std::process::exit(130);
-    });
+/// Listens from now on. Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
+fn stop_signal() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
+        either(&mut terminate, &mut interrupt).await;
+        tokio::spawn(async move {
+            either(&mut terminate, &mut interrupt).await;
+            tracing::warn!("a second signal: ending at once; what was in flight is in doubt and will be resolved");
+            std::process::exit(130);
+        });
+    }
 }
 
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
 }
 

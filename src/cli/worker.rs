@@ -66,6 +66,8 @@ async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> 
         grace: Duration::from_millis(args.grace_ms),
         listen: !args.no_listen,
     };
+    // Before the first claim, so that the earliest signal is heard.
+    let stop = stop_signal();
     let gifts = settings.gifts()?;
     // Before the first claim, so that every job is counted.
     let figures = match args.metrics {
@@ -77,7 +79,7 @@ async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> 
         let address = worker.serve_metrics(listen, recorder).await?;
         tracing::info!(%address, "serving /metrics");
     }
-    match worker.run_until(stop_signal()).await {
+    match worker.run_until(stop).await {
         End::Stopped => Ok(()),
         End::DeclaredDead => bail!("this worker was declared dead; its jobs are taken over by others"),
     }
