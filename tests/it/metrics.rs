@@ -61,7 +61,7 @@ fn series(text: &str) -> BTreeMap<String, f64> {
 
 /// What a worker with all three providers must show from the first moment on, each at 0.
 fn expected() -> BTreeSet<String> {
-    const OUTCOMES: &str = "ok pending resend refused throttled not_sent unknown dead conflict out_of_funds bad_credentials not_found failed";
+    const OUTCOMES: &str = "ok accepted known pending resend refused throttled not_sent unknown dead conflict out_of_funds bad_credentials not_found failed";
     let lanes = ["", "probe", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"];
     let mut all = BTreeSet::from(
         ["noshi_rescues_total", "noshi_in_doubt_jobs", "noshi_in_doubt_oldest_seconds"].map(str::to_owned),
