@@ -42,7 +42,7 @@ pub async fn listen(url: String, engine: Arc<Engine>) {
 #[derive(Clone, Copy)]
 struct Look {
     at: Instant,
-    /// It is tokens that the lane waits for, not rows: hints do not hasten it.
+    /// It is tokens that the lane waits for, not rows: hints hasten it less.
     paced: bool,
 }
 
@@ -102,9 +102,8 @@ impl Dispatcher {
         }
         for lane in soon.lanes {
             let look = self.lanes.entry(lane).or_insert_with(Look::now);
-            if !look.paced {
-                look.at = look.at.min(now + Duration::from_millis(2));
-            }
+            let soonest = if look.paced { HORIZON / 10 } else { Duration::from_millis(2) };
+            look.at = look.at.min(now + soonest);
         }
         if let Some(due) = soon.due {
             self.due = self.due.min(due);

@@ -16,7 +16,7 @@ use crate::{
 pub enum VaultCommand {
     /// Prints a new key line; put it first in the key file.
     NewKey,
-    /// Seals everything again under the first key of the file; safe to interrupt and to repeat.
+    /// Seals everything again under the first key of the file; safe to interrupt and to repeat. Restart the workers with the new file first.
     Rotate(Database),
 }
 
