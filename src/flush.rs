@@ -69,7 +69,7 @@ async fn write(pool: &PgPool, worker: i64, group: Vec<Settlement>) -> Vec<Settle
         if places.is_empty() {
             return results.into_iter().map(|result| result.unwrap_or(Settled::Stale)).collect();
         }
-        let rest: Vec<Settlement> = places.iter().map(|i| group[*i].clone()).collect();
+        let rest: Vec<&Settlement> = places.iter().map(|i| &group[*i]).collect();
         match store::settle::settle(pool, worker, &rest).await {
             Ok(settled) => {
                 for (place, result) in places.into_iter().zip(settled) {

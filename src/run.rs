@@ -224,7 +224,7 @@ where
             match self.try_locally(state, terms).await {
                 Ok((Settled::Applied, settlement, next)) => {
                     self.engine.settled(J::KIND, &settlement);
-                    self.entered(&settlement);
+                    self.entered(settlement.doubt);
                     return next;
                 }
                 Ok((Settled::Stale, ..)) => return None,
@@ -270,19 +270,19 @@ where
     }
 
     async fn go_on(&mut self, state: &J::State, settlement: Settlement, next: Option<J::State>) -> Option<J::State> {
-        let entered = settlement.clone();
+        let doubt = settlement.doubt;
         if self.settle(state, settlement).await != Settled::Applied {
             return None;
         }
-        self.entered(&entered);
+        self.entered(doubt);
         next
     }
 
-    fn entered(&mut self, settlement: &Settlement) {
+    fn entered(&mut self, doubt: Doubt) {
         self.step += 1;
         self.retries = 0;
         self.fresh = true;
-        self.unsure = match settlement.doubt {
+        self.unsure = match doubt {
             Doubt::AsBefore => self.unsure,
             Doubt::Raised => true,
             Doubt::Settled => false,

@@ -21,8 +21,6 @@ use crate::{
 
 /// A compensation is tried again after at most this long, for ever.
 const UNDO_CEILING: Duration = Duration::from_secs(600);
-/// How long an undo may fail before people should look; it goes on meanwhile.
-pub const UNDO_STUCK: u32 = 10;
 
 /// Where a claimed job stands, for building its next settlement.
 pub struct Place<'a, J: Job> {

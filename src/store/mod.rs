@@ -27,7 +27,6 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 pub enum Role {
     Worker,
     Operator,
-    Producer,
     /// The login's own rights: migrations and key rotation.
     Login,
 }
@@ -37,7 +36,6 @@ impl Role {
         match self {
             Role::Worker => "set role noshi_worker",
             Role::Operator => "set role noshi_operator",
-            Role::Producer => "set role noshi_producer",
             Role::Login => "reset role",
         }
     }

@@ -1,6 +1,6 @@
 //! Settles: the durable write at the end of every step. Many concurrent jobs travel in one statement.
 
-use std::{collections::HashSet, time::Duration};
+use std::{borrow::Borrow, collections::HashSet, time::Duration};
 
 use noshi_jobs::{Request, machine::Doubt};
 use serde_json::value::RawValue;
@@ -204,10 +204,15 @@ pub enum SettleError {
 }
 
 /// Settles a group. Each job's result stands at its place in the group.
-pub async fn settle(pool: &PgPool, worker: i64, group: &[Settlement]) -> Result<Vec<Settled>, sqlx::Error> {
+pub async fn settle(
+    pool: &PgPool,
+    worker: i64,
+    group: &[impl Borrow<Settlement> + Sync],
+) -> Result<Vec<Settled>, sqlx::Error> {
+    let group: Vec<&Settlement> = group.iter().map(Borrow::borrow).collect();
     let mut conflicts = HashSet::new();
     loop {
-        let rest: Vec<&Settlement> = group.iter().filter(|s| !conflicts.contains(&s.id)).collect();
+        let rest: Vec<&Settlement> = group.iter().copied().filter(|s| !conflicts.contains(&s.id)).collect();
         match settle_once(pool, worker, &rest).await {
             Ok(applied) => {
                 let result = |s: &Settlement| match () {
@@ -215,7 +220,7 @@ pub async fn settle(pool: &PgPool, worker: i64, group: &[Settlement]) -> Result<
                     () if applied.contains(&s.id) => Settled::Applied,
                     () => Settled::Stale,
                 };
-                return Ok(group.iter().map(result).collect());
+                return Ok(group.iter().copied().map(result).collect());
             }
             Err(SettleError::FollowUpConflict(id)) => _ = conflicts.insert(id),
             Err(SettleError::Database(error)) => return Err(error),
@@ -269,7 +274,7 @@ const WAS_APPLIED: &str = "select e.job from unnest($2::bigint[], $3::bigint[], 
 join noshi.job_event e on e.job = s.id and e.step = s.step and e.lease = s.lease and e.worker = $1 and e.event = 'settled'";
 
 /// After an answer to a COMMIT was lost: which of these settles are in the journal?
-pub async fn was_applied(pool: &PgPool, worker: i64, group: &[Settlement]) -> Result<HashSet<i64>, sqlx::Error> {
+pub async fn was_applied(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Result<HashSet<i64>, sqlx::Error> {
     let (ids, (leases, steps)): (Vec<i64>, (Vec<i64>, Vec<i32>)) =
         group.iter().map(|s| (s.id, (s.lease, s.step))).unzip();
     let rows = sqlx::query(WAS_APPLIED).bind(worker).bind(ids).bind(leases).bind(steps).fetch_all(pool).await?;
