@@ -135,7 +135,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Never, Step, Terms, This, Unsure},
+    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Never, Redirect, Step, Terms, This, Unsure},
     money::Money,
 };
 
@@ -472,7 +472,15 @@ impl Job for GiftIssuance {
                 | State::Issued { .. }
                 | State::Rejected { .. }
                 | State::Lapsed,
-                Act::Retry | Act::Inquire | Act::Cancel | Act::AttestVoid | Act::Reissue | Act::Reject,
+                Act::Retry
+                | Act::Inquire
+                | Act::Cancel
+                | Act::AttestVoid
+                | Act::Reissue
+                | Act::Reject
+                | Act::AttestDone
+                | Act::Rerun
+                | Act::Adopt,
             ) => None,
         }
     }
@@ -501,6 +509,10 @@ impl Job for GiftIssuance {
             State::Rejected { reason } => Step::fail("rejected", State::Rejected { reason }, Problem::GiftRefused),
             State::Lapsed => Step::fail("lapsed", State::Lapsed, Problem::GrantLapsed),
         }
+    }
+
+    fn operator_unwinding(undo: &Never, _: Act) -> Option<Redirect<State, Never>> {
+        match *undo {}
     }
 
     fn undo_lane(_: &Args, undo: &Never) -> Option<Lane> {

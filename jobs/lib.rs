@@ -2,11 +2,14 @@
 //!
 //! Nothing here knows SQL, HTTP, a clock or a runtime; Cargo sees to that.
 
+pub mod bulk_grants;
+pub mod email;
 pub mod gift_issuance;
 pub mod machine;
 pub mod money;
 pub mod probe;
 pub mod problem;
+pub mod store_creation;
 #[cfg(test)]
 mod walk;
 
@@ -19,17 +22,23 @@ pub use problem::Problem;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    BulkGrants,
+    Email,
     GiftIssuance,
     Probe,
+    StoreCreation,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::GiftIssuance, Kind::Probe];
+    pub const ALL: [Kind; 5] = [Kind::BulkGrants, Kind::Email, Kind::GiftIssuance, Kind::Probe, Kind::StoreCreation];
 
     pub const fn name(self) -> &'static str {
         match self {
+            Kind::BulkGrants => "bulk_grants",
+            Kind::Email => "email",
             Kind::GiftIssuance => "gift_issuance",
             Kind::Probe => "probe",
+            Kind::StoreCreation => "store_creation",
         }
     }
 
@@ -43,23 +52,32 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Request {
+    BulkGrants(bulk_grants::Args),
+    Email(email::Args),
     GiftIssuance(gift_issuance::Args),
     Probe(probe::Args),
+    StoreCreation(store_creation::Args),
 }
 
 impl Request {
     pub const fn kind(&self) -> Kind {
         match self {
+            Request::BulkGrants(_) => Kind::BulkGrants,
+            Request::Email(_) => Kind::Email,
             Request::GiftIssuance(_) => Kind::GiftIssuance,
             Request::Probe(_) => Kind::Probe,
+            Request::StoreCreation(_) => Kind::StoreCreation,
         }
     }
 
     pub fn id(&self) -> JobId {
         use machine::Job;
         match self {
+            Request::BulkGrants(args) => bulk_grants::BulkGrants::id(args),
+            Request::Email(args) => email::Email::id(args),
             Request::GiftIssuance(args) => gift_issuance::GiftIssuance::id(args),
             Request::Probe(args) => probe::Probe::id(args),
+            Request::StoreCreation(args) => store_creation::StoreCreation::id(args),
         }
     }
 }

@@ -252,7 +252,11 @@ pub enum Unwind<U> {
     Advance(U),
     /// Again, later, without end: compensation is never given up.
     Retry,
+    /// The same, and a person is told.
+    RetryAndPage(Problem),
     Snooze(Duration),
+    /// As `Snooze`, and the lane closes for the whole fleet: a 429 or Retry-After.
+    Throttled(Duration),
     Undone,
     NeedsOperator(Problem),
 }
@@ -273,10 +277,37 @@ pub enum Act {
     Reissue,
     /// End it as refused; only from a proven void.
     Reject,
+    /// A person has evidence that the effect did happen.
+    AttestDone,
+    /// A job that failed cleanly, from its start, under new ids.
+    Rerun,
+    /// Keep what could not be taken back, as if the job had succeeded.
+    Adopt,
+}
+
+/// Where an operator's act leads a job that is being taken back.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Redirect<S, U> {
+    /// Forward again, to this state.
+    To(S),
+    /// Taking back goes on.
+    Unwind(U),
+    /// A person has seen to it that nothing is left behind.
+    Undone,
 }
 
 impl Act {
-    pub const ALL: [Act; 6] = [Act::Retry, Act::Inquire, Act::Cancel, Act::AttestVoid, Act::Reissue, Act::Reject];
+    pub const ALL: [Act; 9] = [
+        Act::Retry,
+        Act::Inquire,
+        Act::Cancel,
+        Act::AttestVoid,
+        Act::Reissue,
+        Act::Reject,
+        Act::AttestDone,
+        Act::Rerun,
+        Act::Adopt,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -286,7 +317,14 @@ impl Act {
             Act::AttestVoid => "attest_void",
             Act::Reissue => "reissue",
             Act::Reject => "reject",
+            Act::AttestDone => "attest_done",
+            Act::Rerun => "rerun",
+            Act::Adopt => "adopt",
         }
+    }
+
+    pub fn from_name(name: &str) -> Option<Act> {
+        Act::ALL.into_iter().find(|act| act.name() == name)
     }
 }
 
@@ -315,6 +353,8 @@ pub trait Job: Sized + Send + Sync + 'static {
     fn leaves_behind(state: &Self::State) -> Option<Self::Undo>;
     /// Where an operator's act leads from here; `None` where the act is not allowed.
     fn operator(state: &Self::State, act: Act) -> Option<Self::State>;
+    /// The same for a job that is being taken back.
+    fn operator_unwinding(undo: &Self::Undo, act: Act) -> Option<Redirect<Self::State, Self::Undo>>;
     /// At most one outside call.
     fn step(
         this: &This<Self::Args>,

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request,
-    machine::{Act, Call, Effect, Job, Lane, Limits, Step, Terms, This, Unsure, Unwind},
+    machine::{Act, Call, Effect, Job, Lane, Limits, Redirect, Step, Terms, This, Unsure, Unwind},
 };
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -185,8 +185,22 @@ impl Job for Probe {
             (State::Over, _) => None,
             (State::Calling { left, turn }, Act::Inquire) => Some(State::Checking { left: *left, turn: *turn }),
             (_, Act::Retry) => Some(state.clone()),
-            (_, Act::Inquire | Act::Cancel | Act::AttestVoid | Act::Reissue | Act::Reject) => None,
+            (
+                _,
+                Act::Inquire
+                | Act::Cancel
+                | Act::AttestVoid
+                | Act::Reissue
+                | Act::Reject
+                | Act::AttestDone
+                | Act::Rerun
+                | Act::Adopt,
+            ) => None,
         }
+    }
+
+    fn operator_unwinding(undo: &Undo, act: Act) -> Option<Redirect<State, Undo>> {
+        (act == Act::Retry).then(|| Redirect::Unwind(undo.clone()))
     }
 
     async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {

@@ -49,6 +49,26 @@ problems! {
     ResendExhausted = "resend_exhausted", "The provider kept answering that it could not say; the gift may exist. Inquire or cancel with the provider.";
     PendingTooLong = "pending_too_long", "The provider accepted the gift and has not finished it within a day. Ask the provider; never re-issue.";
     CancelRefused = "cancel_refused", "The provider did not cancel the trade: the gift may be live. Decide: deliver it, or write it off.";
+    // Of bulk grants.
+    BatchNotApproved = "batch_not_approved", "The batch is not approved, or its approval ran out; nothing was granted. Have a second person approve it.";
+    BatchOverCap = "batch_over_cap", "The batch is over a cap; nothing was granted. Split the file, or have the owner raise the cap.";
+    BatchDuplicates = "batch_duplicates", "Some grants of the batch exist already from another one; nothing was granted. Submit a corrected file.";
+    BatchCancelled = "batch_cancelled", "The batch was cancelled before its grants were registered; nothing was granted.";
+    // Of store creation.
+    StoreConflict = "store_conflict", "A store of this public id exists with other content; nothing was created. Ask the customer which is right.";
+    ShopRefused = "shop_refused", "The organisation platform refused the shop; nothing is left there. Correct the row and submit a new file.";
+    OrganizationRefused = "organization_refused", "The organisation may not have this service; its batch is paused. Mend the organisation, then resume.";
+    AssignSpent = "assign_spent", "The service could not be assigned in many tries; the new shop is deleted again. Look at the platform, then rerun.";
+    ShopKeyConflict = "shop_key_conflict", "The platform knows this key with other content: our bug or a tampered row. Never retry; compare both sides.";
+    ShopUnresolved = "shop_unresolved", "Whether the shop was created is not known, and the platform may have forgotten the key. Look there, then attest.";
+    CompensationStuck = "compensation_stuck", "A shop that should be deleted is still there after an hour of trying. It is tried for ever; find out why.";
+    CompensationRefused = "compensation_refused", "The platform refuses to delete a shop that was taken back. Decide: adopt it, or delete it by hand.";
+    // Of e-mail.
+    MailRejected = "mail_rejected", "The mail service refused the message; it was not sent. The grant behind it stands. Correct and rerun.";
+    MailBounced = "mail_bounced", "The message was sent and came back; the address is suppressed. The grant behind it stands.";
+    AddressSuppressed = "address_suppressed", "The address bounced or complained before, so nothing was sent. The grant behind it stands.";
+    NoRecipient = "no_recipient", "No address is kept for this mail, so nothing was sent. The grant behind it stands.";
+    MailUnresolved = "mail_unresolved", "Whether the message was sent is not known, and it may not be sent again by itself. Look, then resend or attest.";
     // Of the probe.
     ProbeRefused = "probe_refused", "The probe was told to refuse; nothing outside was touched.";
     ProbeAsked = "probe_asked", "The probe was told to ask a person; nothing outside was touched.";

@@ -16,8 +16,11 @@ use crate::{
     machine::{Act, Closing, Doubt, Job, Step, This, Transition, Unwind},
 };
 
+mod bulk_grants;
+mod email;
 mod gift_issuance;
 mod probe;
+mod store_creation;
 
 /// One line of a table: the same answer under each column's circumstances.
 struct Row {
@@ -79,7 +82,9 @@ fn unwound<U: serde::Serialize>(unwind: &Unwind<U>) -> String {
     match unwind {
         Unwind::Advance(undo) => format!("→ {}", at(undo)),
         Unwind::Retry => "retry without end".to_owned(),
+        Unwind::RetryAndPage(why) => format!("retry without end, page ({})", why.code()),
         Unwind::Snooze(_) => "snooze".to_owned(),
+        Unwind::Throttled(_) => "snooze, lane throttled".to_owned(),
         Unwind::Undone => "undone: failed (compensated)".to_owned(),
         Unwind::NeedsOperator(why) => format!("ask ({})", why.code()),
     }

@@ -1,19 +1,28 @@
 //! From a stored kind to its job: the one place that a new kind must be added to outside `jobs/`.
 
-use noshi_jobs::{Kind, gift_issuance, gift_issuance::GiftIssuance, probe, probe::Probe};
+use noshi_jobs::{
+    Kind, bulk_grants, bulk_grants::BulkGrants, email, email::Email, gift_issuance, gift_issuance::GiftIssuance, probe,
+    probe::Probe, store_creation, store_creation::StoreCreation,
+};
 
 use crate::{
     engine::{Engine, Outside},
     gifts::GiftWorld,
+    grants::GrantWorld,
+    mails::MailWorld,
     run::{self, Work},
     store::claim::Claimed,
+    stores::StoreWorld,
     world::{Local, ProbeWorld},
 };
 
 pub async fn run(engine: &Engine, work: &Work) {
     match Kind::from_name(&work.claimed.kind) {
+        Some(Kind::BulkGrants) => run::run::<BulkGrants>(engine, work).await,
+        Some(Kind::Email) => run::run::<Email>(engine, work).await,
         Some(Kind::GiftIssuance) => run::run::<GiftIssuance>(engine, work).await,
         Some(Kind::Probe) => run::run::<Probe>(engine, work).await,
+        Some(Kind::StoreCreation) => run::run::<StoreCreation>(engine, work).await,
         // Claims ask for known kinds only.
         None => engine.hand_back(&[(work.claimed.id, work.claimed.lease, work.claimed.step)]).await,
     }
@@ -21,12 +30,30 @@ pub async fn run(engine: &Engine, work: &Work) {
 
 impl Outside<GiftIssuance> for Engine {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn gift_issuance::World> {
-        Box::new(GiftWorld::new(&self.gifts, &self.clock, claimed, local))
+        Box::new(GiftWorld::new(&self.partners.gifts, &self.clock, claimed, local))
     }
 }
 
 impl Outside<Probe> for Engine {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn probe::World> {
         Box::new(ProbeWorld { local: local.clone(), job: claimed.id })
+    }
+}
+
+impl Outside<BulkGrants> for Engine {
+    fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn bulk_grants::World> {
+        Box::new(GrantWorld { local: local.clone(), job: claimed.id })
+    }
+}
+
+impl Outside<Email> for Engine {
+    fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn email::World> {
+        Box::new(MailWorld::new(&self.partners.mails, &self.clock, claimed, local))
+    }
+}
+
+impl Outside<StoreCreation> for Engine {
+    fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn store_creation::World> {
+        Box::new(StoreWorld::new(&self.partners.stores, &self.clock, claimed, local))
     }
 }

@@ -20,18 +20,37 @@ use crate::{
     gifts::Gifts,
     hints::Hints,
     lease::{Held, LeaseClock},
+    mails::Mails,
     retry::DatabaseBackoff,
     store::{
         self,
         claim::Claimed,
         settle::{Settled, Settlement, Status},
     },
+    stores::Stores,
     world::Local,
 };
 
 /// Makes the world that a job's step meets.
 pub trait Outside<J: Job> {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<J::World>;
+}
+
+/// The other systems that jobs call, as the settings name them.
+#[derive(Clone, Default)]
+pub struct Partners {
+    pub gifts: Arc<Gifts>,
+    pub mails: Arc<Mails>,
+    pub stores: Arc<Stores>,
+}
+
+impl Partners {
+    /// Makes sure that every partner's lane exists with its budgets.
+    pub async fn declare_lanes(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        self.gifts.declare_lanes(pool).await?;
+        self.mails.declare_lanes(pool).await?;
+        self.stores.declare_lanes(pool).await
+    }
 }
 
 pub struct Engine {
@@ -41,7 +60,7 @@ pub struct Engine {
     pub held: Held,
     pub clock: Arc<LeaseClock>,
     pub hints: Hints,
-    pub gifts: Arc<Gifts>,
+    pub partners: Partners,
     pub stopping: AtomicBool,
 }
 

@@ -10,7 +10,7 @@ use std::{
 use futures::FutureExt;
 use noshi_jobs::{
     Problem,
-    machine::{Doubt, Effect, Job, Terms, This, Unwind},
+    machine::{Closing, Doubt, Effect, Job, Terms, This, Unwind},
 };
 
 use crate::{
@@ -143,6 +143,9 @@ where
             Ok(Err(_)) | Err(_) => Unwind::Retry,
         };
         crash_point("unwind.after");
+        if let Unwind::Throttled(wait) = &unwind {
+            self.engine.close_lane(&self.work.claimed.lane, Closing::Throttled(*wait)).await;
+        }
         let settlement = self.place().unwound(&end, &undo, unwind);
         self.settle(&end, settlement).await;
     }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::{clients::GiftSettings, gifts::Gifts, vault::Vault};
+use crate::{clients::GiftSettings, engine::Partners, gifts::Gifts, mails::Mails, stores::Stores, vault::Vault};
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -34,6 +34,15 @@ impl Settings {
             "the configuration names no `vault_key_file`; make one with `noshi vault new-key > FILE` and `chmod 600 FILE`",
         )?;
         Ok(Arc::new(Vault::open(file)?))
+    }
+
+    /// Everything that jobs call.
+    pub fn partners(&self) -> anyhow::Result<Partners> {
+        Ok(Partners {
+            gifts: Arc::new(self.gifts()?),
+            mails: Arc::new(Mails::default()),
+            stores: Arc::new(Stores::default()),
+        })
     }
 
     /// The gift providers. Without any in the configuration, none, and no vault is needed.

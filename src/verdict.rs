@@ -162,7 +162,17 @@ where
                 let delay = durable_delay(self.retries).clamp(Duration::from_secs(1), UNDO_CEILING);
                 again(undo, "unwind_retry", delay, Progress::Retry)
             }
+            Unwind::RetryAndPage(why) => {
+                tracing::error!(
+                    job = self.claimed.id,
+                    code = why.code(),
+                    "what was done cannot be taken back; it is tried for ever"
+                );
+                let settlement = again(undo, "unwind_stuck", UNDO_CEILING, Progress::Retry);
+                Settlement { code: Some(why.code()), ..settlement }
+            }
             Unwind::Snooze(pause) => again(undo, "unwind_snooze", pause, Progress::Snooze),
+            Unwind::Throttled(pause) => again(undo, "throttled", pause, Progress::Snooze),
             Unwind::Undone => Settlement { status: Status::Failed, ..self.placed(end, "compensated", None) },
             Unwind::NeedsOperator(why) => {
                 Settlement { undo: Some(raw(undo)), ..self.parked(end, "unwind_parked", why, Doubt::AsBefore) }

@@ -19,9 +19,8 @@ use tokio::{
 use crate::{
     chaos::crash_point,
     dispatch::{self, Dispatcher},
-    engine::{Engine, Pace},
+    engine::{Engine, Pace, Partners},
     flush::Flusher,
-    gifts::Gifts,
     heartbeat::{self, Verdict},
     hints::Hints,
     host,
@@ -55,10 +54,10 @@ pub enum End {
 
 impl Worker {
     /// Registers with the database and begins to claim.
-    pub async fn start(url: &str, name: &str, gifts: Gifts, pace: Pace) -> anyhow::Result<Worker> {
+    pub async fn start(url: &str, name: &str, partners: Partners, pace: Pace) -> anyhow::Result<Worker> {
         let pool = store::connect(url, Role::Worker, WORK_CONNECTIONS).await?;
         let vital = store::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
-        gifts
+        partners
             .declare_lanes(&vital)
             .await
             .context("cannot declare the lanes; is the schema migrated (`noshi migrate up`)?")?;
@@ -73,7 +72,7 @@ impl Worker {
             held: Held::default(),
             clock,
             hints: Hints::default(),
-            gifts: Arc::new(gifts),
+            partners,
             stopping: AtomicBool::new(false),
         });
         let beats = Arc::new(AtomicU64::new(0));

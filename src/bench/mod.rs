@@ -13,8 +13,7 @@ use serde_json::{Value, json};
 use sqlx::{Executor, PgPool, postgres::PgPoolOptions};
 
 use crate::{
-    engine::Pace,
-    gifts::Gifts,
+    engine::{Pace, Partners},
     private_postgres::{PrivatePostgres, Settings},
     store,
     worker::Worker,
@@ -110,7 +109,7 @@ impl Bench {
         }
         self.pool.execute("vacuum analyze noshi.job").await?;
         self.pool.execute("checkpoint").await?;
-        let worker = Worker::start(&self.url, "bench", Gifts::default(), self.pace()).await?;
+        let worker = Worker::start(&self.url, "bench", Partners::default(), self.pace()).await?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let running = tokio::spawn(worker.run_until(async {
             let _ = stopped.await;
@@ -133,7 +132,7 @@ impl Bench {
 
     /// From a single job's insert to its claim, the worker being idle. Seconds.
     async fn pickup(&self) -> anyhow::Result<(f64, f64)> {
-        let worker = Worker::start(&self.url, "bench", Gifts::default(), self.pace()).await?;
+        let worker = Worker::start(&self.url, "bench", Partners::default(), self.pace()).await?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let running = tokio::spawn(worker.run_until(async {
             let _ = stopped.await;

@@ -68,13 +68,13 @@ async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> 
     };
     // Before the first claim, so that the earliest signal is heard.
     let stop = stop_signal();
-    let gifts = settings.gifts()?;
+    let partners = settings.partners()?;
     // Before the first claim, so that every job is counted.
     let figures = match args.metrics {
-        Some(listen) => Some((listen, metrics::install(gifts.names())?)),
+        Some(listen) => Some((listen, metrics::install(partners.gifts.names())?)),
         None => None,
     };
-    let worker = Worker::start(args.database.url()?, &args.name, gifts, pace).await?;
+    let worker = Worker::start(args.database.url()?, &args.name, partners, pace).await?;
     if let Some((listen, recorder)) = figures {
         let address = worker.serve_metrics(listen, recorder).await?;
         tracing::info!(%address, "serving /metrics");

@@ -1,6 +1,6 @@
 //! Facts: inserted, never updated, written in a group with other jobs' facts. And the local operations, each in its own transaction.
 
-use noshi_jobs::{gift_issuance, probe};
+use noshi_jobs::{gift_issuance, machine::Never, probe, store_creation};
 use sqlx::{PgConnection, Row};
 
 use crate::chaos::{Bug, planted};
@@ -10,6 +10,7 @@ use crate::chaos::{Bug, planted};
 pub enum Fact {
     Gift(gift_issuance::Fact),
     Probe(probe::Note),
+    Store(store_creation::Fact),
 }
 
 impl From<gift_issuance::Fact> for Fact {
@@ -21,6 +22,18 @@ impl From<gift_issuance::Fact> for Fact {
 impl From<probe::Note> for Fact {
     fn from(note: probe::Note) -> Self {
         Fact::Probe(note)
+    }
+}
+
+impl From<store_creation::Fact> for Fact {
+    fn from(fact: store_creation::Fact) -> Self {
+        Fact::Store(fact)
+    }
+}
+
+impl From<Never> for Fact {
+    fn from(never: Never) -> Self {
+        match never {}
     }
 }
 
@@ -41,12 +54,16 @@ select 'gift_code', * from unnest($1::text[], $2::text[], $3::text[], $4::text[]
 const NOTES: &str = "insert into noshi.probe_note (job, text) select * from unnest($1::bigint[], $2::text[])";
 
 pub async fn insert(connection: &mut PgConnection, facts: &[(i64, &Fact)]) -> Result<(), sqlx::Error> {
-    let (mut gifts, mut notes) = (vec![], vec![]);
+    let (mut gifts, mut notes, mut refusing) = (vec![], vec![], vec![]);
     for (job, fact) in facts {
         match fact {
             Fact::Gift(gift) => gifts.push((*job, gift)),
             Fact::Probe(note) => notes.push((*job, note.text.as_str())),
+            Fact::Store(store_creation::Fact::OrganizationRefused { .. }) => refusing.push(*job),
         }
+    }
+    if !refusing.is_empty() {
+        super::batches::pause_of_jobs(connection, &refusing, "organization_refused").await?;
     }
     if !gifts.is_empty() {
         insert_gifts(connection, &gifts).await?;

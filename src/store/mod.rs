@@ -1,6 +1,7 @@
 //! All SQL. One function per legal change, named by a verb; every write of a held job is fenced by id, lease, worker and step.
 
 pub mod audit;
+pub mod batches;
 pub mod claim;
 pub mod enqueue;
 pub mod facts;

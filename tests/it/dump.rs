@@ -149,7 +149,7 @@ mod tests {
         }
         fs::write(path("noshi.toml"), settings(files.path(), &simulator)).expect("a configuration");
         let settings = Settings::read(Some(&path("noshi.toml"))).expect("settings");
-        let gifts = settings.gifts().expect("three providers");
+        let partners = settings.partners().expect("three providers");
 
         for n in 0..60 {
             let provider = Provider::ALL[n % 3].name();
@@ -162,7 +162,7 @@ mod tests {
                 .await
                 .expect("an enqueued grant");
         }
-        let worker = Worker::start(&db.url, "test", gifts, pace()).await.expect("a worker");
+        let worker = Worker::start(&db.url, "test", partners, pace()).await.expect("a worker");
         let rested = at_rest(&db.pool);
         assert_eq!(worker.run_until(rested).await, End::Stopped);
         simulator.stop().await.expect("a whole ledger");

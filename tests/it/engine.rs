@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use noshi::{engine::Pace, gifts::Gifts, worker::Worker};
+use noshi::{
+    engine::{Pace, Partners},
+    worker::Worker,
+};
 use serde_json::json;
 use sqlx::PgPool;
 use tokio::sync::oneshot;
@@ -18,7 +21,7 @@ pub struct Running {
 pub async fn start(db: &TestDatabase, pace: Pace) -> Running {
     let filter = tracing_subscriber::EnvFilter::new("noshi=info,warn");
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-    let worker = Worker::start(&db.url, "test", Gifts::default(), pace).await.expect("a worker");
+    let worker = Worker::start(&db.url, "test", Partners::default(), pace).await.expect("a worker");
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(worker.run_until(async {
         let _ = stopped.await;

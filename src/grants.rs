@@ -1,0 +1,34 @@
+//! The world of bulk grants: registering a batch, and announcing it page by page.
+
+use noshi_jobs::{
+    bulk_grants::{Announce, Args, Register, World},
+    machine::Call,
+};
+
+use crate::{chaos::crash_point, store::batches, world::Local};
+
+/// What one claimed batch meets in our own database.
+pub struct GrantWorld {
+    pub local: Local,
+    pub job: i64,
+}
+
+impl World for GrantWorld {
+    fn register<'a>(&'a self, args: &'a Args) -> Call<'a, Register> {
+        Box::pin(async move {
+            crash_point("register.before");
+            let registered = self.local.run(async |connection| batches::register(connection, args.batch).await).await;
+            crash_point("register.in_transaction");
+            registered
+        })
+    }
+
+    fn announce<'a>(&'a self, args: &'a Args, after: i32) -> Call<'a, Announce> {
+        Box::pin(async move {
+            crash_point("announce.before");
+            let page = self.local.run(async |connection| batches::announce(connection, args.batch, after).await).await;
+            crash_point("announce.in_transaction");
+            page
+        })
+    }
+}
