@@ -165,6 +165,9 @@ pub struct Args {
     /// Days in which the user may ask for the gift, counted from the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_days: Option<u32>,
+    /// The area of use that the grant is limited to (R40).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<String>,
 }
 
 /// What a provider promises, as its adapter declares it. Kept with the trade: the terms in force when it began.

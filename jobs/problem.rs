@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 macro_rules! problems {
-    ($($(#[$doc:meta])* $variant:ident = $code:literal, $sentence:literal;)+) => {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $sentence:literal, $japanese:literal;)+) => {
         /// A problem code: stored, exported as a label, and the name of a runbook page. Codes are permanent.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
@@ -20,56 +20,102 @@ macro_rules! problems {
             pub const fn sentence(self) -> &'static str {
                 match self { $(Problem::$variant => $sentence,)+ }
             }
+
+            /// The same in a few Japanese words, for those who answer customers.
+            pub const fn japanese(self) -> &'static str {
+                match self { $(Problem::$variant => $japanese,)+ }
+            }
         }
     };
 }
 
 problems! {
     // Of the engine: any job may meet them.
-    BadArgs = "bad_args", "The request could not be read; nothing was started. Correct it and enqueue it under a new id.";
-    UnreadableState = "unreadable_state", "This version cannot read where the job stands; money may be in motion. Run the version that wrote it.";
-    Poison = "poison", "The worker died each time it held this job; whether the last call arrived is not known. Inquire before any retry.";
-    Panicked = "panicked", "The step panicked; if it had called out, the outcome is not known. Read the log, then inquire.";
-    OverDeadline = "over_deadline", "The step did not end within its deadline; if it had called out, the outcome is not known. Inquire.";
-    OutOfTries = "out_of_tries", "The step was tried as often as its terms allow and never came to an answer. Look at the provider, then retry.";
-    TooOld = "too_old", "The job is older than its kind allows, lane waits not counted. Find out what it was waiting for.";
-    TooManySteps = "too_many_steps", "The job took more steps than its kind allows: it probably runs in a circle. Read its journal.";
-    UnsettledDoubt = "unsettled_doubt", "The job wanted to end while an earlier call's outcome is still not known. Inquire; do not retry blindly.";
-    FollowUpConflict = "follow_up_conflict", "A follow-up job exists already with other arguments; the step was not recorded. Compare the two.";
+    BadArgs = "bad_args", "The request could not be read; nothing was started. Correct it and enqueue it under a new id.",
+        "依頼の内容を読み取れません。何も実行していません。";
+    UnreadableState = "unreadable_state", "This version cannot read where the job stands; money may be in motion. Run the version that wrote it.",
+        "この版では処理の状態を読み取れません。書き込んだ版で確認してください。";
+    Poison = "poison", "The worker died each time it held this job; whether the last call arrived is not known. Inquire before any retry.",
+        "処理のたびにワーカーが停止しました。最後の呼び出しの結果は不明です。";
+    Panicked = "panicked", "The step panicked; if it had called out, the outcome is not known. Read the log, then inquire.",
+        "処理中に異常が起きました。呼び出しの結果は不明の場合があります。";
+    OverDeadline = "over_deadline", "The step did not end within its deadline; if it had called out, the outcome is not known. Inquire.",
+        "処理が時間内に終わりませんでした。結果は不明の場合があります。";
+    OutOfTries = "out_of_tries", "The step was tried as often as its terms allow and never came to an answer. Look at the provider, then retry.",
+        "規定の回数試しましたが、回答が得られませんでした。";
+    TooOld = "too_old", "The job is older than its kind allows, lane waits not counted. Find out what it was waiting for.",
+        "処理が長期間終わっていません。";
+    TooManySteps = "too_many_steps", "The job took more steps than its kind allows: it probably runs in a circle. Read its journal.",
+        "処理の手順が多すぎます。循環している可能性があります。";
+    UnsettledDoubt = "unsettled_doubt", "The job wanted to end while an earlier call's outcome is still not known. Inquire; do not retry blindly.",
+        "以前の呼び出しの結果が不明のまま終わろうとしました。照会が必要です。";
+    FollowUpConflict = "follow_up_conflict", "A follow-up job exists already with other arguments; the step was not recorded. Compare the two.",
+        "後続の処理が別の内容で既に存在します。";
     // Of gift issuance.
-    GiftRefused = "gift_refused", "The provider refused the gift; no money moved. Correct the gift type or amount and grant anew.";
-    NoProvider = "no_provider", "No provider offers this gift in this amount; nothing was called.";
-    GrantLapsed = "grant_lapsed", "The grant's validity passed before the gift was asked for; nothing was called.";
-    TradeOccupied = "trade_occupied", "This grant already has a live trade under another job; nothing was called. Compare the two jobs.";
-    GiftConflict = "gift_conflict", "The provider knows this trade id with another amount: our bug or a tampered row. Never retry; inspect both sides.";
-    GiftVoid = "gift_void", "The trade is proven void: its code is dead and was not delivered. Decide: issue anew, or reject.";
-    NotFoundInDoubt = "not_found_in_doubt", "The provider does not know the trade, which proves nothing: it may still land. Ask the provider, then attest.";
-    PastHorizon = "past_horizon", "The provider may have forgotten the trade id, so the same id could issue twice. Ask the provider, then attest.";
-    DoubtUnresolved = "doubt_unresolved", "The outcome is not known and this provider offers nothing that could tell. Ask the provider, then attest.";
-    ResendExhausted = "resend_exhausted", "The provider kept answering that it could not say; the gift may exist. Inquire or cancel with the provider.";
-    PendingTooLong = "pending_too_long", "The provider accepted the gift and has not finished it within a day. Ask the provider; never re-issue.";
-    CancelRefused = "cancel_refused", "The provider did not cancel the trade: the gift may be live. Decide: deliver it, or write it off.";
+    GiftRefused = "gift_refused", "The provider refused the gift; no money moved. Correct the gift type or amount and grant anew.",
+        "提携先がギフトの発券を断りました。代金は発生していません。";
+    NoProvider = "no_provider", "No provider offers this gift in this amount; nothing was called.",
+        "この金額のギフトを扱う提携先がありません。";
+    GrantLapsed = "grant_lapsed", "The grant's validity passed before the gift was asked for; nothing was called.",
+        "付与の有効期限が過ぎています。";
+    TradeOccupied = "trade_occupied", "This grant already has a live trade under another job; nothing was called. Compare the two jobs.",
+        "この付与には別の取引が進行中です。";
+    GiftConflict = "gift_conflict", "The provider knows this trade id with another amount: our bug or a tampered row. Never retry; inspect both sides.",
+        "提携先では同じ取引番号が別の金額で登録されています。";
+    GiftVoid = "gift_void", "The trade is proven void: its code is dead and was not delivered. Decide: issue anew, or reject.",
+        "取引は無効と確認されました。コードは渡していません。";
+    NotFoundInDoubt = "not_found_in_doubt", "The provider does not know the trade, which proves nothing: it may still land. Ask the provider, then attest.",
+        "提携先に取引が見つかりませんが、未発券とは言い切れません。";
+    PastHorizon = "past_horizon", "The provider may have forgotten the trade id, so the same id could issue twice. Ask the provider, then attest.",
+        "提携先が取引番号を忘れている可能性があります。確認が必要です。";
+    DoubtUnresolved = "doubt_unresolved", "The outcome is not known and this provider offers nothing that could tell. Ask the provider, then attest.",
+        "結果が不明で、提携先に照会する手段がありません。";
+    ResendExhausted = "resend_exhausted", "The provider kept answering that it could not say; the gift may exist. Inquire or cancel with the provider.",
+        "提携先が結果を答えませんでした。発券済みの可能性があります。";
+    PendingTooLong = "pending_too_long", "The provider accepted the gift and has not finished it within a day. Ask the provider; never re-issue.",
+        "提携先の処理が一日以上終わっていません。";
+    CancelRefused = "cancel_refused", "The provider did not cancel the trade: the gift may be live. Decide: deliver it, or write it off.",
+        "取り消しができませんでした。ギフトは有効な可能性があります。";
     // Of bulk grants.
-    BatchNotApproved = "batch_not_approved", "The batch is not approved, or its approval ran out; nothing was granted. Have a second person approve it.";
-    BatchOverCap = "batch_over_cap", "The batch is over a cap; nothing was granted. Split the file, or have the owner raise the cap.";
-    BatchDuplicates = "batch_duplicates", "Some grants of the batch exist already from another one; nothing was granted. Submit a corrected file.";
-    BatchCancelled = "batch_cancelled", "The batch was cancelled before its grants were registered; nothing was granted.";
+    BatchNotApproved = "batch_not_approved", "The batch is not approved, or its approval ran out; nothing was granted. Have a second person approve it.",
+        "承認がないか、承認の期限が切れています。何も付与していません。";
+    BatchOverCap = "batch_over_cap", "The batch is over a cap; nothing was granted. Split the file, or have the owner raise the cap.",
+        "上限を超えています。何も付与していません。";
+    BatchDuplicates = "batch_duplicates", "Some grants of the batch exist already from another one; nothing was granted. Submit a corrected file.",
+        "他の一括付与で付与済みの行があります。何も付与していません。";
+    BatchCancelled = "batch_cancelled", "The batch was cancelled before its grants were registered; nothing was granted.",
+        "一括処理は取り消されました。何も実行していません。";
     // Of store creation.
-    StoreConflict = "store_conflict", "A store of this public id exists with other content; nothing was created. Ask the customer which is right.";
-    ShopRefused = "shop_refused", "The organisation platform refused the shop; nothing is left there. Correct the row and submit a new file.";
-    OrganizationRefused = "organization_refused", "The organisation may not have this service; its batch is paused. Mend the organisation, then resume.";
-    AssignSpent = "assign_spent", "The service could not be assigned in many tries; the new shop is deleted again. Look at the platform, then rerun.";
-    ShopKeyConflict = "shop_key_conflict", "The platform knows this key with other content: our bug or a tampered row. Never retry; compare both sides.";
-    ShopUnresolved = "shop_unresolved", "Whether the shop was created is not known, and the platform may have forgotten the key. Look there, then attest.";
-    CompensationStuck = "compensation_stuck", "A shop that should be deleted is still there after an hour of trying. It is tried for ever; find out why.";
-    CompensationRefused = "compensation_refused", "The platform refuses to delete a shop that was taken back. Decide: adopt it, or delete it by hand.";
+    StoreConflict = "store_conflict", "A store of this public id exists with other content; nothing was created. Ask the customer which is right.",
+        "同じ公開IDの店舗が別の内容で登録されています。";
+    ShopRefused = "shop_refused", "The organisation platform refused the shop; nothing is left there. Correct the row and submit a new file.",
+        "組織基盤が店舗の作成を断りました。内容を修正してください。";
+    OrganizationRefused = "organization_refused", "The organisation may not have this service; its batch is paused. Mend the organisation, then resume.",
+        "この組織ではサービスを利用できません。";
+    AssignSpent = "assign_spent", "The service could not be assigned in many tries; the new shop is deleted again. Look at the platform, then rerun.",
+        "サービスの割り当てに失敗したため、作成した店舗を取り消しました。";
+    ShopKeyConflict = "shop_key_conflict", "The platform knows this key with other content: our bug or a tampered row. Never retry; compare both sides.",
+        "組織基盤では同じ依頼番号が別の内容で登録されています。";
+    ShopUnresolved = "shop_unresolved", "Whether the shop was created is not known, and the platform may have forgotten the key. Look there, then attest.",
+        "店舗が作成されたか不明です。確認が必要です。";
+    CompensationStuck = "compensation_stuck", "A shop that should be deleted is still there after an hour of trying. It is tried for ever; find out why.",
+        "取り消すべき店舗が一時間以上削除できていません。";
+    CompensationRefused = "compensation_refused", "The platform refuses to delete a shop that was taken back. Decide: adopt it, or delete it by hand.",
+        "取り消すべき店舗の削除を組織基盤が断りました。";
     // Of e-mail.
-    MailRejected = "mail_rejected", "The mail service refused the message; it was not sent. The grant behind it stands. Correct and rerun.";
-    MailBounced = "mail_bounced", "The message was sent and came back; the address is suppressed. The grant behind it stands.";
-    AddressSuppressed = "address_suppressed", "The address bounced or complained before, so nothing was sent. The grant behind it stands.";
-    NoRecipient = "no_recipient", "No address is kept for this mail, so nothing was sent. The grant behind it stands.";
-    MailUnresolved = "mail_unresolved", "Whether the message was sent is not known, and it may not be sent again by itself. Look, then resend or attest.";
+    MailRejected = "mail_rejected", "The mail service refused the message; it was not sent. The grant behind it stands. Correct and rerun.",
+        "メールの送信が断られました。付与は有効です。";
+    MailBounced = "mail_bounced", "The message was sent and came back; the address is suppressed. The grant behind it stands.",
+        "メールが届きませんでした。付与は有効です。";
+    AddressSuppressed = "address_suppressed", "The address bounced or complained before, so nothing was sent. The grant behind it stands.",
+        "この宛先への送信は停止されています。付与は有効です。";
+    NoRecipient = "no_recipient", "No address is kept for this mail, so nothing was sent. The grant behind it stands.",
+        "宛先が登録されていません。付与は有効です。";
+    MailUnresolved = "mail_unresolved", "Whether the message was sent is not known, and it may not be sent again by itself. Look, then resend or attest.",
+        "メールが送信されたか不明です。";
     // Of the probe.
-    ProbeRefused = "probe_refused", "The probe was told to refuse; nothing outside was touched.";
-    ProbeAsked = "probe_asked", "The probe was told to ask a person; nothing outside was touched.";
+    ProbeRefused = "probe_refused", "The probe was told to refuse; nothing outside was touched.",
+        "試験用の処理が断られました。";
+    ProbeAsked = "probe_asked", "The probe was told to ask a person; nothing outside was touched.",
+        "試験用の処理が確認を求めています。";
 }

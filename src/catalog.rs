@@ -41,8 +41,8 @@ impl Outside<Probe> for Engine {
 }
 
 impl Outside<BulkGrants> for Engine {
-    fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn bulk_grants::World> {
-        Box::new(GrantWorld { local: local.clone(), job: claimed.id })
+    fn world(&self, _: &Claimed, local: &Local) -> Box<dyn bulk_grants::World> {
+        Box::new(GrantWorld { local: local.clone(), pool: self.pool.clone() })
     }
 }
 

@@ -22,10 +22,14 @@ pub enum Bug {
     NoRetryAfter,
     /// A gift code is written to the journal in the clear.
     CodeInJournal,
+    /// Mails of a batch are enqueued before its grants are registered.
+    MailBeforeCommit,
+    /// Rows of a batch lead to more jobs than they should.
+    DoubleCountedBatch,
 }
 
 impl Bug {
-    pub const ALL: [(Bug, &'static str); 8] = [
+    pub const ALL: [(Bug, &'static str); 10] = [
         (Bug::NoFence, "no_fence"),
         (Bug::IntentAfterSend, "intent_after_send"),
         (Bug::NewIdOnRetry, "new_id_on_retry"),
@@ -34,6 +38,8 @@ impl Bug {
         (Bug::NoTokens, "no_tokens"),
         (Bug::NoRetryAfter, "no_retry_after"),
         (Bug::CodeInJournal, "code_in_journal"),
+        (Bug::MailBeforeCommit, "mail_before_commit"),
+        (Bug::DoubleCountedBatch, "double_counted_batch"),
     ];
 }
 

@@ -5,18 +5,29 @@ use noshi_jobs::{
     machine::Call,
 };
 
-use crate::{chaos::crash_point, store::batches, world::Local};
+use sqlx::PgPool;
+
+use crate::{
+    chaos::{Bug, crash_point, planted},
+    store::batches,
+    world::Local,
+};
 
 /// What one claimed batch meets in our own database.
 pub struct GrantWorld {
     pub local: Local,
-    pub job: i64,
+    pub pool: PgPool,
 }
 
 impl World for GrantWorld {
     fn register<'a>(&'a self, args: &'a Args) -> Call<'a, Register> {
         Box::pin(async move {
             crash_point("register.before");
+            if planted(Bug::MailBeforeCommit)
+                && let Ok(mut connection) = self.pool.acquire().await
+            {
+                let _ = batches::announce(&mut connection, args.batch, 0).await;
+            }
             let registered = self.local.run(async |connection| batches::register(connection, args.batch).await).await;
             crash_point("register.in_transaction");
             registered

@@ -1,54 +1,132 @@
-//! Intake: a CSV file of grants becomes jobs, all of them or none.
+//! Intake: a CSV file becomes a batch, all of it or nothing.
 //!
-//! The whole file is checked before anything is written, and every fault found (20 at most) is told with its line. Each
-//! grant's id is its job's key, so the same file again means the same jobs. Names and addresses are sealed here, and go
-//! nowhere else: no sentence below repeats what a field holds, since a row whose columns slipped has them anywhere.
+//! A file is read twice. First the whole of it is checked, and nothing is written: every fault found (20 at most) is told
+//! with its line and field. Then its rows are staged in chunks, each in a transaction of its own that a second reading of
+//! the same file finds done; and when all are there, the batch is valid. Memory does not grow with the file. Names,
+//! addresses and the file's own bytes are sealed here and go nowhere else: no sentence repeats what a field holds, since a
+//! row whose columns slipped has them anywhere.
 //!
-//! ```text
-//! grant_id,user_id,name,email,category,provider,amount,currency,valid_days
-//! G-1,U-7,山田太郎,taro@example.jp,amazon,,1000,JPY,90
-//! ```
-//! The header names the columns, in any order; `name`, `email`, `provider` and `valid_days` may be empty or absent.
+//! The first line names the columns, in any order; `noshi batch template KIND` prints it.
 
-mod checks;
+mod grants;
+mod header;
 mod lines;
+pub mod report;
+mod stage;
+mod stores;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, fmt, io::BufRead};
-
-use anyhow::{Context, bail};
-use noshi_jobs::{
-    Kind,
-    gift_issuance::{Args, GiftIssuance, Sealed},
-    machine::Job,
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
 };
+
+use anyhow::Context;
 use secrecy::SecretString;
+use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
 use self::{
-    checks::{Checks, Header},
+    header::{Column, Header},
     lines::Lines,
 };
 use crate::{
     gifts::Gifts,
-    store,
-    vault::{Place, Vault},
+    store::batches::{self, NewBatch},
+    vault::Vault,
 };
 
 /// Faults told at once.
 pub const MOST_FAULTS: usize = 20;
-/// Rows of one file: it is one transaction, and whoever waits for its locks waits for all of it.
-pub const MOST_ROWS: usize = 200_000;
+/// Rows of one file.
+pub const MOST_ROWS: usize = 1_000_000;
+
+/// What a row of a file asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum FileKind {
+    /// Gifts for users, registered in one commit or not at all.
+    Grants,
+    /// Stores on the organisation platform, each for itself.
+    Stores,
+}
+
+impl FileKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            FileKind::Grants => "grants",
+            FileKind::Stores => "stores",
+        }
+    }
+
+    const fn mode(self) -> &'static str {
+        match self {
+            FileKind::Grants => "all_or_nothing",
+            FileKind::Stores => "per_row",
+        }
+    }
+
+    const fn columns(self) -> &'static [Column] {
+        match self {
+            FileKind::Grants => &grants::COLUMNS,
+            FileKind::Stores => &stores::COLUMNS,
+        }
+    }
+
+    /// The column that names a row.
+    const fn unique_column(self) -> &'static str {
+        match self {
+            FileKind::Grants => "grant_id",
+            FileKind::Stores => "public_id",
+        }
+    }
+
+    /// A file to fill in (R60): the header and one row.
+    pub fn template(self) -> String {
+        let examples: Vec<&str> = self.columns().iter().map(|column| column.example).collect();
+        format!("{}\n{}\n", header::names(self.columns()), examples.join(","))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Encoding {
+    #[default]
+    #[value(name = "utf-8")]
+    Utf8,
+    #[value(name = "shift_jis")]
+    ShiftJis,
+}
+
+impl Encoding {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Encoding::Utf8 => "utf-8",
+            Encoding::ShiftJis => "shift_jis",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Encoding {
+        if name == Encoding::ShiftJis.name() { Encoding::ShiftJis } else { Encoding::Utf8 }
+    }
+}
 
 /// A checked row.
 #[derive(Debug)]
-pub struct Grant {
+pub struct Taken {
     /// Of the file, from 1; the header is line 1.
     pub line: u64,
-    pub args: Args,
+    /// What no other row of the file may have.
+    unique: String,
+    /// The id and the arguments of the job that the row asks for.
+    pub key: String,
+    pub args: String,
+    /// The grant that the recipient is sealed for.
+    grant: Option<String>,
     /// Name and address as JSON, if the row has either.
-    pub recipient: Option<SecretString>,
+    recipient: Option<SecretString>,
 }
 
 /// What is wrong with one line.
@@ -85,129 +163,174 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// Reads and checks a whole file. `file` is its name, for the faults.
-pub fn read(file: &str, input: impl BufRead, gifts: &Gifts) -> Result<Vec<Grant>, Rejected> {
-    let mut faults = Vec::new();
-    let grants = read_rows(input, gifts, &mut faults);
-    if faults.is_empty() {
-        return Ok(grants);
-    }
-    faults.truncate(MOST_FAULTS);
-    Err(Rejected { file: file.to_owned(), faults })
+/// A file, and how it is to be taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Submission<'a> {
+    pub path: &'a Path,
+    pub kind: FileKind,
+    pub encoding: Encoding,
+    pub campaign: Option<&'a str>,
+    /// Announce each grant by mail, to rows with an address.
+    pub mails: bool,
+    /// Issue each gift at once instead of when its user asks.
+    pub issues: bool,
 }
 
-fn read_rows(input: impl BufRead, gifts: &Gifts, faults: &mut Vec<Fault>) -> Vec<Grant> {
-    let mut lines = Lines::new(input);
-    let mut grants = Vec::new();
-    let header = match lines.next() {
-        Some(Ok(first)) => Header::read(&first, faults),
-        Some(Err(stopped)) => {
-            faults.push(stopped.fault);
-            None
-        }
-        None => {
-            let sentence = "the file is empty; its first line must name the columns".to_owned();
-            faults.push(Fault { line: 1, field: None, sentence });
-            None
-        }
-    };
-    // Without a header no field has a meaning.
-    let Some(header) = header.filter(|_| faults.is_empty()) else { return grants };
-    let checks = Checks::new(gifts);
-    let mut seen = HashMap::new();
-    for line in lines {
-        match line {
-            Ok(row) => {
-                grants.extend(checks.grant(&header, &row, &mut seen, faults));
+impl Submission<'_> {
+    /// The file's name, for sentences and records.
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    fn open(&self) -> anyhow::Result<BufReader<File>> {
+        let file = File::open(self.path).with_context(|| format!("cannot open {}", self.path.display()))?;
+        Ok(BufReader::with_capacity(256 * 1024, file))
+    }
+}
+
+/// What a check found of a whole file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    pub digest: [u8; 32],
+    pub rows: usize,
+    pub faults: Vec<Fault>,
+}
+
+/// Reads a file row by row. The request of a store is not known before its batch is.
+struct Reading<'a, R> {
+    kind: FileKind,
+    lines: Lines<R>,
+    checks: grants::Checks<'a>,
+    header: Option<Header>,
+    request: String,
+}
+
+impl<'a, R: BufRead> Reading<'a, R> {
+    fn new(kind: FileKind, encoding: Encoding, input: R, gifts: &'a Gifts, request: String) -> Self {
+        Reading { kind, lines: Lines::new(input, encoding), checks: grants::Checks::new(gifts), header: None, request }
+    }
+
+    /// Reads the header; false where no row can be read after it.
+    fn header(&mut self, faults: &mut Vec<Fault>) -> bool {
+        match self.lines.next() {
+            Some(Ok(first)) => self.header = Header::read(self.kind.columns(), &first, faults),
+            Some(Err(stopped)) => faults.push(stopped.fault),
+            None => {
+                let sentence = "the file is empty; its first line must name the columns".to_owned();
+                faults.push(Fault { line: 1, field: None, sentence });
             }
+        }
+        // Without a header no field has a meaning.
+        self.header.is_some() && faults.is_empty()
+    }
+
+    /// The next good row; its faults are added. `None` at the end.
+    fn next(&mut self, faults: &mut Vec<Fault>) -> Option<Option<Taken>> {
+        let header = self.header.as_ref()?;
+        match self.lines.next()? {
+            Ok(row) => Some(match self.kind {
+                FileKind::Grants => self.checks.take(header, &row, faults),
+                FileKind::Stores => stores::take(header, &row, &self.request, faults),
+            }),
             Err(stopped) => {
                 faults.push(stopped.fault);
-                if stopped.for_good {
-                    break;
-                }
+                if stopped.for_good { None } else { Some(None) }
             }
         }
-        if grants.len() > MOST_ROWS {
-            let sentence = format!("the file has more than {MOST_ROWS} grants; split it");
-            faults.push(Fault { line: grants.last().map_or(1, |grant| grant.line), field: None, sentence });
-        }
-        if faults.len() >= MOST_FAULTS || grants.len() > MOST_ROWS {
-            break;
-        }
     }
-    if grants.is_empty() && faults.is_empty() {
-        faults.push(Fault { line: 1, field: None, sentence: "no grant follows the header".to_owned() });
-    }
-    grants
 }
 
-/// What became of a file, in rows.
+/// Checks a whole file and writes nothing.
+pub fn check(kind: FileKind, encoding: Encoding, input: impl BufRead, gifts: &Gifts) -> anyhow::Result<Checked> {
+    let mut reading = Reading::new(kind, encoding, input, gifts, "check".to_owned());
+    let (mut faults, mut rows) = (vec![], 0);
+    // By a digest, so that a million long ids fit.
+    let mut seen: HashMap<[u8; 16], u32> = HashMap::new();
+    if reading.header(&mut faults) {
+        while let Some(taken) = reading.next(&mut faults) {
+            rows += usize::from(taken.is_some());
+            if let Some(taken) = taken {
+                let (digest, line) = (short_digest(&taken.unique), u32::try_from(taken.line).unwrap_or(u32::MAX));
+                match seen.entry(digest) {
+                    Entry::Vacant(free) => _ = free.insert(line),
+                    Entry::Occupied(earlier) => faults.push(Fault {
+                        line: taken.line,
+                        field: Some(kind.unique_column().to_owned()),
+                        sentence: format!("line {} has the same id; an id names one row", earlier.get()),
+                    }),
+                }
+            }
+            if rows > MOST_ROWS {
+                let sentence = format!("the file has more than {MOST_ROWS} rows; split it");
+                faults.push(Fault { line: reading.lines.number(), field: None, sentence });
+            }
+            if faults.len() >= MOST_FAULTS || rows > MOST_ROWS {
+                break;
+            }
+        }
+        if rows == 0 && faults.is_empty() {
+            faults.push(Fault { line: 1, field: None, sentence: "no row follows the header".to_owned() });
+        }
+    }
+    faults.truncate(MOST_FAULTS);
+    let digest = reading.lines.digest().context("the file cannot be read to its end")?;
+    Ok(Checked { digest, rows, faults })
+}
+
+fn short_digest(text: &str) -> [u8; 16] {
+    let digest = Sha256::digest(text.as_bytes());
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest[..16]);
+    short
+}
+
+/// SHA-256 of a file's bytes.
+pub fn digest_of(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Lines::new(BufReader::new(file), Encoding::Utf8).digest().context("the file cannot be read")
+}
+
+/// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
+pub struct Submitted {
+    pub batch: i64,
+    /// False: the same file was submitted before, and this is its batch.
+    pub is_new: bool,
     pub rows: usize,
-    pub new: usize,
-    /// The same grant with the same arguments was there already.
-    pub already_there: usize,
+    pub needs_approval: bool,
 }
 
-/// Compares with what is recorded, and writes nothing.
-pub async fn dry_run(pool: &PgPool, file: &str, grants: &[Grant]) -> anyhow::Result<Counts> {
-    let rows = requests(grants)?;
-    let mut transaction = pool.begin().await?;
-    store::intake::take_time(&mut transaction).await?;
-    refuse_differing(&mut transaction, file, grants, &rows).await?;
-    let already_there = store::intake::recorded(&mut transaction, Kind::GiftIssuance, &rows).await?;
-    transaction.rollback().await?;
-    Ok(Counts { rows: rows.len(), new: rows.len() - already_there, already_there })
-}
-
-/// Writes recipients and jobs in one transaction.
-///
-/// A recipient that is recorded already stays as it is: it is sealed, so it cannot be compared.
+/// Checks the file, stages it, and validates its batch. The same file again is the same batch; one whose submission broke
+/// off is gone on with.
 pub async fn submit(
     pool: &PgPool,
     vault: &Vault,
-    file: &str,
-    grants: &[Grant],
-    interactive: bool,
-) -> anyhow::Result<Counts> {
-    let rows = requests(grants)?;
-    let sealed: Vec<(String, Sealed)> = grants.iter().filter_map(|grant| seal(vault, grant)).collect();
-    let mut transaction = pool.begin().await?;
-    store::intake::take_time(&mut transaction).await?;
-    refuse_differing(&mut transaction, file, grants, &rows).await?;
-    store::enqueue::seal_recipients(&mut transaction, &sealed).await.context("the recipients were not taken")?;
-    let jobs = store::enqueue::enqueue(&mut transaction, Kind::GiftIssuance, &rows, interactive).await?;
-    let new = store::intake::made_here(&mut transaction, &jobs).await?;
-    transaction.commit().await.context("whether the file was taken is not known; submit it again, which is safe")?;
-    Ok(Counts { rows: rows.len(), new, already_there: rows.len() - new })
-}
-
-fn requests(grants: &[Grant]) -> anyhow::Result<Vec<(String, serde_json::Value)>> {
-    grants.iter().map(|grant| Ok((GiftIssuance::id(&grant.args).0, serde_json::to_value(&grant.args)?))).collect()
-}
-
-fn seal(vault: &Vault, grant: &Grant) -> Option<(String, Sealed)> {
-    let place = Place { grant: &grant.args.grant, provider: "", column: "recipient" };
-    let sealed = vault.seal(&place, grant.recipient.as_ref()?);
-    Some((grant.args.grant.clone(), sealed))
-}
-
-/// An id names one request for ever: the rows that exist with other arguments, with the difference.
-async fn refuse_differing(
-    connection: &mut sqlx::PgConnection,
-    file: &str,
-    grants: &[Grant],
-    rows: &[(String, serde_json::Value)],
-) -> anyhow::Result<()> {
-    let differing = store::intake::differing(connection, Kind::GiftIssuance, rows, MOST_FAULTS).await?;
-    if differing.is_empty() {
-        return Ok(());
-    }
-    let fault = |(row, difference): (usize, String)| Fault {
-        line: grants[row].line,
-        field: Some(checks::Column::GrantId.name().to_owned()),
-        sentence: format!("this grant exists with other arguments ({difference}); a new request needs a new id"),
+    gifts: &Gifts,
+    submission: &Submission<'_>,
+) -> anyhow::Result<Submitted> {
+    let name = submission.name();
+    let checked = check(submission.kind, submission.encoding, submission.open()?, gifts)?;
+    let new = NewBatch {
+        kind: submission.kind.name(),
+        mode: submission.kind.mode(),
+        digest: &checked.digest,
+        file: &name,
+        encoding: submission.encoding.name(),
+        campaign: submission.campaign,
+        mails: submission.mails,
+        issues: submission.issues,
     };
-    bail!(Rejected { file: file.to_owned(), faults: differing.into_iter().map(fault).collect() })
+    if !checked.faults.is_empty() {
+        let faults = checked.faults.iter().map(|f| batches::fault(f.line, f.field.as_deref(), &f.sentence)).collect();
+        batches::record_invalid(pool, &new, &serde_json::Value::Array(faults)).await?;
+        return Err(Rejected { file: name, faults: checked.faults }.into());
+    }
+    let (batch, is_new) = batches::receive(pool, &new).await?;
+    let staging = stage::Staging { pool, vault, gifts, submission, batch };
+    if is_new || !batches::is_validated(pool, batch).await? {
+        staging.run(&checked).await?;
+    }
+    let rows = i32::try_from(checked.rows).context("too many rows")?;
+    let needs_approval = batches::validate(pool, batch, rows).await?;
+    Ok(Submitted { batch, is_new, rows: checked.rows, needs_approval })
 }

@@ -10,7 +10,7 @@ use std::{
 use futures::FutureExt;
 use noshi_jobs::{
     Problem,
-    machine::{Closing, Doubt, Effect, Job, Terms, This, Unwind},
+    machine::{Act, Closing, Doubt, Effect, Job, Terms, This, Unwind},
 };
 
 use crate::{
@@ -66,6 +66,9 @@ where
         unsure: claimed.unsure,
         fresh: false,
     };
+    if let (Ok(state), Ok(undo), Some(asked)) = (&state, &undo, &claimed.asked) {
+        return run.obey(state, undo.as_ref(), asked).await;
+    }
     match (state, undo) {
         (Ok(state), Ok(None)) => run.steps(state).await,
         (Ok(end), Ok(Some(undo))) => run.unwind(end, undo).await,
@@ -119,6 +122,21 @@ where
             };
             let Some(next) = next else { return };
             state = next;
+        }
+    }
+
+    /// An operator's act, if the state table allows it from here.
+    async fn obey(&self, state: &J::State, undo: Option<&J::Undo>, asked: &str) {
+        crash_point("obey.before");
+        let settlement = Act::from_name(asked).and_then(|act| self.place().obeyed(state, undo, act));
+        if let Some(settlement) = settlement {
+            self.settle(state, settlement).await;
+            return;
+        }
+        tracing::warn!(job = self.work.claimed.id, asked, "this act is not allowed where the job stands; declined");
+        let held = (self.work.claimed.id, self.work.claimed.lease, self.step);
+        if let Err(error) = store::claim::decline(&self.engine.pool, self.engine.worker, held).await {
+            tracing::warn!(%error, "the act could not be declined; the job will be found lost, and looked at again");
         }
     }
 

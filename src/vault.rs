@@ -117,7 +117,7 @@ impl Vault {
         Ok(self.seal_bytes(place, &self.open_bytes(place, sealed)?))
     }
 
-    fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
+    pub fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
         let key = &self.keys[0];
         let mut nonce = [0; 24];
         rand::rng().fill_bytes(&mut nonce);
@@ -129,7 +129,7 @@ impl Vault {
         Sealed { key_id: key.id.clone(), nonce: nonce.to_vec(), ciphertext }
     }
 
-    fn open_bytes(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    pub fn open_bytes(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let Some(key) = self.keys.iter().find(|key| key.id == sealed.key_id) else {
             bail!("a value was sealed with the key `{}`, which the key file does not hold; add it", sealed.key_id);
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use noshi_jobs::{
     Problem,
-    machine::{Doubt, Effect, Job, Lane, Step, Terms, Transition, Unsure, Unwind},
+    machine::{Act, Doubt, Effect, Job, Lane, Redirect, Step, Terms, Transition, Unsure, Unwind},
 };
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -151,6 +151,24 @@ where
             }
             Effect::Write(..) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => goes(state, "reentered"),
         }
+    }
+
+    /// Where an operator's act leads; `None` where the state table does not allow it.
+    pub fn obeyed(&self, state: &J::State, undo: Option<&J::Undo>, act: Act) -> Option<Settlement> {
+        // A person's word, with evidence, about every call made.
+        let doubt = match act {
+            Act::AttestVoid | Act::AttestDone => Doubt::Settled,
+            Act::Retry | Act::Inquire | Act::Cancel | Act::Reissue | Act::Reject | Act::Rerun | Act::Adopt => {
+                Doubt::AsBefore
+            }
+        };
+        let forward = |next: &J::State| released(self.next(next, act.name(), Duration::ZERO, doubt));
+        let Some(undo) = undo else { return J::operator(state, act).map(|next| forward(&next)) };
+        Some(match J::operator_unwinding(undo, act)? {
+            Redirect::To(next) => forward(&next),
+            Redirect::Unwind(undo) => self.compensating(state, &undo, act.name(), Duration::ZERO, Progress::Advance),
+            Redirect::Undone => Settlement { status: Status::Failed, doubt, ..self.placed(state, "compensated", None) },
+        })
     }
 
     /// Where unwinding leads. The end that the job was heading for stays its state.

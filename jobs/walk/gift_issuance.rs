@@ -86,6 +86,7 @@ fn args() -> Args {
         value,
         provider: None,
         valid_days: Some(30),
+        area: None,
     }
 }
 

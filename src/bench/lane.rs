@@ -27,7 +27,7 @@ pub async fn run(server: &PrivatePostgres, gifts: usize) -> anyhow::Result<()> {
     let manners = Manners { seed: 1, faults: false, limits, jitter: Duration::from_millis(50) };
     let stage = Stage::set(server, &manners).await?;
     let mut fleet = Fleet::start(&stage, WORKERS)?;
-    let pool = store::connect(&stage.url, Role::Operator, 2).await?;
+    let pool = store::connect(&stage.url, Role::Login, 2).await?;
     let gift = |i| {
         let id = format!("lane-{i}");
         let args = json!({"grant": id, "user": "u", "category": "amazon", "value": {"amount": 500, "currency": "JPY"}});

@@ -1,58 +1,323 @@
-//! `noshi batch`: many grants at once, from a file.
+//! `noshi batch`: files of rows, from submission to report.
 
-use std::{fs::File, io::BufReader, path::PathBuf};
+use std::{
+    fs::File,
+    io::{BufReader, BufWriter, stdout},
+    path::PathBuf,
+};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use sqlx::PgPool;
 
 use super::Database;
 use crate::{
-    intake,
+    intake::{self, Encoding, FileKind, Rejected, Submission},
     settings::Settings,
-    store::{self, Role},
+    store::{
+        self, Role,
+        batches::{self, Progress},
+    },
 };
 
 #[derive(Subcommand)]
 pub enum BatchCommand {
-    /// Checks a whole CSV file of grants, then enqueues all of it or nothing; the same file again is harmless.
+    /// Checks a whole CSV file and takes it as a batch, all of it or nothing; the same file again is the same batch.
     Submit(BatchSubmit),
+    /// Prints the CSV format of a kind of file, to hand out.
+    Template { kind: FileKind },
+    /// The latest batches and how far each is.
+    List(Database),
+    /// One batch: its figures, what it waits for, what speaks against it.
+    Show(BatchName),
+    /// Approves a batch as a second person, over your own copy of its file.
+    Approve(BatchApprove),
+    /// Lets the rows of a batch go.
+    Release(BatchName),
+    /// Holds back every row that has not begun a call.
+    Pause(BatchAct),
+    /// Lets the rows of a paused batch go on.
+    Resume(BatchAct),
+    /// Ends a batch before its release, or the rows of stores that have not begun.
+    Cancel(BatchAct),
+    /// Runs the failed rows of a batch again.
+    Rerun(BatchAct),
+    /// Sets what a batch may be, from now on. The login must own the schema; every setting stays on record.
+    Cap(BatchCap),
+    /// Writes the report for customer support: the file's columns, and what became of each row.
+    Report(BatchReport),
 }
 
 #[derive(Args)]
 pub struct BatchSubmit {
-    /// UTF-8, with the columns grant_id,user_id,name,email,category,provider,amount,currency,valid_days.
+    /// With the columns that `noshi batch template KIND` prints.
     file: PathBuf,
-    /// Before all bulk work: people are waiting.
+    #[arg(long, value_enum, default_value = "grants")]
+    kind: FileKind,
+    #[arg(long, value_enum, default_value = "utf-8")]
+    encoding: Encoding,
+    /// Grants: the campaign that they belong to.
     #[arg(long)]
-    interactive: bool,
-    /// Check the file and compare it with what is recorded; write nothing.
+    campaign: Option<String>,
+    /// Grants: announce each by mail, to rows with an address.
+    #[arg(long)]
+    mail: bool,
+    /// Grants: issue each gift at once, instead of when its user asks for it.
+    #[arg(long)]
+    issue: bool,
+    /// Let the rows go at once, where no second person must approve.
+    #[arg(long)]
+    release: bool,
+    /// Check the file; write nothing.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     database: Database,
 }
 
+#[derive(Args)]
+pub struct BatchName {
+    /// The batch's number.
+    batch: i64,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct BatchAct {
+    /// The batch's number.
+    batch: i64,
+    /// For the journal: why.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct BatchApprove {
+    #[command(flatten)]
+    act: BatchAct,
+    /// Your own copy of the file: what you have read is what you approve.
+    #[arg(long)]
+    file: PathBuf,
+}
+
+/// What is left out is not limited.
+#[derive(Args)]
+pub struct BatchCap {
+    #[arg(long, value_enum)]
+    kind: FileKind,
+    /// Grants: the currency of all amounts below, which are in its minor units.
+    #[arg(long, default_value = "")]
+    currency: String,
+    #[arg(long)]
+    most_rows: Option<i32>,
+    #[arg(long)]
+    most_total: Option<i64>,
+    /// One user, in any 24 hours.
+    #[arg(long)]
+    most_per_user: Option<i64>,
+    /// All users, in any 24 hours.
+    #[arg(long)]
+    most_per_day: Option<i64>,
+    /// From this many rows on a second person must approve.
+    #[arg(long)]
+    approve_from_rows: Option<i32>,
+    /// From this total on a second person must approve.
+    #[arg(long)]
+    approve_from_total: Option<i64>,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct BatchReport {
+    #[command(flatten)]
+    name: BatchName,
+    /// Where to write it; standard output otherwise.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+async fn open(database: &Database) -> anyhow::Result<PgPool> {
+    store::connect(database.url()?, Role::Operator, 1).await
+}
+
 pub async fn run(settings: &Settings, command: BatchCommand) -> anyhow::Result<()> {
     match command {
         BatchCommand::Submit(args) => submit(settings, args).await,
+        BatchCommand::Template { kind } => {
+            print!("{}", kind.template());
+            Ok(())
+        }
+        BatchCommand::List(database) => list(&open(&database).await?).await,
+        BatchCommand::Show(name) => show(&open(&name.database).await?, name.batch).await,
+        BatchCommand::Approve(args) => approve(args).await,
+        BatchCommand::Release(name) => {
+            batches::release(&open(&name.database).await?, name.batch).await?;
+            println!("batch {} is released", name.batch);
+            Ok(())
+        }
+        BatchCommand::Pause(act) => {
+            batches::pause(&open(&act.database).await?, act.batch, &act.reason).await?;
+            println!("batch {} is paused; what had begun goes on", act.batch);
+            Ok(())
+        }
+        BatchCommand::Resume(act) => {
+            batches::resume(&open(&act.database).await?, act.batch, &act.reason).await?;
+            println!("batch {} goes on", act.batch);
+            Ok(())
+        }
+        BatchCommand::Cancel(act) => {
+            let ended = batches::cancel(&open(&act.database).await?, act.batch, &act.reason).await?;
+            println!("batch {} is cancelled; {ended} rows that were waiting as jobs ended with it", act.batch);
+            Ok(())
+        }
+        BatchCommand::Rerun(act) => {
+            let jobs = batches::rerun(&open(&act.database).await?, act.batch, &act.reason).await?;
+            println!("{jobs} failed jobs of batch {} run again", act.batch);
+            Ok(())
+        }
+        BatchCommand::Cap(args) => cap(args).await,
+        BatchCommand::Report(args) => report(settings, args).await,
     }
 }
 
 async fn submit(settings: &Settings, args: BatchSubmit) -> anyhow::Result<()> {
     let gifts = settings.gifts()?;
-    if gifts.names().next().is_none() {
+    if args.kind == FileKind::Grants && gifts.names().next().is_none() {
         bail!("the configuration names no gift provider, so nothing can be offered; name it with --config FILE");
     }
-    let url = args.database.url()?;
-    let name = args.file.display().to_string();
-    let input = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
-    let grants = intake::read(&name, BufReader::new(input), &gifts)?;
-    let pool = store::connect(url, Role::Operator, 1).await?;
-    let (counts, done) = if args.dry_run {
-        (intake::dry_run(&pool, &name, &grants).await?, "would be new")
-    } else {
-        (intake::submit(&pool, &*settings.vault()?, &name, &grants, args.interactive).await?, "new")
+    if args.kind == FileKind::Stores && (args.mail || args.issue || args.campaign.is_some()) {
+        bail!("--campaign, --mail and --issue are for grants");
+    }
+    let submission = Submission {
+        path: &args.file,
+        kind: args.kind,
+        encoding: args.encoding,
+        campaign: args.campaign.as_deref(),
+        mails: args.mail,
+        issues: args.issue,
     };
-    println!("{name}: {} grants, {} {done}, {} already there", counts.rows, counts.new, counts.already_there);
+    let name = args.file.display();
+    if args.dry_run {
+        let input = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
+        let checked = intake::check(args.kind, args.encoding, BufReader::new(input), &gifts)?;
+        if !checked.faults.is_empty() {
+            bail!(Rejected { file: name.to_string(), faults: checked.faults });
+        }
+        println!("{name}: {} rows, no faults; nothing was written", checked.rows);
+        return Ok(());
+    }
+    let pool = open(&args.database).await?;
+    let submitted = intake::submit(&pool, &*settings.vault()?, &gifts, &submission).await?;
+    let batch = submitted.batch;
+    let known = if submitted.is_new { "" } else { ", the same file as before" };
+    println!("batch {batch}: {} rows{known}", submitted.rows);
+    if args.release && !submitted.needs_approval {
+        batches::release(&pool, batch).await?;
+    }
+    show(&pool, batch).await
+}
+
+async fn approve(args: BatchApprove) -> anyhow::Result<()> {
+    let BatchApprove { act, file } = args;
+    let pool = open(&act.database).await?;
+    let until = batches::approve(&pool, act.batch, &intake::digest_of(&file)?, &act.reason).await?;
+    println!("batch {} is approved until {}", act.batch, until.to_rfc3339());
     Ok(())
+}
+
+async fn cap(args: BatchCap) -> anyhow::Result<()> {
+    if (args.kind == FileKind::Grants) == args.currency.is_empty() {
+        bail!("--currency is needed for grants, and only for them");
+    }
+    let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+    let cap = batches::Cap {
+        kind: args.kind.name().to_owned(),
+        currency: args.currency,
+        most_rows: args.most_rows,
+        most_total: args.most_total,
+        most_per_user: args.most_per_user,
+        most_per_day: args.most_per_day,
+        approve_from_rows: args.approve_from_rows,
+        approve_from_total: args.approve_from_total,
+    };
+    batches::set_cap(&pool, &cap).await?;
+    println!("this cap holds from now on");
+    Ok(())
+}
+
+async fn one(pool: &PgPool, batch: i64) -> anyhow::Result<Progress> {
+    let found = batches::progress(pool, Some(batch), 1).await?.into_iter().next();
+    found.with_context(|| format!("there is no batch {batch}; `noshi batch list` shows them"))
+}
+
+async fn list(pool: &PgPool) -> anyhow::Result<()> {
+    println!(
+        "{:>6} {:<7} {:<18} {:>8} {:>9} {:>7} {:>9} {:>5} {:>7}  FILE",
+        "BATCH", "KIND", "STATUS", "ROWS", "COMPLETED", "FAILED", "CANCELLED", "ASKS", "OPEN"
+    );
+    for b in batches::progress(pool, None, 50).await? {
+        println!(
+            "{:>6} {:<7} {:<18} {:>8} {:>9} {:>7} {:>9} {:>5} {:>7}  {}",
+            b.id, b.kind, b.status, b.rows, b.completed, b.failed, b.cancelled, b.needs_operator, b.open, b.file
+        );
+    }
+    Ok(())
+}
+
+async fn show(pool: &PgPool, batch: i64) -> anyhow::Result<()> {
+    let b = one(pool, batch).await?;
+    println!("batch {batch}: {} of {}, {}", b.kind, b.file, b.status);
+    println!("  submitted by {}, digest {}", b.submitted_by, hex::encode(&b.digest));
+    if let Some(by) = &b.approved_by {
+        println!("  approved by {by}");
+    }
+    println!(
+        "  {} rows = {} completed + {} failed + {} cancelled + {} ask a person + {} open{}",
+        b.rows,
+        b.completed,
+        b.failed,
+        b.cancelled,
+        b.needs_operator,
+        b.open,
+        if b.holds { "" } else { "  THIS DOES NOT ADD UP: see the runbook, batch_equation_broken" }
+    );
+    if b.skipped + b.compensated > 0 {
+        println!("  of these {} skipped, {} compensated", b.skipped, b.compensated);
+    }
+    if b.mails_sent + b.mails_failed > 0 {
+        println!("  mails: {} sent, {} failed", b.mails_sent, b.mails_failed);
+    }
+    for (label, text) in [("refused", &b.refused), ("paused", &b.paused_code)] {
+        if let Some(text) = text {
+            println!("  {label}: {text}");
+        }
+    }
+    if matches!(b.status.as_str(), "awaiting_approval" | "approved" | "validated") {
+        let repeated = batches::repeated_users(pool, batch).await?;
+        if repeated > 0 {
+            println!("  {repeated} of its users have a grant of this campaign already");
+        }
+        match batches::objection(pool, batch).await? {
+            Some(objection) => println!("  it may not be granted as it is: {objection}"),
+            None => println!("  nothing speaks against it"),
+        }
+    }
+    Ok(())
+}
+
+async fn report(settings: &Settings, args: BatchReport) -> anyhow::Result<()> {
+    let pool = open(&args.name.database).await?;
+    let batch = one(&pool, args.name.batch).await?;
+    let vault = settings.vault()?;
+    match &args.out {
+        Some(path) => {
+            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            intake::report::write(&pool, &vault, &batch, BufWriter::new(file)).await
+        }
+        None => intake::report::write(&pool, &vault, &batch, stdout().lock()).await,
+    }
 }

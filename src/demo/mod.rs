@@ -27,10 +27,10 @@ use self::{
     stage::{Manners, Stage},
 };
 use crate::{
-    intake,
+    intake::{self, Encoding, FileKind, Submission},
     private_postgres::{PrivatePostgres, Settings as ServerSettings},
     settings::Settings,
-    store::{self, Role, audit},
+    store::{self, Role, audit, batches},
 };
 
 /// Shares of the grants at rest, in percent, at which a worker is killed.
@@ -99,7 +99,7 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
     introduce(args);
     let mut fleet = Fleet::start(&stage, WORKERS)?;
     let pool = store::connect(&stage.url, Role::Operator, 2).await?;
-    let grants = submit(&stage, &pool, args.count as usize).await?;
+    let (_, grants) = submit(&stage, "grants.csv", &grants::csv(args.count as usize)?, FileKind::Grants).await?;
     let mut ran = Ran::default();
     let rested = run_to_rest(&pool, &mut fleet, grants, &mut ran).await;
     let bad = fleet.stop().await;
@@ -166,13 +166,29 @@ fn introduce(args: &DemoArgs) {
     );
 }
 
-/// Takes the file in as `noshi batch submit` does. Returns the number of grants.
-async fn submit(stage: &Stage, pool: &PgPool, count: usize) -> anyhow::Result<usize> {
+/// Takes a file in as `noshi batch submit`, `approve` and `release` do. Returns the batch and its rows.
+async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind) -> anyhow::Result<(i64, usize)> {
     let settings = Settings::read(Some(&stage.config))?;
-    let (name, csv) = ("grants.csv", grants::csv(count)?);
-    let grants = intake::read(name, csv.as_bytes(), &settings.gifts()?)?;
-    let counts = intake::submit(pool, &*settings.vault()?, name, &grants, false).await?;
-    Ok(counts.new)
+    let path = stage.directory.join(name);
+    fs::write(&path, csv).with_context(|| format!("cannot write {}", path.display()))?;
+    let grants = kind == FileKind::Grants;
+    let submission = Submission {
+        path: &path,
+        kind,
+        encoding: Encoding::Utf8,
+        campaign: grants.then_some("demo"),
+        mails: grants,
+        issues: grants,
+    };
+    let one = store::connect(&stage.submitter, Role::Operator, 1).await?;
+    let submitted = intake::submit(&one, &*settings.vault()?, &settings.gifts()?, &submission).await?;
+    if submitted.needs_approval {
+        let other = store::connect(&stage.approver, Role::Operator, 1).await?;
+        batches::approve(&other, submitted.batch, &intake::digest_of(&path)?, "read and found right").await?;
+    }
+    batches::release(&one, submitted.batch).await?;
+    fs::remove_file(&path)?;
+    Ok((submitted.batch, submitted.rows))
 }
 
 /// What happened on the way.

@@ -16,7 +16,8 @@ use secrecy::ExposeSecret;
 use crate::{
     private_postgres::PrivatePostgres,
     simulator::{Config, Credentials, PerProvider, Provider, Simulator},
-    store, vault,
+    store::{self, batches::Cap},
+    vault,
 };
 
 /// Calls per second that each simulated provider takes: scaled up, as everything that takes days is scaled down.
@@ -32,6 +33,8 @@ pub const POLL: Duration = Duration::from_secs(1);
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 const DATABASE: &str = "noshi";
+const SUBMITTER: &str = "demo_sato";
+const APPROVER: &str = "demo_suzuki";
 
 /// How the providers behave.
 pub struct Manners {
@@ -48,6 +51,9 @@ pub struct Stage {
     pub ledger: PathBuf,
     /// For `DATABASE_URL`.
     pub url: String,
+    /// The same for the two people of the demo: whoever submits a file may not approve it.
+    pub submitter: String,
+    pub approver: String,
 }
 
 impl Stage {
@@ -55,6 +61,19 @@ impl Stage {
         let url = postgres.url(DATABASE);
         postgres.create_database(DATABASE).await?;
         store::migrate(&url).await?;
+        // The example holds amounts that a provider refuses, and a user may meet several of them.
+        let owner = store::connect(&url, store::Role::Login, 1).await?;
+        let cap = Cap {
+            kind: "grants".to_owned(),
+            currency: "JPY".to_owned(),
+            most_rows: Some(100_000),
+            approve_from_rows: Some(1),
+            ..Cap::default()
+        };
+        store::batches::set_cap(&owner, &cap).await?;
+        for person in [SUBMITTER, APPROVER] {
+            postgres.create_login(person, "noshi_operator").await?;
+        }
         let directory = private_directory(postgres.directory())?;
         let ledger = directory.join("ledger.jsonl");
         let mut config = Config::new(&ledger);
@@ -69,7 +88,8 @@ impl Stage {
         let credentials = config.credentials.clone();
         let simulator = Simulator::start(config).await?;
         let config = configure(&directory, &simulator, &credentials, manners)?;
-        Ok(Stage { simulator, directory, config, ledger, url })
+        let [submitter, approver] = [SUBMITTER, APPROVER].map(|person| postgres.url_as(person, DATABASE));
+        Ok(Stage { simulator, directory, config, ledger, url, submitter, approver })
     }
 }
 

@@ -1,10 +1,11 @@
-//! From bytes to rows of fields: UTF-8 or nothing, one row a line, and quotes as RFC 4180 has them.
+//! From bytes to rows of fields: in the encoding that was named or not at all, one row a line, quotes as RFC 4180 has them.
 
 use std::io::{BufRead, Read};
 
 use encoding_rs::SHIFT_JIS;
+use sha2::{Digest, Sha256};
 
-use super::Fault;
+use super::{Encoding, Fault};
 
 /// Longer than any row that fits the limits of its fields.
 const LONGEST_LINE: u64 = 64 * 1024;
@@ -24,13 +25,43 @@ pub struct Stopped {
 /// The rows of a file, as they come; blank lines are passed over.
 pub struct Lines<R> {
     input: R,
+    encoding: Encoding,
     number: u64,
     ended: bool,
+    digest: Sha256,
+    /// The bytes read since they were last taken, if anybody takes them.
+    raw: Option<Vec<u8>>,
 }
 
 impl<R: BufRead> Lines<R> {
-    pub fn new(input: R) -> Self {
-        Lines { input, number: 0, ended: false }
+    pub fn new(input: R, encoding: Encoding) -> Self {
+        Lines { input, encoding, number: 0, ended: false, digest: Sha256::new(), raw: None }
+    }
+
+    /// Keeps what it reads for [`Lines::take_raw`].
+    pub fn keep_raw(&mut self) {
+        self.raw = Some(vec![]);
+    }
+
+    /// The number of the line last read.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The bytes read since the last call, as they came.
+    pub fn take_raw(&mut self) -> Vec<u8> {
+        self.raw.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// SHA-256 of the whole input, to its end.
+    pub fn digest(mut self) -> std::io::Result<[u8; 32]> {
+        let mut rest = [0; 64 * 1024];
+        loop {
+            match self.input.read(&mut rest)? {
+                0 => return Ok(self.digest.finalize().into()),
+                read => self.digest.update(&rest[..read]),
+            }
+        }
     }
 
     /// The next line without its end, or `None` at the end of the file.
@@ -38,6 +69,10 @@ impl<R: BufRead> Lines<R> {
         let mut bytes = Vec::new();
         let read = self.input.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut bytes);
         self.number += 1;
+        self.digest.update(&bytes);
+        if let Some(raw) = &mut self.raw {
+            raw.extend_from_slice(&bytes);
+        }
         match read {
             Err(error) => Err(self.stopped(format!("the file cannot be read: {error}"))),
             Ok(0) => Ok(None),
@@ -58,15 +93,24 @@ impl<R: BufRead> Lines<R> {
         while bytes.last().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
             bytes.pop();
         }
+        if self.encoding == Encoding::ShiftJis {
+            let (text, _, broken) = SHIFT_JIS.decode(&bytes);
+            return match broken {
+                true => Err(self.stopped("the line is not Shift_JIS, which was named as the encoding".to_owned())),
+                false => Ok(text.into_owned()),
+            };
+        }
         String::from_utf8(bytes).map_err(|error| {
             let bytes = error.as_bytes();
             let japanese = SHIFT_JIS.decode_without_bom_handling_and_without_replacement(bytes).is_some();
             self.stopped(match japanese {
-                true => "the line is not UTF-8 but looks like Shift_JIS; convert the file first, with \
-                         `iconv -f CP932 -t UTF-8 FILE > NEW`, or save it as CSV UTF-8"
-                    .to_owned(),
-                false => "the line is not UTF-8; convert the file first (a Shift_JIS file with \
-                          `iconv -f CP932 -t UTF-8 FILE > NEW`)"
+                true => {
+                    "the line is not UTF-8 but looks like Shift_JIS; say so with `--encoding shift_jis`, or save the \
+                         file as CSV UTF-8"
+                        .to_owned()
+                }
+                false => "the line is not UTF-8; save the file as CSV UTF-8 (a Shift_JIS file is taken with \
+                          `--encoding shift_jis`)"
                     .to_owned(),
             })
         })

@@ -64,6 +64,7 @@ fn a_good_file_is_read_to_the_letter() {
         value: noshi_jobs::money::Money { amount: 1000, currency: Currency::Jpy },
         provider: None,
         valid_days: Some(90),
+        area: None,
     };
     assert_eq!(first.args, expected);
     assert_eq!(second.args.provider.as_deref(), Some("gift_on_demand"));

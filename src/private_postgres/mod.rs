@@ -55,13 +55,25 @@ impl PrivatePostgres {
     ///
     /// Only root and the user that owns this process can connect: the socket is in a directory of mode 0700.
     pub fn url(&self, database: &str) -> String {
+        self.url_as("postgres", database)
+    }
+
+    /// The same for another login.
+    pub fn url_as(&self, login: &str, database: &str) -> String {
         // The host before the path is never used, but sqlx's parser wants one. The port and the TLS mode are said
         // so that PGPORT and PGSSLMODE of a caller do not apply.
         format!(
-            "postgres://postgres@localhost:5432/{}?host={}&sslmode=disable",
+            "postgres://{}@localhost:5432/{}?host={}&sslmode=disable",
+            percent_encoded(login),
             percent_encoded(database),
             percent_encoded(&self.server.directory.path.to_string_lossy())
         )
+    }
+
+    /// A login of its own for a person, a member of `role`.
+    pub async fn create_login(&self, login: &str, role: &str) -> Result<()> {
+        let (login, role) = (quoted(login)?, quoted(role)?);
+        self.execute(format!("create role {login} login in role {role}")).await
     }
 
     pub async fn create_database(&self, name: &str) -> Result<()> {

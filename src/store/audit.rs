@@ -109,7 +109,7 @@ async fn export(
     mut write: impl FnMut(&str) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
     let mut transaction = pool.begin().await?;
-    super::intake::take_time(&mut transaction).await?;
+    super::take_time(&mut transaction).await?;
     let mut rows = sqlx::query_scalar::<_, String>(sql).fetch(&mut *transaction);
     while let Some(row) = rows.try_next().await? {
         write(&row)?;

@@ -1,17 +1,466 @@
-//! Batches.
+//! Batches: files received, staged, judged, released, counted. What is legal the functions of the schema decide.
 
-use noshi_jobs::bulk_grants::{Announce, Register};
-use sqlx::PgConnection;
+use noshi_jobs::{
+    Problem, Request,
+    bulk_grants::{Announce, Register},
+    email,
+    gift_issuance::{self, Sealed},
+};
+use serde_json::{Value, json};
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow, types::Json};
 
-pub async fn register(_: &mut PgConnection, _: i64) -> Result<Register, sqlx::Error> {
-    Ok(Register::Paused)
+use super::{enqueue, take_time};
+use crate::chaos::{Bug, planted};
+
+/// Rows that are announced in one transaction.
+const PAGE: i32 = 10_000;
+
+/// Why a batch was not changed. Nothing of it was.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// What the database refused, in its own sentence.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the database did not answer; whether the batch was changed is not known, and doing it again is safe: {0}")]
+    Database(#[source] sqlx::Error),
 }
 
-pub async fn announce(_: &mut PgConnection, _: i64, _: i32) -> Result<Announce, sqlx::Error> {
-    Ok(Announce::Paused)
+impl From<sqlx::Error> for BatchError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(database) = error.as_database_error() else { return BatchError::Database(error) };
+        let hint = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|e| e.hint());
+        match database.code().as_deref() {
+            Some("NS400" | "NS403" | "NS404" | "NS409" | "NS410") => BatchError::Refused(
+                hint.map_or_else(|| database.message().to_owned(), |hint| format!("{}. {hint}", database.message())),
+            ),
+            _ => BatchError::Database(error),
+        }
+    }
+}
+
+/// A file that is being submitted.
+#[derive(Debug, Clone, Copy)]
+pub struct NewBatch<'a> {
+    pub kind: &'a str,
+    pub mode: &'a str,
+    pub digest: &'a [u8],
+    pub file: &'a str,
+    pub encoding: &'a str,
+    pub campaign: Option<&'a str>,
+    pub mails: bool,
+    pub issues: bool,
+}
+
+const RECEIVE: &str = "select batch, is_new from noshi.receive_batch($1, $2, $3, $4, $5, $6, $7, $8)";
+
+/// The batch of this file, and whether it is new.
+pub async fn receive(pool: &PgPool, new: &NewBatch<'_>) -> Result<(i64, bool), BatchError> {
+    let row = sqlx::query(RECEIVE)
+        .bind(new.kind)
+        .bind(new.mode)
+        .bind(new.digest)
+        .bind(new.file)
+        .bind(new.encoding)
+        .bind(new.campaign)
+        .bind(new.mails)
+        .bind(new.issues)
+        .fetch_one(pool)
+        .await?;
+    Ok((row.try_get("batch")?, row.try_get("is_new")?))
+}
+
+const INVALID: &str = "select noshi.invalid_batch($1, $2, $3, $4, $5, $6)";
+
+/// Records a file with faults, and nothing of its content.
+pub async fn record_invalid(pool: &PgPool, new: &NewBatch<'_>, faults: &Value) -> Result<i64, BatchError> {
+    Ok(sqlx::query_scalar(INVALID)
+        .bind(new.kind)
+        .bind(new.mode)
+        .bind(new.digest)
+        .bind(new.file)
+        .bind(new.campaign)
+        .bind(Json(faults))
+        .fetch_one(pool)
+        .await?)
+}
+
+/// Some rows of a file, with the bytes that they were read from.
+pub struct Chunk {
+    pub number: i32,
+    pub bytes: Sealed,
+    /// `batch_row` as COPY takes it, and the sealed recipients.
+    pub rows: String,
+    pub recipients: String,
+}
+
+const SEAL_CHUNK: &str =
+    "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+values ('file', $1, '', '', $2, $3, $4) on conflict do nothing";
+const COPY_ROWS: &str = "copy noshi.batch_row (batch, row_no, line, key, args, mailed) from stdin";
+const COPY_RECIPIENTS: &str =
+    "copy noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext) from stdin";
+
+/// Stages one chunk, in a transaction of its own; one that is there already is left as it is.
+pub async fn stage(pool: &PgPool, batch: i64, chunk: &Chunk) -> Result<(), BatchError> {
+    let mut transaction = pool.begin().await?;
+    take_time(&mut transaction).await?;
+    let sealed = sqlx::query(SEAL_CHUNK)
+        .bind(format!("{batch}/{}", chunk.number))
+        .bind(&chunk.bytes.key_id)
+        .bind(&chunk.bytes.nonce)
+        .bind(&chunk.bytes.ciphertext)
+        .execute(&mut *transaction)
+        .await?;
+    if sealed.rows_affected() == 0 {
+        return Ok(transaction.rollback().await?);
+    }
+    for (sql, text) in [(COPY_ROWS, &chunk.rows), (COPY_RECIPIENTS, &chunk.recipients)] {
+        if !text.is_empty() {
+            let mut copy = transaction.copy_in_raw(sql).await?;
+            copy.send(text.as_bytes()).await?;
+            copy.finish().await?;
+        }
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// A call of one function for one batch, with time for large ones.
+async fn call<T>(
+    pool: &PgPool,
+    run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<T, BatchError> {
+    let mut transaction = pool.begin().await?;
+    take_time(&mut transaction).await?;
+    let value = run(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(value)
+}
+
+pub async fn is_validated(pool: &PgPool, batch: i64) -> Result<bool, BatchError> {
+    const IS_VALIDATED: &str = "select validated_at is not null from noshi.batch where id = $1";
+    Ok(sqlx::query_scalar(IS_VALIDATED).bind(batch).fetch_one(pool).await?)
+}
+
+/// All rows are staged. Whether a second person must approve.
+pub async fn validate(pool: &PgPool, batch: i64, rows: i32) -> Result<bool, BatchError> {
+    const VALIDATE: &str = "select noshi.validate_batch($1, $2)";
+    call(pool, async |c| sqlx::query_scalar(VALIDATE).bind(batch).bind(rows).fetch_one(c).await).await
+}
+
+/// Approves in the name of the login. Until when it holds.
+pub async fn approve(
+    pool: &PgPool,
+    batch: i64,
+    digest: &[u8],
+    reason: &str,
+) -> Result<chrono::DateTime<chrono::Utc>, BatchError> {
+    const APPROVE: &str = "select noshi.approve_batch($1, $2, $3)";
+    call(pool, async |c| sqlx::query_scalar(APPROVE).bind(batch).bind(digest).bind(reason).fetch_one(c).await).await
+}
+
+pub async fn release(pool: &PgPool, batch: i64) -> Result<(), BatchError> {
+    const RELEASE: &str = "select noshi.release_batch($1)";
+    call(pool, async |c| sqlx::query(RELEASE).bind(batch).execute(c).await.map(|_| ())).await
+}
+
+pub async fn pause(pool: &PgPool, batch: i64, reason: &str) -> Result<(), BatchError> {
+    const PAUSE: &str = "select noshi.pause_batch($1, 'operator', $2)";
+    call(pool, async |c| sqlx::query(PAUSE).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
+}
+
+pub async fn resume(pool: &PgPool, batch: i64, reason: &str) -> Result<(), BatchError> {
+    const RESUME: &str = "select noshi.resume_batch($1, $2)";
+    call(pool, async |c| sqlx::query(RESUME).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
+}
+
+/// Returns how many rows were ended that had been jobs already.
+pub async fn cancel(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, BatchError> {
+    const CANCEL: &str = "select noshi.cancel_batch($1, $2)";
+    call(pool, async |c| sqlx::query_scalar(CANCEL).bind(batch).bind(reason).fetch_one(c).await).await
+}
+
+// A refused registration is its batch's failure; else the failed rows, each with its e-mail and issuance.
+const FAILED: &str = "select id, step from noshi.job where status = 'failed' and asked is null and (batch = $1
+    or (kind = 'bulk_grants' and key = 'batch/' || $1)) order by id";
+const ASK: &str = "select noshi.ask($1, $2, $3, $4)";
+
+/// Asks for another run of every failed job of the batch. Returns how many.
+pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<usize, BatchError> {
+    call(pool, async |connection| {
+        let jobs = sqlx::query(FAILED).bind(batch).fetch_all(&mut *connection).await?;
+        for job in &jobs {
+            let (id, step): (i64, i32) = (job.try_get("id")?, job.try_get("step")?);
+            sqlx::query(ASK).bind(id).bind(step).bind("rerun").bind(reason).execute(&mut *connection).await?;
+        }
+        // Its totals may change again.
+        sqlx::query("select noshi.reopen_batch($1)").bind(batch).execute(connection).await?;
+        Ok(jobs.len())
+    })
+    .await
+}
+
+/// A batch, and how far it is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    pub id: i64,
+    pub kind: String,
+    pub file: String,
+    pub digest: Vec<u8>,
+    pub encoding: String,
+    pub status: String,
+    pub submitted_by: String,
+    pub approved_by: Option<String>,
+    pub refused: Option<String>,
+    pub paused_code: Option<String>,
+    pub faults: Option<Value>,
+    pub rows: i64,
+    pub completed: i64,
+    pub failed: i64,
+    pub cancelled: i64,
+    pub needs_operator: i64,
+    pub open: i64,
+    pub skipped: i64,
+    pub compensated: i64,
+    pub mails_sent: i64,
+    pub mails_failed: i64,
+    /// rows = completed + failed + cancelled + needs_operator + open, each row once.
+    pub holds: bool,
+}
+
+const PROGRESS: &str = "select b.id, b.kind, b.file, b.digest, b.encoding, b.submitted_by, b.approved_by, b.paused_code, b.faults,
+    b.refused_code || ': ' || b.refused_detail as refused, p.status, p.rows, p.completed, p.failed, p.cancelled, p.needs_operator, p.open, p.skipped,
+    p.compensated, p.mails_sent, p.mails_failed, p.holds
+from noshi.batch b cross join lateral noshi.batch_progress(b.id) p where $1::bigint is null or b.id = $1 order by b.id desc limit $2";
+
+fn read_progress(row: &PgRow) -> Result<Progress, sqlx::Error> {
+    Ok(Progress {
+        id: row.try_get("id")?,
+        kind: row.try_get("kind")?,
+        file: row.try_get("file")?,
+        digest: row.try_get("digest")?,
+        encoding: row.try_get("encoding")?,
+        status: row.try_get("status")?,
+        submitted_by: row.try_get("submitted_by")?,
+        approved_by: row.try_get("approved_by")?,
+        refused: row.try_get("refused")?,
+        paused_code: row.try_get("paused_code")?,
+        faults: row.try_get("faults")?,
+        rows: row.try_get("rows")?,
+        completed: row.try_get("completed")?,
+        failed: row.try_get("failed")?,
+        cancelled: row.try_get("cancelled")?,
+        needs_operator: row.try_get("needs_operator")?,
+        open: row.try_get("open")?,
+        skipped: row.try_get("skipped")?,
+        compensated: row.try_get("compensated")?,
+        mails_sent: row.try_get("mails_sent")?,
+        mails_failed: row.try_get("mails_failed")?,
+        holds: row.try_get("holds")?,
+    })
+}
+
+/// The latest batches, or one.
+pub async fn progress(pool: &PgPool, batch: Option<i64>, most: i64) -> Result<Vec<Progress>, BatchError> {
+    let rows = call(pool, async |c| sqlx::query(PROGRESS).bind(batch).bind(most).fetch_all(c).await).await?;
+    Ok(rows.iter().map(read_progress).collect::<Result<_, _>>()?)
+}
+
+/// What speaks against granting this batch now, in words.
+pub async fn objection(pool: &PgPool, batch: i64) -> Result<Option<String>, BatchError> {
+    const OBJECTION: &str = "select code || ': ' || detail from noshi.batch_objection($1)";
+    call(pool, async |c| sqlx::query_scalar(OBJECTION).bind(batch).fetch_optional(c).await).await
+}
+
+const REPEATED_USERS: &str =
+    "select count(distinct r.user_id) from noshi.batch b join noshi.batch_row r on r.batch = b.id
+where b.id = $1 and b.campaign is not null and exists (
+    select from noshi.gift_grant g where g.campaign = b.campaign and g.user_id = r.user_id and g.batch <> b.id)";
+
+/// Users of this batch who have a grant of its campaign from another batch already.
+pub async fn repeated_users(pool: &PgPool, batch: i64) -> Result<i64, BatchError> {
+    call(pool, async |c| sqlx::query_scalar(REPEATED_USERS).bind(batch).fetch_one(c).await).await
+}
+
+/// What became of one row.
+#[derive(Debug, Clone)]
+pub struct RowResult {
+    pub row_no: i32,
+    pub line: i32,
+    pub result: String,
+    pub outcome: Option<String>,
+    pub code: Option<String>,
+    pub detail: Option<String>,
+    pub mail: Option<String>,
+}
+
+const ROWS: &str = "select row_no, line, result, outcome, code, detail, mail from noshi.batch_rows($1) where row_no > $2 order by row_no limit $3";
+
+/// The results of the rows after `after`, in the order of the file.
+pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i64) -> Result<Vec<RowResult>, BatchError> {
+    let rows = call(pool, async |c| sqlx::query(ROWS).bind(batch).bind(after).bind(most).fetch_all(c).await).await?;
+    let read = |row: &PgRow| {
+        Ok(RowResult {
+            row_no: row.try_get("row_no")?,
+            line: row.try_get("line")?,
+            result: row.try_get("result")?,
+            outcome: row.try_get("outcome")?,
+            code: row.try_get("code")?,
+            detail: row.try_get("detail")?,
+            mail: row.try_get("mail")?,
+        })
+    };
+    Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
+}
+
+/// One chunk of the file's bytes, sealed; `None` behind the last.
+pub async fn file_chunk(pool: &PgPool, batch: i64, chunk: i32) -> Result<Option<Sealed>, BatchError> {
+    const FILE: &str = "select key_id, nonce, ciphertext from noshi.batch_file($1, $2)";
+    let row = sqlx::query(FILE).bind(batch).bind(chunk).fetch_optional(pool).await?;
+    let read = |row: &PgRow| {
+        Ok(Sealed {
+            key_id: row.try_get("key_id")?,
+            nonce: row.try_get("nonce")?,
+            ciphertext: row.try_get("ciphertext")?,
+        })
+    };
+    Ok(row.as_ref().map(read).transpose().map_err(|error: sqlx::Error| error)?)
+}
+
+/// Registers every row of the batch as a grant, or none; the database decides.
+pub async fn register(connection: &mut PgConnection, batch: i64) -> Result<Register, sqlx::Error> {
+    const REGISTER: &str = "select code, detail from noshi.register_batch($1)";
+    if batch_is_paused(connection, batch).await? {
+        return Ok(Register::Paused);
+    }
+    take_time(connection).await?;
+    let Some(row) = sqlx::query(REGISTER).bind(batch).fetch_optional(connection).await? else {
+        return Ok(Register::Registered);
+    };
+    let code: String = row.try_get("code")?;
+    let why = Problem::ALL.iter().copied().find(|problem| problem.code() == code);
+    Ok(Register::Refused(why.unwrap_or(Problem::BatchNotApproved), row.try_get("detail")?))
+}
+
+const NEXT_PAGE: &str = "select r.row_no, r.key, r.args, r.mailed, b.mails, b.issues, b.id from noshi.batch b
+join noshi.batch_row r on r.batch = b.id and r.row_no > $2 where b.id = $1 order by r.row_no limit $3";
+
+/// The follow-up jobs of one page of rows: their mails, and their issuances where the batch says so.
+pub async fn announce(connection: &mut PgConnection, batch: i64, after: i32) -> Result<Announce, sqlx::Error> {
+    if batch_is_paused(connection, batch).await? {
+        return Ok(Announce::Paused);
+    }
+    take_time(connection).await?;
+    let page = sqlx::query(NEXT_PAGE).bind(batch).bind(after).bind(PAGE).fetch_all(&mut *connection).await?;
+    let mut requests = vec![];
+    let mut last = None;
+    for row in &page {
+        let row_no: i32 = row.try_get("row_no")?;
+        last = Some(row_no);
+        let args: Json<gift_issuance::Args> = row.try_get("args")?;
+        if row.try_get("mails")? && row.try_get("mailed")? {
+            requests.push((row_no, Request::Email(announcement(batch, row_no, &args))));
+            if planted(Bug::DoubleCountedBatch) {
+                let mut twice = announcement(batch, row_no, &args);
+                twice.reference += "/again";
+                requests.push((row_no, Request::Email(twice)));
+            }
+        }
+        if row.try_get("issues")? {
+            requests.push((row_no, Request::GiftIssuance(args.0)));
+        }
+    }
+    let Some(last) = last else { return Ok(Announce::NothingLeft) };
+    match enqueue::rows_of_batch(connection, batch, &requests).await? {
+        true => Ok(Announce::Upto(last)),
+        false => Ok(Announce::Conflict),
+    }
+}
+
+/// The mail about one grant. Its recipient is sealed under the batch and row.
+fn announcement(batch: i64, row_no: i32, args: &gift_issuance::Args) -> email::Args {
+    let mut params = std::collections::BTreeMap::new();
+    params.insert("category".to_owned(), args.category.clone());
+    params.insert("value".to_owned(), args.value.to_string());
+    email::Args {
+        template: email::Template::GiftGranted,
+        reference: args.grant.clone(),
+        recipient: format!("{batch}/{row_no}"),
+        params,
+    }
+}
+
+/// Whether this batch is paused.
+async fn batch_is_paused(connection: &mut PgConnection, batch: i64) -> Result<bool, sqlx::Error> {
+    const IS_PAUSED: &str = "select exists (select from noshi.batch where id = $1 and paused_at is not null)";
+    sqlx::query_scalar(IS_PAUSED).bind(batch).fetch_one(connection).await
+}
+
+/// Whether the batch that this job came with, if any, is paused.
+pub async fn is_paused(connection: &mut PgConnection, job: i64) -> Result<bool, sqlx::Error> {
+    const IS_JOB_PAUSED: &str = "select exists (select from noshi.job j join noshi.batch b on b.id = j.batch
+where j.id = $1 and b.paused_at is not null)";
+    sqlx::query_scalar(IS_JOB_PAUSED).bind(job).fetch_one(connection).await
+}
+
+/// What a batch of a kind and currency may be; `None` is no limit.
+#[derive(Debug, Clone, Default)]
+pub struct Cap {
+    pub kind: String,
+    /// Empty for stores.
+    pub currency: String,
+    pub most_rows: Option<i32>,
+    pub most_total: Option<i64>,
+    pub most_per_user: Option<i64>,
+    pub most_per_day: Option<i64>,
+    pub approve_from_rows: Option<i32>,
+    pub approve_from_total: Option<i64>,
+}
+
+const SET_CAP: &str = "insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows, approve_from_total)
+values ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+/// Sets the cap that holds from now on; earlier ones stay on record. For the schema's owner only.
+pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<(), BatchError> {
+    sqlx::query(SET_CAP)
+        .bind(&cap.kind)
+        .bind(&cap.currency)
+        .bind(cap.most_rows)
+        .bind(cap.most_total)
+        .bind(cap.most_per_user)
+        .bind(cap.most_per_day)
+        .bind(cap.approve_from_rows)
+        .bind(cap.approve_from_total)
+        .execute(pool)
+        .await?;
+    Ok(())
 }
 
 /// Pauses the batches that these jobs came with.
-pub async fn pause_of_jobs(_: &mut PgConnection, _: &[i64], _: &'static str) -> Result<(), sqlx::Error> {
-    Ok(())
+pub async fn pause_of_jobs(connection: &mut PgConnection, jobs: &[i64], code: &'static str) -> Result<(), sqlx::Error> {
+    const PAUSE_OF_JOBS: &str = "select noshi.pause_batch(batch, $2) from (select distinct batch from noshi.job
+where id = any($1) and batch is not null order by batch) b";
+    sqlx::query(PAUSE_OF_JOBS).bind(jobs).bind(code).execute(connection).await.map(|_| ())
+}
+
+/// What one look at the next unsettled batch found.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    pub batch: i64,
+    pub status: String,
+    pub holds: bool,
+}
+
+/// Looks at the batch whose turn it is, if any, and settles it when nothing is left to be done.
+pub async fn count_next(pool: &PgPool) -> Result<Option<Counted>, BatchError> {
+    const COUNT_NEXT: &str = "select batch, status, holds from noshi.count_next_batch()";
+    let row = call(pool, async |c| sqlx::query(COUNT_NEXT).fetch_optional(c).await).await?;
+    let read = |row: &PgRow| {
+        Ok(Counted { batch: row.try_get("batch")?, status: row.try_get("status")?, holds: row.try_get("holds")? })
+    };
+    Ok(row.as_ref().map(read).transpose().map_err(|error: sqlx::Error| error)?)
+}
+
+/// Faults of a file as they are recorded.
+pub fn fault(line: u64, field: Option<&str>, sentence: &str) -> Value {
+    json!({"line": line, "field": field, "sentence": sentence})
 }

@@ -23,6 +23,8 @@ pub struct Claimed {
     pub undo: Option<Box<RawValue>>,
     /// The problem that the job already carries.
     pub code: Option<&'static str>,
+    /// What an operator asks for, to be obeyed before anything else.
+    pub asked: Option<String>,
     pub lane: String,
     pub lease: i64,
     pub step: i32,
@@ -125,7 +127,7 @@ journal as (
     insert into noshi.job_event (job, event, lease, step, worker, was, became)
     select id, 'claimed', lease, step, worker, at, at from claimed
 )
-select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.lane, c.lease, c.step, c.retries, c.unsure,
+select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.lane, c.lease, c.step, c.retries, c.unsure,
     extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.entered_at)::float8 as in_state,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
@@ -183,6 +185,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
             .try_get::<Option<&str>, _>("code")?
             .and_then(|code| Problem::ALL.iter().find(|p| p.code() == code))
             .map(|p| p.code()),
+        asked: row.try_get("asked")?,
         lane: row.try_get("lane")?,
         lease: row.try_get("lease")?,
         step: row.try_get("step")?,
@@ -202,13 +205,27 @@ const PROMOTE: &str = "with due as (
 promoted as (
     update noshi.job j set status = 'available' from due where j.id = due.id returning 1)
 select (select count(*) from promoted) as promoted,
-    extract(epoch from (select min(run_at) from noshi.job where status in ('scheduled', 'retryable') and run_at > now())
+    extract(epoch from (select min(run_at) from noshi.job where status in ('scheduled', 'retryable') and run_at > now() and run_at < 'infinity')
         - now())::float8 as next";
 
 /// Makes waiting jobs whose time has come available. Returns how many, and how long until the next.
 pub async fn promote_due(pool: &PgPool) -> Result<(i64, Option<Duration>), sqlx::Error> {
     let row = sqlx::query(PROMOTE).fetch_one(pool).await?;
     Ok((row.try_get("promoted")?, row.try_get::<Option<f64>, _>("next")?.map(seconds)))
+}
+
+const DECLINE: &str = "with d as (
+    update noshi.job j set status = coalesce(rested, 'needs_operator'), asked = null, rested = null, worker = null, step = j.step + 1,
+        finished_at = case when rested in ('completed', 'failed') then clock_timestamp() end
+    where j.id = $2 and j.lease = $3 and j.worker is not distinct from $1 and j.step = $4 and j.asked is not null
+    returning j.id, j.lease, j.step, j.at, j.code)
+insert into noshi.job_event (job, event, lease, step, worker, was, became, outcome, code)
+select id, 'declined', lease, step - 1, $1, at, at, 'declined', code from d";
+
+/// Puts a job back to where it rested: the state tables do not allow there what was asked for.
+pub async fn decline(pool: &PgPool, worker: i64, held: (i64, i64, i32)) -> Result<(), sqlx::Error> {
+    let (id, lease, step) = held;
+    sqlx::query(DECLINE).bind(worker).bind(id).bind(lease).bind(step).execute(pool).await.map(|_| ())
 }
 
 const HAND_BACK: &str = "with b as (

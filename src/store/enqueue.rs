@@ -1,6 +1,6 @@
 //! How jobs come in: through the producer's function, or as follow-ups of a transition.
 
-use noshi_jobs::{Kind, Request, gift_issuance::Sealed};
+use noshi_jobs::{Kind, Request};
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool, Row, types::Json};
 
@@ -86,22 +86,31 @@ pub async fn follow_ups(
     }
 }
 
-const SEAL_RECIPIENTS: &str =
-    "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
-select 'recipient', grant_id, grant_id, '', key_id, nonce, ciphertext
-from unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) as r(grant_id, key_id, nonce, ciphertext)
-on conflict do nothing";
+// As `noshi.enqueue_rows` ranks them: in line with other batches.
+const ROWS_OF_BATCH: &str = "with r as materialized (
+    select * from unnest($2::int[], $3::text[], $4::text[], $5::jsonb[]) as r(row_no, kind, key, args)),
+i as (
+    insert into noshi.job (kind, key, fingerprint, args, batch, row_no, rank)
+    select kind, key, sha256(convert_to(args::text, 'UTF8')), args, $1, row_no, (select vtime from noshi.lane where name = '') + row_no
+    from r order by kind, key
+    on conflict on constraint job_key do nothing)
+select not exists (
+    select from r join noshi.job j using (kind, key) where j.fingerprint <> sha256(convert_to(r.args::text, 'UTF8')))";
 
-/// Keeps the recipients of grants, sealed before they came here.
-pub async fn seal_recipients(connection: &mut PgConnection, sealed: &[(String, Sealed)]) -> Result<(), sqlx::Error> {
-    sqlx::query(SEAL_RECIPIENTS)
-        .bind(sealed.iter().map(|(grant, _)| grant.as_str()).collect::<Vec<_>>())
-        .bind(sealed.iter().map(|(_, s)| s.key_id.as_str()).collect::<Vec<_>>())
-        .bind(sealed.iter().map(|(_, s)| s.nonce.as_slice()).collect::<Vec<_>>())
-        .bind(sealed.iter().map(|(_, s)| s.ciphertext.as_slice()).collect::<Vec<_>>())
-        .execute(connection)
-        .await?;
-    Ok(())
+/// Inserts jobs that rows of a batch lead to; those that are there already stay as they are. False where one differs.
+pub async fn rows_of_batch(
+    connection: &mut PgConnection,
+    batch: i64,
+    requests: &[(i32, Request)],
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(ROWS_OF_BATCH)
+        .bind(batch)
+        .bind(requests.iter().map(|(row_no, _)| *row_no).collect::<Vec<_>>())
+        .bind(requests.iter().map(|(_, r)| r.kind().name()).collect::<Vec<_>>())
+        .bind(requests.iter().map(|(_, r)| r.id().0).collect::<Vec<_>>())
+        .bind(requests.iter().map(|(_, r)| Json(r)).collect::<Vec<_>>())
+        .fetch_one(connection)
+        .await
 }
 
 /// Whether any job is not at rest.

@@ -5,7 +5,6 @@ pub mod batches;
 pub mod claim;
 pub mod enqueue;
 pub mod facts;
-pub mod intake;
 pub mod lanes;
 pub mod numbers;
 pub mod recover;
@@ -28,6 +27,7 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 pub enum Role {
     Worker,
     Operator,
+    Producer,
     /// The login's own rights: migrations and key rotation.
     Login,
 }
@@ -37,6 +37,7 @@ impl Role {
         match self {
             Role::Worker => "set role noshi_worker",
             Role::Operator => "set role noshi_operator",
+            Role::Producer => "set role noshi_producer",
             Role::Login => "reset role",
         }
     }
@@ -75,6 +76,13 @@ pub async fn connect(url: &str, role: Role, connections: u32) -> anyhow::Result<
         .connect_with(options)
         .await
         .context("cannot connect to PostgreSQL; check DATABASE_URL, and that the login is a member of the noshi roles")
+}
+
+/// A file is read and written in few, large statements.
+pub async fn take_time(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
+    const TAKE_TIME: &str =
+        "set local statement_timeout = '5min'; set local idle_in_transaction_session_timeout = '1min'";
+    connection.execute(TAKE_TIME).await.map(|_| ())
 }
 
 pub async fn migrate(url: &str) -> anyhow::Result<()> {

@@ -103,7 +103,7 @@ macro_rules! settle_sql {
 u as (
     update noshi.job j set
         at = s.at, state = s.state, undo = s.undo, status = s.status, outcome = s.outcome, code = s.code, detail = s.detail,
-        lane = s.lane, relief = s.relief, writes = s.writes, step = j.step + 1,
+        lane = s.lane, relief = s.relief, writes = s.writes, step = j.step + 1, asked = null, rested = null,
         lost = case when s.progress = 3 then j.lost else 0 end,
         retries = case s.progress when 0 then 0 when 1 then j.retries + 1 else j.retries end,
         unsure = case s.doubt when 1 then true when -1 then false else j.unsure end,

@@ -84,6 +84,7 @@ pub fn args(grant: &str) -> Args {
         value: YEN,
         provider: None,
         valid_days: None,
+        area: None,
     }
 }
 

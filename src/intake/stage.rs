@@ -1,0 +1,115 @@
+//! From a checked file to staged rows, chunk by chunk.
+
+use std::fmt::Write;
+
+use anyhow::ensure;
+use secrecy::SecretString;
+use sqlx::PgPool;
+
+use super::{Checked, Reading, Submission, Taken};
+use crate::{
+    gifts::Gifts,
+    store::batches::{self, Chunk},
+    vault::{Place, Vault},
+};
+
+/// Rows that are staged in one transaction. Chunks of a file are the same whenever it is read: permanent.
+const CHUNK: usize = 5_000;
+
+pub struct Staging<'a> {
+    pub pool: &'a PgPool,
+    pub vault: &'a Vault,
+    pub gifts: &'a Gifts,
+    pub submission: &'a Submission<'a>,
+    pub batch: i64,
+}
+
+impl Staging<'_> {
+    /// Reads the file a second time. It must be the very file that was checked.
+    pub async fn run(&self, checked: &Checked) -> anyhow::Result<()> {
+        let Submission { kind, encoding, .. } = *self.submission;
+        let changed = "the file changed while it was being read; nothing of it takes effect. Submit it again";
+        let mut reading = Reading::new(kind, encoding, self.submission.open()?, self.gifts, self.batch.to_string());
+        reading.lines.keep_raw();
+        let mut faults = vec![];
+        ensure!(reading.header(&mut faults), changed);
+        let (mut number, mut row_no) = (0, 0);
+        loop {
+            let mut chunk = Writing::default();
+            while chunk.count < CHUNK
+                && let Some(taken) = reading.next(&mut faults)
+            {
+                let Some(taken) = taken.filter(|_| faults.is_empty()) else { anyhow::bail!(changed) };
+                row_no += 1;
+                chunk.row(self, row_no, &taken);
+            }
+            let bytes = reading.lines.take_raw();
+            if bytes.is_empty() {
+                break;
+            }
+            let place = Place { grant: "", provider: "", column: "file" };
+            let bytes = self.vault.seal_bytes(&place, &bytes);
+            let chunk = Chunk { number, bytes, rows: chunk.rows, recipients: chunk.recipients };
+            batches::stage(self.pool, self.batch, &chunk).await?;
+            crate::chaos::crash_point("stage.after");
+            number += 1;
+        }
+        ensure!(faults.is_empty() && reading.lines.digest()? == checked.digest, changed);
+        Ok(())
+    }
+}
+
+/// A chunk as COPY takes it.
+#[derive(Default)]
+struct Writing {
+    count: usize,
+    rows: String,
+    recipients: String,
+}
+
+impl Writing {
+    fn row(&mut self, staging: &Staging<'_>, row_no: i32, taken: &Taken) {
+        self.count += 1;
+        let mailed = taken.grant.as_deref().zip(taken.recipient.as_ref());
+        let (key, args) = (escaped(&taken.key), escaped(&taken.args));
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            self.rows,
+            "{}\t{row_no}\t{}\t{key}\t{args}\t{}",
+            staging.batch,
+            taken.line,
+            if mailed.is_some() { 't' } else { 'f' }
+        );
+        if let Some((grant, recipient)) = mailed {
+            self.recipient(staging, row_no, grant, recipient);
+        }
+    }
+
+    fn recipient(&mut self, staging: &Staging<'_>, row_no: i32, grant: &str, recipient: &SecretString) {
+        let sealed = staging.vault.seal(&Place { grant, provider: "", column: "recipient" }, recipient);
+        let _ = writeln!(
+            self.recipients,
+            "recipient\t{}/{row_no}\t{}\t\t{}\t\\\\x{}\t\\\\x{}",
+            staging.batch,
+            escaped(grant),
+            sealed.key_id,
+            hex::encode(&sealed.nonce),
+            hex::encode(&sealed.ciphertext)
+        );
+    }
+}
+
+/// As the text format of COPY has it.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            letter => out.push(letter),
+        }
+    }
+    out
+}
