@@ -99,7 +99,7 @@ fn account(books: &Books, provider: Provider) -> Account {
     let mut arrivals: Vec<u64> = books
         .ledger
         .iter()
-        .filter(|line| line.event == Event::Arrival && line.provider == Some(provider))
+        .filter(|line| line.event == Event::Arrival && line.provider == Some(provider.into()))
         .map(|line| line.us)
         .collect();
     arrivals.sort_unstable();

@@ -101,8 +101,18 @@ pub fn read(call: &Arrived, credentials: &Credentials) -> Read {
     }
 }
 
+pub fn keys(credentials: &Credentials) -> sigv4::Keys<'_> {
+    sigv4::Keys {
+        id: &credentials.amazon_key_id,
+        secret: &credentials.amazon_secret,
+        region: &credentials.amazon_region,
+        service: "AGCODService",
+        covers: &["accept", "host", "x-amz-date", "x-amz-target"],
+    }
+}
+
 fn denied(call: &Arrived, credentials: &Credentials, op: Op, target: &str) -> Option<Reply> {
-    let failure = match sigv4::verify(call, credentials, SystemTime::now()) {
+    let failure = match sigv4::verify(call, &keys(credentials), SystemTime::now()) {
         Ok(()) if call.header("x-amz-target") == format!("com.amazonaws.agcod.AGCODService.{target}") => return None,
         Ok(()) => ("F200", "InvalidRequestInput", "x-amz-target does not fit the path"),
         Err(Wrong::Key) => ("F300", "InvalidAwsAccessKeyId", "The AWS access key id is unknown"),

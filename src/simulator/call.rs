@@ -9,14 +9,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use super::contract::{self, Arrived, Read, Reply};
+use super::Provider;
+use super::contract::{self, Acted, Any, Arrived, Reply, Way};
 use super::deliver::{How, deliver};
 use super::faults::{Chosen, Fault};
 use super::ledger::{Event, Line};
-use super::shop::{Card, Shop};
+use super::partner::{Errand, Partner};
 use super::wire::Caller;
-use super::world::{Inner, World, desk, lock};
-use super::{Op, Provider};
+use super::world::{Inner, World, lock};
 
 const BODY_LIMIT: usize = 1 << 20;
 const SECOND_US: u64 = 1_000_000;
@@ -36,12 +36,12 @@ pub async fn serve(
     let whole = request.uri().path();
     let whole = whole.strip_prefix('/').unwrap_or(whole);
     let (prefix, path) = whole.split_once('/').unwrap_or((whole, ""));
-    let Some(provider) = Provider::from_name(prefix) else {
-        let there = Provider::ALL.map(Provider::name).join(", ");
+    let Some(partner) = Partner::from_name(prefix) else {
+        let there = Partner::ALL.map(Partner::name).join(", ");
         return (StatusCode::NOT_FOUND, format!("no such provider; there are {there}\n")).into_response();
     };
     let path = format!("/{path}");
-    let (us, over) = inner.arrive(provider);
+    let (us, over) = inner.arrive(partner);
     let (parts, body) = request.into_parts();
     // A task of its own: an arrival is in the ledger even if its client is gone and this future with it.
     let settling = tokio::spawn({
@@ -50,9 +50,9 @@ pub async fn serve(
             match to_bytes(body, BODY_LIMIT).await {
                 Ok(body) => {
                     let http::request::Parts { method, uri, headers, .. } = parts;
-                    inner.settle(provider, us, over, &Arrived { method, uri, path, headers, body })
+                    inner.settle(partner, us, over, &Arrived { method, uri, path, headers, body })
                 }
-                Err(_) => inner.broken_off(provider, us),
+                Err(_) => inner.broken_off(partner, us),
             }
         }
     });
@@ -71,16 +71,16 @@ pub async fn serve(
 
 impl Inner {
     /// The moment of arrival, and whether it is one too many for this second.
-    fn arrive(&self, provider: Provider) -> (u64, bool) {
+    fn arrive(&self, partner: Partner) -> (u64, bool) {
         let mut world = lock(&self.world);
         let us = self.ledger.now_us();
-        let limit = *self.config.limits.of(provider);
-        (us, world.limiters.of_mut(provider).arrive(us, limit))
+        let limit = self.config.limit(partner);
+        (us, world.gate(partner).limiter.arrive(us, limit))
     }
 
     /// The client vanished in the middle of its request, or the request was endless.
-    fn broken_off(&self, provider: Provider, us: u64) -> Settled {
-        let line = |event| Line { event, provider: Some(provider), ..Line::default() };
+    fn broken_off(&self, partner: Partner, us: u64) -> Settled {
+        let line = |event| Line { event, provider: Some(partner), ..Line::default() };
         self.ledger.append(Line { us, refused: Some("incomplete".into()), ..line(Event::Arrival) });
         let last = self.ledger.append(Line {
             http: Some(Value::Null),
@@ -91,50 +91,47 @@ impl Inner {
         Settled { reply: None, how: How::Reset, last }
     }
 
-    fn settle(self: &Arc<Self>, provider: Provider, us: u64, over: bool, call: &Arrived) -> Settled {
+    fn settle(self: &Arc<Self>, partner: Partner, us: u64, over: bool, call: &Arrived) -> Settled {
         let mut world = lock(&self.world);
-        let read = contract::read(provider, call, &self.config, world.shops.of(provider));
+        let read = contract::read(partner, call, &self.config, &world);
         self.ledger.append(Line {
             us,
             amount: read.amount.clone(),
             currency: read.currency.clone(),
             refused: read.denied.as_ref().map(|_| "auth".to_owned()),
-            ..line(Event::Arrival, provider, &read)
+            ..line(Event::Arrival, partner, &read)
         });
         if let Some(reply) = read.denied.clone() {
-            return self.answer(provider, &read, None, None, Some(reply), How::Whole);
+            return self.answer(partner, &read, None, None, Some(reply), How::Whole);
         }
-        if let Some(reply) = self.gate(&mut world, provider, us, over, &read) {
-            return self.answer(provider, &read, None, None, Some(reply), How::Whole);
+        if let Some(reply) = self.gate(&mut world, partner, us, over, &read) {
+            return self.answer(partner, &read, None, None, Some(reply), How::Whole);
         }
-        let Some(op) = read.op else {
+        let Some(errand) = read.op else {
             let refusal = read.ask.as_ref().err().cloned();
-            self.ledger.append(Line {
-                reason: refusal.as_ref().map(|refusal| refusal.reason.to_owned()),
-                ..line(Event::Refused, provider, &read)
-            });
-            return self.answer(provider, &read, None, None, refusal.map(|refusal| refusal.reply), How::Whole);
+            self.refused(partner, &read, refusal.as_ref().map_or("", |refusal| refusal.reason));
+            return self.answer(partner, &read, None, None, refusal.map(|refusal| refusal.reply), How::Whole);
         };
-        let chosen = world.faults.next(provider, op, read.trade.as_deref());
-        self.meet(&mut world, provider, op, &read, &chosen)
+        let chosen = world.faults.next(partner, errand, read.trade.as_deref());
+        self.meet(&mut world, partner, errand, &read, &chosen)
     }
 
     /// Too many calls, or a throttle still holds.
-    fn gate(&self, world: &mut World, provider: Provider, us: u64, over: bool, read: &Read) -> Option<Reply> {
-        let until = world.closed_until.of_mut(provider);
-        let mut reply = contract::throttled(provider);
+    fn gate(&self, world: &mut World, partner: Partner, us: u64, over: bool, read: &Any) -> Option<Reply> {
+        let until = &mut world.gate(partner).closed_until;
+        let mut reply = contract::throttled(partner);
         let (reason, stated) = if us < *until {
             let seconds = (*until - us).div_ceil(SECOND_US);
             reply.retry_after = Some(seconds.to_string());
             ("a throttle holds", *until)
         } else if over {
-            match provider {
-                // Of the three only this contract states a time when the limit is passed.
-                Provider::GiftOnDemand => {
+            match partner {
+                // Only these contracts state a time when the limit is passed.
+                Partner::Gift(Provider::GiftOnDemand) | Partner::OrganizationPlatform => {
                     *until = us + SECOND_US;
                     reply.retry_after = Some("1".into());
                 }
-                Provider::AmazonIncentives | Provider::TangoCard => {}
+                Partner::Gift(Provider::AmazonIncentives | Provider::TangoCard) | Partner::Ses => {}
             }
             ("over the limit", *until)
         } else {
@@ -143,65 +140,65 @@ impl Inner {
         self.ledger.append(Line {
             reason: Some(reason.into()),
             until_us: (stated > us).then_some(stated),
-            ..line(Event::Throttled, provider, read)
+            ..line(Event::Throttled, partner, read)
         });
         Some(reply)
     }
 
     /// Carries the call out, or not, as its fate wants it.
-    fn meet(self: &Arc<Self>, world: &mut World, provider: Provider, op: Op, read: &Read, chosen: &Chosen) -> Settled {
+    fn meet(
+        self: &Arc<Self>,
+        world: &mut World,
+        partner: Partner,
+        errand: Errand,
+        read: &Any,
+        chosen: &Chosen,
+    ) -> Settled {
         let now = self.ledger.now_us();
         let mut fault = chosen.fault;
-        let act = |shop: &mut Shop, pend_until: Option<u64>| {
-            let trade = read.trade.clone().unwrap_or_default();
-            let mut desk = desk(self, shop, provider, op, trade);
-            let queued = contract::ordered(&read.ask).is_some_and(|order| order.queued);
-            desk.pend_until = pend_until.or_else(|| queued.then(|| now + self.delay_us(chosen.roll) / 4));
-            let mut reply = contract::act(&mut desk, &read.ask);
-            if chosen.fault == Some(Fault::OtherTrade) {
-                reply = contract::other_trade(&desk, op, &read.ask, chosen.roll);
-            }
-            (reply, desk.pending)
+        let fresh = self.is_fresh(world.made_us(partner, read), now);
+        let mut act = |pend_until: Option<u64>| {
+            let queued = contract::is_queued(&read.ask);
+            let way = Way {
+                pend_until: pend_until.or_else(|| queued.then(|| now + self.delay_us(chosen.roll) / 4)),
+                late: false,
+                other: (chosen.fault == Some(Fault::OtherTrade)).then_some(chosen.roll),
+            };
+            contract::act(self, world, partner, read, &way)
         };
-        let shop = world.shops.of_mut(provider);
         let (reply, how, pending) = match chosen.fault {
-            None => whole(act(shop, None)),
-            Some(Fault::OtherTrade) => whole(act(shop, None)),
-            Some(Fault::EffectThenReset) => with(act(shop, None), How::Reset),
-            Some(Fault::EffectThenHang) => with(act(shop, None), How::Hang),
-            Some(Fault::SlowBody) => with(act(shop, None), How::Slow),
-            Some(Fault::Truncated) => with(act(shop, None), How::Half),
-            Some(Fault::ErrorAfterEffect) => (Some(foreign(chosen.roll)), How::Whole, act(shop, None).1),
-            Some(Fault::WrongJson) => (Some(garbage(chosen.roll)), How::Whole, act(shop, None).1),
+            None | Some(Fault::OtherTrade) => whole(act(None)),
+            Some(Fault::EffectThenReset) => with(act(None), How::Reset),
+            Some(Fault::EffectThenHang) => with(act(None), How::Hang),
+            Some(Fault::SlowBody) => with(act(None), How::Slow),
+            Some(Fault::Truncated) => with(act(None), How::Half),
+            Some(Fault::ErrorAfterEffect) => (Some(foreign(chosen.roll)), How::Whole, act(None).1),
+            Some(Fault::WrongJson) => (Some(garbage(chosen.roll)), How::Whole, act(None).1),
             Some(Fault::Pending) => {
-                let met = act(shop, Some(now + self.delay_us(chosen.roll)));
+                let met = act(Some(now + self.delay_us(chosen.roll)));
                 fault = fault.filter(|_| met.1.is_some());
                 whole(met)
             }
-            Some(Fault::StaleInquiry) => match shop.of_trade(read.trade.as_deref().unwrap_or_default()) {
-                Some(card) if self.is_fresh(card, now) => {
-                    (Some(contract::not_found(provider, &read.ask)), How::Whole, None)
-                }
-                Some(_) | None => {
-                    fault = None;
-                    whole(act(shop, None))
-                }
-            },
+            Some(Fault::StaleInquiry) if fresh => (Some(contract::not_found(partner, &read.ask)), How::Whole, None),
+            Some(Fault::StaleInquiry) => {
+                fault = None;
+                whole(act(None))
+            }
             Some(Fault::LateLanding) => {
-                self.act_at(provider, op, read.clone(), now + self.delay_us(chosen.roll));
+                self.act_at(partner, read.clone(), now + self.delay_us(chosen.roll));
                 (None, How::Reset, None)
             }
             Some(Fault::ResetBeforeEffect) => (None, How::Reset, None),
             Some(Fault::ErrorBeforeEffect) => (Some(foreign(chosen.roll)), How::Whole, None),
-            Some(Fault::TypedError) => (Some(contract::typed_error(provider, op)), How::Whole, None),
+            Some(Fault::TypedError) => (Some(contract::typed_error(partner, errand)), How::Whole, None),
             Some(Fault::ThrottleSeconds | Fault::ThrottleDate) => {
-                (Some(self.throttle(world, provider, read, chosen, now)), How::Whole, None)
+                (Some(self.throttle(world, partner, read, chosen, now)), How::Whole, None)
             }
         };
-        if let Some((card, lands_us)) = pending {
+        if let (Some((card, lands_us)), Partner::Gift(provider)) = (pending, partner) {
             self.land_at(provider, card, lands_us);
         }
-        self.answer(provider, read, fault, Some(chosen.nth), reply, how)
+        self.answer(partner, read, fault, Some(chosen.nth), reply, how)
     }
 
     /// Between a fifth of `settle` and all of it.
@@ -210,15 +207,15 @@ impl Inner {
         settle / 5 + roll % (settle - settle / 5).max(1)
     }
 
-    fn is_fresh(&self, card: &Card, now: u64) -> bool {
+    fn is_fresh(&self, made_us: Option<u64>, now: u64) -> bool {
         let settle = u64::try_from(self.config.settle.as_micros()).unwrap_or(u64::MAX);
-        now < card.at_us.saturating_add(settle)
+        made_us.is_some_and(|made_us| now < made_us.saturating_add(settle))
     }
 
-    /// Closes the provider for a stated time.
-    fn throttle(&self, world: &mut World, provider: Provider, read: &Read, chosen: &Chosen, now: u64) -> Reply {
+    /// Closes the partner for a stated time.
+    fn throttle(&self, world: &mut World, partner: Partner, read: &Any, chosen: &Chosen, now: u64) -> Reply {
         let seconds = chosen.seconds.unwrap_or(1 + chosen.roll % 2);
-        let mut reply = contract::throttled(provider);
+        let mut reply = contract::throttled(partner);
         let until = if chosen.fault == Some(Fault::ThrottleDate) {
             // A date has whole seconds, and no client may come before it.
             let date = now.div_ceil(SECOND_US) + seconds;
@@ -229,20 +226,20 @@ impl Inner {
             reply.retry_after = Some(seconds.to_string());
             now + seconds * SECOND_US
         };
-        let closed = world.closed_until.of_mut(provider);
+        let closed = &mut world.gate(partner).closed_until;
         *closed = until.max(*closed);
         self.ledger.append(Line {
             reason: Some("fault".into()),
             until_us: Some(until),
-            ..line(Event::Throttled, provider, read)
+            ..line(Event::Throttled, partner, read)
         });
         reply
     }
 
     fn answer(
         &self,
-        provider: Provider,
-        read: &Read,
+        partner: Partner,
+        read: &Any,
         fault: Option<Fault>,
         nth: Option<u64>,
         reply: Option<Reply>,
@@ -253,17 +250,20 @@ impl Inner {
             fault: Some(fault.map_or(Value::Null, |fault| fault.name().into())),
             lost: how.lost(),
             nth,
-            ..line(Event::Answer, provider, read)
+            ..line(Event::Answer, partner, read)
         });
         Settled { reply, how, last }
     }
+
+    /// It had no effect, and this is why.
+    pub fn refused(&self, partner: Partner, read: &Any, reason: &str) {
+        self.ledger.append(Line { reason: Some(reason.to_owned()), ..line(Event::Refused, partner, read) });
+    }
 }
 
-fn line(event: Event, provider: Provider, read: &Read) -> Line {
-    Line { event, provider: Some(provider), op: read.op, trade: read.trade.clone(), ..Line::default() }
+fn line(event: Event, partner: Partner, read: &Any) -> Line {
+    Line { event, provider: Some(partner), op: read.op, trade: read.trade.clone(), ..Line::default() }
 }
-
-type Acted = (Reply, Option<(String, u64)>);
 
 fn with((reply, pending): Acted, how: How) -> (Option<Reply>, How, Option<(String, u64)>) {
     (Some(reply), how, pending)

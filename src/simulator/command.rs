@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Config, Provider, Simulator};
+use super::{Config, Partner, Provider, Simulator};
 
-/// Run the three simulated gift providers until SIGINT or SIGTERM.
+/// Run the simulated gift providers, organisation platform and SES until SIGINT or SIGTERM.
 #[derive(clap::Args, Clone, Debug)]
 pub struct SimulateArgs {
     /// Where to listen; port 0 takes a free one, which is printed
@@ -25,7 +25,7 @@ pub struct SimulateArgs {
     pub faults: bool,
     /// Calls per second that a provider takes; `none` for any number
     #[arg(long, value_name = "PROVIDER=N", value_parser = limit, num_args = 1..)]
-    pub limit: Vec<(Provider, Option<u32>)>,
+    pub limit: Vec<(Partner, Option<u32>)>,
     /// The longest that an effect lands late, and that an inquiry stays blind
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub settle: Duration,
@@ -35,6 +35,12 @@ pub struct SimulateArgs {
     /// Yen on each account when the ledger is new
     #[arg(long, default_value_t = 1_000_000_000)]
     pub balance: i64,
+    /// Where SES publishes what became of a message, as SNS notifications
+    #[arg(long, value_name = "URL")]
+    pub ses_events: Option<String>,
+    /// Where the organisation platform publishes changes
+    #[arg(long, value_name = "URL")]
+    pub organization_events: Option<String>,
 }
 
 impl SimulateArgs {
@@ -45,9 +51,11 @@ impl SimulateArgs {
         config.faults = self.faults;
         config.settle = self.settle;
         config.hang = self.hang;
-        for (provider, limit) in self.limit {
-            *config.limits.of_mut(provider) = limit;
+        for (partner, limit) in self.limit {
+            *config.limit_mut(partner) = limit;
         }
+        config.ses.events_url = self.ses_events;
+        config.organization_platform.events_url = self.organization_events;
         for provider in Provider::ALL {
             *config.balance.of_mut(provider) = self.balance;
         }
@@ -61,8 +69,8 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let simulator = Simulator::start(args.config()).await?;
     println!("listening on http://{}", simulator.addr());
-    for provider in Provider::ALL {
-        println!("{} {}", provider.name(), simulator.base_url(provider));
+    for partner in Partner::ALL {
+        println!("{} {}", partner.name(), simulator.base_url(partner));
     }
     tokio::select! {
         _ = interrupted.recv() => simulator.stop().await,
@@ -71,17 +79,14 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     }
 }
 
-fn limit(text: &str) -> Result<(Provider, Option<u32>), String> {
+fn limit(text: &str) -> Result<(Partner, Option<u32>), String> {
     let (name, limit) = text.split_once('=').ok_or("write PROVIDER=N, for example tango_card=1")?;
-    let provider = Provider::from_name(name).ok_or_else(|| {
-        let there = Provider::ALL.map(Provider::name).join(", ");
-        format!("there is no provider {name}; there are {there}")
-    })?;
+    let partner = Partner::try_from(name.to_owned())?;
     if limit == "none" {
-        return Ok((provider, None));
+        return Ok((partner, None));
     }
     match limit.parse() {
-        Ok(limit) if limit > 0 => Ok((provider, Some(limit))),
+        Ok(limit) if limit > 0 => Ok((partner, Some(limit))),
         Ok(_) | Err(_) => Err(format!("{limit} is not a number of calls of at least 1")),
     }
 }

@@ -9,6 +9,9 @@
 //! {"do": "clear"}
 //! {"do": "fund", "provider": "tango_card", "balance": 0}
 //! {"do": "block", "provider": "tango_card", "blocked": true}
+//! {"do": "sending", "state": "paused"}
+//! {"do": "publishing", "held": true, "copies": 2, "delay_ms": 100}
+//! {"do": "platform", "scene": "deletes", "answer": "failing"}
 //! ```
 //! `op` left out means every kind of call; `trade` left out means every trade; `times` is 1 unless given.
 //! The answer is 200 `{"ok": true}`, or 400 `{"error": "…"}`.
@@ -25,6 +28,10 @@ use serde_json::{Value, json};
 
 use super::faults::{Fault, Mode, Script};
 use super::ledger::{Event, Line};
+use super::organization_platform;
+use super::partner::{Errand, Partner};
+use super::publish::Publishing;
+use super::ses;
 use super::world::{Inner, lock};
 use super::{Op, Provider};
 
@@ -33,8 +40,8 @@ use super::{Op, Provider};
 pub enum Command {
     /// The next `times` calls that fit meet the fault.
     Script {
-        provider: Provider,
-        op: Option<Op>,
+        provider: Partner,
+        op: Option<Errand>,
         trade: Option<String>,
         fault: Fault,
         #[serde(default = "once")]
@@ -43,13 +50,19 @@ pub enum Command {
         seconds: Option<u64>,
     },
     /// From now on every call that fits meets the fault; null ends the provider's modes.
-    Mode { provider: Provider, op: Option<Op>, fault: Option<Fault>, seconds: Option<u64> },
+    Mode { provider: Partner, op: Option<Errand>, fault: Option<Fault>, seconds: Option<u64> },
     /// Ends all scripts, modes, blocks and throttles.
     Clear {},
     /// Sets the balance, in yen.
     Fund { provider: Provider, balance: i64 },
     /// Stops the account: F300, E302, 403.
     Block { provider: Provider, blocked: bool },
+    /// What the organisation platform does from now on.
+    Platform(organization_platform::Scene),
+    /// Whether SES takes messages.
+    Sending { state: ses::Sending },
+    /// How events are published.
+    Publishing(Publishing),
 }
 
 fn once() -> u32 {
@@ -68,13 +81,20 @@ impl Control {
     }
 
     /// The next `times` calls of this kind meet `fault`.
-    pub fn script(&self, provider: Provider, op: Op, fault: Fault, times: u32) -> anyhow::Result<()> {
-        self.apply(Command::Script { provider, op: Some(op), trade: None, fault, times, seconds: None })
+    pub fn script(
+        &self,
+        partner: impl Into<Partner>,
+        errand: impl Into<Errand>,
+        fault: Fault,
+        times: u32,
+    ) -> anyhow::Result<()> {
+        let (provider, op) = (partner.into(), Some(errand.into()));
+        self.apply(Command::Script { provider, op, trade: None, fault, times, seconds: None })
     }
 
     /// Every call of this provider that can meet `fault` does, until `None`.
-    pub fn mode(&self, provider: Provider, fault: Option<Fault>) -> anyhow::Result<()> {
-        self.apply(Command::Mode { provider, op: None, fault, seconds: None })
+    pub fn mode(&self, partner: impl Into<Partner>, fault: Option<Fault>) -> anyhow::Result<()> {
+        self.apply(Command::Mode { provider: partner.into(), op: None, fault, seconds: None })
     }
 
     pub fn clear(&self) -> anyhow::Result<()> {
@@ -102,45 +122,53 @@ impl Control {
             Command::Script { provider, op, trade, fault, times, seconds } => {
                 ensure!(times > 0, "times must be at least 1");
                 check(provider, op, fault)?;
-                world.faults.scripts.push(Script { provider, op, trade, fault, seconds, left: times });
+                world.faults.scripts.push(Script { partner: provider, errand: op, trade, fault, seconds, left: times });
             }
             Command::Mode { provider, op, fault: Some(fault), seconds } => {
                 check(provider, op, fault)?;
-                world.faults.modes.retain(|mode| (mode.provider, mode.op) != (provider, op));
-                world.faults.modes.push(Mode { provider, op, fault, seconds });
+                world.faults.modes.retain(|mode| (mode.partner, mode.errand) != (provider, op));
+                world.faults.modes.push(Mode { partner: provider, errand: op, fault, seconds });
             }
             Command::Mode { provider, op, fault: None, .. } => {
-                world.faults.modes.retain(|mode| mode.provider != provider || (op.is_some() && mode.op != op));
+                world.faults.modes.retain(|mode| mode.partner != provider || (op.is_some() && mode.errand != op));
             }
             Command::Clear {} => {
                 world.faults.scripts.clear();
                 world.faults.modes.clear();
                 for provider in Provider::ALL {
                     world.shops.of_mut(provider).blocked = false;
-                    *world.closed_until.of_mut(provider) = 0;
                 }
+                for gate in world.gates.values_mut() {
+                    gate.closed_until = 0;
+                }
+                world.platform.clear();
+                world.ses.sending = ses::Sending::default();
+                self.inner.publishing.send_replace(Publishing::default());
             }
             Command::Fund { provider, balance } => {
                 world.shops.of_mut(provider).balance = balance;
                 self.inner.ledger.append(Line {
                     event: Event::Funded,
-                    provider: Some(provider),
-                    op: Some(Op::Funds),
+                    provider: Some(provider.into()),
+                    op: Some(Op::Funds.into()),
                     balance: Some(balance),
                     ..Line::default()
                 });
             }
             Command::Block { provider, blocked } => world.shops.of_mut(provider).blocked = blocked,
+            Command::Platform(scene) => organization_platform::play(&self.inner, &mut world, scene),
+            Command::Sending { state } => world.ses.sending = state,
+            Command::Publishing(publishing) => _ = self.inner.publishing.send_replace(publishing),
         }
         Ok(())
     }
 }
 
-fn check(provider: Provider, op: Option<Op>, fault: Fault) -> anyhow::Result<()> {
-    let ops = [Op::Issue, Op::Inquire, Op::Cancel, Op::Funds];
-    let possible = ops.into_iter().any(|one| op.is_none_or(|op| op == one) && fault.can_meet(provider, one));
-    let op = op.map_or("calls", Op::name);
-    ensure!(possible, "{} {op} never meet {}", provider.name(), fault.name());
+fn check(partner: Partner, errand: Option<Errand>, fault: Fault) -> anyhow::Result<()> {
+    let wanted = Errand::ALL.into_iter().filter(|one| errand.is_none_or(|errand| errand == *one));
+    let possible = wanted.into_iter().any(|one| fault.can_meet(partner, one));
+    let errand = errand.map_or("calls", Errand::name);
+    ensure!(possible, "{} {errand} never meet {}", partner.name(), fault.name());
     Ok(())
 }
 

@@ -59,6 +59,9 @@ pub async fn deliver(inner: &Inner, caller: &Caller, reply: Option<Reply>, how: 
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     headers.insert(header::CONTENT_LENGTH, length.into());
+    if let Some(error_type) = reply.error_type {
+        headers.insert("x-amzn-errortype", HeaderValue::from_static(error_type));
+    }
     if let Some(after) = reply.retry_after.and_then(|after| HeaderValue::try_from(after).ok()) {
         headers.insert(header::RETRY_AFTER, after);
     }

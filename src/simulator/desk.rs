@@ -26,8 +26,8 @@ impl Desk<'_> {
     fn line(&self, event: Event) -> Line {
         Line {
             event,
-            provider: Some(self.provider),
-            op: Some(self.op),
+            provider: Some(self.provider.into()),
+            op: Some(self.op.into()),
             trade: Some(self.trade.clone()),
             late: self.late,
             ..Line::default()

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::partner::{Errand, Partner};
 use super::{Op, Provider};
 
 /// After this many random faults on one (provider, op, trade) there are no more, so that every trade can finish.
@@ -70,13 +71,22 @@ impl Fault {
     }
 
     /// Whether this fault means anything for such a call.
-    pub fn can_meet(self, provider: Provider, op: Op) -> bool {
-        match self {
-            Fault::LateLanding => matches!(op, Op::Issue | Op::Cancel),
-            Fault::OtherTrade => op != Op::Funds,
-            Fault::StaleInquiry => op == Op::Inquire,
+    pub fn can_meet(self, partner: impl Into<Partner>, errand: impl Into<Errand>) -> bool {
+        let (partner, errand) = (partner.into(), errand.into());
+        let possible = match self {
+            Fault::LateLanding => errand.writes(),
+            // Answers of the others name nothing that could be another's.
+            Fault::OtherTrade => {
+                errand.is_for(partner)
+                    && match errand {
+                        Errand::Gift(op) => op != Op::Funds,
+                        Errand::CreateShop | Errand::FindShop => true,
+                        Errand::AssignService | Errand::DeleteShop | Errand::SendMail | Errand::MailAccount => false,
+                    }
+            }
+            Fault::StaleInquiry => matches!(errand, Errand::Gift(Op::Inquire) | Errand::FindShop),
             // Amazon answers at once or not at all.
-            Fault::Pending => op == Op::Issue && provider != Provider::AmazonIncentives,
+            Fault::Pending => errand == Errand::Gift(Op::Issue) && partner != Partner::Gift(Provider::AmazonIncentives),
             Fault::EffectThenReset
             | Fault::EffectThenHang
             | Fault::ResetBeforeEffect
@@ -88,7 +98,8 @@ impl Fault {
             | Fault::SlowBody
             | Fault::Truncated
             | Fault::WrongJson => true,
-        }
+        };
+        possible && errand.is_for(partner)
     }
 
     /// Weights per 1000 calls: issue, then inquire and cancel, then funds. Throttles are rare because each one stops
@@ -144,24 +155,24 @@ pub fn roll(seed: u64, parts: &[&str]) -> u64 {
 }
 
 /// What chance holds for the `nth` call (from 1) of this kind for this trade.
-pub fn draw(seed: u64, provider: Provider, op: Op, trade: &str, nth: u64) -> Option<Fault> {
-    let fault = draw_one(seed, provider, op, trade, nth)?;
+pub fn draw(seed: u64, partner: Partner, errand: Errand, trade: &str, nth: u64) -> Option<Fault> {
+    let fault = draw_one(seed, partner, errand, trade, nth)?;
     // A balance inquiry belongs to no trade that would have to finish.
-    let earlier = if op == Op::Funds { 0 } else { nth };
-    let before = (1..earlier).filter(|n| draw_one(seed, provider, op, trade, *n).is_some());
+    let earlier = if errand == Errand::Gift(Op::Funds) { 0 } else { nth };
+    let before = (1..earlier).filter(|n| draw_one(seed, partner, errand, trade, *n).is_some());
     (before.take(MOST_PER_TRADE).count() < MOST_PER_TRADE).then_some(fault)
 }
 
-fn draw_one(seed: u64, provider: Provider, op: Op, trade: &str, nth: u64) -> Option<Fault> {
-    let column = match op {
-        Op::Issue => 0,
-        Op::Inquire | Op::Cancel => 1,
-        Op::Funds => 2,
+fn draw_one(seed: u64, partner: Partner, errand: Errand, trade: &str, nth: u64) -> Option<Fault> {
+    let column = match errand {
+        Errand::Gift(Op::Issue) | Errand::CreateShop | Errand::AssignService | Errand::SendMail => 0,
+        Errand::Gift(Op::Inquire | Op::Cancel) | Errand::FindShop | Errand::DeleteShop => 1,
+        Errand::Gift(Op::Funds) | Errand::MailAccount => 2,
     };
     let nth = nth.to_string();
-    let mut point = roll(seed, &[provider.name(), op.name(), trade, &nth]) % 1000;
+    let mut point = roll(seed, &[partner.name(), errand.name(), trade, &nth]) % 1000;
     for fault in Fault::ALL {
-        if fault.can_meet(provider, op) {
+        if fault.can_meet(partner, errand) {
             let weight = fault.weights()[column];
             if point < weight {
                 return Some(fault);
@@ -174,8 +185,8 @@ fn draw_one(seed: u64, provider: Provider, op: Op, trade: &str, nth: u64) -> Opt
 
 /// The next `left` calls that fit meet `fault`.
 pub struct Script {
-    pub provider: Provider,
-    pub op: Option<Op>,
+    pub partner: Partner,
+    pub errand: Option<Errand>,
     pub trade: Option<String>,
     pub fault: Fault,
     pub seconds: Option<u64>,
@@ -184,8 +195,8 @@ pub struct Script {
 
 /// Until cleared, every call that fits meets `fault`.
 pub struct Mode {
-    pub provider: Provider,
-    pub op: Option<Op>,
+    pub partner: Partner,
+    pub errand: Option<Errand>,
     pub fault: Fault,
     pub seconds: Option<u64>,
 }
@@ -203,7 +214,7 @@ pub struct Chosen {
 pub struct Faults {
     seed: u64,
     random: bool,
-    calls: HashMap<(Provider, Op, String), u64>,
+    calls: HashMap<(Partner, Errand, String), u64>,
     pub scripts: Vec<Script>,
     pub modes: Vec<Mode>,
 }
@@ -214,33 +225,35 @@ impl Faults {
     }
 
     /// After a restart: this many-th call was made already.
-    pub fn made(&mut self, provider: Provider, op: Op, trade: &str, nth: u64) {
-        let calls = self.calls.entry((provider, op, trade.to_owned())).or_default();
+    pub fn made(&mut self, partner: Partner, errand: Errand, trade: &str, nth: u64) {
+        let calls = self.calls.entry((partner, errand, trade.to_owned())).or_default();
         *calls = nth.max(*calls);
     }
 
-    pub fn next(&mut self, provider: Provider, op: Op, trade: Option<&str>) -> Chosen {
+    pub fn next(&mut self, partner: Partner, errand: Errand, trade: Option<&str>) -> Chosen {
         let name = trade.unwrap_or_default();
-        let calls = self.calls.entry((provider, op, name.to_owned())).or_default();
+        let calls = self.calls.entry((partner, errand, name.to_owned())).or_default();
         *calls += 1;
         let nth = *calls;
-        let (fault, seconds) = match self.ordered(provider, op, trade) {
+        let (fault, seconds) = match self.ordered(partner, errand, trade) {
             Some((fault, seconds)) => (Some(fault), seconds),
             // Calls too broken to name a trade are not part of any story.
-            None if self.random && (trade.is_some() || op == Op::Funds) => {
-                (draw(self.seed, provider, op, name, nth), None)
+            None if self.random && (trade.is_some() || errand == Errand::Gift(Op::Funds)) => {
+                (draw(self.seed, partner, errand, name, nth), None)
             }
             None => (None, None),
         };
-        let roll = roll(self.seed, &[provider.name(), op.name(), name, &nth.to_string(), "how"]);
+        let roll = roll(self.seed, &[partner.name(), errand.name(), name, &nth.to_string(), "how"]);
         Chosen { fault, seconds, nth, roll }
     }
 
-    fn ordered(&mut self, provider: Provider, op: Op, trade: Option<&str>) -> Option<(Fault, Option<u64>)> {
-        let fits = |wanted: Option<Op>, fault: Fault| wanted.is_none_or(|w| w == op) && fault.can_meet(provider, op);
+    fn ordered(&mut self, partner: Partner, errand: Errand, trade: Option<&str>) -> Option<(Fault, Option<u64>)> {
+        let fits = |wanted: Option<Errand>, fault: Fault| {
+            wanted.is_none_or(|w| w == errand) && fault.can_meet(partner, errand)
+        };
         let script = self.scripts.iter_mut().find(|script| {
-            script.provider == provider
-                && fits(script.op, script.fault)
+            script.partner == partner
+                && fits(script.errand, script.fault)
                 && (script.trade.is_none() || script.trade.as_deref() == trade)
         });
         if let Some(script) = script {
@@ -249,7 +262,7 @@ impl Faults {
             self.scripts.retain(|script| script.left > 0);
             return Some(found);
         }
-        let mode = self.modes.iter().find(|mode| mode.provider == provider && fits(mode.op, mode.fault))?;
+        let mode = self.modes.iter().find(|mode| mode.partner == partner && fits(mode.errand, mode.fault))?;
         Some((mode.fault, mode.seconds))
     }
 }
@@ -259,7 +272,8 @@ mod tests {
     use super::*;
 
     fn share(op: Op) -> f64 {
-        let met = (0..20_000).filter(|n| draw(7, Provider::TangoCard, op, &format!("trade{n}"), 1).is_some());
+        let met =
+            (0..20_000).filter(|n| draw(7, Provider::TangoCard.into(), op.into(), &format!("trade{n}"), 1).is_some());
         met.count() as f64 / 20_000.0
     }
 
@@ -267,7 +281,9 @@ mod tests {
     fn the_same_seed_meets_the_same_faults_and_another_does_not() {
         let story = |seed| -> Vec<_> {
             let trade = |n: u64| format!("trade{}", n / 4);
-            (0..400).map(|n| draw(seed, Provider::GiftOnDemand, Op::Issue, &trade(n), n % 4 + 1)).collect()
+            (0..400)
+                .map(|n| draw(seed, Provider::GiftOnDemand.into(), Op::Issue.into(), &trade(n), n % 4 + 1))
+                .collect()
         };
         assert_eq!(story(42), story(42));
         assert_ne!(story(42), story(43));
@@ -279,7 +295,8 @@ mod tests {
         assert!((0.06..0.10).contains(&share(Op::Inquire)), "{}", share(Op::Inquire));
         for fault in Fault::ALL {
             let op = if fault == Fault::StaleInquiry { Op::Inquire } else { Op::Issue };
-            let met = (0..20_000).any(|n| draw(7, Provider::TangoCard, op, &format!("t{n}"), 1) == Some(fault));
+            let met =
+                (0..20_000).any(|n| draw(7, Provider::TangoCard.into(), op.into(), &format!("t{n}"), 1) == Some(fault));
             assert!(met, "{}", fault.name());
         }
     }
@@ -289,7 +306,8 @@ mod tests {
         let mut most = 0;
         for trade in 0..200 {
             let trade = format!("trade{trade}");
-            let met = (1..=100).filter(|nth| draw(1, Provider::TangoCard, Op::Issue, &trade, *nth).is_some());
+            let met =
+                (1..=100).filter(|nth| draw(1, Provider::TangoCard.into(), Op::Issue.into(), &trade, *nth).is_some());
             most = most.max(met.count());
         }
         assert_eq!(most, MOST_PER_TRADE);

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::partner::{Errand, Partner};
 use super::world::lock;
-use super::{Op, Provider};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -44,6 +44,16 @@ pub enum Event {
     Answer,
     /// A test or an operator set the balance.
     Funded,
+    /// A shop exists at the organisation platform, from this line on.
+    ShopCreated,
+    /// It does no longer.
+    ShopDeleted,
+    /// A service was assigned to an organisation.
+    ServiceAssigned,
+    /// SES took a message: it goes out, or does what its recipient's address says.
+    MailSent,
+    /// An event reached its subscriber: it was answered with 2xx.
+    Published,
 }
 
 /// One line. Fields that do not apply are left out, except `http` and `fault` of an answer, which are then null.
@@ -53,9 +63,9 @@ pub struct Line {
     pub us: u64,
     pub event: Event,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub provider: Option<Provider>,
+    pub provider: Option<Partner>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub op: Option<Op>,
+    pub op: Option<Errand>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trade: Option<String>,
     /// Yen. On an arrival: whatever the request carried.
@@ -97,6 +107,21 @@ pub struct Line {
     /// What the provider repeats in later answers (product and account ids, nothing about a person).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<Value>,
+    /// The platform's id of an organisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
+    /// The organisation's own id of a shop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_id: Option<String>,
+    /// The platform's id of a shop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shop: Option<String>,
+    /// The id that SES gave a message, or the platform an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Never the address itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipient_sha256: Option<String>,
 }
 
 pub struct Ledger {

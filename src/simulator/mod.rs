@@ -1,12 +1,13 @@
-//! The provider simulator: three gift providers that keep an honest ledger and fail on purpose.
+//! The simulator: three gift providers, an organisation platform and SES, which keep an honest ledger and fail on purpose.
 //!
 //! It stands in for the outside world in `noshi demo`, `noshi simulate` and the tests. What really happened is what
 //! its ledger says (`ledger.rs`), whatever the caller was told: every line that an answer depends on is on disk
-//! before the answer leaves. One listener, three path prefixes: `/amazon_incentives`, `/gift_on_demand`,
-//! `/tango_card`, each with the contract that the file of that name describes.
+//! before the answer leaves. One listener, five path prefixes: `/amazon_incentives`, `/gift_on_demand`,
+//! `/tango_card`, `/organization_platform`, `/ses`, each with the contract that the file of that name describes.
 //!
 //! Money is whole yen everywhere. Cards, orders, balances and throttles live in memory and are rebuilt from the
-//! ledger at start. Scripts, modes and blocks set through [`Control`] are not: they end with the process.
+//! ledger at start. Scripts, modes and blocks set through [`Control`], and events not yet delivered, are not: they end
+//! with the process.
 
 mod amazon_incentives;
 mod basic_auth;
@@ -20,9 +21,14 @@ mod faults;
 mod gift_on_demand;
 mod ledger;
 mod limiter;
+mod organization_platform;
+mod partner;
+mod publish;
 mod rebuild;
+mod ses;
 mod shop;
 mod sigv4;
+mod sns;
 mod tango_card;
 #[cfg(test)]
 mod tests;
@@ -36,7 +42,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::routing::post;
+use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -46,9 +52,14 @@ pub use command::{SimulateArgs, run};
 pub use control::{Command, Control};
 pub use faults::Fault;
 pub use ledger::{Event, Line};
+pub use organization_platform::{PlatformConfig, Scene};
+pub use partner::{Errand, Partner};
+pub use publish::Publishing;
+pub use ses::{Sending, SesConfig};
+pub use sns::CERTIFICATE as SNS_TEST_CERTIFICATE;
 use world::Inner;
 
-/// The three simulated providers; the serialized names are also the path prefixes.
+/// The three simulated gift providers; the serialized names are also the path prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Provider {
@@ -73,7 +84,7 @@ impl Provider {
     }
 }
 
-/// What a call wants. Amazon has no `Inquire`: asking again is issuing again.
+/// What a call to a gift provider wants. Amazon has no `Inquire`: asking again is issuing again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
@@ -168,6 +179,8 @@ pub struct Config {
     /// Yen on each account when the ledger is new.
     pub balance: PerProvider<i64>,
     pub credentials: Credentials,
+    pub organization_platform: PlatformConfig,
+    pub ses: SesConfig,
 }
 
 impl Config {
@@ -189,6 +202,24 @@ impl Config {
                 tango_card: 1_000_000_000,
             },
             credentials: Credentials::default(),
+            organization_platform: PlatformConfig::default(),
+            ses: SesConfig::default(),
+        }
+    }
+
+    pub(crate) fn limit(&self, partner: Partner) -> Option<u32> {
+        match partner {
+            Partner::Gift(provider) => *self.limits.of(provider),
+            Partner::OrganizationPlatform => self.organization_platform.limit,
+            Partner::Ses => self.ses.limit,
+        }
+    }
+
+    pub(crate) fn limit_mut(&mut self, partner: Partner) -> &mut Option<u32> {
+        match partner {
+            Partner::Gift(provider) => self.limits.of_mut(provider),
+            Partner::OrganizationPlatform => &mut self.organization_platform.limit,
+            Partner::Ses => &mut self.ses.limit,
         }
     }
 }
@@ -210,10 +241,11 @@ impl Simulator {
             .with_context(|| format!("cannot listen on {listen}; choose another address"))?;
         let addr = listener.local_addr()?;
         let (closing, closed) = watch::channel(false);
-        let inner = Inner::open(config, closed.clone())?;
+        let inner = Inner::open(config, addr, closed.clone())?;
         inner.resume_pending();
 
-        let mut router = Router::new().fallback(call::serve);
+        let mut router =
+            Router::new().fallback(call::serve).route(sns::CERTIFICATE_PATH, get(|| async { sns::CERTIFICATE }));
         if addr.ip().is_loopback() {
             router = router.route("/_control", post(control::over_http));
         }
@@ -231,8 +263,8 @@ impl Simulator {
     }
 
     /// Where an adapter's endpoint setting should point, without a trailing slash.
-    pub fn base_url(&self, provider: Provider) -> String {
-        format!("http://{}/{}", self.addr, provider.name())
+    pub fn base_url(&self, partner: impl Into<Partner>) -> String {
+        format!("http://{}/{}", self.addr, partner.into().name())
     }
 
     pub fn control(&self) -> Control {

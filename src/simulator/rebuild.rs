@@ -1,10 +1,14 @@
 //! The state after a restart, from the ledger alone.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, bail};
 
 use super::faults::Faults;
 use super::ledger::{Event, Line};
-use super::limiter::Limiter;
+use super::organization_platform::Platform;
+use super::partner::Partner;
+use super::ses::Ses;
 use super::shop::{self, Card, Order, Shop, State};
 use super::world::World;
 use super::{Config, PerProvider, Provider};
@@ -16,32 +20,59 @@ pub fn world(config: &Config, lines: &[Line]) -> anyhow::Result<World> {
             gift_on_demand: Shop::new(config.balance.gift_on_demand),
             tango_card: Shop::new(config.balance.tango_card),
         },
-        limiters: PerProvider {
-            amazon_incentives: Limiter::default(),
-            gift_on_demand: Limiter::default(),
-            tango_card: Limiter::default(),
-        },
-        closed_until: PerProvider { amazon_incentives: 0, gift_on_demand: 0, tango_card: 0 },
+        platform: Platform::default(),
+        ses: Ses::default(),
+        gates: HashMap::new(),
         faults: Faults::new(config.seed, config.faults),
     };
     // The limiter wants arrivals by time; in the file they stand in the order in which their bodies were complete.
     let mut arrivals = Vec::new();
     for line in lines {
-        let provider = line.provider.with_context(|| format!("ledger line {} names no provider", line.n))?;
+        let partner = line.provider.with_context(|| format!("ledger line {} names no provider", line.n))?;
         if line.event == Event::Arrival {
-            arrivals.push((line.us, provider));
+            arrivals.push((line.us, partner));
         }
-        apply(config, &mut world, provider, line).with_context(|| format!("ledger line {}", line.n))?;
+        apply(config, &mut world, partner, line).with_context(|| format!("ledger line {}", line.n))?;
     }
     arrivals.sort_unstable();
-    for (us, provider) in arrivals {
-        world.limiters.of_mut(provider).arrive(us, None);
+    for (us, partner) in arrivals {
+        world.gate(partner).limiter.arrive(us, None);
     }
     Ok(world)
 }
 
-fn apply(config: &Config, world: &mut World, provider: Provider, line: &Line) -> anyhow::Result<()> {
-    let shop = world.shops.of_mut(provider);
+fn apply(config: &Config, world: &mut World, partner: Partner, line: &Line) -> anyhow::Result<()> {
+    match line.event {
+        Event::Throttled => {
+            let until = &mut world.gate(partner).closed_until;
+            *until = (*until).max(line.until_us.unwrap_or(0));
+        }
+        Event::Answer => {
+            if let (Some(errand), Some(nth)) = (line.op, line.nth) {
+                world.faults.made(partner, errand, line.trade.as_deref().unwrap_or_default(), nth);
+            }
+        }
+        Event::Arrival | Event::Published => {}
+        Event::Accepted
+        | Event::Issued
+        | Event::Voided
+        | Event::Replayed
+        | Event::Conflict
+        | Event::Refused
+        | Event::Funded
+        | Event::ShopCreated
+        | Event::ShopDeleted
+        | Event::ServiceAssigned
+        | Event::MailSent => match partner {
+            Partner::Gift(provider) => gift(config, world.shops.of_mut(provider), provider, line)?,
+            Partner::OrganizationPlatform => world.platform.rebuild(line)?,
+            Partner::Ses => world.ses.rebuild(line),
+        },
+    }
+    Ok(())
+}
+
+fn gift(config: &Config, shop: &mut Shop, provider: Provider, line: &Line) -> anyhow::Result<()> {
     match line.event {
         Event::Accepted => {
             let lands_us = line.lands_us.context("an accepted order without lands_us")?;
@@ -66,17 +97,16 @@ fn apply(config: &Config, world: &mut World, provider: Provider, line: &Line) ->
             shop.balance += amount;
         }
         Event::Refused if line.card.is_some() => known(shop, line)?.state = State::Failed,
-        Event::Throttled => {
-            let until = world.closed_until.of_mut(provider);
-            *until = (*until).max(line.until_us.unwrap_or(0));
-        }
-        Event::Answer => {
-            if let (Some(op), Some(nth)) = (line.op, line.nth) {
-                world.faults.made(provider, op, line.trade.as_deref().unwrap_or_default(), nth);
-            }
-        }
         Event::Funded => shop.balance = line.balance.context("a funding without a balance")?,
-        Event::Arrival | Event::Replayed | Event::Conflict | Event::Refused => {}
+        Event::Replayed | Event::Conflict | Event::Refused => {}
+        Event::Arrival
+        | Event::Throttled
+        | Event::Answer
+        | Event::Published
+        | Event::ShopCreated
+        | Event::ShopDeleted
+        | Event::ServiceAssigned
+        | Event::MailSent => {}
     }
     Ok(())
 }

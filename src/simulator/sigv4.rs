@@ -5,15 +5,22 @@ use std::time::{Duration, SystemTime};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 
-use super::Credentials;
 use super::contract::Arrived;
 
-/// The service name in the scope of every AGCOD signature.
-const SERVICE: &str = "AGCODService";
 /// How far a signature's date may be from now (AWS's usual tolerance).
 const TOLERANCE: Duration = Duration::from_secs(5 * 60);
-/// The least that a signature has to cover.
-const REQUIRED: [&str; 4] = ["accept", "host", "x-amz-date", "x-amz-target"];
+
+/// What a right signature is made with.
+#[derive(Clone)]
+pub struct Keys<'a> {
+    pub id: &'a str,
+    pub secret: &'a str,
+    pub region: &'a str,
+    /// The name in the scope of the signature.
+    pub service: &'a str,
+    /// The least that it has to cover.
+    pub covers: &'a [&'a str],
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
@@ -24,25 +31,25 @@ pub enum Wrong {
 }
 
 /// Accepts exactly the calls that the holder of the secret signed within the last or next five minutes.
-pub fn verify(call: &Arrived, credentials: &Credentials, now: SystemTime) -> Result<(), Wrong> {
+pub fn verify(call: &Arrived, keys: &Keys<'_>, now: SystemTime) -> Result<(), Wrong> {
     let given = Given::parse(call.header("authorization")).ok_or(Wrong::Signature)?;
     let mut scope = given.credential.split('/');
-    if scope.next() != Some(credentials.amazon_key_id.as_str()) {
+    if scope.next() != Some(keys.id) {
         return Err(Wrong::Key);
     }
     let stamp = call.header("x-amz-date");
     let day = stamp.get(..8).unwrap_or_default();
-    if !scope.eq([day, credentials.amazon_region.as_str(), SERVICE, "aws4_request"]) {
+    if !scope.eq([day, keys.region, keys.service, "aws4_request"]) {
         return Err(Wrong::Signature);
     }
     let time = chrono::NaiveDateTime::parse_from_str(stamp, "%Y%m%dT%H%M%SZ").map_err(|_| Wrong::Signature)?;
     let time = SystemTime::from(time.and_utc());
     let apart = now.duration_since(time).unwrap_or_else(|early| early.duration());
     let covers = |name: &&str| given.signed_headers.split(';').any(|signed| signed == *name);
-    if apart > TOLERANCE || !REQUIRED.iter().all(covers) {
+    if apart > TOLERANCE || !keys.covers.iter().all(covers) {
         return Err(Wrong::Signature);
     }
-    match resign(call, credentials, time, given.signed_headers) {
+    match resign(call, keys, time, given.signed_headers) {
         Some(right) if right == given.signature => Ok(()),
         Some(_) | None => Err(Wrong::Signature),
     }
@@ -67,19 +74,12 @@ impl Given<'_> {
     }
 }
 
-fn resign(call: &Arrived, credentials: &Credentials, time: SystemTime, signed_headers: &str) -> Option<String> {
-    let identity = aws_credential_types::Credentials::new(
-        credentials.amazon_key_id.as_str(),
-        credentials.amazon_secret.as_str(),
-        None,
-        None,
-        "simulator",
-    )
-    .into();
+fn resign(call: &Arrived, keys: &Keys<'_>, time: SystemTime, signed_headers: &str) -> Option<String> {
+    let identity = aws_credential_types::Credentials::new(keys.id, keys.secret, None, None, "simulator").into();
     let params = v4::SigningParams::builder()
         .identity(&identity)
-        .region(&credentials.amazon_region)
-        .name(SERVICE)
+        .region(keys.region)
+        .name(keys.service)
         .time(time)
         .settings(SigningSettings::default())
         .build()
@@ -97,6 +97,8 @@ fn resign(call: &Arrived, credentials: &Credentials, time: SystemTime, signed_he
 mod tests {
     use axum::http::{HeaderMap, HeaderValue, Method};
 
+    use super::super::Credentials;
+    use super::super::amazon_incentives::keys;
     use super::*;
 
     /// The known answer of a public Go client's test.
@@ -134,10 +136,10 @@ mod tests {
     #[test]
     fn the_known_signature_is_accepted_for_five_minutes() {
         let (call, credentials, at) = known();
-        assert_eq!(verify(&call, &credentials, at), Ok(()));
-        assert_eq!(verify(&call, &credentials, at + TOLERANCE), Ok(()));
+        assert_eq!(verify(&call, &keys(&credentials), at), Ok(()));
+        assert_eq!(verify(&call, &keys(&credentials), at + TOLERANCE), Ok(()));
         let late = at + TOLERANCE + Duration::from_secs(1);
-        assert_eq!(verify(&call, &credentials, late), Err(Wrong::Signature));
+        assert_eq!(verify(&call, &keys(&credentials), late), Err(Wrong::Signature));
     }
 
     #[test]
@@ -149,17 +151,17 @@ mod tests {
             other
         };
         let key = other(|c| c.amazon_key_id = "AKIE".into());
-        assert_eq!(verify(&call, &key, at), Err(Wrong::Key));
+        assert_eq!(verify(&call, &keys(&key), at), Err(Wrong::Key));
         let secret = other(|c| c.amazon_secret = "SECRETS".into());
-        assert_eq!(verify(&call, &secret, at), Err(Wrong::Signature));
+        assert_eq!(verify(&call, &keys(&secret), at), Err(Wrong::Signature));
         let region = other(|c| c.amazon_region = "us-east-1".into());
-        assert_eq!(verify(&call, &region, at), Err(Wrong::Signature));
+        assert_eq!(verify(&call, &keys(&region), at), Err(Wrong::Signature));
         call.body = BODY.replace("USD", "JPY").into();
-        assert_eq!(verify(&call, &credentials, at), Err(Wrong::Signature));
+        assert_eq!(verify(&call, &keys(&credentials), at), Err(Wrong::Signature));
         let (mut call, credentials, at) = known();
         call.headers.insert("accept", HeaderValue::from_static("*/*"));
-        assert_eq!(verify(&call, &credentials, at), Err(Wrong::Signature));
+        assert_eq!(verify(&call, &keys(&credentials), at), Err(Wrong::Signature));
         call.headers.remove("authorization");
-        assert_eq!(verify(&call, &credentials, at), Err(Wrong::Signature));
+        assert_eq!(verify(&call, &keys(&credentials), at), Err(Wrong::Signature));
     }
 }

@@ -1,31 +1,64 @@
 //! Everything that the simulator remembers, behind one lock, and the things that happen later.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::contract::{self, Read};
+use super::contract::{self, Any, Way};
 use super::desk::Desk;
 use super::faults::Faults;
 use super::ledger::Ledger;
 use super::limiter::Limiter;
+use super::organization_platform::Platform;
+use super::partner::Partner;
+use super::publish::Publishing;
+use super::ses::Ses;
 use super::shop::Shop;
 use super::{Config, Op, PerProvider, Provider, rebuild};
 
 pub struct World {
     pub shops: PerProvider<Shop>,
-    pub limiters: PerProvider<Limiter>,
-    /// Unix microseconds until which a throttle stated that it holds.
-    pub closed_until: PerProvider<u64>,
+    pub platform: Platform,
+    pub ses: Ses,
+    pub gates: HashMap<Partner, Gate>,
     pub faults: Faults,
+}
+
+/// How many calls a partner takes, and when.
+#[derive(Default)]
+pub struct Gate {
+    pub limiter: Limiter,
+    /// Unix microseconds until which a throttle stated that it holds.
+    pub closed_until: u64,
+}
+
+impl World {
+    pub fn gate(&mut self, partner: Partner) -> &mut Gate {
+        self.gates.entry(partner).or_default()
+    }
+
+    /// When what an inquiry asks about came to be, if it is there.
+    pub fn made_us(&self, partner: Partner, read: &Any) -> Option<u64> {
+        let trade = read.trade.as_deref().unwrap_or_default();
+        match partner {
+            Partner::Gift(provider) => self.shops.of(provider).of_trade(trade).map(|card| card.at_us),
+            Partner::OrganizationPlatform => self.platform.newest_us(trade),
+            Partner::Ses => None,
+        }
+    }
 }
 
 pub struct Inner {
     pub config: Config,
+    pub addr: SocketAddr,
     pub ledger: Ledger,
     /// Never held across an await.
     pub world: Mutex<World>,
+    pub publishing: watch::Sender<Publishing>,
+    pub http: reqwest::Client,
     closing: watch::Receiver<bool>,
 }
 
@@ -35,10 +68,14 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
-    pub fn open(config: Config, closing: watch::Receiver<bool>) -> anyhow::Result<Arc<Inner>> {
+    pub fn open(config: Config, addr: SocketAddr, closing: watch::Receiver<bool>) -> anyhow::Result<Arc<Inner>> {
         let (ledger, lines) = Ledger::open(&config.ledger)?;
         let world = Mutex::new(rebuild::world(&config, &lines)?);
-        Ok(Arc::new(Inner { config, ledger, world, closing }))
+        // Only the first of a process is taken; all are the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
+        let publishing = watch::Sender::default();
+        Ok(Arc::new(Inner { config, addr, ledger, world, publishing, http, closing }))
     }
 
     /// Returns when the simulator stops.
@@ -75,17 +112,14 @@ impl Inner {
     }
 
     /// The call whose connection was reset at once. It is lost if the simulator ends first: nobody was promised it.
-    pub fn act_at(self: &Arc<Self>, provider: Provider, op: Op, read: Read, lands_us: u64) {
+    pub fn act_at(self: &Arc<Self>, partner: Partner, read: Any, lands_us: u64) {
         self.later(lands_us, move |inner| {
             let mut world = lock(&inner.world);
-            let shop = world.shops.of_mut(provider);
-            let trade = read.trade.clone().unwrap_or_default();
-            let mut desk = Desk { late: true, ..desk(inner, shop, provider, op, trade) };
-            contract::act(&mut desk, &read.ask);
+            contract::act(inner, &mut world, partner, &read, &Way { pend_until: None, late: true, other: None });
         });
     }
 
-    fn later(self: &Arc<Self>, at_us: u64, what: impl FnOnce(&Inner) + Send + 'static) {
+    fn later(self: &Arc<Self>, at_us: u64, what: impl FnOnce(&Arc<Inner>) + Send + 'static) {
         let inner = Arc::clone(self);
         let wait = Duration::from_micros(at_us.saturating_sub(self.ledger.now_us()));
         tokio::spawn(async move {

@@ -60,7 +60,8 @@ impl Stage<'_> {
     }
 
     fn script(&self, provider: Provider, op: Op, fault: Fault, seconds: Option<u64>) {
-        let script = Command::Script { provider, op: Some(op), trade: None, fault, times: 1, seconds };
+        let script =
+            Command::Script { provider: provider.into(), op: Some(op.into()), trade: None, fault, times: 1, seconds };
         self.fleet.control().apply(script).expect("a scripted fault");
     }
 

@@ -329,7 +329,7 @@ async fn throttling_gives_the_stated_wait_for_every_call() {
                 }
                 let control = bench.simulator.control();
                 let script = Command::Script {
-                    provider: bench.simulated,
+                    provider: bench.simulated.into(),
                     op: None,
                     trade: None,
                     fault,

@@ -1,13 +1,14 @@
 use serde_json::json;
 
 use super::*;
+use crate::simulator::Partner;
 
 const GIFT: Provider = Provider::GiftOnDemand;
 
 fn line(event: Event, trade: &str, card: &str, amount: i64) -> Line {
     Line {
         event,
-        provider: Some(GIFT),
+        provider: Some(Partner::Gift(GIFT)),
         trade: Some(trade.to_owned()),
         card: Some(card.to_owned()),
         amount: Some(json!(amount)),
@@ -20,7 +21,7 @@ fn issued(trade: &str, card: &str) -> Line {
 }
 
 fn arrival(us: u64) -> Line {
-    Line { us, event: Event::Arrival, provider: Some(GIFT), ..Line::default() }
+    Line { us, event: Event::Arrival, provider: Some(Partner::Gift(GIFT)), ..Line::default() }
 }
 
 fn job(grant: &str, status: &str, code: Option<&str>) -> GiftJob {
@@ -119,7 +120,7 @@ fn two_live_cards_of_one_grant_are_a_duplicate_even_where_a_person_was_asked() {
 
 #[test]
 fn a_card_of_another_provider_does_not_count() {
-    let other = Line { provider: Some(Provider::TangoCard), ..issued("T1", "C1") };
+    let other = Line { provider: Some(Partner::Gift(Provider::TangoCard)), ..issued("T1", "C1") };
     let it = completed(vec![other]);
     assert_eq!(
         it.broken,

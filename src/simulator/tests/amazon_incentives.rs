@@ -126,7 +126,7 @@ async fn a_wrong_signature_is_recorded_and_has_no_effect() {
     let refused = lines.iter().filter(|line| line.refused.as_deref() == Some("auth"));
     assert_eq!(refused.count(), 2);
     assert!(lines.iter().all(|line| matches!(line.event, Event::Arrival | Event::Answer)));
-    assert!(lines.iter().all(|line| line.op == Some(Op::Issue) && line.trade.as_deref() == Some("NoshiA1")));
+    assert!(lines.iter().all(|line| line.op == Some(Op::Issue.into()) && line.trade.as_deref() == Some("NoshiA1")));
 }
 
 #[tokio::test]

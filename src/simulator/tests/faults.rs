@@ -132,7 +132,7 @@ async fn throttle_date_states_a_date_and_keeps_it() {
     let rig = Rig::start(|_| {}).await;
     rig.control()
         .apply(Command::Script {
-            provider: P,
+            provider: P.into(),
             op: None,
             trade: None,
             fault: Fault::ThrottleDate,

@@ -4,6 +4,9 @@ mod amazon_incentives;
 mod faults;
 mod gift_on_demand;
 mod ledger;
+mod organization_platform;
+mod ses;
+mod subscriber;
 mod tango_card;
 
 use std::collections::BTreeMap;
@@ -16,7 +19,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Config, Control, Credentials, Event, Line, PerProvider, Provider, Simulator};
+use super::{Config, Control, Credentials, Event, Line, Partner, PerProvider, Provider, Simulator};
 
 pub struct Rig {
     dir: TempDir,
@@ -41,6 +44,8 @@ impl Rig {
         let dir = TempDir::new().unwrap();
         let mut config = Config::new(dir.path().join("ledger.jsonl"));
         config.limits = PerProvider { amazon_incentives: None, gift_on_demand: None, tango_card: None };
+        config.organization_platform.limit = None;
+        config.ses.limit = None;
         change(&mut config);
         let simulator = Simulator::start(config.clone()).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -88,8 +93,8 @@ impl Rig {
         Said { status, retry_after: after, body }
     }
 
-    pub fn url(&self, provider: Provider, path: &str) -> String {
-        format!("{}{path}", self.simulator.base_url(provider))
+    pub fn url(&self, partner: impl Into<Partner>, path: &str) -> String {
+        format!("{}{path}", self.simulator.base_url(partner))
     }
 
     pub async fn amazon(&self, operation: &str, body: &Value) -> Said {

@@ -36,7 +36,8 @@ async fn an_order_is_created_once_shown_again_and_not_changed() {
     assert_eq!((whole.status, &whole.body), (200, &first.body));
     let nobodys = rig.tango_get("/orders/RA00000009-000000").await;
     assert_eq!((nobodys.status, &nobodys.body["httpCode"]), (404, &json!(404)));
-    let inquiries = rig.lines().into_iter().filter(|line| line.event == Event::Arrival && line.op == Some(Op::Inquire));
+    let inquiries =
+        rig.lines().into_iter().filter(|line| line.event == Event::Arrival && line.op == Some(Op::Inquire.into()));
     let trades: Vec<_> = inquiries.filter_map(|line| line.trade).collect();
     assert_eq!(trades, ["T1", "T1", "RA00000009-000000"], "each is a call of its own");
     let other = rig.tango_get("/orders?externalRefID=T2").await;
@@ -135,8 +136,11 @@ async fn a_pending_order_can_be_replayed_but_not_cancelled() {
     assert_eq!(rig.tango(&path, &json!({"reasonCode": "OTHER"})).await.status, 422);
     rig.until(Event::Issued, "T1", 1).await;
     // The second call did not meet the fault that was chosen for it: there was nothing left to be pending.
-    let faults: Vec<_> =
-        rig.lines().into_iter().filter(|line| line.event == Event::Answer && line.op == Some(Op::Issue)).collect();
+    let faults: Vec<_> = rig
+        .lines()
+        .into_iter()
+        .filter(|line| line.event == Event::Answer && line.op == Some(Op::Issue.into()))
+        .collect();
     assert_eq!(faults[0].fault, Some(json!("pending")));
     assert!(faults[1].fault.as_ref().is_none_or(Value::is_null));
 }

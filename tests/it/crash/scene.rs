@@ -234,7 +234,14 @@ fn script(fleet: &Fleet, provider: Provider, gifts: &[(&str, Option<Fault>)]) {
     for (grant, fault) in gifts {
         let Some(fault) = fault.filter(|fault| fault.can_meet(provider, Op::Issue)) else { continue };
         let trade = Some(trade_of(provider, grant));
-        let script = Command::Script { provider, op: Some(Op::Issue), trade, fault, times: 1, seconds: Some(1) };
+        let script = Command::Script {
+            provider: provider.into(),
+            op: Some(Op::Issue.into()),
+            trade,
+            fault,
+            times: 1,
+            seconds: Some(1),
+        };
         fleet.control().apply(script).expect("a scripted fault");
     }
 }
