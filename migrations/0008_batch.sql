@@ -254,11 +254,11 @@ declare
     staged bigint;
     needed boolean;
 begin
-    if b.submitted_by <> session_user then
-        raise exception 'batch % was submitted by %', b.id, b.submitted_by using errcode = 'NS403';
-    end if;
     if b.validated_at is not null then
         return b.needs_approval;
+    end if;
+    if b.submitted_by <> session_user then
+        raise exception 'batch % was submitted by %', b.id, b.submitted_by using errcode = 'NS403';
     end if;
     if b.invalid_at is not null or b.cancelled_at is not null then
         raise exception 'batch % is not being received', b.id using errcode = 'NS409';

@@ -56,7 +56,9 @@ pub fn install(providers: impl Iterator<Item = &'static str>) -> anyhow::Result<
             metrics::gauge!("noshi_jobs", "kind" => kind, "status" => status).set(0.0);
         }
     }
-    metrics::counter!("noshi_rescues_total").absolute(0);
+    for counter in ["noshi_rescues_total", "noshi_batch_equation_broken_total", "noshi_batches_settled_total"] {
+        metrics::counter!(counter).absolute(0);
+    }
     drop(metrics::histogram!("noshi_settle_group_size"));
     for provider in providers {
         for op in ["issue", "inquire", "cancel"] {
@@ -77,6 +79,8 @@ fn describe() {
     counter!("noshi_steps_total", "Steps settled.");
     counter!("noshi_stale_settles_total", "Settles refused because the lease was lost.");
     counter!("noshi_rescues_total", "Jobs taken back from dead workers.");
+    counter!("noshi_batches_settled_total", "Batches with nothing left to be done.");
+    counter!("noshi_batch_equation_broken_total", "Looks at a batch whose rows did not add up.");
     counter!("noshi_provider_requests_total", "Calls to providers, by operation and outcome.");
     counter!("noshi_lane_tokens_forfeited_total", "Tokens given up because their slot came too late.");
     histogram!("noshi_settle_group_size", "Settles that travelled in one statement.");

@@ -25,7 +25,7 @@ use crate::{
     hints::Hints,
     host,
     lease::{Held, LeaseClock},
-    metrics,
+    metrics as figures,
     retry::DatabaseBackoff,
     store::{self, Role},
 };
@@ -34,6 +34,8 @@ use crate::{
 const WORK_CONNECTIONS: u32 = 8;
 const VITAL_CONNECTIONS: u32 = 2;
 
+const BETWEEN_BATCH_LOOKS: Duration = Duration::from_secs(2);
+
 pub struct Worker {
     engine: Arc<Engine>,
     vital: sqlx::PgPool,
@@ -41,6 +43,7 @@ pub struct Worker {
     host: JoinHandle<()>,
     dispatcher: JoinHandle<()>,
     listener: Option<JoinHandle<()>>,
+    books: JoinHandle<()>,
     heartbeat: JoinHandle<Verdict>,
     stop: Arc<Notify>,
 }
@@ -84,15 +87,16 @@ impl Worker {
         let stopped = Arc::clone(&stop);
         let host =
             tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
+        let books = tokio::spawn(settle_batches(Arc::clone(&engine)));
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
         tracing::info!(worker, name, "claiming");
-        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, heartbeat, stop })
+        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, books, heartbeat, stop })
     }
 
     /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began; returns the address.
     pub async fn serve_metrics(&self, listen: SocketAddr, recorder: PrometheusHandle) -> anyhow::Result<SocketAddr> {
         // Never on the heartbeat's connections: counting a large backlog takes its time.
-        metrics::serve(listen, recorder, self.engine.pool.clone()).await
+        figures::serve(listen, recorder, self.engine.pool.clone()).await
     }
 
     pub fn id(&self) -> i64 {
@@ -132,6 +136,7 @@ impl Worker {
         if let Some(listener) = self.listener {
             listener.abort();
         }
+        self.books.abort();
         self.heartbeat.abort();
         let worker = engine.worker;
         crash_point("sign_off.before");
@@ -145,5 +150,31 @@ impl Worker {
             let _ = tokio::time::timeout(Duration::from_secs(5), flusher).await;
         }
         tracing::info!(worker, "stopped");
+    }
+}
+
+/// Looks at batches that were released, one at a time in the whole fleet, and settles those with nothing left to be done.
+async fn settle_batches(engine: Arc<Engine>) {
+    let broken = metrics::counter!("noshi_batch_equation_broken_total");
+    loop {
+        match store::batches::count_next(&engine.pool).await {
+            Ok(Some(counted)) => {
+                if !counted.holds {
+                    broken.increment(1);
+                    tracing::error!(
+                        batch = counted.batch,
+                        "the batch does not add up: see the runbook, batch_equation_broken"
+                    );
+                }
+                if counted.status == "settled" {
+                    metrics::counter!("noshi_batches_settled_total").increment(1);
+                    tracing::info!(batch = counted.batch, "the batch is settled");
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the batches could not be looked at; trying again"),
+        }
+        tokio::time::sleep(BETWEEN_BATCH_LOOKS).await;
     }
 }

@@ -1,6 +1,6 @@
 use std::fs;
 
-use noshi_jobs::money::Currency;
+use noshi_jobs::{gift_issuance::Args, money::Currency};
 use secrecy::ExposeSecret;
 
 use super::*;
@@ -35,11 +35,26 @@ fn gifts() -> Gifts {
 }
 
 fn rejected(bytes: impl AsRef<[u8]>) -> Vec<String> {
-    let rejected = read("f.csv", bytes.as_ref(), &gifts()).expect_err("a fault");
-    let text = rejected.to_string();
+    let checked = check(FileKind::Grants, Encoding::Utf8, bytes.as_ref(), &gifts()).unwrap();
+    assert!(!checked.faults.is_empty(), "no fault");
+    let text = Rejected { file: "f.csv".to_owned(), faults: checked.faults }.to_string();
     let mut lines = text.lines().map(str::to_owned);
     assert_eq!(lines.next().as_deref(), Some("nothing of f.csv was written:"));
     lines.collect()
+}
+
+/// The rows of a good file.
+fn taken(kind: FileKind, encoding: Encoding, bytes: &[u8]) -> Vec<Taken> {
+    let gifts = gifts();
+    assert_eq!(check(kind, encoding, bytes, &gifts).unwrap().faults, []);
+    let mut reading = Reading::new(kind, encoding, bytes, &gifts, "7".to_owned());
+    let mut faults = vec![];
+    assert!(reading.header(&mut faults));
+    std::iter::from_fn(|| reading.next(&mut faults)).map(Option::unwrap).collect()
+}
+
+fn args(taken: &Taken) -> Args {
+    serde_json::from_str(&taken.args).unwrap()
 }
 
 fn rows(rows: &str) -> Vec<String> {
@@ -54,7 +69,7 @@ fn a_good_file_is_read_to_the_letter() {
          \r\n\
          G-2,U-2,\"O'Neil, \"\"Jr.\"\"\",,convenience,gift_on_demand,500,JPY,"
     );
-    let grants = read("f.csv", text.as_bytes(), &gifts()).unwrap();
+    let grants = taken(FileKind::Grants, Encoding::Utf8, text.as_bytes());
     let [first, second] = grants.as_slice() else { panic!("{} grants", grants.len()) };
     assert_eq!((first.line, second.line), (2, 4));
     let expected = Args {
@@ -66,10 +81,11 @@ fn a_good_file_is_read_to_the_letter() {
         valid_days: Some(90),
         area: None,
     };
-    assert_eq!(first.args, expected);
-    assert_eq!(second.args.provider.as_deref(), Some("gift_on_demand"));
-    assert_eq!(second.args.valid_days, None);
-    let json = |grant: &Grant| grant.recipient.as_ref().unwrap().expose_secret().to_owned();
+    assert_eq!(args(first), expected);
+    assert_eq!(first.key, "G-1");
+    assert_eq!(args(second).provider.as_deref(), Some("gift_on_demand"));
+    assert_eq!(args(second).valid_days, None);
+    let json = |grant: &Taken| grant.recipient.as_ref().unwrap().expose_secret().to_owned();
     assert_eq!(json(first), r#"{"name":"山田太郎","email":"taro@example.jp"}"#);
     assert_eq!(json(second), r#"{"name":"O'Neil, \"Jr.\"","email":""}"#);
     let told = format!("{first:?}");
@@ -79,16 +95,16 @@ fn a_good_file_is_read_to_the_letter() {
 #[test]
 fn columns_may_come_in_any_order_and_the_optional_ones_not_at_all() {
     let text = "amount,currency,category,user_id,grant_id\n500,JPY,coffee,U-1,G-1\n";
-    let grants = read("f.csv", text.as_bytes(), &gifts()).unwrap();
-    assert_eq!(grants[0].args.grant, "G-1");
-    assert_eq!(grants[0].args.value.amount, 500);
+    let grants = taken(FileKind::Grants, Encoding::Utf8, text.as_bytes());
+    assert_eq!(args(&grants[0]).grant, "G-1");
+    assert_eq!(args(&grants[0]).value.amount, 500);
     assert!(grants[0].recipient.is_none());
 }
 
 #[test]
 fn a_bad_header_is_refused() {
     assert_eq!(rejected(""), ["f.csv line 1: the file is empty; its first line must name the columns"]);
-    assert_eq!(rejected(format!("{HEADER}\n")), ["f.csv line 1: no grant follows the header"]);
+    assert_eq!(rejected(format!("{HEADER}\n")), ["f.csv line 1: no row follows the header"]);
     let no_header = rejected("G-1,U-1,山田太郎,taro@example.jp,amazon,,1000,JPY,90\n").join("\n");
     assert!(no_header.starts_with("f.csv line 1: the first line must name the columns: grant_id,"), "{no_header}");
     assert!(!no_header.contains("山田") && !no_header.contains("taro"), "{no_header}");
@@ -152,7 +168,7 @@ fn slipped_columns_do_not_bring_names_or_addresses_into_the_faults() {
 #[test]
 fn an_id_that_stands_there_twice_names_both_lines() {
     let faults = rows("G,U,,,amazon,,1000,JPY,\nH,U,,,amazon,,1000,JPY,\nG,U,,,amazon,,1000,JPY,");
-    assert_eq!(faults, ["f.csv line 4, field `grant_id`: line 2 has the same id; an id names one grant"]);
+    assert_eq!(faults, ["f.csv line 4, field `grant_id`: line 2 has the same id; an id names one row"]);
 }
 
 #[test]
@@ -173,19 +189,28 @@ fn lines_that_are_not_csv_are_refused_and_the_lines_behind_them_still_read() {
 }
 
 #[test]
-fn only_utf_8_is_taken() {
+fn the_encoding_is_named_or_utf_8() {
     let (shift_jis, _, _) = encoding_rs::SHIFT_JIS.encode("G,U,山田太郎,,amazon,,1000,JPY,\n");
     let bytes = [HEADER.as_bytes(), b"\nF,U,,,tea,,1000,JPY,\n", &*shift_jis].concat();
     let faults = rejected(bytes);
     assert!(faults[0].starts_with("f.csv line 2, field `category`"), "{faults:?}");
     assert!(
-        faults[1].starts_with("f.csv line 3: the line is not UTF-8 but looks like Shift_JIS; convert"),
+        faults[1].starts_with(
+            "f.csv line 3: the line is not UTF-8 but looks like Shift_JIS; say so with `--encoding shift_jis`"
+        ),
         "{faults:?}"
     );
     assert_eq!(faults.len(), 2);
 
     let faults = rejected([HEADER.as_bytes(), b"\nG,U,\xff\xfe,,amazon,,1000,JPY,\n"].concat());
-    assert!(faults[0].starts_with("f.csv line 2: the line is not UTF-8; convert"), "{faults:?}");
+    assert!(faults[0].starts_with("f.csv line 2: the line is not UTF-8; save the file as CSV UTF-8"), "{faults:?}");
+
+    let (named, _, _) =
+        encoding_rs::SHIFT_JIS.encode("grant_id,user_id,name,category,amount,currency\nG,U,表示太郎,amazon,1000,JPY\n");
+    let rows = taken(FileKind::Grants, Encoding::ShiftJis, &named);
+    assert!(rows[0].recipient.as_ref().unwrap().expose_secret().contains("表示太郎"));
+    let broken = check(FileKind::Grants, Encoding::ShiftJis, &b"grant_id\xff\n"[..], &gifts()).unwrap();
+    assert!(broken.faults[0].sentence.contains("not Shift_JIS"), "{broken:?}");
 
     let utf_16: Vec<u8> = "\u{feff}grant_id".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(rejected(utf_16), ["f.csv line 1: the file is UTF-16; save it as CSV in UTF-8"]);
@@ -202,4 +227,30 @@ fn twenty_faults_are_told_and_no_more() {
     let faults = rows(&"G,,,,,,1000,JPY,\n".repeat(100));
     assert_eq!(faults.len(), MOST_FAULTS + 1);
     assert_eq!(faults[MOST_FAULTS], "these are the first 20; there may be more");
+}
+
+#[test]
+fn a_file_of_stores_is_read_and_its_faults_named() {
+    let text = "organization_id,public_id,name,address,phone\norg-1,s-1,渋谷本店,東京都 1-2-3,03-0000-0000\norg-1,s-2,\"=1+1\",,\n";
+    let rows = taken(FileKind::Stores, Encoding::Utf8, text.as_bytes());
+    assert_eq!((rows[0].key.as_str(), rows[1].key.as_str()), ("org-1/s-1/7", "org-1/s-2/7"));
+    assert!(rows.iter().all(|row| row.recipient.is_none()));
+    let bad = "organization_id,public_id,name,phone\norg 1,s/1,,abc\norg-1,s-2,x,\norg-1,s-2,y,\n";
+    let checked = check(FileKind::Stores, Encoding::Utf8, bad.as_bytes(), &gifts()).unwrap();
+    let told: Vec<(u64, &str)> = checked.faults.iter().map(|f| (f.line, f.field.as_deref().unwrap())).collect();
+    assert_eq!(told, [(2, "name"), (2, "organization_id"), (2, "public_id"), (2, "phone"), (4, "public_id")]);
+}
+
+#[test]
+fn the_digest_is_of_the_whole_file_whatever_is_wrong_with_it() {
+    for text in [format!("{HEADER}\n{}", "G,,,,,,1000,JPY,\n".repeat(100)), "x".repeat(1_000_000), String::new()] {
+        let checked = check(FileKind::Grants, Encoding::Utf8, text.as_bytes(), &gifts()).unwrap();
+        assert_eq!(checked.digest[..], Sha256::digest(text.as_bytes())[..]);
+    }
+}
+
+#[test]
+fn a_template_is_a_file_that_is_taken() {
+    assert_eq!(taken(FileKind::Stores, Encoding::Utf8, FileKind::Stores.template().as_bytes()).len(), 1);
+    assert_eq!(taken(FileKind::Grants, Encoding::Utf8, FileKind::Grants.template().as_bytes()).len(), 1);
 }

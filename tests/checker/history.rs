@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     options::Options,
-    tables::{self, GiftOutcome, GiftTrade, Job, JobEvent, Lane, Line, Us, Worker},
+    tables::{self, Batch, BatchRow, GiftOutcome, GiftTrade, Job, JobEvent, Lane, Line, Us, Worker},
 };
 
 /// What the checker knows of the job that moves money.
@@ -22,6 +22,8 @@ pub struct History {
     pub trades: BTreeMap<String, GiftTrade>,
     pub trades_by_job: HashMap<i64, Vec<String>>,
     pub outcomes: HashMap<String, Vec<GiftOutcome>>,
+    pub batches: Vec<Batch>,
+    pub batch_rows: Vec<BatchRow>,
     pub lanes: HashMap<String, Lane>,
     pub workers: HashMap<i64, Worker>,
     pub ledger: Vec<Line>,
@@ -45,6 +47,8 @@ impl History {
             trades: trades.into_iter().map(|trade| (trade.id.clone(), trade)).collect(),
             trades_by_job: HashMap::new(),
             outcomes: HashMap::new(),
+            batches: tables::table(dump, "batch")?,
+            batch_rows: tables::table(dump, "batch_row")?,
             lanes: tables::table::<Lane>(dump, "lane")?.into_iter().map(|lane| (lane.name.clone(), lane)).collect(),
             workers: tables::table::<Worker>(dump, "worker")?.into_iter().map(|worker| (worker.id, worker)).collect(),
             ledger,

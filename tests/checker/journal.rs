@@ -9,8 +9,7 @@ use crate::{
 };
 
 /// The names under which a person's act may stand in the journal: they alone move a job that had come to rest.
-const ACTS: [&str; 9] =
-    ["act", "operator", "operated", "retry", "inquire", "cancel", "attest_void", "reissue", "reject"];
+const ACTS: [&str; 3] = ["asked", "declined", "cancelled"];
 
 /// States in which gift issuance ends.
 const GIFT_ENDS: [&str; 3] = ["issued", "rejected", "lapsed"];

@@ -4,11 +4,12 @@
 //! fields and the names of gift issuance's states, and nothing else.
 //!
 //! `DIR` holds one JSON object a line per table, as `copy (select row_to_json(t) from noshi.job t) to …` writes it:
-//! `job.jsonl`, `job_event.jsonl`, `gift_trade.jsonl`, `gift_outcome.jsonl`, `lane.jsonl`, `worker.jsonl`; take them in one
+//! `job.jsonl`, `job_event.jsonl`, `batch.jsonl`, `batch_row.jsonl`, `gift_trade.jsonl`, `gift_outcome.jsonl`, `lane.jsonl`, `worker.jsonl`; take them in one
 //! snapshot, before the ledger. Anything else that lies there is searched for secrets too.
 //!
 //! Exit status: 0 no violation, 1 violations (one line each), 2 the input cannot be read.
 
+mod batches;
 mod deaths;
 mod effects;
 mod history;
@@ -36,6 +37,7 @@ fn judge(options: &Options) -> Result<(Report, String), String> {
     deaths::check(&history, &mut report);
     effects::check(&history, options.quiescent, &mut report);
     trades::check(&history, &mut report);
+    batches::check(&history, &mut report);
     rate::check(&history, options, &mut report);
     secrecy::check(options, &mut report)?;
     report.sort();

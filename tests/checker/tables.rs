@@ -24,6 +24,12 @@ pub struct Job {
     pub worker: Option<i64>,
     pub step: i64,
     pub lost: i64,
+    #[serde(default)]
+    pub batch: Option<i64>,
+    #[serde(default)]
+    pub row_no: i64,
+    #[serde(default, deserialize_with = "optional_time")]
+    pub created_at: Option<Us>,
     #[serde(deserialize_with = "optional_time")]
     pub finished_at: Option<Us>,
 }
@@ -63,6 +69,25 @@ pub struct GiftOutcome {
     pub card: Option<String>,
     #[serde(deserialize_with = "time")]
     pub happened_at: Us,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Batch {
+    pub id: i64,
+    pub kind: String,
+    pub mails: bool,
+    pub issues: bool,
+    #[serde(deserialize_with = "optional_time")]
+    pub released_at: Option<Us>,
+    #[serde(deserialize_with = "optional_time")]
+    pub registered_at: Option<Us>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct BatchRow {
+    pub batch: i64,
+    pub row_no: i64,
+    pub mailed: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -123,7 +123,12 @@ const JOURNAL: &[Spoilt] = &[
     spoilt("an event that nobody knows", "I4", "job 1:", |run| journal(run, 15, 1, "leak", (1, 1, None), "issuing")),
     spoilt("claimed after the end", "I7", "job 1:", |run| { run.claim(5_000, 1, LIVING); run.row(1)["status"] = "completed".into(); }),
     spoilt("settled after the end", "I7", "job 6:", |run| journal(run, 7_100, 6, "settled", (3, 4, Some(LIVING)), "over")),
-    spoilt("reopened without a person", "I7", "job 5:", |run| remove(&mut run.events, |row| row["event"] == "operated")),
+    spoilt("reopened without a person", "I7", "job 5:", |run| remove(&mut run.events, |row| row["event"] == "asked")),
+    spoilt("a grant was issued before it was granted", "I14", "job 1", |run| run.batches[0]["registered_at"] = at(1)),
+    spoilt("a grant was issued and never granted", "I14", "job 1", |run| run.batches[0]["registered_at"] = Value::Null),
+    spoilt("a row leads to two gifts", "I13", "batch 1: row 1", |run| { run.row(2)["batch"] = 1.into(); run.row(2)["row_no"] = 1.into(); }),
+    spoilt("a job of no row of its batch", "I13", "batch 1: job 2", |run| { run.row(2)["batch"] = 1.into(); run.row(2)["row_no"] = 2.into(); }),
+    spoilt("a store without a job", "I13", "batch 1: 1 rows", |run| { run.batches[0]["kind"] = "stores".into(); run.row(1)["batch"] = Value::Null; }),
     spoilt("no event ended it", "I7", "job 1:", |run| run.row(1)["finished_at"] = at(50)),
     spoilt("a lease given out twice", "I9", "job 3:", |run| event(run, 3, "claimed", 2)["lease"] = 2.into()),
     spoilt("a stale worker settled", "I9", "job 2:", |run| journal(run, 1_035, 2, "settled", (2, 2, Some(LIVING)), "issuing")),
@@ -242,7 +247,7 @@ fn a_dump_older_than_the_ledger_is_fair_while_the_fleet_runs() {
     run.args.retain(|arg| arg != "--quiescent");
     let (violations, summary) = run.judged();
     assert!(violations.is_empty(), "{violations:#?}");
-    assert!(summary.starts_with("checked 15 invariants"), "{summary}");
+    assert!(summary.starts_with("checked 17 invariants"), "{summary}");
     // But a second gift is one too many, whenever it comes.
     run.issued(90_002, "T-newer-than-the-dump", "C9x");
     assert_eq!(run.judged().0.len(), 1);

@@ -1,9 +1,9 @@
+mod batches;
 mod crash;
 mod demo;
 mod dump;
 mod engine;
 mod fleet;
-mod intake;
 mod lanes;
 mod metrics;
 mod private_postgres;

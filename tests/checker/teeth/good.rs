@@ -27,6 +27,7 @@ pub fn good() -> Run {
         ..Run::default()
     };
     straight(&mut run);
+    in_a_batch(&mut run);
     rescued(&mut run);
     reissued(&mut run);
     refused(&mut run);
@@ -48,6 +49,16 @@ fn straight(run: &mut Run) {
     run.outcome(40, "T1", "issued", Some("C1"));
     run.settle(41, 1, "issued", "issued", COMPLETED);
     run.delivered(1, "T1", "C1");
+}
+
+/// Job 1 came with a batch of one row, issued at once.
+fn in_a_batch(run: &mut Run) {
+    run.batches.push(
+        json!({"id": 1, "kind": "grants", "mails": true, "issues": true, "released_at": at(0), "registered_at": at(0)}),
+    );
+    run.batch_rows.push(json!({"batch": 1, "row_no": 1, "mailed": false}));
+    run.row(1)["batch"] = 1.into();
+    run.row(1)["row_no"] = 1.into();
 }
 
 /// Job 2: its worker dies after the effect; an inquiry finds the gift.

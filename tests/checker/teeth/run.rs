@@ -15,6 +15,8 @@ pub struct Run {
     pub events: Vec<Value>,
     pub trades: Vec<Value>,
     pub outcomes: Vec<Value>,
+    pub batches: Vec<Value>,
+    pub batch_rows: Vec<Value>,
     pub lanes: Vec<Value>,
     pub workers: Vec<Value>,
     pub ledger: Vec<Value>,
@@ -109,7 +111,7 @@ impl Run {
     }
 
     pub fn act(&mut self, ms: i64, job: i64, became: &str) {
-        self.event(ms, job, "operated", None, became.into());
+        self.event(ms, job, "asked", None, became.into());
         let row = self.row(job);
         row["step"] = (row["step"].as_i64().expect("a step") + 1).into();
         row["at"] = became.into();
@@ -172,6 +174,8 @@ impl Run {
             ("job_event", &self.events),
             ("gift_trade", &self.trades),
             ("gift_outcome", &self.outcomes),
+            ("batch", &self.batches),
+            ("batch_row", &self.batch_rows),
             ("lane", &self.lanes),
             ("worker", &self.workers),
         ];

@@ -1,0 +1,459 @@
+//! Files become batches, and batches become what they ask for: all or nothing, approved, paused, counted.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Output};
+
+use noshi::{
+    engine::Partners,
+    intake::{self, Encoding, FileKind, Submission},
+    settings::Settings,
+    store::{self, Role, batches},
+    vault,
+    worker::Worker,
+};
+use secrecy::ExposeSecret;
+use sqlx::{Executor, PgPool};
+use tempfile::TempDir;
+
+use crate::support::{self, TestDatabase, database};
+
+const HEADER: &str = "grant_id,user_id,name,email,category,amount,currency,valid_days,area";
+const CONFIG: &str = r#"
+vault_key_file = "DIR/vault.key"
+[gifts.gift_on_demand]
+base_url = "http://127.0.0.1:1"
+credentials = { api_key_file = "DIR/secret" }
+ranges = [{ category = "coffee", currency = "JPY", min = 500, max = 1000, product = "small" }]
+"#;
+
+/// A released batch of grants that are announced, as the functions of the schema make it.
+pub async fn released(pool: &PgPool, rows: i32) {
+    pool.execute(sqlx::AssertSqlSafe(format!(
+        r#"select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), 'f', 'utf-8', null, true, false);
+        insert into noshi.batch_row (batch, row_no, line, key, args, mailed)
+        select b.id, n, n + 1, 'grant-' || n, jsonb_build_object('grant', 'grant-' || n, 'user', 'u', 'category', 'amazon',
+            'value', '{{"amount": 500, "currency": "JPY"}}'::jsonb), true
+        from noshi.batch b, generate_series(1, {rows}) n;
+        select noshi.validate_batch(id, {rows}), noshi.release_batch(id) from noshi.batch"#
+    )))
+    .await
+    .expect("a released batch");
+}
+
+/// A database, a configuration, and two people who may operate it.
+struct Desk {
+    db: TestDatabase,
+    files: TempDir,
+    sato: PgPool,
+    suzuki: PgPool,
+}
+
+impl Desk {
+    async fn open() -> Desk {
+        let (db, files) = (database().await, tempfile::tempdir().unwrap());
+        let [sato, suzuki] = [person(&db, "sato").await, person(&db, "suzuki").await];
+        let desk = Desk { db, files, sato, suzuki };
+        desk.write("vault.key", vault::generate_key_line().expose_secret().as_bytes());
+        desk.write("secret", b"secret");
+        desk.write("noshi.toml", CONFIG.replace("DIR", desk.files.path().to_str().unwrap()).as_bytes());
+        desk
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.files.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::read(Some(&self.files.path().join("noshi.toml"))).unwrap()
+    }
+
+    async fn submit(&self, pool: &PgPool, rows: &str) -> anyhow::Result<intake::Submitted> {
+        let path = self.write("grants.csv", format!("{HEADER}\n{rows}").as_bytes());
+        let submission = Submission {
+            path: &path,
+            kind: FileKind::Grants,
+            encoding: Encoding::Utf8,
+            campaign: Some("summer"),
+            mails: true,
+            issues: false,
+        };
+        let settings = self.settings();
+        intake::submit(pool, &*settings.vault().unwrap(), &settings.gifts().unwrap(), &submission).await
+    }
+
+    async fn approve(&self, batch: i64) -> Result<(), batches::BatchError> {
+        let digest = intake::digest_of(&self.files.path().join("grants.csv")).unwrap();
+        batches::approve(&self.suzuki, batch, &digest, "read").await.map(drop)
+    }
+
+    async fn command(&self, arguments: &[&str]) -> Output {
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
+            .args(arguments)
+            .env("DATABASE_URL", &self.db.url)
+            .env("NOSHI_CONFIG", self.files.path().join("noshi.toml"))
+            .output()
+            .await
+            .unwrap()
+    }
+
+    async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.db.pool).await.unwrap()
+    }
+
+    async fn progress(&self, batch: i64) -> batches::Progress {
+        batches::progress(&self.sato, Some(batch), 1).await.unwrap().remove(0)
+    }
+
+    /// Runs a worker until the batch's own job has ended.
+    async fn register(&self, batch: i64) {
+        let pace = noshi::engine::Pace { slots: 8, ..noshi::engine::Pace::default() };
+        let worker = Worker::start(&self.db.url, "test", Partners::default(), pace).await.unwrap();
+        let ended = async {
+            loop {
+                let open: bool = sqlx::query_scalar(
+                    "select exists (select from noshi.job where kind = 'bulk_grants' and key = $1
+                     and status not in ('completed', 'failed'))",
+                )
+                .bind(format!("batch/{batch}"))
+                .fetch_one(&self.db.pool)
+                .await
+                .unwrap();
+                if !open {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        worker.run_until(ended).await;
+    }
+}
+
+async fn person(db: &TestDatabase, login: &str) -> PgPool {
+    let server = support::server().await;
+    // Of the whole server: another test may have made it.
+    let _ = server.create_login(login, "noshi_operator").await;
+    store::connect(&server.url_as(login, &db.name), Role::Operator, 2).await.unwrap()
+}
+
+fn rows(from: usize, to: usize) -> String {
+    (from..to).map(|n| format!("G-{n},U-{n},山田太郎,taro{n}@example.jp,coffee,500,JPY,90,\n")).collect()
+}
+
+fn sentence(error: impl std::fmt::Display) -> String {
+    format!("{error:#}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear() {
+    let desk = Desk::open().await;
+    let first = desk.submit(&desk.sato, &rows(0, 3)).await.unwrap();
+    assert!(first.is_new && first.rows == 3 && !first.needs_approval, "{first:?}");
+    let again = desk.submit(&desk.suzuki, &rows(0, 3)).await.unwrap();
+    assert_eq!((again.batch, again.is_new), (first.batch, false));
+    assert_eq!(desk.count("select count(*) from noshi.batch_row").await, 3);
+    let args: Vec<String> =
+        sqlx::query_scalar("select args::text from noshi.batch_row").fetch_all(&desk.db.pool).await.unwrap();
+    assert!(args.iter().all(|args| !args.contains("山田") && !args.contains("example.jp")), "{args:?}");
+    let options = Submission {
+        path: &desk.files.path().join("grants.csv"),
+        kind: FileKind::Grants,
+        encoding: Encoding::Utf8,
+        campaign: Some("winter"),
+        mails: true,
+        issues: false,
+    };
+    let settings = desk.settings();
+    let other = intake::submit(&desk.sato, &settings.vault().unwrap(), &settings.gifts().unwrap(), &options).await;
+    assert!(sentence(other.unwrap_err()).contains("already, with other options"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_bytes_come_back_as_they_were() {
+    let desk = Desk::open().await;
+    let text = format!("\u{feff}{HEADER}\r\n\r\n{}\r\n\r\n", rows(0, 12_000).replace('\n', "\r\n"));
+    let path = desk.write("grants.csv", text.as_bytes());
+    let submission = Submission {
+        path: &path,
+        kind: FileKind::Grants,
+        encoding: Encoding::Utf8,
+        campaign: None,
+        mails: false,
+        issues: false,
+    };
+    let settings = desk.settings();
+    let keys = settings.vault().unwrap();
+    let submitted = intake::submit(&desk.sato, &keys, &settings.gifts().unwrap(), &submission).await.unwrap();
+    let mut bytes = vec![];
+    let place = vault::Place { grant: "", provider: "", column: "file" };
+    for chunk in 0.. {
+        let Some(sealed) = batches::file_chunk(&desk.sato, submitted.batch, chunk).await.unwrap() else { break };
+        bytes.extend_from_slice(&keys.open_bytes(&place, &sealed).unwrap());
+    }
+    assert!(bytes == text.as_bytes(), "{} bytes for {}", bytes.len(), text.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_a_fault_is_on_record_and_writes_nothing_else() {
+    let desk = Desk::open().await;
+    let bad = format!("{}G-9,U-9,花子,hanako@example.jp,tea,500,JPY,,\n", rows(0, 50));
+    let error = sentence(desk.submit(&desk.sato, &bad).await.unwrap_err());
+    assert!(error.contains("grants.csv line 52, field `category`: nobody offers this category"), "{error}");
+    for sql in [
+        "select count(*) from noshi.job",
+        "select count(*) from noshi.batch_row",
+        "select count(*) from noshi_sealed.sealed",
+    ] {
+        assert_eq!(desk.count(sql).await, 0, "{sql}");
+    }
+    let (batch, faults): (i64, String) =
+        sqlx::query_as("select id, faults::text from noshi.batch").fetch_one(&desk.db.pool).await.unwrap();
+    assert!(faults.contains(r#""line": 52"#) && !faults.contains("花子"), "{faults}");
+    assert_eq!(desk.progress(batch).await.status, "invalid");
+    let report = desk.command(&["batch", "report", &batch.to_string()]).await;
+    let report = String::from_utf8(report.stdout).unwrap();
+    assert!(report.contains("52,category,nobody offers this category"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
+    let desk = Desk::open().await;
+    let submitted = desk.submit(&desk.sato, &rows(0, 150)).await.unwrap();
+    assert!(submitted.needs_approval);
+    let batch = submitted.batch;
+    assert_eq!(desk.progress(batch).await.status, "awaiting_approval");
+    let digest = intake::digest_of(&desk.files.path().join("grants.csv")).unwrap();
+    let own = batches::approve(&desk.sato, batch, &digest, "mine").await.unwrap_err();
+    assert!(sentence(&own).contains("another person must approve it"), "{own}");
+    let wrong = batches::approve(&desk.suzuki, batch, &[0; 32], "unread").await.unwrap_err();
+    assert!(sentence(&wrong).contains("the digest is not that of batch"), "{wrong}");
+    let early = batches::release(&desk.suzuki, batch).await.unwrap_err();
+    assert!(sentence(&early).contains("a second person must approve it"), "{early}");
+
+    // Direct sessions of both roles find no way round.
+    let worker = store::connect(&desk.db.url, Role::Worker, 1).await.unwrap();
+    for pool in [&worker, &desk.sato] {
+        for sql in [
+            "update noshi.batch set approved_by = 'x', approved_at = now(), approved_until = 'infinity', released_at = now()",
+            "insert into noshi.batch (kind, mode, digest, file, registered_at) values ('grants', 'all_or_nothing', sha256('x'), 'f', now())",
+            "update noshi.batch_row set args = '{}'",
+            "delete from noshi.batch_row",
+            "insert into noshi.batch_cap (kind, currency) values ('grants', 'JPY')",
+            "select noshi.reopen_batch(1), noshi.batch_log(1, 'approve')",
+            "select noshi.enqueue('gift_issuance', 'g', '{}')",
+        ] {
+            let error = pool.execute(sql).await.unwrap_err().to_string();
+            assert!(error.contains("permission denied"), "{sql}: {error}");
+        }
+    }
+    let late = "insert into noshi.batch_row (batch, row_no, line, key, args) values (1, 999, 999, 'x', '{}')";
+    let error = desk.sato.execute(late).await.unwrap_err().to_string();
+    assert!(error.contains("rows are taken only while their batch is being received"), "{error}");
+    let forced: Option<String> = sqlx::query_scalar("select code from noshi.register_batch($1)")
+        .bind(batch)
+        .fetch_optional(&worker)
+        .await
+        .unwrap();
+    assert_eq!(forced.as_deref(), Some("batch_not_approved"));
+
+    desk.approve(batch).await.unwrap();
+    desk.db
+        .pool
+        .execute("alter table noshi.batch disable trigger user; update noshi.batch set approved_until = now()")
+        .await
+        .unwrap();
+    let expired = batches::release(&desk.sato, batch).await.unwrap_err();
+    assert!(sentence(&expired).contains("ran out at"), "{expired}");
+    desk.approve(batch).await.unwrap();
+    batches::release(&desk.sato, batch).await.unwrap();
+    // The approval is judged again at the very commit that grants.
+    desk.db.pool.execute("update noshi.batch set approved_until = now()").await.unwrap();
+    desk.register(batch).await;
+    assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 0);
+    let refused = desk.progress(batch).await;
+    assert!(refused.refused.is_some_and(|why| why.contains("batch_not_approved")) && refused.failed == 150);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caps_hold_for_rows_totals_users_and_days() {
+    let desk = Desk::open().await;
+    let cap = async |column: &str, value: i64| {
+        let sql = format!("insert into noshi.batch_cap (kind, currency, {column}) values ('grants', 'JPY', {value})");
+        desk.db.pool.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
+    };
+    let submitted = desk.submit(&desk.sato, &rows(0, 10)).await.unwrap();
+    for (column, value, sentence) in [
+        ("most_rows", 9, "10 rows; the cap is 9"),
+        ("most_total", 4_999, "5000 JPY in all; the cap is 4999"),
+        ("most_per_user", 499, "line 2: its user would get 500 JPY within 24 hours; the cap is 499"),
+        ("most_per_day", 4_999, "5000 JPY here and 0 in the last 24 hours"),
+    ] {
+        cap(column, value).await;
+        let error = batches::release(&desk.sato, submitted.batch).await.unwrap_err().to_string();
+        assert!(error.contains(sentence), "{error}");
+    }
+    cap("most_per_day", 7_000).await;
+    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    desk.register(submitted.batch).await;
+    let second = desk.submit(&desk.sato, &rows(100, 105)).await.unwrap();
+    let error = batches::release(&desk.sato, second.batch).await.unwrap_err().to_string();
+    assert!(error.contains("2500 JPY here and 5000 in the last 24 hours; the cap for a day is 7000"), "{error}");
+    cap("most_per_user", 900).await;
+    let same_user = desk.submit(&desk.sato, "H-1,U-3,,,coffee,500,JPY,,\n").await.unwrap();
+    let error = batches::release(&desk.sato, same_user.batch).await.unwrap_err().to_string();
+    assert!(error.contains("line 2: its user would get 1000 JPY"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_granted_whole_and_then_announced() {
+    let desk = Desk::open().await;
+    let submitted = desk.submit(&desk.sato, &format!("{}H-1,U-x,,,coffee,500,JPY,,\n", rows(0, 20))).await.unwrap();
+    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 0);
+    desk.register(submitted.batch).await;
+    assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 21);
+    // The row without an address has no mail.
+    assert_eq!(desk.count("select count(*) from noshi.job where kind = 'email' and batch is not null").await, 20);
+    let progress = desk.progress(submitted.batch).await;
+    assert!(progress.holds, "{progress:?}");
+    assert_eq!((progress.rows, progress.completed, progress.open), (21, 1, 20));
+
+    // The same grants in another file: reported before, and refused if insisted on.
+    let again = desk.submit(&desk.sato, &rows(18, 25)).await.unwrap();
+    let objection = batches::objection(&desk.sato, again.batch).await.unwrap().unwrap();
+    assert_eq!(objection, "batch_duplicates: granted by another batch already: line 2, line 3");
+    assert_eq!(batches::repeated_users(&desk.sato, again.batch).await.unwrap(), 2);
+    assert!(batches::release(&desk.sato, again.batch).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_released_batches_with_one_grant_in_common_one_is_granted() {
+    let desk = Desk::open().await;
+    let one = desk.submit(&desk.sato, &rows(0, 10)).await.unwrap();
+    let other = desk.submit(&desk.sato, &rows(9, 19)).await.unwrap();
+    for batch in [one.batch, other.batch] {
+        batches::release(&desk.sato, batch).await.unwrap();
+    }
+    desk.register(one.batch).await;
+    desk.register(other.batch).await;
+    assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 10);
+    assert_eq!(desk.count("select count(*) from noshi.batch where registered_at is not null").await, 1);
+    assert_eq!(
+        desk.count("select count(*) from noshi.job where code = 'batch_duplicates' and status = 'failed'").await,
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_submission_is_gone_on_with() {
+    let desk = Desk::open().await;
+    let path = desk.write("grants.csv", format!("{HEADER}\n{}", rows(0, 11_000)).as_bytes());
+    let path = path.to_str().unwrap();
+    let broken = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
+        .args(["batch", "submit", path])
+        .env("DATABASE_URL", &desk.db.url)
+        .env("NOSHI_CONFIG", desk.files.path().join("noshi.toml"))
+        .env("NOSHI_CRASH", "stage.after@1")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(broken.status.code(), None, "{broken:?}");
+    assert_eq!(desk.count("select count(*) from noshi.batch_row").await, 5_000);
+    assert_eq!(desk.count("select count(*) from noshi.batch where validated_at is not null").await, 0);
+    let done = desk.command(&["batch", "submit", path]).await;
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(desk.count("select count(*) from noshi.batch_row").await, 11_000);
+    assert_eq!(desk.count("select count(distinct row_no) from noshi.batch_row").await, 11_000);
+    assert_eq!(desk.count("select count(*) from noshi.batch where validated_at is not null").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_submit_the_same_file_at_once_stage_each_row_once() {
+    let desk = Desk::open().await;
+    let text = rows(0, 6_000);
+    let (one, other) = tokio::join!(desk.submit(&desk.sato, &text), desk.submit(&desk.sato, &text));
+    assert_eq!(one.unwrap().batch, other.unwrap().batch);
+    assert_eq!(desk.count("select count(*) from noshi.batch_row").await, 6_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_asks_for_a_gift_within_its_area_and_its_days() {
+    let desk = Desk::open().await;
+    let rows = "G-1,U-1,,,coffee,500,JPY,90,\nG-2,U-2,,,coffee,500,JPY,,kyoto\nG-3,U-3,,,coffee,500,JPY,1,\n";
+    let submitted = desk.submit(&desk.sato, rows).await.unwrap();
+    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let issue = async |grant: &str, user: &str, area: Option<&str>| -> Result<i64, String> {
+        sqlx::query_scalar("select noshi.issue_grant($1, $2, $3)")
+            .bind(grant)
+            .bind(user)
+            .bind(area)
+            .fetch_one(&producer)
+            .await
+            .map_err(|error| error.to_string())
+    };
+    assert!(issue("G-1", "U-1", None).await.unwrap_err().contains("this user has no grant G-1"));
+    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    desk.register(submitted.batch).await;
+    let job = issue("G-1", "U-1", None).await.unwrap();
+    assert_eq!(issue("G-1", "U-1", None).await, Ok(job));
+    assert!(issue("G-1", "U-2", None).await.unwrap_err().contains("this user has no grant"));
+    assert!(issue("G-2", "U-2", Some("osaka")).await.unwrap_err().contains("is for the area kyoto"));
+    assert!(issue("G-2", "U-2", Some("kyoto")).await.is_ok());
+    desk.db.pool.execute("update noshi.batch set registered_at = now() - interval '2 days'").await.unwrap();
+    assert!(issue("G-3", "U-3", None).await.unwrap_err().contains("has lapsed"));
+    assert_eq!(desk.count("select count(*) from noshi.job where kind = 'gift_issuance' and priority = 0").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
+    let desk = Desk::open().await;
+    let text = "organization_id,public_id,name\norg-1,s-1,\"=cmd()\"\norg-1,s-2,二号店\norg-1,s-3,三号店\n";
+    let path = desk.write("stores.csv", text.as_bytes());
+    let submitted = desk.command(&["batch", "submit", "--kind", "stores", "--release", path.to_str().unwrap()]).await;
+    let said = String::from_utf8(submitted.stdout).unwrap();
+    assert!(said.contains("3 rows = 0 completed + 0 failed + 0 cancelled + 0 ask a person + 3 open"), "{said}");
+    batches::pause(&desk.sato, 1, "a look").await.unwrap();
+    assert_eq!(desk.count("select count(*) from noshi.job where status = 'scheduled'").await, 3);
+    assert_eq!(desk.progress(1).await.status, "paused");
+    batches::resume(&desk.sato, 1, "it is well").await.unwrap();
+    assert_eq!(desk.count("select count(*) from noshi.job where status = 'available'").await, 3);
+    desk.db
+        .pool
+        .execute(
+            r#"update noshi.job set status = 'failed', code = 'shop_refused', outcome = 'refused', at = 'refused', finished_at = now(),
+               state = '{"at":"refused","run":0,"why":"shop_refused","detail":"bad_name"}' where row_no = 1"#,
+        )
+        .await
+        .unwrap();
+    let report = String::from_utf8(desk.command(&["batch", "report", "1"]).await.stdout).unwrap();
+    let mut lines = report.lines();
+    assert_eq!(lines.next(), Some("organization_id,public_id,name,line,result,outcome,reason_ja,reason,mail"));
+    let first = lines.next().unwrap();
+    assert!(first.starts_with("org-1,s-1,'=cmd(),2,failed,refused,組織基盤が店舗の作成を断りました。"), "{first}");
+    assert!(first.contains("(bad_name)"), "{first}");
+    assert_eq!(batches::rerun(&desk.sato, 1, "mended there").await.unwrap(), 1);
+    assert_eq!(desk.count("select count(*) from noshi.job where asked = 'rerun' and status = 'available'").await, 1);
+    assert_eq!(batches::cancel(&desk.sato, 1, "not wanted").await.unwrap(), 2);
+    let progress = desk.progress(1).await;
+    assert_eq!((progress.cancelled, progress.open), (2, 1), "{progress:?}");
+    assert!(progress.holds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_said() {
+    let run = async |config: Option<PathBuf>| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
+        command.args(["batch", "submit", "x.csv"]).env_remove("DATABASE_URL").env_remove("NOSHI_CONFIG");
+        if let Some(config) = config {
+            command.arg("--config").arg(config);
+        }
+        let output = command.output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(run(None).await.contains("the configuration names no gift provider"));
+    let desk = Desk::open().await;
+    assert!(run(Some(desk.files.path().join("noshi.toml"))).await.contains("set DATABASE_URL"));
+}
