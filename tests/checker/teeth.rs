@@ -182,7 +182,7 @@ fn all() -> impl Iterator<Item = &'static Spoilt> {
 fn a_good_run_is_clean() {
     let (violations, summary) = good().judged();
     assert!(violations.is_empty(), "{violations:#?}");
-    assert_eq!(summary, "checked 16 invariants over 8 jobs, 55 events, 39 ledger lines: 0 violations");
+    assert_eq!(summary, "checked 18 invariants over 8 jobs, 55 events, 39 ledger lines: 0 violations");
 }
 
 #[test]

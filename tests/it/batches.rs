@@ -80,7 +80,7 @@ impl Desk {
             issues: false,
         };
         let settings = self.settings();
-        intake::submit(pool, &*settings.vault().unwrap(), &settings.gifts().unwrap(), &submission).await
+        intake::submit(pool, &settings.vault().unwrap(), &settings.gifts().unwrap(), &submission).await
     }
 
     async fn approve(&self, batch: i64) -> Result<(), batches::BatchError> {
