@@ -1,5 +1,6 @@
 //! The commands, noun first. Usage errors end with status 2, failures with 1.
 
+mod api;
 mod batch;
 mod lane;
 mod vault;
@@ -29,6 +30,9 @@ enum Command {
     /// Worker processes.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
+    /// The HTTP room that takes events from other systems.
+    #[command(subcommand)]
+    Api(api::ApiCommand),
     /// The schema.
     #[command(subcommand)]
     Migrate(MigrateCommand),
@@ -80,6 +84,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             }
         },
         Command::Worker(command) => worker::run(&settings()?, command).await,
+        Command::Api(command) => api::run(&settings()?, command).await,
         Command::Migrate(MigrateCommand::Up(database)) => store::migrate(database.url()?).await,
         Command::Batch(command) => batch::run(&settings()?, command).await,
         Command::Lane(command) => lane::run(command).await,
@@ -113,6 +118,7 @@ pub fn start_logging(cli: &Cli) {
         // Its progress stands on standard error, and its workers log to files.
         Command::Demo(_) => "error",
         Command::Worker(_)
+        | Command::Api(_)
         | Command::Migrate(_)
         | Command::Batch(_)
         | Command::Lane(_)

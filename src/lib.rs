@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clients;
 pub mod demo;
 pub mod dispatch;
+pub mod door;
 pub mod engine;
 pub mod flush;
 pub mod gifts;

@@ -28,6 +28,8 @@ pub enum Role {
     Worker,
     Operator,
     Producer,
+    /// Takes events from the network: executes functions, reads and writes no table.
+    Door,
     /// The login's own rights: migrations and key rotation.
     Login,
 }
@@ -38,6 +40,7 @@ impl Role {
             Role::Worker => "set role noshi_worker",
             Role::Operator => "set role noshi_operator",
             Role::Producer => "set role noshi_producer",
+            Role::Door => "set role noshi_door",
             Role::Login => "reset role",
         }
     }

@@ -15,7 +15,7 @@ static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
 /// One migration at a time: each of them grants the owner's role to the migrating login.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-const LOGINS: [&str; 4] = ["worker", "producer", "operator", "reader"];
+const LOGINS: [&str; 5] = ["worker", "producer", "operator", "reader", "door"];
 
 async fn server() -> &'static PrivatePostgres {
     let start = async || {
@@ -268,6 +268,29 @@ async fn a_reader_reads_the_reports_alone() {
         refused(&reader, format!("update {table} set {column} = {column}")).await;
     }
     refused(&reader, "select noshi.enqueue('probe', 'a', '{}')").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_keeps_events_and_sees_nothing() {
+    let place = Place::open("opened").await;
+    let door = place.login("door").await;
+    let record = "select noshi.record_email_event('m', 1, 'bounce', 'x', now(), 'Permanent')";
+    run(&door, record).await.expect("an event");
+    let suppress =
+        "select noshi.suppress_address('s', array[sha256('a')], 'bounced', 'm', 'k1', '\\x00'::bytea, '\\x00'::bytea)";
+    run(&door, suppress).await.expect("a suppressed address");
+    refused_to_everybody(&place, &door).await;
+    for (table, column) in place.tables().await {
+        refused(&door, format!("select from {table}")).await;
+        refused(&door, format!("insert into {table} ({column}) values (default)")).await;
+        refused(&door, format!("update {table} set {column} = {column}")).await;
+    }
+    for sql in ["select noshi.enqueue('probe', 'a', '{}')", "select noshi.sealed_recipient(1, 1)"] {
+        refused(&door, sql).await;
+    }
+    for role in ["worker", "operator", "producer", "reader"] {
+        refused(&door, format!("set role noshi_{role}")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
