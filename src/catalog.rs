@@ -48,7 +48,7 @@ impl Outside<BulkGrants> for Engine {
 
 impl Outside<Email> for Engine {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn email::World> {
-        Box::new(MailWorld::new(&self.partners.mails, &self.clock, claimed, local))
+        Box::new(MailWorld::new(&self.partners.mails, &self.pool, self.worker, &self.clock, claimed, local))
     }
 }
 

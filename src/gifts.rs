@@ -90,7 +90,7 @@ fn lane(provider: &str) -> String {
 }
 
 /// Long windows may be used in bursts; short ones are paced evenly, as the provider counts them.
-fn budget(budget: clients::Budget) -> Budget {
+pub fn budget(budget: clients::Budget) -> Budget {
     let burst = if budget.window > Duration::from_secs(60) { (budget.calls / 2).max(1) } else { 1 };
     Budget { per: budget.window, calls: budget.calls, burst, jitter: budget.jitter }
 }

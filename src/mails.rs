@@ -1,42 +1,252 @@
 //! The world of e-mail: recipients, suppression, events, and the mail service's calls.
+//!
+//! A name and an address are unsealed twice, each time right before they are needed: to see whether the address is
+//! suppressed, and to send. They are never written, logged or counted.
 
-use std::sync::Arc;
+mod letters;
+mod recipient;
+
+use std::{sync::Arc, time::Duration};
 
 use noshi_jobs::{
     email::{Args, Channel, Fate, Prepare, Send, World},
     machine::Call,
 };
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
-use crate::{lease::LeaseClock, store::claim::Claimed, world::Local};
+use self::{letters::Letters, recipient::Recipient};
+use crate::{
+    chaos::crash_point,
+    clients::{
+        Gate,
+        mail::{self, EmailSettings, Letter, MailService, Quota},
+    },
+    gifts,
+    lease::LeaseClock,
+    metrics::count_call,
+    store::{self, claim::Claimed, mails::Told},
+    vault::Vault,
+    world::Local,
+};
+
+/// After a quota with nothing left: the vendor's words.
+const NO_QUOTA: Duration = Duration::from_secs(600);
 
 /// The mail service, if the settings name one.
 #[derive(Default)]
-pub struct Mails {}
+pub struct Mails {
+    office: Option<Office>,
+}
+
+struct Office {
+    service: Box<dyn MailService>,
+    letters: Letters,
+    vault: Arc<Vault>,
+    /// How often the service is asked for the account's quota.
+    ask_every: Option<Duration>,
+}
 
 impl Mails {
-    pub async fn declare_lanes(&self, _: &PgPool) -> Result<(), sqlx::Error> {
-        Ok(())
+    pub fn open(settings: &EmailSettings, vault: Arc<Vault>) -> anyhow::Result<Self> {
+        let letters = Letters::open(&settings.link, settings.templates.as_deref())?;
+        let ask_every = match (settings.service, &settings.ses) {
+            (mail::Service::Ses, Some(ses)) => Some(Duration::from_secs(ses.quota_seconds.get().into())),
+            (mail::Service::Ses, None) | (mail::Service::Smtp, _) => None,
+        };
+        Ok(Mails { office: Some(Office { service: mail::open(settings)?, letters, vault, ask_every }) })
+    }
+
+    /// The service's name, if there is one.
+    pub fn name(&self) -> Option<&'static str> {
+        self.office.as_ref().map(|office| office.service.name())
+    }
+
+    /// Makes sure that the service's lane exists with its budgets.
+    pub async fn declare_lanes(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let Some(office) = &self.office else { return Ok(()) };
+        let budgets: Vec<_> = office.service.budgets().into_iter().map(gifts::budget).collect();
+        let lane = office.lane();
+        match office.ask_every {
+            Some(_) => store::mails::declare(pool, &lane, &budgets).await,
+            None => store::lanes::declare(pool, &lane, &budgets).await,
+        }
+    }
+
+    /// Keeps the lane at the account's own quota, as long as this process lives. Of the whole fleet one process asks.
+    pub async fn keep_quota(self: Arc<Self>, pool: PgPool) {
+        let Some(office) = &self.office else { return };
+        let Some(every) = office.ask_every else { return };
+        loop {
+            if let Err(error) = office.ask_for_quota(&pool, every).await {
+                tracing::warn!(%error, "the database did not answer about the mail quota");
+            }
+            tokio::time::sleep((every / 5).clamp(Duration::from_millis(200), Duration::from_secs(30))).await;
+        }
     }
 }
 
+impl Office {
+    fn lane(&self) -> String {
+        format!("email/{}", self.service.name())
+    }
+
+    async fn ask_for_quota(&self, pool: &PgPool, every: Duration) -> Result<(), sqlx::Error> {
+        let lane = self.lane();
+        if !store::mails::claim_question(pool, &lane, every).await? {
+            return Ok(());
+        }
+        let quota = self.service.quota().await;
+        count_call(self.service.name(), "quota", if quota == Quota::NoAnswer { "unknown" } else { "ok" });
+        match quota {
+            Quota::Told { per_second, per_day, sent } => {
+                let told = Told { per_second, per_day, sent };
+                store::mails::renew_budgets(pool, &lane, told, NO_QUOTA).await
+            }
+            Quota::NoAnswer => {
+                tracing::warn!(lane, "the mail service did not tell its quota; the lane keeps to what it told last");
+                Ok(())
+            }
+            Quota::Fixed => Ok(()),
+        }
+    }
+
+    async fn prepare(&self, connection: &mut PgConnection, job: i64, worker: i64) -> Result<Prepare, sqlx::Error> {
+        let kept = store::mails::recipient(connection, job, worker).await?;
+        let Some(kept) = kept else { return Ok(Prepare::NoRecipient) };
+        let recipient = match Recipient::unseal(&self.vault, &kept) {
+            Ok(Some(recipient)) => recipient,
+            Ok(None) => return Ok(Prepare::NoRecipient),
+            Err(error) => {
+                tracing::error!(job, error = format!("{error:#}"), "a recipient does not open; its message waits");
+                return Ok(Prepare::Wait);
+            }
+        };
+        if store::mails::is_suppressed(connection, &self.vault.digests(&recipient.address)).await? {
+            return Ok(Prepare::Suppressed);
+        }
+        Ok(Prepare::Ready(Channel {
+            name: self.service.name().to_owned(),
+            settle_seconds: self.service.settle_seconds(),
+        }))
+    }
+
+    /// The letter, or what the send comes to instead. Nothing was sent yet.
+    async fn write(&self, pool: &PgPool, ids: &Ids, args: &Args, send_no: u8) -> Result<Letter, Send> {
+        let away = |error: sqlx::Error| {
+            tracing::warn!(job = ids.job, %error, "the database did not answer before a send; not sent");
+            Send::NotSent
+        };
+        let mut connection = pool.acquire().await.map_err(away)?;
+        let kept = store::mails::recipient(&mut connection, ids.job, ids.worker).await.map_err(away)?;
+        let rejected = |why: &str| Send::Rejected(why.to_owned());
+        let kept = kept.ok_or_else(|| rejected("no_recipient"))?;
+        let recipient = Recipient::unseal(&self.vault, &kept).map_err(|error| {
+            tracing::error!(job = ids.job, error = format!("{error:#}"), "a recipient does not open; not sent");
+            Send::NotSent
+        })?;
+        let recipient = recipient.ok_or_else(|| rejected("no_recipient"))?;
+        // It may have waited in its lane for hours.
+        let digests = self.vault.digests(&recipient.address);
+        if store::mails::is_suppressed(&mut connection, &digests).await.map_err(away)? {
+            return Err(rejected("address_suppressed"));
+        }
+        let rendered = self.letters.render(args, recipient.name()).map_err(|error| {
+            tracing::error!(job = ids.job, error = format!("{error:#}"), "a message cannot be rendered; not sent");
+            rejected("template_failed")
+        })?;
+        let (template, to) = (args.template.name(), recipient.address);
+        let letters::Rendered { subject, text, html } = rendered;
+        Ok(Letter { job: ids.job, send_no, template, to, subject, text, html })
+    }
+}
+
+struct Ids {
+    job: i64,
+    worker: i64,
+}
+
 /// What one claimed message meets outside.
-pub struct MailWorld {}
+pub struct MailWorld {
+    mails: Arc<Mails>,
+    pool: PgPool,
+    gate: Gate,
+    local: Local,
+    ids: Ids,
+}
 
 impl MailWorld {
-    pub fn new(_: &Arc<Mails>, _: &Arc<LeaseClock>, _: &Claimed, _: &Local) -> Self {
-        MailWorld {}
+    pub fn new(
+        mails: &Arc<Mails>,
+        pool: &PgPool,
+        worker: i64,
+        clock: &Arc<LeaseClock>,
+        claimed: &Claimed,
+        local: &Local,
+    ) -> Self {
+        let clock = Arc::clone(clock);
+        MailWorld {
+            mails: Arc::clone(mails),
+            pool: pool.clone(),
+            gate: Gate::new(move || clock.may_call()),
+            local: local.clone(),
+            ids: Ids { job: claimed.id, worker },
+        }
     }
 }
 
 impl World for MailWorld {
     fn prepare<'a>(&'a self, _: &'a Args) -> Call<'a, Prepare> {
-        Box::pin(async { Prepare::Wait })
+        Box::pin(async {
+            let Some(office) = &self.mails.office else { return Prepare::Wait };
+            crash_point("prepare_mail.before");
+            let Ids { job, worker } = self.ids;
+            let prepared = self.local.run(async |connection| {
+                if is_paused(connection, job).await? {
+                    return Ok(Prepare::Wait);
+                }
+                office.prepare(connection, job, worker).await
+            });
+            let prepared = prepared.await;
+            crash_point("prepare_mail.after");
+            prepared
+        })
     }
-    fn send<'a>(&'a self, _: &'a Args, _: &'a Channel, _: u8) -> Call<'a, Send> {
-        Box::pin(async { Send::NotSent })
+
+    fn send<'a>(&'a self, args: &'a Args, channel: &'a Channel, send_no: u8) -> Call<'a, Send> {
+        Box::pin(async move {
+            // A service taken out of the settings: nothing was sent, and the message waits for its return.
+            let office = self.mails.office.as_ref().filter(|office| office.service.name() == channel.name);
+            let Some(office) = office else { return Send::NotSent };
+            let letter = match office.write(&self.pool, &self.ids, args, send_no).await {
+                Ok(letter) => letter,
+                Err(instead) => return instead,
+            };
+            crash_point("send_mail.before");
+            let answer = office.service.send(&letter, &self.gate).await;
+            crash_point("send_mail.after");
+            count_call(office.service.name(), "send", name_of_send(&answer));
+            answer
+        })
     }
+
     fn look_for_event<'a>(&'a self, _: &'a Args) -> Call<'a, Fate> {
-        Box::pin(async { Fate::Silent })
+        let job = self.ids.job;
+        Box::pin(self.local.run(async move |connection| store::mails::fate(connection, job).await))
+    }
+}
+
+/// Until batches can be paused.
+async fn is_paused(_: &mut PgConnection, _: i64) -> Result<bool, sqlx::Error> {
+    Ok(false)
+}
+
+const fn name_of_send(send: &Send) -> &'static str {
+    match send {
+        Send::Accepted(_) => "ok",
+        Send::Rejected(_) => "refused",
+        Send::Throttled(_) => "throttled",
+        Send::NotSent => "not_sent",
+        Send::Unknown => "unknown",
+        Send::BadCredentials => "bad_credentials",
     }
 }

@@ -40,7 +40,10 @@ pub fn count_call(provider: &'static str, op: &'static str, outcome: &'static st
 }
 
 /// Installs the recorder of this process and registers every series at 0. What is counted before is lost.
-pub fn install(providers: impl Iterator<Item = &'static str>) -> anyhow::Result<PrometheusHandle> {
+pub fn install(
+    providers: impl Iterator<Item = &'static str>,
+    mail_service: Option<&'static str>,
+) -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("noshi_settle_group_size".to_owned()), &GROUP_SIZES)?
         .install_recorder()
@@ -61,16 +64,22 @@ pub fn install(providers: impl Iterator<Item = &'static str>) -> anyhow::Result<
     }
     drop(metrics::histogram!("noshi_settle_group_size"));
     for provider in providers {
-        for op in ["issue", "inquire", "cancel"] {
-            for outcome in CALL_OUTCOMES {
-                metrics::counter!("noshi_provider_requests_total", "provider" => provider, "op" => op, "outcome" => outcome)
-                    .absolute(0);
-            }
-        }
-        let lane = format!("gift/{provider}");
-        metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => lane).absolute(0);
+        register_calls(provider, &["issue", "inquire", "cancel"], format!("gift/{provider}"));
+    }
+    if let Some(service) = mail_service {
+        register_calls(service, &["send", "quota"], format!("email/{service}"));
     }
     Ok(handle)
+}
+
+fn register_calls(provider: &'static str, ops: &[&'static str], lane: String) {
+    for op in ops {
+        for outcome in CALL_OUTCOMES {
+            metrics::counter!("noshi_provider_requests_total", "provider" => provider, "op" => *op, "outcome" => outcome)
+                .absolute(0);
+        }
+    }
+    metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => lane).absolute(0);
 }
 
 fn describe() {

@@ -8,7 +8,14 @@ use std::{
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::{clients::GiftSettings, engine::Partners, gifts::Gifts, mails::Mails, stores::Stores, vault::Vault};
+use crate::{
+    clients::{GiftSettings, mail::EmailSettings},
+    engine::Partners,
+    gifts::Gifts,
+    mails::Mails,
+    stores::Stores,
+    vault::Vault,
+};
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -16,6 +23,7 @@ pub struct Settings {
     /// The file with the keys that seal gift codes and recipients.
     pub vault_key_file: Option<PathBuf>,
     pub gifts: GiftSettings,
+    pub email: Option<EmailSettings>,
 }
 
 impl Settings {
@@ -40,9 +48,17 @@ impl Settings {
     pub fn partners(&self) -> anyhow::Result<Partners> {
         Ok(Partners {
             gifts: Arc::new(self.gifts()?),
-            mails: Arc::new(Mails::default()),
+            mails: Arc::new(self.mails()?),
             stores: Arc::new(Stores::default()),
         })
+    }
+
+    /// The mail service. Without one in the configuration, none, and no vault is needed.
+    pub fn mails(&self) -> anyhow::Result<Mails> {
+        match &self.email {
+            Some(email) => Mails::open(email, self.vault()?),
+            None => Ok(Mails::default()),
+        }
     }
 
     /// The gift providers. Without any in the configuration, none, and no vault is needed.
@@ -65,6 +81,7 @@ mod tests {
         let settings = Settings::read(Some(Path::new(example))).unwrap();
         let gifts = settings.gifts.clone();
         assert!(gifts.amazon_incentives.is_some() && gifts.gift_on_demand.is_some() && gifts.tango_card.is_some());
+        assert!(settings.email.as_ref().is_some_and(|email| email.ses.is_some() && email.smtp.is_some()));
         // Its key file is not here, and the error says which file and what to do.
         let error = format!("{:#}", settings.vault().unwrap_err());
         assert!(error.contains("/etc/noshi/vault.key"), "{error}");

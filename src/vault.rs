@@ -2,6 +2,9 @@
 //!
 //! XChaCha20-Poly1305 with a fresh random nonce each time. The place a value belongs to (column, grant, provider) is
 //! authenticated with it, so a ciphertext copied into another row does not open there.
+//!
+//! Addresses are also looked up, by keyed digests. Each digest has its address sealed beside it, so that rotation can digest
+//! it again under the new key; until it has, a look-up asks with the digests of all keys.
 
 use std::{fmt, fs, path::Path};
 
@@ -12,11 +15,14 @@ use chacha20poly1305::{
 };
 use noshi_jobs::gift_issuance::Sealed;
 use rand::RngCore;
+use ring::hmac;
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use zeroize::Zeroizing;
 
 /// The first of the authenticated parts; a later format gets another.
 const FORMAT: &str = "noshi-1";
+/// What the keys of address digests are derived with.
+const DIGESTS: &[u8] = b"noshi-1 address digests";
 
 /// Where a sealed value belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +53,15 @@ struct Key {
 impl Key {
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(self.bytes.expose_secret().into())
+    }
+
+    /// HMAC-SHA256 under a key that is derived from this one, since one key has one use.
+    fn digest(&self, text: &[u8]) -> [u8; 32] {
+        let sign = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
+        let derived = sign(self.bytes.expose_secret(), DIGESTS);
+        let mut digest = [0; 32];
+        digest.copy_from_slice(sign(derived.as_ref(), text).as_ref());
+        digest
     }
 }
 
@@ -100,6 +115,13 @@ impl Vault {
         let plain = self.open_bytes(place, sealed)?;
         let text = str::from_utf8(&plain).map_err(|_| anyhow!("a sealed value is not text; it was not sealed here"))?;
         Ok(SecretString::from(text))
+    }
+
+    /// Digests of an address under every key, the newest first: equal addresses have equal digests, and without a key
+    /// nobody can tell whose a digest is. Case and surrounding space do not matter.
+    pub fn digests(&self, address: &SecretString) -> Vec<[u8; 32]> {
+        let address = Zeroizing::new(address.expose_secret().trim().to_lowercase());
+        self.keys.iter().map(|key| key.digest(address.as_bytes())).collect()
     }
 
     /// The id of the key that seals.

@@ -45,6 +45,7 @@ pub struct Worker {
     listener: Option<JoinHandle<()>>,
     books: JoinHandle<()>,
     heartbeat: JoinHandle<Verdict>,
+    quota: JoinHandle<()>,
     stop: Arc<Notify>,
 }
 
@@ -78,6 +79,8 @@ impl Worker {
             partners,
             stopping: AtomicBool::new(false),
         });
+        // Of its own accord it never ends; it goes with the process.
+        let quota = tokio::spawn(Arc::clone(&engine.partners.mails).keep_quota(vital.clone()));
         let beats = Arc::new(AtomicU64::new(0));
         heartbeat::watch(&beats, pace.lease);
         let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(&engine), vital.clone(), beats));
@@ -90,7 +93,7 @@ impl Worker {
         let books = tokio::spawn(settle_batches(Arc::clone(&engine)));
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
         tracing::info!(worker, name, "claiming");
-        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, books, heartbeat, stop })
+        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, books, heartbeat, quota, stop })
     }
 
     /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began; returns the address.
@@ -138,6 +141,7 @@ impl Worker {
         }
         self.books.abort();
         self.heartbeat.abort();
+        self.quota.abort();
         let worker = engine.worker;
         crash_point("sign_off.before");
         if let Err(error) = store::workers::stop(&self.vital, worker).await {

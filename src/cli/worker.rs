@@ -71,7 +71,7 @@ async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> 
     let partners = settings.partners()?;
     // Before the first claim, so that every job is counted.
     let figures = match args.metrics {
-        Some(listen) => Some((listen, metrics::install(partners.gifts.names())?)),
+        Some(listen) => Some((listen, metrics::install(partners.gifts.names(), partners.mails.name())?)),
         None => None,
     };
     let worker = Worker::start(args.database.url()?, &args.name, partners, pace).await?;

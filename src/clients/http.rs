@@ -42,7 +42,7 @@ impl Gate {
         Gate::new(|| true)
     }
 
-    fn may_call(&self) -> bool {
+    pub(super) fn may_call(&self) -> bool {
         (self.0)()
     }
 }
@@ -68,6 +68,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// From Retry-After, between 0 and 1 h.
     pub retry_after: Option<Duration>,
+    /// From `x-amzn-errortype`, where AWS names an error.
+    pub error_type: Option<String>,
     pub body: Body,
 }
 
@@ -85,6 +87,10 @@ impl Body {
     /// Reads it as JSON. `None` if it is anything else: the reason might quote the content, so it is not told.
     pub fn json<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_slice(&self.0).ok()
+    }
+
+    pub fn text(&self) -> Option<&str> {
+        str::from_utf8(&self.0).ok()
     }
 
     pub fn contains(&self, text: &str) -> bool {
@@ -202,6 +208,8 @@ impl Http {
     async fn read(&self, mut response: reqwest::Response) -> Answer {
         let status = response.status();
         let retry_after = retry_after(response.headers(), SystemTime::now());
+        let error_type = response.headers().get("x-amzn-errortype");
+        let error_type = error_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
         // Reserved at once, since growing would leave copies behind.
         let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
         let mut bytes = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(8 * 1024).min(MOST_BYTES)));
@@ -217,7 +225,7 @@ impl Http {
             }
         }
         crash_point("resp.after_body");
-        Answer::Reply(Reply { status, retry_after, body: Body(bytes) })
+        Answer::Reply(Reply { status, retry_after, error_type, body: Body(bytes) })
     }
 
     fn unknown(&self, error: reqwest::Error) -> Answer {
@@ -257,7 +265,7 @@ fn base(reach: &Reach) -> anyhow::Result<Url> {
 }
 
 /// The whole process has one TLS provider; whoever comes first installs it.
-fn install_tls() {
+pub(super) fn install_tls() {
     static ONCE: Once = Once::new();
     // An error means that one is installed already.
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));

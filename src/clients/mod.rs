@@ -1,15 +1,19 @@
-//! The gift providers, each in one file. A new one: its file, one line in [`CATALOGUE`], its settings, and its answers
+//! The gift providers, each in one file; the mail services are in `mail`. A new one: its file, one line in [`CATALOGUE`], its settings, and its answers
 //! in the conformance suite, which then runs on it.
 
 mod amazon_incentives;
+mod aws;
 #[cfg(test)]
 mod conformance;
 mod gift_on_demand;
 pub mod http;
+pub mod mail;
 mod offers;
 #[cfg(test)]
 mod scripted;
+mod ses;
 pub mod settings;
+mod smtp;
 mod tango_card;
 mod wire;
 

@@ -6,6 +6,7 @@ pub mod claim;
 pub mod enqueue;
 pub mod facts;
 pub mod lanes;
+pub mod mails;
 pub mod numbers;
 pub mod recover;
 pub mod settle;

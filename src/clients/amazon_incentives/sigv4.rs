@@ -1,13 +1,11 @@
-//! The signature of a call: AWS Signature Version 4, by the vendor's own crate.
+//! The signature of a call: AWS Signature Version 4.
 
 use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
-use aws_sigv4::{
-    http_request::{SignableBody, SignableRequest, SigningSettings, sign},
-    sign::v4,
-};
 use http::{HeaderMap, HeaderValue};
+
+use crate::clients::aws::{self, Scope, Unsigned};
 
 /// The service name in the scope of every signature.
 const SERVICE: &str = "AGCODService";
@@ -42,20 +40,8 @@ impl Signer {
         body: &[u8],
         at: SystemTime,
     ) -> Option<(Vec<(&'static str, String)>, String)> {
-        let identity = self.credentials.clone().into();
-        let params = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&self.region)
-            .name(SERVICE)
-            .time(at)
-            .settings(SigningSettings::default())
-            .build()
-            .ok()?
-            .into();
-        let request = SignableRequest::new("POST", url, headers.iter().copied(), SignableBody::Bytes(body)).ok()?;
-        let (instructions, signature) = sign(request, &params).ok()?.into_parts();
-        let (added, _) = instructions.into_parts();
-        Some((added.iter().map(|header| (header.name(), header.value().to_owned())).collect(), signature))
+        let scope = Scope { credentials: &self.credentials, region: &self.region, service: SERVICE, at };
+        aws::sign(&scope, &Unsigned { method: "POST", url, headers, body })
     }
 }
 

@@ -6,7 +6,7 @@ const TRADE: &str = "NoshiQ9W1DFWF077YMGA183F5VBH24E00";
 const YEN: Money = Money { amount: 1000, currency: Currency::Jpy };
 
 fn reply(status: u16, body: &str) -> Reply {
-    Reply { status: StatusCode::from_u16(status).unwrap(), retry_after: None, body: body.into() }
+    Reply { status: StatusCode::from_u16(status).unwrap(), retry_after: None, error_type: None, body: body.into() }
 }
 
 /// The shape of a captured answer.

@@ -1,0 +1,161 @@
+//! The mail services, each in one file, behind one trait. A new one: its file, its settings, one arm in [`open`].
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use anyhow::{Context, ensure};
+use lettre::{Address, message::Mailbox};
+use noshi_jobs::{email::Send, machine::Call};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::{Budget, Gate, ses, smtp};
+
+/// A message, rendered, to one recipient. It has no `Debug`: it holds a name and an address.
+pub struct Letter {
+    /// The tag by which the service's events find the job again.
+    pub job: i64,
+    pub send_no: u8,
+    pub template: &'static str,
+    pub to: SecretString,
+    pub subject: SecretString,
+    pub text: SecretString,
+    pub html: SecretString,
+}
+
+/// What the service says that the account may send.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Quota {
+    Told {
+        per_second: f64,
+        per_day: f64,
+        /// In the last 24 hours.
+        sent: f64,
+    },
+    /// No answer, or none that can be read.
+    NoAnswer,
+    /// The service has no such question: the budgets are those of the settings.
+    Fixed,
+}
+
+/// One account at one mail service. Each method makes at most one request, and none is ever repeated here.
+pub trait MailService: std::marker::Send + Sync {
+    /// Stored with every send: permanent. Also the end of the lane's name, `email/<name>`.
+    fn name(&self) -> &'static str;
+    /// How long an event about a lost answer is waited for; 0 where the service sends none.
+    fn settle_seconds(&self) -> u32;
+    /// Until the service has told its own.
+    fn budgets(&self) -> Vec<Budget>;
+    fn send<'a>(&'a self, letter: &'a Letter, gate: &'a Gate) -> Call<'a, Send>;
+    fn quota(&self) -> Call<'_, Quota>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Service {
+    Ses,
+    Smtp,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmailSettings {
+    /// Who the messages are from: `Name <address>` or an address.
+    pub from: String,
+    pub service: Service,
+    /// Where a message leads; `{reference}` is replaced by what the message is about, percent-encoded.
+    pub link: String,
+    /// How long an event about a lost answer is waited for.
+    #[serde(default = "fifteen_minutes")]
+    pub settle_seconds: u32,
+    /// A folder whose templates replace the built-in ones.
+    pub templates: Option<PathBuf>,
+    pub ses: Option<SesSettings>,
+    pub smtp: Option<SmtpSettings>,
+}
+
+const fn fifteen_minutes() -> u32 {
+    15 * 60
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SesSettings {
+    pub region: String,
+    /// Only for a simulator or a private endpoint.
+    pub base_url: Option<String>,
+    #[serde(default)]
+    pub allow_plain_http: bool,
+    /// It publishes the events to the topics below; without it no doubt is ever settled by an event.
+    pub configuration_set: String,
+    /// The SNS topics whose notifications are believed.
+    pub topics: Vec<String>,
+    /// A fixed certificate to check notifications with, instead of Amazon's.
+    pub certificate_file: Option<PathBuf>,
+    pub connect_timeout_ms: Option<u64>,
+    pub timeout_ms: Option<u64>,
+    /// How often the account's quota is asked for.
+    #[serde(default = "five_minutes")]
+    pub quota_seconds: NonZeroU32,
+}
+
+const fn five_minutes() -> NonZeroU32 {
+    NonZeroU32::new(300).unwrap()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tls {
+    /// From the first byte, usually at port 465.
+    Implicit,
+    /// Required, never optional: a server that does not offer it gets nothing.
+    Starttls,
+    /// Only to this machine.
+    None,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmtpSettings {
+    pub host: String,
+    pub port: u16,
+    pub tls: Tls,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub timeout_ms: Option<u64>,
+    pub sends_per_second: NonZeroU32,
+    pub sends_per_day: Option<NonZeroU32>,
+}
+
+/// The service that the settings name.
+pub fn open(settings: &EmailSettings) -> anyhow::Result<Box<dyn MailService>> {
+    let from = mailbox(&settings.from)?;
+    match settings.service {
+        Service::Ses => {
+            let ses = settings.ses.as_ref().context("`service = \"ses\"` needs the table [email.ses]")?;
+            Ok(Box::new(ses::Ses::new(ses, &from, settings.settle_seconds)?))
+        }
+        Service::Smtp => {
+            let smtp = settings.smtp.as_ref().context("`service = \"smtp\"` needs the table [email.smtp]")?;
+            Ok(Box::new(smtp::Smtp::new(smtp, from)?))
+        }
+    }
+}
+
+fn mailbox(from: &str) -> anyhow::Result<Mailbox> {
+    let mailbox: Mailbox =
+        from.parse().with_context(|| format!("`from` of [email] is `{from}`; write it as `Name <address>`"))?;
+    ensure!(!from.contains(['\r', '\n']), "`from` of [email] must be one line");
+    Ok(mailbox)
+}
+
+/// An address that can be sent to. What is wrong with it is not told: it would be quoted.
+pub fn address(text: &SecretString) -> Option<Address> {
+    let address: Address = text.expose_secret().trim().parse().ok()?;
+    // Local parts beyond ASCII need SMTPUTF8, which SES does not take.
+    let local_fits = address.user().bytes().all(|byte| byte.is_ascii_graphic());
+    local_fits.then_some(address)
+}
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const JITTER: Duration = Duration::from_millis(100);
