@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use crate::{
-    clients::{GiftSettings, mail::EmailSettings},
+    clients::{GiftSettings, OrganizationSettings, mail::EmailSettings},
     engine::Partners,
     gifts::Gifts,
     mails::Mails,
@@ -24,6 +24,8 @@ pub struct Settings {
     pub vault_key_file: Option<PathBuf>,
     pub gifts: GiftSettings,
     pub email: Option<EmailSettings>,
+    /// The organisation platform, for stores.
+    pub organization: Option<OrganizationSettings>,
 }
 
 impl Settings {
@@ -49,7 +51,7 @@ impl Settings {
         Ok(Partners {
             gifts: Arc::new(self.gifts()?),
             mails: Arc::new(self.mails()?),
-            stores: Arc::new(Stores::default()),
+            stores: Arc::new(self.stores()?),
         })
     }
 
@@ -59,6 +61,11 @@ impl Settings {
             Some(email) => Mails::open(email, self.vault()?),
             None => Ok(Mails::default()),
         }
+    }
+
+    /// The organisation platform. Without it in the configuration, none.
+    pub fn stores(&self) -> anyhow::Result<Stores> {
+        self.organization.as_ref().map(Stores::open).transpose().map(Option::unwrap_or_default)
     }
 
     /// The gift providers. Without any in the configuration, none, and no vault is needed.
@@ -82,6 +89,7 @@ mod tests {
         let gifts = settings.gifts.clone();
         assert!(gifts.amazon_incentives.is_some() && gifts.gift_on_demand.is_some() && gifts.tango_card.is_some());
         assert!(settings.email.as_ref().is_some_and(|email| email.ses.is_some() && email.smtp.is_some()));
+        assert!(settings.organization.as_ref().is_some_and(|platform| platform.events_secret_file.is_some()));
         // Its key file is not here, and the error says which file and what to do.
         let error = format!("{:#}", settings.vault().unwrap_err());
         assert!(error.contains("/etc/noshi/vault.key"), "{error}");

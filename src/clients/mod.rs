@@ -1,4 +1,5 @@
-//! The gift providers, each in one file; the mail services are in `mail`. A new one: its file, one line in [`CATALOGUE`], its settings, and its answers
+//! The gift providers, each in one file; the mail services are in `mail`, the organisation platform in `organization`. A
+//! new provider: its file, one line in [`CATALOGUE`], its settings, and its answers
 //! in the conformance suite, which then runs on it.
 
 mod amazon_incentives;
@@ -9,6 +10,7 @@ mod gift_on_demand;
 pub mod http;
 pub mod mail;
 mod offers;
+pub mod organization;
 #[cfg(test)]
 mod scripted;
 mod ses;
@@ -29,7 +31,8 @@ use sha2::{Digest, Sha256};
 pub use self::{
     http::Gate,
     offers::{Offer, check_any},
-    settings::GiftSettings,
+    organization::OrganizationPlatform,
+    settings::{GiftSettings, OrganizationSettings},
 };
 use crate::vault::Vault;
 

@@ -1,5 +1,7 @@
 //! The settings of the gift providers. Secrets are not in them: they name the files that hold them.
 
+mod organization;
+
 use std::{
     fs,
     num::NonZeroU32,
@@ -17,6 +19,8 @@ use super::{
     Budget, Offer,
     http::{Http, Reach},
 };
+
+pub use organization::OrganizationSettings;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const SECOND: Duration = Duration::from_secs(1);

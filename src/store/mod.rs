@@ -10,6 +10,7 @@ pub mod mails;
 pub mod numbers;
 pub mod recover;
 pub mod settle;
+pub mod stores;
 pub mod workers;
 
 use std::{str::FromStr, time::Duration};

@@ -74,6 +74,10 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
             gift_on_demand: Some(terms.limit),
             tango_card: Some(terms.limit),
         },
+        organization_platform: simulator::PlatformConfig {
+            limit: Some(terms.limit),
+            ..simulator::PlatformConfig::default()
+        },
         settle: terms.settle,
         hang: Duration::from_secs(5),
         ..simulator::Config::new(dir.path().join("ledger.jsonl"))
@@ -120,6 +124,15 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
             terms.jitter.as_millis(),
         );
     }
+    text += &format!(
+        "[organization]\nbase_url = '{}'\ntoken_file = '{}'\nservice = 'reserve'\ntimeout_ms = {}\nconnect_timeout_ms = 300\n\
+         calls_per_second = {}\njitter_ms = {}\n",
+        simulator.base_url(simulator::Partner::OrganizationPlatform),
+        file("organization.token", "demo-token"),
+        terms.call_timeout.as_millis(),
+        terms.limit,
+        terms.jitter.as_millis(),
+    );
     fs::write(dir.join("noshi.toml"), text).expect("a configuration");
 }
 
@@ -169,6 +182,17 @@ impl Fleet {
             .fetch_one(&self.pool)
             .await
             .expect("an enqueued gift")
+    }
+
+    /// Enqueues a store, and returns its job. Equal rows of a request are one job.
+    pub async fn store(&self, organization: &str, public_id: &str, request: &str) -> i64 {
+        let args = json!({"organization": organization, "public_id": public_id, "name": format!("{public_id} 店"), "request": request});
+        sqlx::query_scalar("select noshi.enqueue('store_creation', $1, $2)")
+            .bind(format!("{organization}/{public_id}/{request}"))
+            .bind(args)
+            .fetch_one(&self.pool)
+            .await
+            .expect("an enqueued store")
     }
 
     /// What the harness does instead of waiting a lease out.

@@ -14,6 +14,7 @@ mod rules;
 mod secrets;
 mod settle;
 mod store;
+mod stores;
 mod support;
 mod teeth;
 mod vault;

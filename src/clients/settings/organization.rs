@@ -1,0 +1,72 @@
+//! The settings of the organisation platform. Its token is in a file of its own.
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use anyhow::ensure;
+use serde::Deserialize;
+
+use super::super::{
+    Budget,
+    http::{Http, Reach},
+    organization::NAME,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Each new shop fans out to several systems over there, so this stays far below what the platform would take (R54).
+const CALLS_PER_SECOND: u32 = 2;
+const JITTER: Duration = Duration::from_millis(100);
+
+/// What is left out is as above.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrganizationSettings {
+    /// Staging or production: never a default, since one of them makes real shops.
+    pub base_url: String,
+    /// Plain HTTP to another machine, such as a simulator in another container.
+    #[serde(default)]
+    pub allow_plain_http: bool,
+    pub token_file: PathBuf,
+    /// The service that every organisation with a store gets.
+    pub service: String,
+    pub connect_timeout_ms: Option<u64>,
+    pub read_timeout_ms: Option<u64>,
+    pub timeout_ms: Option<u64>,
+    pub calls_per_second: Option<NonZeroU32>,
+    /// How differently long two calls may travel; widens the spacing of calls.
+    pub jitter_ms: Option<u64>,
+    /// The file with the secret that its events are signed with; without it none are taken.
+    pub events_secret_file: Option<PathBuf>,
+}
+
+impl OrganizationSettings {
+    pub fn budget(&self) -> Budget {
+        Budget {
+            calls: self.calls_per_second.map_or(CALLS_PER_SECOND, NonZeroU32::get),
+            window: Duration::from_secs(1),
+            jitter: self.jitter_ms.map_or(JITTER, Duration::from_millis),
+        }
+    }
+
+    pub(in crate::clients) fn http(&self) -> anyhow::Result<Http> {
+        let millis = Duration::from_millis;
+        let timeout = self.timeout_ms.map_or(TIMEOUT, millis);
+        let connect_timeout = self.connect_timeout_ms.map_or(CONNECT_TIMEOUT.min(timeout / 2), millis);
+        let read_timeout = self.read_timeout_ms.map_or(READ_TIMEOUT.min(timeout), millis);
+        ensure!(
+            !connect_timeout.is_zero() && connect_timeout < timeout && !read_timeout.is_zero(),
+            "the timeouts of {NAME} do not fit: connect_timeout_ms must be more than 0 and less than timeout_ms, and \
+             read_timeout_ms more than 0"
+        );
+        Http::new(&Reach {
+            provider: NAME,
+            base_url: self.base_url.clone(),
+            allow_plain_http: self.allow_plain_http,
+            connect_timeout,
+            read_timeout,
+            timeout,
+            budgets: vec![self.budget()],
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! Stores against the simulated organisation platform: a real worker, judged by the ledger and the tables.
+
+use std::time::Duration;
+
+use noshi::simulator::{Command, Errand, Fault, Partner};
+use serde_json::{Value, json};
+
+use crate::{
+    fleet::{Fleet, Terms, fleet},
+    processes::{count, ledger, until},
+};
+
+const P: Partner = Partner::OrganizationPlatform;
+const REST: Duration = Duration::from_secs(60);
+
+fn scene(fleet: &Fleet, scene: &Value) {
+    let mut command = scene.clone();
+    command["do"] = "platform".into();
+    let command: Command = serde_json::from_value(command).expect("a scene");
+    fleet.control().apply(command).expect("it is played");
+}
+
+/// Shops that are alive at the platform, made by us.
+fn alive(fleet: &Fleet) -> usize {
+    let lines = ledger(fleet);
+    let of = |event: &str| {
+        lines.iter().filter(|line| line["event"] == event).map(|line| line["shop"].clone()).collect::<Vec<_>>()
+    };
+    let deleted = of("shop_deleted");
+    of("shop_created").into_iter().filter(|shop| !deleted.contains(shop)).count()
+}
+
+async fn number(fleet: &Fleet, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(&fleet.pool).await.expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_rows_become_two_hundred_stores_and_again_none() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms { faults: true, ..Terms::default() }).await;
+    for n in 0..200 {
+        fleet.store("O-1", &format!("S-{n:03}"), "batch-1").await;
+    }
+    let worker = fleet.worker("w", &[], &[]);
+    fleet.at_rest(REST * 2).await.unwrap();
+    assert_eq!(number(&fleet, "select count(*) from noshi.store").await, 200);
+    assert_eq!(alive(&fleet), 200);
+    let made = count(&fleet, "shop_created");
+    for n in 0..200 {
+        // The same rows of the same file, and of a corrected one.
+        fleet.store("O-1", &format!("S-{n:03}"), "batch-1").await;
+        fleet.store("O-1", &format!("S-{n:03}"), "batch-2").await;
+    }
+    let arrivals = count(&fleet, "arrival");
+    fleet.at_rest(REST).await.unwrap();
+    assert_eq!((count(&fleet, "shop_created"), count(&fleet, "arrival")), (made, arrivals));
+    let skipped = "select count(*) from noshi.job where status = 'completed' and at = 'skipped'";
+    assert_eq!(number(&fleet, skipped).await, 200);
+    assert!(worker.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shop_that_cannot_be_deleted_for_a_while_is_no_orphan_at_rest() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    scene(&fleet, &json!({"scene": "organization", "organization": "O-1", "refuse": "services"}));
+    scene(&fleet, &json!({"scene": "deletes", "answer": "failing"}));
+    let job = fleet.store("O-1", "S-1", "batch-1").await;
+    let worker = fleet.worker("w", &[], &[]);
+    until("a deletion that fails", REST, async || count(&fleet, "shop_created") == 1 && deletions(&fleet) > 1).await;
+    let (status, compensating): (String, bool) =
+        sqlx::query_as("select status::text, undo is not null from noshi.job where id = $1")
+            .bind(job)
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap();
+    assert!(compensating && status != "failed", "it is not reported as failed before the shop is gone: {status}");
+    fleet.control().clear().unwrap();
+    fleet.at_rest(REST).await.unwrap();
+    let ended: (String, String, String) =
+        sqlx::query_as("select status::text, outcome, code from noshi.job where id = $1")
+            .bind(job)
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap();
+    assert_eq!(ended, ("failed".into(), "compensated".into(), "organization_refused".into()));
+    assert_eq!((alive(&fleet), number(&fleet, "select count(*) from noshi.store").await), (0, 0));
+    assert!(worker.stop().await.success());
+}
+
+fn deletions(fleet: &Fleet) -> usize {
+    ledger(fleet).iter().filter(|line| line["event"] == "answer" && line["op"] == "delete_shop").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shop_that_may_not_be_deleted_is_a_question_for_a_person() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let kept = fleet.store("NOSERVICE-1", "INUSE-1", "batch-1").await;
+    // Behind it: another job of the same public id waits for what becomes of it.
+    let blocked = fleet.store("O-2", "INUSE-1", "batch-2").await;
+    let worker = fleet.worker("w", &[], &[]);
+    let at = async |job: i64| -> (String, Option<String>, Option<String>) {
+        sqlx::query_as("select status::text, code, outcome from noshi.job where id = $1")
+            .bind(job)
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap()
+    };
+    until("a question", REST, async || at(kept).await.0 == "needs_operator").await;
+    assert_eq!(at(kept).await.1.as_deref(), Some("compensation_refused"));
+    until("a blocked job", REST, async || at(blocked).await.2.as_deref() == Some("blocked")).await;
+    assert_eq!((alive(&fleet), deletions(&fleet)), (1, 1), "nobody tries on by himself");
+    assert!(worker.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_with_other_content_or_made_by_others_is_left_alone() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    scene(&fleet, &json!({"scene": "shop", "organization": "O-1", "public_id": "S-9", "name": "他店"}));
+    fleet.control().script(P, Errand::CreateShop, Fault::EffectThenReset, 1).unwrap();
+    let first = fleet.store("O-1", "S-1", "batch-1").await;
+    let worker = fleet.worker("w", &[], &[]);
+    fleet.at_rest(REST).await.unwrap();
+    let other = fleet.store("O-2", "S-1", "batch-2").await;
+    let taken = fleet.store("O-1", "S-9", "batch-2").await;
+    fleet.at_rest(REST).await.unwrap();
+    let end = async |job: i64| -> (String, Option<String>, Option<String>) {
+        sqlx::query_as("select at, code, state ->> 'detail' from noshi.job where id = $1")
+            .bind(job)
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap()
+    };
+    assert_eq!(end(first).await.0, "created");
+    assert_eq!(end(other).await, ("refused".into(), Some("store_conflict".into()), Some("organization".into())));
+    assert_eq!(end(taken).await, ("refused".into(), Some("shop_refused".into()), Some("public_id_taken".into())));
+    assert_eq!(number(&fleet, "select count(*) from noshi.store").await, 1);
+    assert!(worker.stop().await.success());
+}
