@@ -566,7 +566,7 @@ create view noshi.gift_grant with (security_barrier) as
 -- The sealed bytes of a file, chunk by chunk, for its report.
 create function noshi.batch_file(p_batch bigint, p_chunk integer)
 returns table (key_id text, nonce bytea, ciphertext bytea) language sql stable security definer
-set search_path = noshi_sealed, pg_temp
+set search_path = noshi, pg_temp
 as $$ select key_id, nonce, ciphertext from noshi_sealed.sealed where what = 'file' and subject = p_batch || '/' || p_chunk $$;
 
 -- Operators ask for an act; a worker, which knows the state tables, carries it out or refuses it. A job's own word for where it rested

@@ -38,9 +38,6 @@ create table noshi.suppression (
 );
 create index suppression_digest on noshi.suppression (digest);
 
-alter table noshi_sealed.sealed drop constraint sealed_what_check;
-alter table noshi_sealed.sealed add constraint sealed_what_check check (what in ('gift_code', 'recipient', 'suppressed'));
-
 -- Keeps an event and makes the job that waits for it due. False: it is here already.
 create function noshi.record_email_event(p_id text, p_job bigint, p_event text, p_message text, p_happened_at timestamptz, p_detail text)
 returns boolean language plpgsql security definer

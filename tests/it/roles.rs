@@ -235,7 +235,8 @@ async fn an_operator_steers_lanes_and_writes_no_job() {
     assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
 
     let operator = place.login("operator").await;
-    assert_eq!(enqueue(&operator, "g").await, 1);
+    // What an operator starts comes in batches, within their caps.
+    refused(&operator, "select noshi.enqueue('gift_issuance', 'g', '{}')").await;
     let read = "select from noshi.job, noshi.job_event, noshi.gift_trade, noshi.gift_outcome, noshi.worker, noshi.gift_issuance_history";
     run(&operator, read).await.expect("an operator reads");
     refused_to_everybody(&place, &operator).await;
@@ -243,7 +244,7 @@ async fn an_operator_steers_lanes_and_writes_no_job() {
         if !table.starts_with("noshi.lane") {
             refused(&operator, format!("update {table} set {column} = {column}")).await;
         }
-        if !table.starts_with("noshi_sealed") {
+        if !table.starts_with("noshi_sealed") && table != "noshi.batch_row" {
             refused(&operator, format!("insert into {table} ({column}) values (default)")).await;
         }
     }
