@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod ses;
+pub mod sns;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 

@@ -1,10 +1,89 @@
 //! `POST /v1/events/ses`: what became of mails, as Amazon SES publishes it through SNS.
+//!
+//! Whatever is signed and for a topic of ours is kept and answered 200, whether its type is known or not: an event that
+//! was refused would come again for days. Hard bounces and complaints suppress the address.
 
-use axum::Router;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use axum::{Router, extract::State, http::StatusCode, routing::post};
+use rand::RngCore;
+use secrecy::SecretString;
 use sqlx::PgPool;
 
-use crate::settings::Settings;
+use self::event::Told;
+use super::{
+    answer::{Received, Refused},
+    sns::{self, Checker, Notification},
+};
+use crate::{
+    settings::Settings,
+    store::mails::{self, Suppress},
+    vault::{Place, Vault},
+};
 
-pub fn open(_: &Settings, _: &PgPool) -> anyhow::Result<Option<Router>> {
-    Ok(None)
+mod event;
+
+struct Desk {
+    pool: PgPool,
+    checker: Checker,
+    vault: Arc<Vault>,
+}
+
+pub fn open(settings: &Settings, pool: &PgPool) -> anyhow::Result<Option<Router>> {
+    let Some(ses) = settings.email.as_ref().and_then(|email| email.ses.as_ref()) else { return Ok(None) };
+    ensure!(!ses.topics.is_empty(), "[email.ses] names no `topics`, so no event could be believed");
+    let checker = Checker::new(&ses.topics, ses.certificate_file.as_deref())?;
+    let vault = settings.vault().context("the door seals and digests addresses that bounced")?;
+    let desk = Arc::new(Desk { pool: pool.clone(), checker, vault });
+    Ok(Some(Router::new().route("/v1/events/ses", post(receive)).with_state(desk)))
+}
+
+async fn receive(State(desk): State<Arc<Desk>>, Received(body): Received) -> Result<StatusCode, Refused> {
+    let notification = desk.checker.read(&body).await?;
+    match notification.kind.as_str() {
+        "SubscriptionConfirmation" => sns::confirm(&notification).await?,
+        "Notification" => desk.keep(&notification).await.map_err(|error| Refused::database(&error))?,
+        // Someone unsubscribed us; the topic's owner has to know why.
+        "UnsubscribeConfirmation" => {
+            tracing::warn!(topic = notification.topic_arn, "the topic does not send us events any more");
+        }
+        _ => {}
+    }
+    Ok(StatusCode::OK)
+}
+
+impl Desk {
+    async fn keep(&self, notification: &Notification) -> Result<(), sqlx::Error> {
+        let Told { event, suppress } = event::read(notification);
+        let mut transaction = self.pool.begin().await?;
+        let new = mails::record_event(&mut transaction, &event).await?;
+        if let Some((reason, addresses)) = suppress.filter(|_| new) {
+            for address in &addresses {
+                self.suppress(&mut transaction, reason, address, &event.id).await?;
+            }
+        }
+        transaction.commit().await?;
+        tracing::info!(event = event.event, job = event.job, new, "an event about a mail");
+        Ok(())
+    }
+
+    async fn suppress(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        reason: &'static str,
+        address: &SecretString,
+        event: &str,
+    ) -> Result<(), sqlx::Error> {
+        let mut bytes = [0; 16];
+        rand::rng().fill_bytes(&mut bytes);
+        let id = format!("s-{}", hex::encode(bytes));
+        let sealed = self.vault.seal(&Place { grant: &id, provider: "", column: "suppressed" }, address);
+        let digests = self.vault.digests(address);
+        let address = Suppress { id: &id, digests: &digests, reason, event, sealed: &sealed };
+        if mails::suppress(connection, &address).await? {
+            tracing::info!(reason, suppression = id, "nothing is sent to an address any more");
+        }
+        Ok(())
+    }
 }
