@@ -201,7 +201,7 @@ impl World for MailWorld {
             crash_point("prepare_mail.before");
             let Ids { job, worker } = self.ids;
             let prepared = self.local.run(async |connection| {
-                if is_paused(connection, job).await? {
+                if store::batches::is_paused(connection, job).await? {
                     return Ok(Prepare::Wait);
                 }
                 office.prepare(connection, job, worker).await
@@ -233,11 +233,6 @@ impl World for MailWorld {
         let job = self.ids.job;
         Box::pin(self.local.run(async move |connection| store::mails::fate(connection, job).await))
     }
-}
-
-/// Until batches can be paused.
-async fn is_paused(_: &mut PgConnection, _: i64) -> Result<bool, sqlx::Error> {
-    Ok(false)
 }
 
 const fn name_of_send(send: &Send) -> &'static str {
