@@ -25,12 +25,21 @@ credentials = { api_key_file = "DIR/secret" }
 ranges = [{ category = "coffee", currency = "JPY", min = 500, max = 1000, product = "small" }]
 "#;
 
-/// A released batch of grants that are announced, as the functions of the schema make it.
-pub async fn released(pool: &PgPool, rows: i32) {
+/// A released batch of grants that are to be issued, as the functions of the schema make it.
+pub async fn released(pool: &PgPool, rows: i32, category: &str) {
+    release(pool, rows, category, (false, true)).await;
+}
+
+/// The same, to be announced by mail.
+pub async fn announced(pool: &PgPool, rows: i32) {
+    release(pool, rows, "amazon", (true, false)).await;
+}
+
+async fn release(pool: &PgPool, rows: i32, category: &str, (mails, issues): (bool, bool)) {
     pool.execute(sqlx::AssertSqlSafe(format!(
-        r#"select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), 'f', 'utf-8', null, true, false);
+        r#"select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), 'f', 'utf-8', null, {mails}, {issues});
         insert into noshi.batch_row (batch, row_no, line, key, args, mailed)
-        select b.id, n, n + 1, 'grant-' || n, jsonb_build_object('grant', 'grant-' || n, 'user', 'u', 'category', 'amazon',
+        select b.id, n, n + 1, 'grant-' || n, jsonb_build_object('grant', 'grant-' || n, 'user', 'u', 'category', '{category}',
             'value', '{{"amount": 500, "currency": "JPY"}}'::jsonb), true
         from noshi.batch b, generate_series(1, {rows}) n;
         select noshi.validate_batch(id, {rows}), noshi.release_batch(id) from noshi.batch"#

@@ -125,7 +125,7 @@ impl Stage<'_> {
                 vec![self.worker("a", None, &[])]
             }
             Bug::MailBeforeCommit | Bug::DoubleCountedBatch => {
-                crate::batches::released(&self.fleet.pool, 3).await;
+                crate::batches::announced(&self.fleet.pool, 3).await;
                 vec![self.worker("a", None, &[])]
             }
         }

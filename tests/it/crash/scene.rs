@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::points::Choose;
 use crate::{
+    batches::released,
     engine::probe,
     fleet::{Fleet, Terms, fleet_from},
     support::{self, copy_of, database},
@@ -29,6 +30,8 @@ pub enum Cast {
     Prepared(&'static [(&'static str, Option<Fault>)]),
     /// Two probes of which one has to take its call back.
     Probes,
+    /// A batch of this many grants, released and to be issued at once.
+    Batch(i32),
 }
 
 /// What is done to the first worker, and around it.
@@ -63,7 +66,7 @@ const MIXED: &[(&str, Option<Fault>)] = &[
     ("refused", None),
 ];
 
-pub const SCENES: [Scene; 8] = [
+pub const SCENES: [Scene; 9] = [
     Scene { name: "mixed", cast: Cast::Prepared(MIXED), drive: Drive::Nothing, choose: Choose::All },
     Scene {
         name: "answer lost",
@@ -100,6 +103,19 @@ pub const SCENES: [Scene; 8] = [
         cast: Cast::Gifts(&[("a", None)]),
         drive: Drive::StrayClaim,
         choose: Choose::Only(&["rescue_lost.after"]),
+    },
+    Scene {
+        name: "batch",
+        cast: Cast::Batch(3),
+        drive: Drive::Nothing,
+        choose: Choose::Only(&[
+            "register.before",
+            "register.in_transaction",
+            "announce.before",
+            "announce.in_transaction",
+            "local.before_commit",
+            "local.after",
+        ]),
     },
     Scene {
         name: "failover",
@@ -156,13 +172,8 @@ pub struct Prepared {
     _dir: TempDir,
 }
 
-// What an operator's `cancel` of a delivered gift does.
-const TAKE_BACK: &str = r#"with j as (
-    update noshi.job set at = 'cancelling', status = 'available', lane = 'gift/' || $1, relief = true, writes = true, step = step + 1,
-        state = jsonb_build_object('at', 'cancelling', 'trade', state->'trade', 'then', 'ask', 'card', state->'card'),
-        outcome = null, finished_at = null, entered_at = clock_timestamp(), run_at = clock_timestamp()
-    where key = 'returned' and status = 'completed' returning id, lease, step)
-insert into noshi.job_event (job, event, lease, step, was, became) select id, 'cancel', lease, step - 1, 'issued', 'cancelling' from j"#;
+const TAKE_BACK: &str =
+    "select noshi.ask(id, step, 'cancel', 'not wanted') from noshi.job where key = 'returned' and status = 'completed'";
 
 const SILENT_FOR_LONG: &str = "with w as (update noshi.worker set seen_at = seen_at - interval '1 hour' where id = $1)
 update noshi.server_seen set seen_at = seen_at - interval '1 hour'";
@@ -177,7 +188,7 @@ pub async fn prepare(provider: Provider) -> Prepared {
         let worker = fleet.worker("before", &[], &[]);
         fleet.at_rest(Duration::from_secs(30)).await.expect("a delivered gift");
         assert!(worker.stop().await.success());
-        let taken_back = sqlx::query(TAKE_BACK).bind(provider.name()).execute(&fleet.pool).await.expect("an act");
+        let taken_back = sqlx::query(TAKE_BACK).execute(&fleet.pool).await.expect("an act");
         assert_eq!(taken_back.rows_affected(), 1, "the gift was not delivered");
     }
     fleet.gift("orphan", category(provider), 500).await;
@@ -204,7 +215,7 @@ pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fle
             fs::copy(&prepared.ledger, dir.path().join("ledger.jsonl")).expect("a copy of the ledger");
             copy_of(&prepared.database).await
         }
-        Cast::Gifts(_) | Cast::Probes => database().await,
+        Cast::Gifts(_) | Cast::Probes | Cast::Batch(_) => database().await,
     };
     let name = db.name.clone();
     let fleet = fleet_from(db, dir, terms).await;
@@ -216,6 +227,7 @@ pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fle
             }
         }
         Cast::Prepared(gifts) => script(&fleet, provider, gifts),
+        Cast::Batch(rows) => released(&fleet.pool, rows, category(provider)).await,
         Cast::Probes => {
             store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
             for id in ["a", "b"] {
@@ -280,6 +292,8 @@ pub async fn ends(pool: &PgPool, provider: Provider, scene: &Scene, deaths: usiz
         Cast::Gifts(gifts) => gifts.len(),
         Cast::Prepared(gifts) => gifts.len() + 1 + usize::from(provider != Provider::GiftOnDemand),
         Cast::Probes => 2,
+        // Each grant's issuance, and the batch's own job.
+        Cast::Batch(rows) => usize::try_from(rows).unwrap_or_default() + 1,
     };
     if jobs.len() != named {
         return Err(format!("{} jobs instead of {named}", jobs.len()));
