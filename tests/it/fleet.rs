@@ -8,22 +8,35 @@ use std::{
     time::Duration,
 };
 
-use noshi::simulator::{self, Control, PerProvider, Provider, Simulator};
+use noshi::simulator::{self, Control, Partner, PerProvider, Provider, SNS_TEST_CERTIFICATE, Simulator};
 use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::support::{TestDatabase, database};
+use crate::{
+    processes::until,
+    support::{TestDatabase, database},
+};
 
 /// Calls a second of each provider in the tests; the simulator refuses more.
 pub const LIMIT: u32 = 100;
+/// The simulator's.
+pub const TOPIC: &str = "arn:aws:sns:ap-northeast-1:123456789012:noshi-mail";
+/// Credentials of the simulated SES, where AWS users keep them.
+const AWS: [(&str, &str); 3] = [
+    ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLESES"),
+    ("AWS_SECRET_ACCESS_KEY", "demo-secret"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
 
 pub struct Fleet {
     pub url: String,
     pub pool: PgPool,
     pub simulator: Simulator,
     pub dir: TempDir,
+    /// Where mails go, if the terms have them.
+    pub door: Option<Process>,
 }
 
 /// How the providers and their adapters are set up.
@@ -35,6 +48,8 @@ pub struct Terms {
     pub call_timeout: Duration,
     /// How late a call may arrive.
     pub jitter: Duration,
+    /// With a mail service, and a door for its events.
+    pub mails: bool,
 }
 
 impl Default for Terms {
@@ -46,6 +61,7 @@ impl Default for Terms {
             settle: Duration::from_secs(1),
             call_timeout: Duration::from_millis(700),
             jitter: Duration::from_millis(50),
+            mails: false,
         }
     }
 }
@@ -66,7 +82,7 @@ pub async fn fleet_on_url(url: String, terms: Terms) -> Fleet {
 }
 
 async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Fleet {
-    let config = simulator::Config {
+    let mut config = simulator::Config {
         seed: terms.seed,
         faults: terms.faults,
         limits: PerProvider {
@@ -82,9 +98,64 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         hang: Duration::from_secs(5),
         ..simulator::Config::new(dir.path().join("ledger.jsonl"))
     };
+    let mut door = None;
+    if terms.mails {
+        // The simulator has to know the door, and the workers both.
+        fs::write(dir.path().join("noshi.toml"), mail_config(dir.path(), "http://127.0.0.1:9", &terms))
+            .expect("a file");
+        let process = open_door(&url, dir.path(), "127.0.0.1:0");
+        config.ses.events_url = Some(format!("http://{}/v1/events/ses", address(&process, "the door is open").await));
+        config.ses.limit = Some(terms.limit);
+        door = Some(process);
+    }
     let simulator = Simulator::start(config).await.expect("a simulator");
     write_config(dir.path(), &simulator, &terms);
-    Fleet { url, pool, simulator, dir }
+    Fleet { url, pool, simulator, dir, door }
+}
+
+pub fn open_door(url: &str, dir: &Path, listen: &str) -> Process {
+    let log = dir.join("door.log");
+    let child = Command::new(env!("CARGO_BIN_EXE_noshi"))
+        .args(["api", "run", "--listen", listen])
+        .env("DATABASE_URL", url)
+        .env("NOSHI_CONFIG", dir.join("noshi.toml"))
+        .env("NOSHI_LOG", "noshi=debug,warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).expect("a log file"))
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a door");
+    Process { child, log }
+}
+
+/// The address in the log line with this message.
+pub async fn address(process: &Process, message: &str) -> String {
+    let mut address = String::new();
+    until("an address in the log", Duration::from_secs(20), async || {
+        let log = fs::read_to_string(&process.log).unwrap_or_default();
+        let line = log.lines().find(|line| line.contains(message));
+        let line = line.and_then(|line| serde_json::from_str::<Value>(line).ok());
+        address = line.and_then(|line| line["fields"]["address"].as_str().map(str::to_owned)).unwrap_or_default();
+        !address.is_empty()
+    })
+    .await;
+    address
+}
+
+/// The key of the vault, and the mail service.
+fn mail_config(dir: &Path, base_url: &str, terms: &Terms) -> String {
+    let key = secret(&dir.join("vault.key"), &format!("k1:{}\n", "5a".repeat(32)));
+    let certificate = secret(&dir.join("sns.pem"), SNS_TEST_CERTIFICATE);
+    format!(
+        "vault_key_file = '{}'\n[email]\nfrom = 'Gift Desk <gift@example.jp>'\nservice = 'ses'\nlink = 'https://example.jp/gifts/{{reference}}'\n\
+         settle_seconds = {}\n[email.ses]\nregion = 'ap-northeast-1'\nbase_url = '{base_url}'\nconfiguration_set = 'noshi'\n\
+         topics = ['{TOPIC}']\ncertificate_file = '{}'\ntimeout_ms = {}\nconnect_timeout_ms = 300\nquota_seconds = 1\n",
+        key.display(),
+        terms.settle.as_secs().max(1),
+        certificate.display(),
+        terms.call_timeout.as_millis(),
+    )
 }
 
 fn secret(path: &Path, text: &str) -> PathBuf {
@@ -107,7 +178,10 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
             file("tango.secret", "demo-key")
         ),
     };
-    let mut text = format!("vault_key_file = '{}'\n", key.display());
+    let mut text = match terms.mails {
+        true => mail_config(dir, &simulator.base_url(Partner::Ses), terms),
+        false => format!("vault_key_file = '{}'\n", key.display()),
+    };
     for (provider, name, category, product) in [
         (Provider::AmazonIncentives, "amazon_incentives", "amazon", ""),
         (Provider::GiftOnDemand, "gift_on_demand", "digital", "DIGICO"),
@@ -162,6 +236,7 @@ impl Fleet {
             .env("DATABASE_URL", &self.url)
             .env("NOSHI_CONFIG", self.dir.path().join("noshi.toml"))
             .env("NOSHI_LOG", "noshi=debug,warn")
+            .envs(AWS)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -5,6 +5,7 @@ mod dump;
 mod engine;
 mod fleet;
 mod lanes;
+mod mails;
 mod metrics;
 mod private_postgres;
 mod processes;

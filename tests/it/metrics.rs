@@ -18,23 +18,13 @@ use tokio::{
 
 use crate::{
     engine::probe,
-    fleet::{Process, Terms, fleet},
+    fleet::{self, Process, Terms, fleet},
     processes::{ledger, until},
 };
 
 /// Where a worker started with `--metrics 127.0.0.1:0` serves them, as its log says.
 async fn address(worker: &Process) -> String {
-    let mut address = String::new();
-    until("the address of /metrics in the log", Duration::from_secs(20), async || {
-        let log = std::fs::read_to_string(&worker.log).unwrap_or_default();
-        let line = log.lines().find(|line| line.contains("serving /metrics"));
-        let line = line.and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        address =
-            line.map(|line| line["fields"]["address"].as_str().unwrap_or_default().to_owned()).unwrap_or_default();
-        !address.is_empty()
-    })
-    .await;
-    address
+    fleet::address(worker, "serving /metrics").await
 }
 
 /// The text of `/metrics`.
