@@ -46,6 +46,14 @@ pub struct Door {
 
 impl Door {
     pub async fn open(settings: &Settings, database_url: &str, listen: SocketAddr) -> anyhow::Result<Door> {
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen}; is another process there, or the port below 1024?"))?;
+        Door::on(settings, database_url, listener).await
+    }
+
+    /// The same where somebody listens already.
+    pub async fn on(settings: &Settings, database_url: &str, listener: TcpListener) -> anyhow::Result<Door> {
         let pool = store::connect(database_url, Role::Door, CONNECTIONS).await?;
         let mut app = Router::new();
         for open in ENDPOINTS {
@@ -53,9 +61,6 @@ impl Door {
                 app = app.merge(routes);
             }
         }
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen}; is another process there, or the port below 1024?"))?;
         Ok(Door { listener, app: hardened(app) })
     }
 

@@ -25,6 +25,8 @@ pub struct Fleet {
     directory: PathBuf,
     config: PathBuf,
     url: String,
+    /// Credentials of the simulated mail service, where AWS users keep them.
+    aws: [(&'static str, String); 3],
     members: Vec<Member>,
 }
 
@@ -43,6 +45,7 @@ impl Fleet {
             directory: stage.directory.clone(),
             config: stage.config.clone(),
             url: stage.url.clone(),
+            aws: stage.aws.clone(),
             members: vec![],
         };
         for number in 1..=workers {
@@ -62,6 +65,7 @@ impl Fleet {
             .args(["--poll-ms", &POLL.as_millis().to_string()])
             .env("DATABASE_URL", &self.url)
             .env("NOSHI_CONFIG", &self.config)
+            .envs(self.aws.iter().map(|(name, value)| (*name, value.as_str())))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)

@@ -1,14 +1,17 @@
 //! `noshi demo`: the whole of it on one machine, with nothing installed or configured before.
 //!
-//! A private PostgreSQL, three simulated providers that fail on purpose, two worker processes that are killed in
-//! mid-run, a file of 1,000 grants; then the providers' ledger is held against our database. Nothing is left behind.
+//! A private PostgreSQL; three simulated gift providers, an organisation platform and a mail service that fail on purpose;
+//! two worker processes that are killed in mid-run; files of 1,000 grants and 330 stores, submitted by one person and
+//! approved by another; then the partners' ledger is held against our database. Nothing is left behind.
 
 pub(crate) mod fleet;
 mod grants;
 pub(crate) mod papers;
 mod progress;
 pub(crate) mod reconcile;
+mod script;
 pub(crate) mod stage;
+mod stores;
 mod table;
 
 use std::{
@@ -18,19 +21,19 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use noshi_jobs::email::Template;
 use sqlx::PgPool;
 
 use self::{
     fleet::Fleet,
     progress::{Progress, Tally},
-    reconcile::{Books, reconcile},
+    reconcile::{Books, Reconciliation, reconcile},
+    script::Script,
     stage::{Manners, Stage},
 };
 use crate::{
-    intake::{self, Encoding, FileKind, Submission},
     private_postgres::{PrivatePostgres, Settings as ServerSettings},
-    settings::Settings,
-    store::{self, Role, audit, batches},
+    store::{self, Role, audit},
 };
 
 /// Shares of the grants at rest, in percent, at which a worker is killed.
@@ -95,19 +98,22 @@ pub async fn run(args: DemoArgs, stopped: impl Future<Output = ()>) -> anyhow::R
 async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()> {
     let begun = Instant::now();
     let manners = Manners { seed: args.seed, faults: !args.no_faults, limits: stage::LIMITS, jitter: stage::JITTER };
-    let stage = Stage::set(postgres, &manners).await?;
+    let mut stage = Stage::set(postgres, &manners).await?;
     introduce(args);
     let mut fleet = Fleet::start(&stage, WORKERS)?;
+    let door = stage.open_door().await?;
     let pool = store::connect(&stage.url, Role::Operator, 2).await?;
-    let (_, grants) = submit(&stage, "grants.csv", &grants::csv(args.count as usize)?, FileKind::Grants).await?;
+    let mut script = Script::begin(&stage, &pool, args.count as usize).await?;
     let mut ran = Ran::default();
-    let rested = run_to_rest(&pool, &mut fleet, grants, &mut ran).await;
+    let rested = run_to_rest(&pool, &mut fleet, &mut script, &mut ran).await;
+    let grants = script.grants;
     let bad = fleet.stop().await;
     // Calls whose connections are gone may still land, for as long as the providers say.
     tokio::time::sleep(stage::SETTLE).await;
     let Stage { simulator, directory, ledger, .. } = stage;
     simulator.stop().await?;
-    let elapsed = begun.elapsed();
+    door.abort();
+    ran.elapsed = begun.elapsed();
 
     let books = Books {
         ledger: papers::ledger(&ledger)?,
@@ -119,18 +125,18 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
     let mut it = reconcile(&books);
     it.broken.extend(rested.err().map(|error| format!("{error:#}")));
     it.broken.extend(bad.iter().map(|number| format!("worker {number} did not stop in order")));
+    it.broken.extend(script::wrong_batches(&pool).await?);
+    let (jobs, stores) = (audit::store_jobs(&pool).await?, audit::stores(&pool).await?);
+    let (shops, broken) = reconcile::shops::check(&books.ledger, &jobs, &stores, stage::SHOP_LIMIT);
+    it.broken.extend(broken);
+    let jobs = audit::mail_jobs(&pool).await?;
+    let max_sends = Template::GiftGranted.max_sends().into();
+    let (mails, broken) = reconcile::mails::check(&books.ledger, &jobs, max_sends, stage::MAIL_LIMIT);
+    it.broken.extend(broken);
     papers::write(&directory, &pool).await?;
     it.broken.extend(papers::leaks(&directory)?);
-    println!("\nThe providers' ledger against our database:\n\n{}", table::text(&it));
-    println!(
-        "Workers killed: {}, ended by themselves: {}; jobs taken over: {}; answers spoiled: {}; jobs in doubt: {}; {} s in all.",
-        ran.kills,
-        ran.ended,
-        audit::rescued(&pool).await?,
-        it.faults,
-        it.in_doubt,
-        elapsed.as_secs()
-    );
+    println!("\nThe partners' ledger against our database:\n\n{}", table::text(&it, &shops, &mails));
+    tell(&ran, &it, audit::rescued(&pool).await?);
     if let Some(keep) = &args.keep {
         papers::keep(&directory, keep)?;
         println!("Ledger, logs, jobs and journal are in {}.", keep.display());
@@ -144,12 +150,24 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
     }
 }
 
+fn tell(ran: &Ran, it: &Reconciliation, rescued: u64) {
+    println!(
+        "Workers killed: {}, ended by themselves: {}; jobs taken over: {rescued}; answers spoiled: {}; gifts in doubt: {}; {} s in all.",
+        ran.kills,
+        ran.ended,
+        it.faults,
+        it.in_doubt,
+        ran.elapsed.as_secs()
+    );
+}
+
 fn introduce(args: &DemoArgs) {
     let faults = if args.no_faults { "no faults" } else { "about 12 % of all issue calls meet a fault" };
     let limits = stage::LIMITS;
     println!(
-        "{} grants, {} workers (two are killed on the way), three simulated providers ({faults}; seed {}).",
-        args.count, WORKERS, args.seed
+        "{} grants to be mailed and issued, and stores to be created; {WORKERS} workers, two killed on the way; three \
+         simulated gift providers, an organisation platform and SES ({faults}; seed {}).",
+        args.count, args.seed
     );
     println!(
         "Scaled for a demo: {}, {} and {} calls per second (amazon_incentives, gift_on_demand, tango_card); late \
@@ -166,41 +184,17 @@ fn introduce(args: &DemoArgs) {
     );
 }
 
-/// Takes a file in as `noshi batch submit`, `approve` and `release` do. Returns the batch and its rows.
-async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind) -> anyhow::Result<(i64, usize)> {
-    let settings = Settings::read(Some(&stage.config))?;
-    let path = stage.directory.join(name);
-    fs::write(&path, csv).with_context(|| format!("cannot write {}", path.display()))?;
-    let grants = kind == FileKind::Grants;
-    let submission = Submission {
-        path: &path,
-        kind,
-        encoding: Encoding::Utf8,
-        campaign: grants.then_some("demo"),
-        mails: grants,
-        issues: grants,
-    };
-    let one = store::connect(&stage.submitter, Role::Operator, 1).await?;
-    let submitted = intake::submit(&one, &*settings.vault()?, &settings.gifts()?, &submission).await?;
-    if submitted.needs_approval {
-        let other = store::connect(&stage.approver, Role::Operator, 1).await?;
-        batches::approve(&other, submitted.batch, &intake::digest_of(&path)?, "read and found right").await?;
-    }
-    batches::release(&one, submitted.batch).await?;
-    fs::remove_file(&path)?;
-    Ok((submitted.batch, submitted.rows))
-}
-
 /// What happened on the way.
 #[derive(Debug, Default, Clone, Copy)]
 struct Ran {
     kills: usize,
     /// Workers that ended without being killed by us.
     ended: usize,
+    elapsed: Duration,
 }
 
-async fn run_to_rest(pool: &PgPool, fleet: &mut Fleet, grants: usize, ran: &mut Ran) -> anyhow::Result<()> {
-    let total = grants as u64;
+async fn run_to_rest(pool: &PgPool, fleet: &mut Fleet, script: &mut Script<'_>, ran: &mut Ran) -> anyhow::Result<()> {
+    let total = script.jobs;
     let mut progress = Progress::start(total);
     let mut last = (Tally::default(), Instant::now());
     loop {
@@ -215,6 +209,9 @@ async fn run_to_rest(pool: &PgPool, fleet: &mut Fleet, grants: usize, ran: &mut 
             fleet.kill(victim).await?;
             ran.kills += 1;
             progress.say(&format!("worker {victim} was killed (SIGKILL), and another started in its place"));
+        }
+        if let Some(done) = script.go_on().await? {
+            progress.say(&done);
         }
         for (number, status) in fleet.look_after()? {
             ran.ended += 1;

@@ -70,7 +70,7 @@ impl Progress {
     }
 
     pub fn show(&mut self, tally: Tally) {
-        let words = format!("{} issued, {} refused, {} ask", tally.completed, tally.failed, tally.needs_operator);
+        let words = format!("{} done, {} refused, {} ask", tally.completed, tally.failed, tally.needs_operator);
         match &mut self.shown {
             Shown::Bars { at_rest, in_doubt, .. } => {
                 at_rest.set_position(tally.at_rest());

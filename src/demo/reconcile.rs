@@ -1,5 +1,8 @@
 //! The providers' ledger against our database. Pure: it reads both books, and says what does not agree.
 
+pub mod mails;
+pub mod shops;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
@@ -96,19 +99,20 @@ pub fn reconcile(books: &Books) -> Reconciliation {
 }
 
 fn account(books: &Books, provider: Provider) -> Account {
-    let mut arrivals: Vec<u64> = books
-        .ledger
-        .iter()
-        .filter(|line| line.event == Event::Arrival && line.provider == Some(provider.into()))
-        .map(|line| line.us)
-        .collect();
-    arrivals.sort_unstable();
+    let theirs = |line: &&Line| line.event == Event::Arrival && line.provider == Some(provider.into());
+    let arrivals = moments(books.ledger.iter().filter(theirs));
     Account {
         calls: arrivals.len(),
         most_calls: most_in_a_second(&arrivals),
         limit: *books.limits.of(provider),
         ..Account::default()
     }
+}
+
+fn moments<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<u64> {
+    let mut moments: Vec<u64> = lines.map(|line| line.us).collect();
+    moments.sort_unstable();
+    moments
 }
 
 /// The most of these moments (in order) that any second holds, its end included and its begin not.

@@ -13,15 +13,22 @@ use std::{
 use anyhow::Context;
 use secrecy::ExposeSecret;
 
+use tokio::{net::TcpListener, task::JoinHandle};
+
 use crate::{
+    door::Door,
     private_postgres::PrivatePostgres,
-    simulator::{Config, Credentials, PerProvider, Provider, Simulator},
+    settings::Settings,
+    simulator::{Config, Partner, PerProvider, Provider, SNS_TEST_CERTIFICATE, Simulator},
     store::{self, batches::Cap},
     vault,
 };
 
 /// Calls per second that each simulated provider takes: scaled up, as everything that takes days is scaled down.
 pub const LIMITS: PerProvider<u32> = PerProvider { amazon_incentives: 40, gift_on_demand: 40, tango_card: 30 };
+/// The same of the organisation platform, and of the mail service.
+pub const SHOP_LIMIT: u32 = 40;
+pub const MAIL_LIMIT: u32 = 60;
 /// Two calls may travel this differently long: everything shares the machine here.
 pub const JITTER: Duration = Duration::from_millis(250);
 /// The longest that an unanswered call may still land.
@@ -48,7 +55,11 @@ pub struct Stage {
     pub simulator: Simulator,
     pub directory: PathBuf,
     pub config: PathBuf,
+    /// Where the partners' events arrive.
+    door: Option<TcpListener>,
     pub ledger: PathBuf,
+    /// Credentials of the mail service, for the workers' environment.
+    pub aws: [(&'static str, String); 3],
     /// For `DATABASE_URL`.
     pub url: String,
     /// The same for the two people of the demo: whoever submits a file may not approve it.
@@ -85,11 +96,31 @@ impl Stage {
         for provider in Provider::ALL {
             *config.limits.of_mut(provider) = Some(*manners.limits.of(provider));
         }
-        let credentials = config.credentials.clone();
+        // The partners have to know where their events go, and the door's configuration who they are.
+        let door = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen for events")?;
+        let events = format!("http://{}/v1/events", door.local_addr()?);
+        config.ses.limit = Some(MAIL_LIMIT);
+        config.ses.events_url = Some(format!("{events}/ses"));
+        config.organization_platform.limit = Some(SHOP_LIMIT);
+        let partners = config.clone();
+        let aws = [
+            ("AWS_ACCESS_KEY_ID", config.ses.key_id.clone()),
+            ("AWS_SECRET_ACCESS_KEY", config.ses.secret.clone()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ];
         let simulator = Simulator::start(config).await?;
-        let config = configure(&directory, &simulator, &credentials, manners)?;
+        let config = configure(&directory, &simulator, &partners, manners)?;
         let [submitter, approver] = [SUBMITTER, APPROVER].map(|person| postgres.url_as(person, DATABASE));
-        Ok(Stage { simulator, directory, config, ledger, url, submitter, approver })
+        Ok(Stage { simulator, directory, config, door: Some(door), ledger, aws, url, submitter, approver })
+    }
+}
+
+impl Stage {
+    /// The door that the partners' events come through, in this process.
+    pub async fn open_door(&mut self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let listener = self.door.take().context("the door is open already")?;
+        let door = Door::on(&Settings::read(Some(&self.config))?, &self.url, listener).await?;
+        Ok(tokio::spawn(door.serve_until(std::future::pending())))
     }
 }
 
@@ -115,12 +146,11 @@ fn write(directory: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Key files, and the configuration that names them.
-fn configure(
-    directory: &Path,
-    simulator: &Simulator,
-    credentials: &Credentials,
-    manners: &Manners,
-) -> anyhow::Result<PathBuf> {
+fn configure(directory: &Path, simulator: &Simulator, partners: &Config, manners: &Manners) -> anyhow::Result<PathBuf> {
+    let Config { credentials, ses, organization_platform, .. } = partners;
+    write(directory, "sns.pem", SNS_TEST_CERTIFICATE)?;
+    write(directory, "organization.token", &organization_platform.token)?;
+    write(directory, "organization-events.secret", &organization_platform.events_secret)?;
     write(directory, "vault.key", vault::generate_key_line().expose_secret())?;
     write(directory, "amazon.secret", &credentials.amazon_secret)?;
     write(directory, "gift_on_demand.key", &credentials.gift_on_demand_key)?;
@@ -141,6 +171,14 @@ fn configure(
         .replace("{amazon_incentives}", &account(Provider::AmazonIncentives))
         .replace("{gift_on_demand}", &account(Provider::GiftOnDemand))
         .replace("{tango_card}", &account(Provider::TangoCard))
+        .replace("{ses}", &simulator.base_url(Partner::Ses))
+        .replace("{ses_region}", &ses.region)
+        .replace("{topic}", &ses.topic_arn)
+        .replace("{settle_seconds}", &SETTLE.as_secs().to_string())
+        .replace("{timeout_ms}", &CALL_TIMEOUT.as_millis().to_string())
+        .replace("{jitter_ms}", &manners.jitter.as_millis().to_string())
+        .replace("{organization}", &simulator.base_url(Partner::OrganizationPlatform))
+        .replace("{shop_limit}", &SHOP_LIMIT.to_string())
         .replace("{directory}", &directory.to_string_lossy())
         .replace("{partner_id}", &credentials.amazon_partner_id)
         .replace("{region}", &credentials.amazon_region)

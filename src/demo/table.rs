@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use super::reconcile::{Account, Reconciliation};
+use super::reconcile::{Account, Reconciliation, mails::Mails, shops::Shops};
 use crate::simulator::Provider;
 
 /// Broken promises told at once.
 const MOST_BROKEN: usize = 20;
 
-pub fn text(it: &Reconciliation) -> String {
+pub fn text(it: &Reconciliation, shops: &Shops, mails: &Mails) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = writeln!(
@@ -35,6 +35,7 @@ pub fn text(it: &Reconciliation) -> String {
             );
         }
     }
+    others(&mut text, shops, mails);
     for broken in it.broken.iter().take(MOST_BROKEN) {
         let _ = writeln!(text, "BROKEN: {broken}");
     }
@@ -42,6 +43,24 @@ pub fn text(it: &Reconciliation) -> String {
         let _ = writeln!(text, "BROKEN: and {} more", it.broken.len() - MOST_BROKEN);
     }
     text
+}
+
+/// The partners that sell no gifts.
+fn others(text: &mut String, shops: &Shops, mails: &Mails) {
+    let Shops { rows, created, skipped, refused, compensated, needs_operator, orphans, .. } = shops;
+    let _ = writeln!(
+        text,
+        "stores: {rows} rows = {created} created + {skipped} skipped + {refused} refused + {compensated} taken back + \
+         {needs_operator} ask; {orphans} orphan shops; {} calls, most in 1 s {} ({})",
+        shops.calls, shops.most_calls, shops.limit
+    );
+    let Mails { jobs, sent, failed, needs_operator, again, .. } = mails;
+    let _ = writeln!(
+        text,
+        "mails: {jobs} = {sent} sent + {failed} failed + {needs_operator} ask; {again} sent a second time, as an answer was \
+         lost; {} calls, most in 1 s {} ({})",
+        mails.calls, mails.most_calls, mails.limit
+    );
 }
 
 fn row(text: &mut String, name: &str, account: &Account, most: &str) {

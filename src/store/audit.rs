@@ -11,8 +11,8 @@ pub struct Standing {
     pub in_doubt: u64,
 }
 
-const STANDINGS: &str = "select status::text, count(*) as jobs, count(*) filter (where unsure) as in_doubt
-from noshi.job where kind = 'gift_issuance' group by 1";
+const STANDINGS: &str =
+    "select status::text, count(*) as jobs, count(*) filter (where unsure) as in_doubt from noshi.job group by 1";
 
 pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
     let rows = sqlx::query(STANDINGS).fetch_all(pool).await?;
@@ -81,6 +81,73 @@ pub async fn gift_trades(pool: &PgPool) -> Result<Vec<GiftTrade>, sqlx::Error> {
             })
         })
         .collect()
+}
+
+/// A store's job.
+#[derive(Debug, Clone)]
+pub struct StoreJob {
+    pub public_id: String,
+    pub status: String,
+    pub outcome: Option<String>,
+}
+
+/// All jobs of stores.
+pub async fn store_jobs(pool: &PgPool) -> Result<Vec<StoreJob>, sqlx::Error> {
+    const STORE_JOBS: &str = "select args ->> 'public_id' as public_id, status::text, outcome from noshi.job
+where kind = 'store_creation' order by id";
+    let read = |row: sqlx::postgres::PgRow| {
+        Ok(StoreJob {
+            public_id: row.try_get("public_id")?,
+            status: row.try_get("status")?,
+            outcome: row.try_get("outcome")?,
+        })
+    };
+    sqlx::query(STORE_JOBS).fetch_all(pool).await?.into_iter().map(read).collect()
+}
+
+/// A store that we have written down.
+#[derive(Debug, Clone)]
+pub struct StoreRow {
+    pub public_id: String,
+    /// The organisation platform's id of it.
+    pub shop: String,
+}
+
+pub async fn stores(pool: &PgPool) -> Result<Vec<StoreRow>, sqlx::Error> {
+    const STORES: &str = "select public_id, shop from noshi.store order by public_id";
+    let read =
+        |row: sqlx::postgres::PgRow| Ok(StoreRow { public_id: row.try_get("public_id")?, shop: row.try_get("shop")? });
+    sqlx::query(STORES).fetch_all(pool).await?.into_iter().map(read).collect()
+}
+
+/// A message's job, and when its grant was committed, in unix microseconds.
+#[derive(Debug, Clone)]
+pub struct MailJob {
+    pub id: i64,
+    pub reference: String,
+    pub status: String,
+    pub granted_us: Option<u64>,
+}
+
+pub async fn mail_jobs(pool: &PgPool) -> Result<Vec<MailJob>, sqlx::Error> {
+    const MAIL_JOBS: &str = "select j.id, j.args ->> 'reference' as reference, j.status::text,
+    (extract(epoch from b.registered_at) * 1000000)::bigint as granted_us
+from noshi.job j left join noshi.batch b on b.id = j.batch where j.kind = 'email' order by j.id";
+    let read = |row: sqlx::postgres::PgRow| {
+        Ok(MailJob {
+            id: row.try_get("id")?,
+            reference: row.try_get("reference")?,
+            status: row.try_get("status")?,
+            granted_us: row.try_get::<Option<i64>, _>("granted_us")?.map(i64::unsigned_abs),
+        })
+    };
+    sqlx::query(MAIL_JOBS).fetch_all(pool).await?.into_iter().map(read).collect()
+}
+
+/// Rows of a batch to whose recipients a mail goes.
+pub async fn mailed_rows(pool: &PgPool, batch: i64) -> Result<u64, sqlx::Error> {
+    const MAILED_ROWS: &str = "select count(*) from noshi.batch_row where batch = $1 and mailed";
+    sqlx::query_scalar::<_, i64>(MAILED_ROWS).bind(batch).fetch_one(pool).await.map(i64::unsigned_abs)
 }
 
 const RESCUED: &str = "select count(distinct job) from noshi.job_event where event = 'rescued'";
