@@ -65,7 +65,7 @@ create table noshi.batch_row (
     line      integer not null,
     key       text not null,
     args      jsonb not null,
-    -- A recipient is kept for it.
+    -- An address is kept for it.
     mailed    boolean not null default false,
     user_id   text generated always as (args ->> 'user') stored,
     amount    bigint generated always as ((args -> 'value' ->> 'amount')::bigint) stored,

@@ -127,6 +127,8 @@ pub struct Taken {
     grant: Option<String>,
     /// Name and address as JSON, if the row has either.
     recipient: Option<SecretString>,
+    /// Mail can be sent to it.
+    mailed: bool,
 }
 
 /// What is wrong with one line.

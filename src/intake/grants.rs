@@ -71,6 +71,7 @@ impl<'a> Checks<'a> {
             key: GiftIssuance::id(&args).0,
             args: serde_json::to_string(&args).expect("arguments are plain data"),
             grant: Some(args.grant),
+            mailed: !text("email").is_empty(),
             recipient: recipient(text("name"), text("email")),
         })
     }

@@ -70,7 +70,6 @@ struct Writing {
 impl Writing {
     fn row(&mut self, staging: &Staging<'_>, row_no: i32, taken: &Taken) {
         self.count += 1;
-        let mailed = taken.grant.as_deref().zip(taken.recipient.as_ref());
         let (key, args) = (escaped(&taken.key), escaped(&taken.args));
         // Writing to a string cannot fail.
         let _ = writeln!(
@@ -78,9 +77,9 @@ impl Writing {
             "{}\t{row_no}\t{}\t{key}\t{args}\t{}",
             staging.batch,
             taken.line,
-            if mailed.is_some() { 't' } else { 'f' }
+            if taken.mailed { 't' } else { 'f' }
         );
-        if let Some((grant, recipient)) = mailed {
+        if let Some((grant, recipient)) = taken.grant.as_deref().zip(taken.recipient.as_ref()) {
             self.recipient(staging, row_no, grant, recipient);
         }
     }

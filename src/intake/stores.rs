@@ -49,5 +49,6 @@ pub fn take(header: &Header, row: &Row, request: &str, faults: &mut Vec<Fault>) 
         args: serde_json::to_string(&args).expect("arguments are plain data"),
         grant: None,
         recipient: None,
+        mailed: false,
     })
 }
