@@ -95,7 +95,7 @@ fn at_most_once(history: &History, report: &mut Report) {
 /// R11: whatever the answer may be, the trade id was saved before the call.
 fn saved_before_called(history: &History, report: &mut Report) {
     let mut unknown: BTreeMap<&str, &Line> = BTreeMap::new();
-    for line in history.seen() {
+    for line in history.seen().filter(|line| line.is_gift()) {
         match line.trade.as_deref() {
             Some(trade) if (line.is("arrival") || line.is("issued")) && !history.trades.contains_key(trade) => {
                 // A gift weighs more than a call.

@@ -14,6 +14,7 @@ mod deaths;
 mod effects;
 mod history;
 mod journal;
+mod mails;
 mod options;
 mod rate;
 mod report;
@@ -37,6 +38,7 @@ fn judge(options: &Options) -> Result<(Report, String), String> {
     deaths::check(&history, &mut report);
     effects::check(&history, options.quiescent, &mut report);
     trades::check(&history, &mut report);
+    mails::check(&history, &mut report);
     batches::check(&history, &mut report);
     rate::check(&history, options, &mut report);
     secrecy::check(options, &mut report)?;

@@ -127,6 +127,11 @@ impl Line {
         self.event == event
     }
 
+    /// Of a provider of gifts, or of one that nothing is known of.
+    pub fn is_gift(&self) -> bool {
+        !matches!(self.provider.as_deref(), Some("ses" | "organization_platform"))
+    }
+
     pub fn of_op(&self, op: &str) -> bool {
         self.op.as_deref() == Some(op)
     }

@@ -174,15 +174,25 @@ const RESTRAINT: &[Spoilt] = &[
     }),
 ];
 
+#[rustfmt::skip]
+const MAILS: &[Spoilt] = &[
+    spoilt("a message went out three times", "M1", "job 20:", |run| run.mail(22_000, "20")),
+    spoilt("a message of no job", "M2", "`77`", |run| run.mail(22_000, "77")),
+    spoilt("a message of a gift's job", "M2", "`1`", |run| run.mail(22_000, "1")),
+    spoilt("a message was sent before its claim", "M2", "job 20:", |run| event(run, 20, "claimed", 1)["happened_at"] = at(20_022)),
+    spoilt("completed, and nothing was sent", "M3", "job 20:", |run| remove(&mut run.ledger, |line| line["event"] == "mail_sent")),
+    spoilt("more mails than tokens", "I5", "ses", |run| first(&mut run.lanes, &[("name", "email/ses")])["tokens"] = 1.into()),
+];
+
 fn all() -> impl Iterator<Item = &'static Spoilt> {
-    [MONEY, TRADES, JOURNAL, RESTRAINT].into_iter().flatten()
+    [MONEY, TRADES, JOURNAL, RESTRAINT, MAILS].into_iter().flatten()
 }
 
 #[test]
 fn a_good_run_is_clean() {
     let (violations, summary) = good().judged();
     assert!(violations.is_empty(), "{violations:#?}");
-    assert_eq!(summary, "checked 18 invariants over 8 jobs, 55 events, 39 ledger lines: 0 violations");
+    assert_eq!(summary, "checked 21 invariants over 9 jobs, 64 events, 45 ledger lines: 0 violations");
 }
 
 #[test]
@@ -247,7 +257,7 @@ fn a_dump_older_than_the_ledger_is_fair_while_the_fleet_runs() {
     run.args.retain(|arg| arg != "--quiescent");
     let (violations, summary) = run.judged();
     assert!(violations.is_empty(), "{violations:#?}");
-    assert!(summary.starts_with("checked 17 invariants"), "{summary}");
+    assert!(summary.starts_with("checked 20 invariants"), "{summary}");
     // But a second gift is one too many, whenever it comes.
     run.issued(90_002, "T-newer-than-the-dump", "C9x");
     assert_eq!(run.judged().0.len(), 1);

@@ -19,7 +19,7 @@ pub fn good() -> Run {
             json!({"id": LIVING, "name": "a", "stopped_at": at(60_000), "dead_at": null}),
             json!({"id": DEAD, "name": "b", "stopped_at": null, "dead_at": at(1_000)}),
         ],
-        lanes: ["", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"]
+        lanes: ["", "email/ses", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"]
             .map(|name| json!({"name": name, "tokens": 10}))
             .to_vec(),
         args: args.split(' ').map(str::to_owned).collect(),
@@ -34,6 +34,7 @@ pub fn good() -> Run {
     parked(&mut run);
     probe(&mut run);
     throttled(&mut run);
+    mailed(&mut run);
     run
 }
 
@@ -174,4 +175,21 @@ fn throttled(run: &mut Run) {
         run.settle(ms + 21, job, "issued", "issued", COMPLETED);
         run.delivered(job, trade, &card);
     }
+}
+
+/// Job 20: the answer to the first send is lost, no event comes, and it is sent once more.
+fn mailed(run: &mut Run) {
+    run.job(20, "email", "gift_granted:1:G1", 0);
+    run.claim(20_000, 20, LIVING);
+    run.settle(20_001, 20, "sending", "ready", AVAILABLE);
+    run.claim(20_010, 20, LIVING);
+    run.mail(20_020, "20");
+    run.settle(20_030, 20, "waiting", "unknown", ("scheduled", None));
+    run.claim(21_000, 20, LIVING);
+    run.settle(21_001, 20, "preparing", "send_again", ("running", None));
+    run.settle(21_002, 20, "sending", "ready", AVAILABLE);
+    run.claim(21_010, 20, LIVING);
+    run.mail(21_020, "20");
+    run.settle(21_030, 20, "accepted", "accepted", COMPLETED);
+    run.row(20)["state"] = json!({"at": "accepted", "message": "0106"});
 }

@@ -34,7 +34,7 @@ fn what_cannot_be_read_is_not_clean() {
     }
     let cut = |text: String| Some(text[..text.len() - 20].to_owned() + "\n");
     let why = changed(&run, "dump/job_event.jsonl", cut).expect_err("half a row");
-    assert!(why.contains("job_event.jsonl line 55"), "{why}");
+    assert!(why.contains("job_event.jsonl line 64"), "{why}");
     let gap = |text: String| Some(text.lines().skip(1).map(|line| format!("{line}\n")).collect());
     let why = changed(&run, "ledger.jsonl", gap).expect_err("a ledger without its first line");
     assert!(why.contains("lines are missing"), "{why}");
@@ -44,7 +44,7 @@ fn what_cannot_be_read_is_not_clean() {
 
 #[test]
 fn half_a_last_ledger_line_was_never_answered() {
-    let half = |text: String| Some(text + r#"{"n":40,"us":1767323"#);
+    let half = |text: String| Some(text + r#"{"n":46,"us":1767323"#);
     assert_eq!(changed(&good(), "ledger.jsonl", half), Ok(0));
 }
 

@@ -155,6 +155,13 @@ impl Run {
         line["currency"] = "JPY".into();
     }
 
+    /// A message that SES took.
+    pub fn mail(&mut self, ms: i64, job: &str) {
+        for (ms, event) in [(ms, "arrival"), (ms + 1, "mail_sent"), (ms + 3, "answer")] {
+            self.line(ms, event, "send_mail", job)["provider"] = "ses".into();
+        }
+    }
+
     pub fn voided(&mut self, ms: i64, trade: &str, card: &str) {
         self.line(ms, "voided", "cancel", trade)["card"] = card.into();
     }
