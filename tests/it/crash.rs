@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use self::{
     points::{Choose, Point, chosen, in_the_source, passed},
-    scene::{Drive, IN_FLIGHT, Prepared, SCENES, Scene, UNWINDING, ends, prepare, set, stray_claim, strike},
+    scene::{Drive, IN_FLIGHT, MAILING, Prepared, SCENES, Scene, UNWINDING, ends, prepare, set, stray_claim, strike},
 };
 use crate::{
     dump::{check, dump},
@@ -255,7 +255,7 @@ async fn a_sigkill_at_any_point_of_gift_issuance_breaks_no_rule() {
         crashes,
     };
     let scenes = || SCENES.iter().flat_map(|scene| (0..3).map(move |provider| (scene, provider)));
-    let others = (0..3).map(|provider| (&IN_FLIGHT, provider)).chain([(&UNWINDING, 0)]);
+    let others = (0..3).map(|provider| (&IN_FLIGHT, provider)).chain([(&UNWINDING, 0), (&MAILING, 0)]);
     let dry: Vec<Case> = scenes().chain(others).map(|(scene, provider)| with(scene, provider, vec![])).collect();
     let (mut rows, mut failures) = (BTreeMap::<&str, Row>::new(), vec![]);
     let mut cases = vec![];

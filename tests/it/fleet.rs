@@ -35,7 +35,7 @@ pub struct Fleet {
     pub pool: PgPool,
     pub simulator: Simulator,
     pub dir: TempDir,
-    /// Where mails go, if the terms have them.
+    /// Where events about mails go, if the terms have it.
     pub door: Option<Process>,
 }
 
@@ -48,8 +48,10 @@ pub struct Terms {
     pub call_timeout: Duration,
     /// How late a call may arrive.
     pub jitter: Duration,
-    /// With a mail service, and a door for its events.
+    /// With a mail service.
     pub mails: bool,
+    /// And a door for its events.
+    pub door: bool,
 }
 
 impl Default for Terms {
@@ -62,6 +64,7 @@ impl Default for Terms {
             call_timeout: Duration::from_millis(700),
             jitter: Duration::from_millis(50),
             mails: false,
+            door: true,
         }
     }
 }
@@ -99,15 +102,15 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         ..simulator::Config::new(dir.path().join("ledger.jsonl"))
     };
     let mut door = None;
-    if terms.mails {
+    if terms.mails && terms.door {
         // The simulator has to know the door, and the workers both.
         fs::write(dir.path().join("noshi.toml"), mail_config(dir.path(), "http://127.0.0.1:9", &terms))
             .expect("a file");
         let process = open_door(&url, dir.path(), "127.0.0.1:0");
         config.ses.events_url = Some(format!("http://{}/v1/events/ses", address(&process, "the door is open").await));
-        config.ses.limit = Some(terms.limit);
         door = Some(process);
     }
+    config.ses.limit = Some(terms.limit);
     let simulator = Simulator::start(config).await.expect("a simulator");
     write_config(dir.path(), &simulator, &terms);
     Fleet { url, pool, simulator, dir, door }
@@ -119,7 +122,7 @@ pub fn open_door(url: &str, dir: &Path, listen: &str) -> Process {
         .args(["api", "run", "--listen", listen])
         .env("DATABASE_URL", url)
         .env("NOSHI_CONFIG", dir.join("noshi.toml"))
-        .env("NOSHI_LOG", "noshi=debug,warn")
+        .env("NOSHI_LOG", "trace")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(&log).expect("a log file"))

@@ -24,8 +24,12 @@ const REST: Duration = Duration::from_secs(60);
 impl Fleet {
     /// A mail to this address about `reference`, whose recipient is sealed as the intake seals it.
     pub async fn mail(&self, reference: &str, address: &str) -> i64 {
+        self.mail_to(reference, "花子", address).await
+    }
+
+    pub async fn mail_to(&self, reference: &str, name: &str, address: &str) -> i64 {
         let vault = Vault::open(&self.dir.path().join("vault.key")).expect("the vault");
-        let recipient = json!({"name": "花子", "email": address}).to_string();
+        let recipient = json!({"name": name, "email": address}).to_string();
         let place = Place { grant: reference, provider: "", column: "recipient" };
         let sealed = vault.seal(&place, &SecretString::from(recipient));
         let keep = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
@@ -50,7 +54,7 @@ impl Fleet {
         sends
     }
 
-    fn meets(&self, job: i64, fault: Fault, times: u32) {
+    pub fn meets(&self, job: i64, fault: Fault, times: u32) {
         let (provider, op, trade) = (Partner::Ses, Some(Errand::SendMail), Some(job.to_string()));
         let script = Command::Script { provider, op, trade, fault, times, seconds: Some(2) };
         self.control().apply(script).expect("a scripted fault");

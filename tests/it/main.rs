@@ -14,6 +14,7 @@ mod roles;
 mod rules;
 mod secrets;
 mod settle;
+mod smtp;
 mod store;
 mod stores;
 mod support;

@@ -47,6 +47,10 @@ struct Stage {
 }
 
 async fn stage() -> Stage {
+    stage_with(Terms { faults: true, seed: 20, settle: Duration::from_millis(500), ..Terms::default() }).await
+}
+
+async fn stage_with(terms: Terms) -> Stage {
     let extra = [
         ("log_statement", "all"),
         ("log_parameter_max_length", "-1"),
@@ -60,7 +64,6 @@ async fn stage() -> Stage {
     server.create_database("canaries").await.expect("a database");
     let url = server.url("canaries");
     store::migrate(&url).await.expect("the schema");
-    let terms = Terms { faults: true, seed: 20, settle: Duration::from_millis(500), ..Terms::default() };
     let fleet = fleet_on_url(url, terms).await;
     store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
     let evidence = fleet.dir.path().join("evidence");
@@ -249,6 +252,49 @@ async fn sealed_values_open(fleet: &Fleet) {
     assert_eq!(recipients, 90);
     let many = |provider| codes.get(provider).is_some_and(|codes| *codes >= 5);
     assert!(many("gift_on_demand") && many("tango_card") && codes.len() == 2, "{codes:?}");
+}
+
+/// Mails that arrive, bounce, are complained about and are refused; events with addresses at the door; suppressed addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_and_no_address_of_a_mail_stands_anywhere_but_sealed() {
+    let _turn = crate::support::turn().await;
+    let terms = Terms { mails: true, faults: true, seed: 21, settle: Duration::from_secs(2), ..Terms::default() };
+    let stage = stage_with(terms).await;
+    let fleet = &stage.fleet;
+    let worker = stage.worker("mails", None);
+    for n in 0..60 {
+        let local = ["hana", "bounce", "complaint", "refused", "reject"][n % 5];
+        fleet.mail_to(&format!("g{n}"), NAME, &format!("{local}+{ADDRESS}{n}@example.jp")).await;
+    }
+    let suppressed = "select count(*) from noshi.suppression";
+    until("suppressed addresses", Duration::from_secs(30), async || {
+        sqlx::query_scalar(suppressed).fetch_one(&fleet.pool).await.is_ok_and(|suppressed: i64| suppressed == 24)
+    })
+    .await;
+    fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    stage.keep("metrics.txt", scrape(&worker).await);
+    let log = fs::read_to_string(&worker.log).unwrap();
+    assert!(worker.stop().await.success());
+    stage.dump().await;
+    let door = fs::read_to_string(&fleet.door.as_ref().unwrap().log).unwrap();
+
+    // The evidence is what it should be.
+    assert!(log.contains(r#""level":"TRACE""#) && door.contains("nothing is sent to an address any more"));
+    assert!(stage.evidence("noshi.email_event.txt").lines().count() > 60);
+    assert!(stage.evidence("metrics.txt").contains(r#"noshi_provider_requests_total{provider="ses",op="send","#));
+    let postgres = fs::read_to_string(stage.server.log_path()).unwrap();
+    assert!(postgres.contains("noshi.suppress_address") && postgres.contains("noshi.sealed_recipient"));
+
+    assert_eq!(stage.found(), [""; 0]);
+    assert!(!log.contains("demo-secret"), "the key of AWS");
+    let vault = Vault::open(&fleet.dir.path().join("vault.key")).unwrap();
+    let rows = "select * from noshi_sealed.sealed where what = 'suppressed'";
+    for row in sqlx::query(rows).fetch_all(&fleet.pool).await.unwrap() {
+        let place = Place { grant: row.get("grant_id"), provider: "", column: "suppressed" };
+        let sealed = Sealed { key_id: row.get("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
+        assert!(vault.unseal(&place, &sealed).unwrap().expose_secret().contains(ADDRESS));
+    }
+    stage.server.stop().await.unwrap();
 }
 
 /// The same search finds what leaks: an address among the parameters, and a code that a planted bug writes to the journal.

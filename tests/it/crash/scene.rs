@@ -30,6 +30,8 @@ pub enum Cast {
     Prepared(&'static [(&'static str, Option<Fault>)]),
     /// Two probes of which one has to take its call back.
     Probes,
+    /// Mails about these; the first send of each meets its fault, and no event tells what became of it.
+    Mails(&'static [(&'static str, Option<Fault>)]),
     /// A batch of this many grants, released and to be issued at once.
     Batch(i32),
 }
@@ -140,6 +142,13 @@ pub const UNWINDING: Scene = Scene {
     choose: Choose::Only(&["unwind.before", "unwind.after"]),
 };
 
+pub const MAILING: Scene = Scene {
+    name: "mailing",
+    cast: Cast::Mails(&[("plain", None), ("lost", Some(Fault::EffectThenReset))]),
+    drive: Drive::Nothing,
+    choose: Choose::Only(&["prepare_mail.before", "prepare_mail.after", "send_mail.before", "send_mail.after"]),
+};
+
 pub const fn category(provider: Provider) -> &'static str {
     match provider {
         Provider::AmazonIncentives => "amazon",
@@ -208,14 +217,16 @@ pub async fn prepare(provider: Provider) -> Prepared {
 /// A fleet at the scene's beginning, and its database's name.
 pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fleet, String) {
     let call_timeout = Duration::from_millis(if scene.drive == Drive::KillInFlight { 5000 } else { 700 });
-    let terms = Terms { call_timeout, ..Terms::default() };
+    let mails = matches!(scene.cast, Cast::Mails(_));
+    // The door would be counted among the living: it is a connection too.
+    let terms = Terms { call_timeout, mails, door: false, ..Terms::default() };
     let dir = tempfile::tempdir().expect("a directory");
     let db = match scene.cast {
         Cast::Prepared(_) => {
             fs::copy(&prepared.ledger, dir.path().join("ledger.jsonl")).expect("a copy of the ledger");
             copy_of(&prepared.database).await
         }
-        Cast::Gifts(_) | Cast::Probes | Cast::Batch(_) => database().await,
+        Cast::Gifts(_) | Cast::Probes | Cast::Mails(_) | Cast::Batch(_) => database().await,
     };
     let name = db.name.clone();
     let fleet = fleet_from(db, dir, terms).await;
@@ -227,6 +238,14 @@ pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fle
             }
         }
         Cast::Prepared(gifts) => script(&fleet, provider, gifts),
+        Cast::Mails(mails) => {
+            for (reference, fault) in mails {
+                let job = fleet.mail(reference, &format!("{reference}@example.jp")).await;
+                if let Some(fault) = fault {
+                    fleet.meets(job, *fault, 1);
+                }
+            }
+        }
         Cast::Batch(rows) => released(&fleet.pool, rows, category(provider)).await,
         Cast::Probes => {
             store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
@@ -289,7 +308,7 @@ pub async fn ends(pool: &PgPool, provider: Provider, scene: &Scene, deaths: usiz
         return if ends == ["completed", "failed"] { Ok(()) } else { Err(format!("the probes ended as {ends:?}")) };
     }
     let named = match scene.cast {
-        Cast::Gifts(gifts) => gifts.len(),
+        Cast::Gifts(named) | Cast::Mails(named) => named.len(),
         Cast::Prepared(gifts) => gifts.len() + 1 + usize::from(provider != Provider::GiftOnDemand),
         Cast::Probes => 2,
         // Each grant's issuance, and the batch's own job.
@@ -316,6 +335,8 @@ fn is_an_end(provider: Provider, key: &str, status: &str, code: Option<&str>, de
         ("refused", "needs_operator", Some("not_found_in_doubt")) => deaths > 0 && inquiry_only,
         ("returned" | "refused", ..) => false,
         (_, "completed", None) => true,
+        // Sent as often as it may be: one answer was lost, and one worker.
+        ("gift_granted:1:lost", "needs_operator", Some("mail_unresolved")) => deaths > 0,
         // The call may never have been sent, and nobody can know.
         ("reset", "needs_operator", Some("not_found_in_doubt")) => inquiry_only,
         (_, "needs_operator", Some("not_found_in_doubt")) => inquiry_only && deaths > 0,
