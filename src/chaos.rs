@@ -26,10 +26,12 @@ pub enum Bug {
     MailBeforeCommit,
     /// Rows of a batch lead to more jobs than they should.
     DoubleCountedBatch,
+    /// A settle of a job on its way back ignores the lease and the step.
+    UnfencedUndo,
 }
 
 impl Bug {
-    pub const ALL: [(Bug, &'static str); 10] = [
+    pub const ALL: [(Bug, &'static str); 11] = [
         (Bug::NoFence, "no_fence"),
         (Bug::IntentAfterSend, "intent_after_send"),
         (Bug::NewIdOnRetry, "new_id_on_retry"),
@@ -40,6 +42,7 @@ impl Bug {
         (Bug::CodeInJournal, "code_in_journal"),
         (Bug::MailBeforeCommit, "mail_before_commit"),
         (Bug::DoubleCountedBatch, "double_counted_batch"),
+        (Bug::UnfencedUndo, "unfenced_undo"),
     ];
 }
 

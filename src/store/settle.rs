@@ -143,7 +143,9 @@ async fn settle_in(
     worker: i64,
     group: &[&Settlement],
 ) -> Result<HashSet<i64>, SettleError> {
-    let sql = if planted(Bug::NoFence) { SETTLE_UNFENCED } else { SETTLE };
+    let unwinding = || group.iter().any(|s| s.undo.is_some());
+    let sql =
+        if planted(Bug::NoFence) || (planted(Bug::UnfencedUndo) && unwinding()) { SETTLE_UNFENCED } else { SETTLE };
     macro_rules! column {
         (|$s:ident| $value:expr) => {
             group.iter().map(|$s| $value).collect::<Vec<_>>()

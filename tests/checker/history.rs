@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     options::Options,
-    tables::{self, Batch, BatchRow, GiftOutcome, GiftTrade, Job, JobEvent, Lane, Line, Us, Worker},
+    tables::{self, Batch, BatchRow, GiftOutcome, GiftTrade, Job, JobEvent, Lane, Line, Store, Us, Worker},
 };
 
 /// What the checker knows of the job that moves money.
@@ -24,6 +24,7 @@ pub struct History {
     pub outcomes: HashMap<String, Vec<GiftOutcome>>,
     pub batches: Vec<Batch>,
     pub batch_rows: Vec<BatchRow>,
+    pub stores: Vec<Store>,
     pub lanes: HashMap<String, Lane>,
     pub workers: HashMap<i64, Worker>,
     pub ledger: Vec<Line>,
@@ -49,6 +50,7 @@ impl History {
             outcomes: HashMap::new(),
             batches: tables::table(dump, "batch")?,
             batch_rows: tables::table(dump, "batch_row")?,
+            stores: tables::table(dump, "store")?,
             lanes: tables::table::<Lane>(dump, "lane")?.into_iter().map(|lane| (lane.name.clone(), lane)).collect(),
             workers: tables::table::<Worker>(dump, "worker")?.into_iter().map(|worker| (worker.id, worker)).collect(),
             ledger,

@@ -4,7 +4,7 @@
 //! fields and the names of gift issuance's states, and nothing else.
 //!
 //! `DIR` holds one JSON object a line per table, as `copy (select row_to_json(t) from noshi.job t) to …` writes it:
-//! `job.jsonl`, `job_event.jsonl`, `batch.jsonl`, `batch_row.jsonl`, `gift_trade.jsonl`, `gift_outcome.jsonl`, `lane.jsonl`, `worker.jsonl`; take them in one
+//! `job.jsonl`, `job_event.jsonl`, `batch.jsonl`, `batch_row.jsonl`, `gift_trade.jsonl`, `gift_outcome.jsonl`, `store.jsonl`, `lane.jsonl`, `worker.jsonl`; take them in one
 //! snapshot, before the ledger. Anything else that lies there is searched for secrets too.
 //!
 //! Exit status: 0 no violation, 1 violations (one line each), 2 the input cannot be read.
@@ -19,6 +19,7 @@ mod options;
 mod rate;
 mod report;
 mod secrecy;
+mod shops;
 mod tables;
 #[cfg(test)]
 mod teeth;
@@ -39,6 +40,7 @@ fn judge(options: &Options) -> Result<(Report, String), String> {
     effects::check(&history, options.quiescent, &mut report);
     trades::check(&history, &mut report);
     mails::check(&history, &mut report);
+    shops::check(&history, &mut report);
     batches::check(&history, &mut report);
     rate::check(&history, options, &mut report);
     secrecy::check(options, &mut report)?;

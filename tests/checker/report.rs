@@ -4,6 +4,7 @@ pub const I1: &str = "I1";
 pub const I1B: &str = "I1b";
 pub const I2: &str = "I2";
 pub const I2B: &str = "I2b";
+pub const I3: &str = "I3";
 pub const I4: &str = "I4";
 pub const I5: &str = "I5";
 pub const I5B: &str = "I5b";
@@ -22,7 +23,7 @@ pub const M2: &str = "M2";
 pub const M3: &str = "M3";
 pub const R11: &str = "R11";
 
-pub const ALWAYS: &[&str] = &[I1, I1B, I2B, I4, I5, I6, I7, I8, I9, I10, I11, I13, I14, I18, I20, R11, M1, M2, M3];
+pub const ALWAYS: &[&str] = &[I1, I1B, I2B, I3, I4, I5, I6, I7, I8, I9, I10, I11, I13, I14, I18, I20, R11, M1, M2, M3];
 pub const QUIESCENT: &[&str] = &[I2];
 pub const RETRY_AFTER: &[&str] = &[I5B];
 

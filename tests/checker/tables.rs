@@ -91,6 +91,14 @@ pub struct BatchRow {
 }
 
 #[derive(Debug, Deserialize)]
+pub struct Store {
+    pub public_id: String,
+    pub organization: String,
+    pub shop: String,
+    pub job: i64,
+}
+
+#[derive(Debug, Deserialize)]
 pub struct Lane {
     pub name: String,
     pub tokens: i64,
@@ -120,6 +128,9 @@ pub struct Line {
     pub currency: Option<Value>,
     /// Until when a throttle stated that it holds.
     pub until_us: Option<Us>,
+    /// The organisation platform's id of a shop, and the customer's.
+    pub shop: Option<String>,
+    pub public_id: Option<String>,
 }
 
 impl Line {

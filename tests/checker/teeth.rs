@@ -78,6 +78,29 @@ const MONEY: &[Spoilt] = &[
 ];
 
 #[rustfmt::skip]
+const SHOPS: &[Spoilt] = &[
+    spoilt("a shop is left behind", "I3", "job 110:", |run| remove(&mut run.ledger, |line| line["event"] == "shop_deleted")),
+    spoilt("a second shop, for a moment only", "I3", "job 109:", |run| {
+        run.at_the_platform(50_200, "create_shop", "O1/P1/b1/1", "shop_created", "shp3");
+        run.at_the_platform(50_210, "delete_shop", "shp3", "shop_deleted", "shp3");
+    }),
+    spoilt("the shop of a store is deleted", "I3", "job 109:", |run| {
+        run.at_the_platform(50_200, "delete_shop", "shp1", "shop_deleted", "shp1");
+    }),
+    spoilt("the shop of a completed job is asked to be deleted, in vain", "I3", "job 109:", |run| {
+        run.at_the_platform(50_200, "delete_shop", "shp1", "refused", "shp1");
+    }),
+    spoilt("a shop that nobody asked for", "I3", "shop shp4", |run| {
+        run.at_the_platform(50_200, "create_shop", "O9/P9/b9/0", "shop_created", "shp4");
+    }),
+    spoilt("a created store is not there", "I3", "job 109:", |run| run.stores.clear()),
+    spoilt("a store on another shop", "I3", "store P1", |run| run.stores[0]["shop"] = "shp2".into()),
+    spoilt("a store of a job that was taken back", "I3", "job 110:", |run| {
+        run.stores.push(json!({"public_id": "P2", "organization": "O2", "shop": "shp2", "job": 110}));
+    }),
+];
+
+#[rustfmt::skip]
 const TRADES: &[Spoilt] = &[
     spoilt("the call was before the trade", "I8", "trade T1", |run| first(&mut run.trades, &[("id", "T1")])["started_at"] = at(32)),
     spoilt("the call was before the claim", "I8", "trade T1", |run| event(run, 1, "claimed", 1)["happened_at"] = at(32)),
@@ -185,14 +208,14 @@ const MAILS: &[Spoilt] = &[
 ];
 
 fn all() -> impl Iterator<Item = &'static Spoilt> {
-    [MONEY, TRADES, JOURNAL, RESTRAINT, MAILS].into_iter().flatten()
+    [MONEY, SHOPS, TRADES, JOURNAL, RESTRAINT, MAILS].into_iter().flatten()
 }
 
 #[test]
 fn a_good_run_is_clean() {
     let (violations, summary) = good().judged();
     assert!(violations.is_empty(), "{violations:#?}");
-    assert_eq!(summary, "checked 21 invariants over 9 jobs, 64 events, 45 ledger lines: 0 violations");
+    assert_eq!(summary, "checked 22 invariants over 11 jobs, 79 events, 54 ledger lines: 0 violations");
 }
 
 #[test]
@@ -257,7 +280,7 @@ fn a_dump_older_than_the_ledger_is_fair_while_the_fleet_runs() {
     run.args.retain(|arg| arg != "--quiescent");
     let (violations, summary) = run.judged();
     assert!(violations.is_empty(), "{violations:#?}");
-    assert!(summary.starts_with("checked 20 invariants"), "{summary}");
+    assert!(summary.starts_with("checked 21 invariants"), "{summary}");
     // But a second gift is one too many, whenever it comes.
     run.issued(90_002, "T-newer-than-the-dump", "C9x");
     assert_eq!(run.judged().0.len(), 1);

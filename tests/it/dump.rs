@@ -11,13 +11,14 @@ use futures::TryStreamExt;
 use sqlx::{Connection, postgres::PgConnection};
 
 /// What the checker judges, and two more that must not hold a secret either.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 11] = [
     ("job", "select row_to_json(t)::text from noshi.job t"),
     ("job_event", "select row_to_json(t)::text from noshi.job_event t"),
     ("batch", "select row_to_json(t)::text from noshi.batch t"),
     ("batch_row", "select row_to_json(t)::text from noshi.batch_row t"),
     ("gift_trade", "select row_to_json(t)::text from noshi.gift_trade t"),
     ("gift_outcome", "select row_to_json(t)::text from noshi.gift_outcome t"),
+    ("store", "select row_to_json(t)::text from noshi.store t"),
     ("lane", "select row_to_json(t)::text from noshi.lane t"),
     ("worker", "select row_to_json(t)::text from noshi.worker t"),
     ("sealed", "select row_to_json(t)::text from noshi_sealed.sealed t"),

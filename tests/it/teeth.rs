@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 use noshi::{
     chaos::Bug,
-    simulator::{Command, Fault, Op, Provider},
+    simulator::{Command, Errand, Fault, Op, Partner, Provider},
 };
 use rustix::process::Signal;
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What the checker has to name.
 const fn invariant(bug: Bug) -> &'static str {
     match bug {
-        Bug::NoFence => "I9",
+        Bug::NoFence | Bug::UnfencedUndo => "I9",
         Bug::IntentAfterSend => "I8",
         Bug::NewIdOnRetry => "R11",
         Bug::BlindRetry => "I1",
@@ -43,6 +43,7 @@ fn terms(bug: Bug) -> Terms {
         Bug::NoTokens => Terms { limit: 10, jitter: Duration::from_millis(500), ..Terms::default() },
         Bug::NoRetryAfter => Terms { limit: 20, jitter: Duration::from_millis(500), ..Terms::default() },
         Bug::NoFence
+        | Bug::UnfencedUndo
         | Bug::IntentAfterSend
         | Bug::NewIdOnRetry
         | Bug::BlindRetry
@@ -85,6 +86,7 @@ impl Stage<'_> {
     async fn play(&self, bug: Bug) -> Vec<Process> {
         match bug {
             Bug::NoFence => self.a_stopped_holder().await,
+            Bug::UnfencedUndo => self.a_stopped_undo().await,
             Bug::IntentAfterSend => {
                 self.gifts("amazon", 1).await;
                 vec![self.worker("a", None, &[])]
@@ -140,6 +142,27 @@ impl Stage<'_> {
         until("the first is stopped", PATIENCE, async || is_stopped(first.pid())).await;
         let second = self.worker("second", None, &[]);
         let done = "select count(*) from noshi.job where status = 'completed'";
+        until("the second has finished", PATIENCE, async || self.number(done).await == 1).await;
+        first.signal(Signal::CONT);
+        if self.armed.is_none() {
+            until("the first is refused", PATIENCE, async || {
+                std::fs::read_to_string(&first.log).unwrap_or_default().contains("stale:")
+            })
+            .await;
+        }
+        vec![first, second]
+    }
+
+    /// The same, of a holder that has deleted the shop of a refused organisation.
+    async fn a_stopped_undo(&self) -> Vec<Process> {
+        let control = self.fleet.control();
+        let (fault, partner) = (Fault::EffectThenReset, Partner::OrganizationPlatform);
+        control.script(partner, Errand::DeleteShop, fault, 1).expect("a scripted fault");
+        self.fleet.store("NOSERVICE-1", "S-1", "batch-1").await;
+        let first = self.worker("first", Some("unwind.after@1"), &["--lease-ms", "60000"]);
+        until("the first is stopped", PATIENCE, async || is_stopped(first.pid())).await;
+        let second = self.worker("second", None, &[]);
+        let done = "select count(*) from noshi.job where status = 'failed' and outcome = 'compensated'";
         until("the second has finished", PATIENCE, async || self.number(done).await == 1).await;
         first.signal(Signal::CONT);
         if self.armed.is_none() {
@@ -208,6 +231,11 @@ async fn without_bug(bug: Bug, name: &'static str) -> Result<Duration, String> {
         };
     }
     let jobs = stage.number("select count(*) from noshi.job").await;
+    if bug == Bug::UnfencedUndo {
+        let clean = "select count(*) from noshi.job where status = 'failed' and outcome = 'compensated'";
+        let clean = stage.number(clean).await;
+        return if clean == 1 { Ok(begun.elapsed()) } else { Err(format!("without {name}: it is not compensated")) };
+    }
     let completed = stage.number("select count(*) from noshi.job where status = 'completed'").await;
     drop(workers);
     match completed == jobs && i64::try_from(count(&fleet, "issued")) == Ok(jobs) {

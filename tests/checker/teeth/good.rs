@@ -19,7 +19,7 @@ pub fn good() -> Run {
             json!({"id": LIVING, "name": "a", "stopped_at": at(60_000), "dead_at": null}),
             json!({"id": DEAD, "name": "b", "stopped_at": null, "dead_at": at(1_000)}),
         ],
-        lanes: ["", "email/ses", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"]
+        lanes: ["", "email/ses", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card", "org-platform"]
             .map(|name| json!({"name": name, "tokens": 10}))
             .to_vec(),
         args: args.split(' ').map(str::to_owned).collect(),
@@ -35,6 +35,8 @@ pub fn good() -> Run {
     probe(&mut run);
     throttled(&mut run);
     mailed(&mut run);
+    store(&mut run);
+    taken_back(&mut run);
     run
 }
 
@@ -192,4 +194,36 @@ fn mailed(run: &mut Run) {
     run.mail(21_020, "20");
     run.settle(21_030, 20, "accepted", "accepted", COMPLETED);
     run.row(20)["state"] = json!({"at": "accepted", "message": "0106"});
+}
+
+/// Job 109: a shop, and the store that stands on it.
+fn store(run: &mut Run) {
+    run.job(109, "store_creation", "O1/P1/b1", 0);
+    run.row(109)["args"] = json!({"organization": "O1", "public_id": "P1", "name": "x", "request": "b1"});
+    run.claim(50_000, 109, LIVING);
+    run.settle(50_001, 109, "creating", "free", AVAILABLE);
+    run.claim(50_010, 109, LIVING);
+    run.at_the_platform(50_020, "create_shop", "O1/P1/b1/0", "shop_created", "shp1");
+    run.settle(50_030, 109, "assigning", "created", AVAILABLE);
+    run.claim(50_040, 109, LIVING);
+    run.settle(50_050, 109, "registering", "assigned", ("running", None));
+    run.stores.push(json!({"public_id": "P1", "organization": "O1", "shop": "shp1", "name": "x", "job": 109}));
+    run.settle(50_051, 109, "created", "created", COMPLETED);
+    run.row(109)["state"] = json!({"at": "created", "shop": "shp1"});
+}
+
+/// Job 110: its shop is deleted again, and the job failed cleanly.
+fn taken_back(run: &mut Run) {
+    run.job(110, "store_creation", "O2/P1/b1", 0);
+    run.row(110)["args"] = json!({"organization": "O2", "public_id": "P1", "name": "x", "request": "b1"});
+    run.claim(51_000, 110, LIVING);
+    run.settle(51_001, 110, "creating", "free", AVAILABLE);
+    run.claim(51_010, 110, LIVING);
+    run.at_the_platform(51_020, "create_shop", "O2/P1/b1/0", "shop_created", "shp2");
+    run.settle(51_030, 110, "assigning", "created", AVAILABLE);
+    run.claim(51_040, 110, LIVING);
+    run.settle(51_050, 110, "refused", "organization_refused", AVAILABLE);
+    run.claim(51_060, 110, LIVING);
+    run.at_the_platform(51_070, "delete_shop", "shp2", "shop_deleted", "shp2");
+    run.settle(51_080, 110, "refused", "compensated", ("failed", Some("organization_refused")));
 }

@@ -23,7 +23,7 @@ fn changed(run: &Run, file: &str, change: impl Fn(String) -> Option<String>) -> 
 #[test]
 fn what_cannot_be_read_is_not_clean() {
     let run = good();
-    for file in ["job", "job_event", "batch", "batch_row", "gift_trade", "gift_outcome", "lane", "worker"]
+    for file in ["job", "job_event", "batch", "batch_row", "store", "gift_trade", "gift_outcome", "lane", "worker"]
         .map(|t| format!("dump/{t}.jsonl"))
     {
         let why = changed(&run, &file, |_| None).expect_err("a missing table");
@@ -34,7 +34,7 @@ fn what_cannot_be_read_is_not_clean() {
     }
     let cut = |text: String| Some(text[..text.len() - 20].to_owned() + "\n");
     let why = changed(&run, "dump/job_event.jsonl", cut).expect_err("half a row");
-    assert!(why.contains("job_event.jsonl line 64"), "{why}");
+    assert!(why.contains("job_event.jsonl line 79"), "{why}");
     let gap = |text: String| Some(text.lines().skip(1).map(|line| format!("{line}\n")).collect());
     let why = changed(&run, "ledger.jsonl", gap).expect_err("a ledger without its first line");
     assert!(why.contains("lines are missing"), "{why}");

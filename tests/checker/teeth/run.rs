@@ -17,6 +17,7 @@ pub struct Run {
     pub outcomes: Vec<Value>,
     pub batches: Vec<Value>,
     pub batch_rows: Vec<Value>,
+    pub stores: Vec<Value>,
     pub lanes: Vec<Value>,
     pub workers: Vec<Value>,
     pub ledger: Vec<Value>,
@@ -166,6 +167,18 @@ impl Run {
         self.line(ms, "voided", "cancel", trade)["card"] = card.into();
     }
 
+    /// A call at the organisation platform that had this effect.
+    pub fn at_the_platform(&mut self, ms: i64, op: &str, trade: &str, event: &str, shop: &str) {
+        for (ms, event) in [(ms, "arrival"), (ms + 1, event), (ms + 3, "answer")] {
+            let line = self.line(ms, event, op, trade);
+            line["provider"] = "organization_platform".into();
+            if event.starts_with("shop_") {
+                line["shop"] = shop.into();
+                line["public_id"] = "P1".into();
+            }
+        }
+    }
+
     /// The job rests on this card.
     pub fn delivered(&mut self, job: i64, trade: &str, card: &str) {
         self.row(job)["state"] = json!({"at": "issued", "trade": {"id": trade}, "card": card});
@@ -183,6 +196,7 @@ impl Run {
             ("gift_outcome", &self.outcomes),
             ("batch", &self.batches),
             ("batch_row", &self.batch_rows),
+            ("store", &self.stores),
             ("lane", &self.lanes),
             ("worker", &self.workers),
         ];
