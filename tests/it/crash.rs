@@ -1,11 +1,13 @@
 //! A worker process is killed with SIGKILL at every passing of every crash point of gift issuance, against each kind of
-//! provider; another one takes over; and the independent checker judges what is left.
+//! provider, and of store creation; another one takes over; and the independent checker judges what is left.
 //!
 //! A dry run of each scene lists the points that it passes; then there is one run for each of them, on a database and a
-//! ledger of its own. `NOSHI_CRASH_PAIRS=1` also kills the worker that takes over, at each of its points.
+//! ledger of its own. `NOSHI_CRASH_PAIRS=1` also kills the worker that takes over, at each of its points; `NOSHI_CRASH_SCENES=NAME` plays only
+//! the scenes whose names begin so.
 
 mod points;
 mod scene;
+mod stores;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,13 +16,16 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use noshi::simulator::Provider;
+use noshi::simulator::{Partner, Provider};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use self::stores::{STORES, STORES_EVERYWHERE};
 use self::{
     points::{Choose, Point, chosen, in_the_source, passed},
-    scene::{Drive, IN_FLIGHT, MAILING, Prepared, SCENES, Scene, UNWINDING, ends, prepare, set, stray_claim, strike},
+    scene::{
+        Cast, Drive, IN_FLIGHT, MAILING, Prepared, SCENES, Scene, UNWINDING, ends, prepare, set, stray_claim, strike,
+    },
 };
 use crate::{
     dump::{check, dump},
@@ -219,11 +224,16 @@ async fn judge(case: &Case<'_>, fleet: &Fleet, deaths: usize) -> Result<(), Stri
     tokio::task::spawn_blocking(move || checked(&file, &rows, &logs, throttled))
         .await
         .map_err(|error| error.to_string())??;
-    ends(&fleet.pool, case.provider, case.scene, deaths).await
+    match case.scene.cast {
+        Cast::Stores => stores::ends(&fleet.pool).await,
+        Cast::Gifts(_) | Cast::Prepared(_) | Cast::Probes | Cast::Mails(_) | Cast::Batch(_) => {
+            ends(&fleet.pool, case.provider, case.scene, deaths).await
+        }
+    }
 }
 
 fn checked(ledger: &Path, rows: &Path, logs: &[String], throttled: bool) -> Result<(), String> {
-    let limits: Vec<String> = Provider::ALL.iter().map(|provider| format!("{}={LIMIT}", provider.name())).collect();
+    let limits: Vec<String> = Partner::ALL.iter().map(|partner| format!("{}={LIMIT}", partner.name())).collect();
     let mut args = vec!["--quiescent", "--leaks"];
     args.extend(logs.iter().map(String::as_str));
     args.push("--limit");
@@ -244,7 +254,7 @@ struct Row {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sigkill_at_any_point_of_gift_issuance_breaks_no_rule() {
+async fn a_sigkill_at_any_point_breaks_no_rule() {
     let _turn = crate::support::turn().await;
     let begun = Instant::now();
     let prepared = stream::iter(Provider::ALL).map(prepare).buffered(PARALLEL).collect::<Vec<_>>().await;
@@ -255,8 +265,12 @@ async fn a_sigkill_at_any_point_of_gift_issuance_breaks_no_rule() {
         crashes,
     };
     let scenes = || SCENES.iter().flat_map(|scene| (0..3).map(move |provider| (scene, provider)));
-    let others = (0..3).map(|provider| (&IN_FLIGHT, provider)).chain([(&UNWINDING, 0), (&MAILING, 0)]);
-    let dry: Vec<Case> = scenes().chain(others).map(|(scene, provider)| with(scene, provider, vec![])).collect();
+    let alone = [(&UNWINDING, 0), (&MAILING, 0), (&STORES, 0), (&STORES_EVERYWHERE, 0)];
+    let others = (0..3).map(|provider| (&IN_FLIGHT, provider)).chain(alone);
+    let only = std::env::var("NOSHI_CRASH_SCENES").ok();
+    let wanted = |scene: &Scene| only.as_deref().is_none_or(|only| scene.name.starts_with(only));
+    let played = scenes().chain(others).filter(|(scene, _)| wanted(scene));
+    let dry: Vec<Case> = played.map(|(scene, provider)| with(scene, provider, vec![])).collect();
     let (mut rows, mut failures) = (BTreeMap::<&str, Row>::new(), vec![]);
     let mut cases = vec![];
     for (case, ran, took) in run_all(dry).await {
@@ -306,7 +320,8 @@ async fn a_sigkill_at_any_point_of_gift_issuance_breaks_no_rule() {
     }
     eprintln!("together {:.0} s, {PARALLEL} runs at once", begun.elapsed().as_secs_f64());
     assert!(failures.is_empty(), "{} runs failed:\n{}", failures.len(), failures.join("\n"));
-    assert_eq!(killed_at, in_the_source(), "the crash points at which a worker was killed, and those in the source");
+    let whole = if only.is_some() { killed_at.clone() } else { in_the_source() };
+    assert_eq!(killed_at, whole, "the crash points at which a worker was killed, and those in the source");
 }
 
 async fn run_all<'a>(cases: Vec<Case<'a>>) -> Vec<(Case<'a>, Result<Ran, String>, Duration)> {

@@ -34,6 +34,8 @@ pub enum Cast {
     Mails(&'static [(&'static str, Option<Fault>)]),
     /// A batch of this many grants, released and to be issued at once.
     Batch(i32),
+    /// Stores at the organisation platform.
+    Stores,
 }
 
 /// What is done to the first worker, and around it.
@@ -226,7 +228,7 @@ pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fle
             fs::copy(&prepared.ledger, dir.path().join("ledger.jsonl")).expect("a copy of the ledger");
             copy_of(&prepared.database).await
         }
-        Cast::Gifts(_) | Cast::Probes | Cast::Mails(_) | Cast::Batch(_) => database().await,
+        Cast::Gifts(_) | Cast::Probes | Cast::Mails(_) | Cast::Batch(_) | Cast::Stores => database().await,
     };
     let name = db.name.clone();
     let fleet = fleet_from(db, dir, terms).await;
@@ -247,6 +249,7 @@ pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fle
             }
         }
         Cast::Batch(rows) => released(&fleet.pool, rows, category(provider)).await,
+        Cast::Stores => super::stores::set(&fleet).await,
         Cast::Probes => {
             store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
             for id in ["a", "b"] {
@@ -310,7 +313,7 @@ pub async fn ends(pool: &PgPool, provider: Provider, scene: &Scene, deaths: usiz
     let named = match scene.cast {
         Cast::Gifts(named) | Cast::Mails(named) => named.len(),
         Cast::Prepared(gifts) => gifts.len() + 1 + usize::from(provider != Provider::GiftOnDemand),
-        Cast::Probes => 2,
+        Cast::Probes | Cast::Stores => 2,
         // Each grant's issuance, and the batch's own job.
         Cast::Batch(rows) => usize::try_from(rows).unwrap_or_default() + 1,
     };
