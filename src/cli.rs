@@ -2,6 +2,7 @@
 
 mod api;
 mod batch;
+mod job;
 mod lane;
 mod vault;
 mod worker;
@@ -36,9 +37,12 @@ enum Command {
     /// The schema.
     #[command(subcommand)]
     Migrate(MigrateCommand),
-    /// Files of grants.
+    /// Files of grants and of stores.
     #[command(subcommand)]
     Batch(batch::BatchCommand),
+    /// One job: where it stands, and what may be done to it.
+    #[command(subcommand)]
+    Job(job::JobCommand),
     /// Rate budgets: see, pause and open them.
     #[command(subcommand)]
     Lane(lane::LaneCommand),
@@ -87,6 +91,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Api(command) => api::run(&settings()?, command).await,
         Command::Migrate(MigrateCommand::Up(database)) => store::migrate(database.url()?).await,
         Command::Batch(command) => batch::run(&settings()?, command).await,
+        Command::Job(command) => job::run(command).await,
         Command::Lane(command) => lane::run(command).await,
         Command::Vault(command) => vault::run(&settings()?, command).await,
         Command::Simulate(args) => simulator::run(args).await,
@@ -121,6 +126,7 @@ pub fn start_logging(cli: &Cli) {
         | Command::Api(_)
         | Command::Migrate(_)
         | Command::Batch(_)
+        | Command::Job(_)
         | Command::Lane(_)
         | Command::Vault(_)
         | Command::Simulate(_)

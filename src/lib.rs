@@ -1,5 +1,6 @@
 //! How noshi's jobs happen: the engine, the store, the lanes, the clients. What they do is in `noshi-jobs`.
 
+pub mod acts;
 pub mod bench;
 pub mod catalog;
 pub mod chaos;

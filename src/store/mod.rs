@@ -8,6 +8,7 @@ pub mod facts;
 pub mod lanes;
 pub mod mails;
 pub mod numbers;
+pub mod operate;
 pub mod recover;
 pub mod settle;
 pub mod stores;
