@@ -203,6 +203,23 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
     }
     refused(&worker, "select noshi.enqueue('probe', 'a', '{}')").await;
     refused(&worker, "select from noshi.gift_issuance_history").await;
+    refused(&worker, "select noshi.record_email_event('m', 1, 'bounce', null, null, null)").await;
+    refused(&worker, "select noshi.suppress_address('s', null, null, null, null, null, null)").await;
+    // Of what is sealed a worker reads the recipients of mails in its own hands: not a gift's, and not a mail's at rest.
+    run(
+        &place.root,
+        "insert into noshi_sealed.sealed select 'recipient', s, s, '', 'k1', '', '' from unnest(array['g', 'm']) s;
+         insert into noshi.worker (name) values ('holds');
+         insert into noshi.job (kind, key, fingerprint, args, status, worker)
+         select kind, 'm ' || status, '', '{\"recipient\": \"m\"}', status::noshi.job_status, (select max(id) from noshi.worker)
+         from unnest(array['email', 'email', 'gift_issuance'], array['running', 'completed', 'running']) j(kind, status)",
+    )
+    .await
+    .expect("jobs in hand and at rest");
+    let opened = "select array_agg(j.kind || ' ' || j.status) from noshi.job j
+        cross join lateral noshi.sealed_recipient(j.id, (select max(id) from noshi.worker)) r";
+    let opened: Vec<String> = sqlx::query_scalar(opened).fetch_one(&worker).await.expect("recipients");
+    assert_eq!(opened, ["email running"]);
 
     // Key rotation is for the owner's login: a worker's may not read what it has sealed.
     let config = fleet.dir.path().join("noshi.toml").display().to_string();

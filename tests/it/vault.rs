@@ -3,7 +3,10 @@
 use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, os::unix::process::ExitStatusExt, process::Output};
 use std::{path::PathBuf, time::Duration};
 
-use noshi::vault::{Place, Vault};
+use noshi::{
+    store::mails,
+    vault::{Place, Vault},
+};
 use noshi_jobs::gift_issuance::Sealed;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::Row;
@@ -167,4 +170,40 @@ async fn two_rotations_at_once_lose_nothing() {
     let (first, second) = tokio::join!(desk.rotate(None), desk.rotate(None));
     assert!(first.status.success() && second.status.success(), "{}{}", said(&first), said(&second));
     assert_eq!(desk.opened(&both).await, (0, 450));
+}
+
+/// A suppressed address is found by its digest before, during and after the rotation, and then without the old key.
+#[tokio::test(flavor = "multi_thread")]
+async fn suppressed_addresses_stay_suppressed() {
+    let desk = Desk::open().await;
+    let (old, address) = (desk.keys(&[&desk.old]), SecretString::from("hana@example.jp"));
+    let mut connection = desk.db.pool.acquire().await.unwrap();
+    let event = mails::NewEvent {
+        id: "m-1".to_owned(),
+        job: None,
+        event: "bounce".to_owned(),
+        message: None,
+        happened_at: None,
+        detail: None,
+    };
+    assert!(mails::record_event(&mut connection, &event).await.unwrap());
+    assert!(!mails::record_event(&mut connection, &event).await.unwrap());
+    let sealed = old.seal(&Place { grant: "s-1", provider: "", column: "suppressed" }, &address);
+    let (id, digests) = ("s-1", old.digests(&address));
+    let new = mails::Suppress { id, digests: &digests, reason: "bounced", event: "m-1", sealed: &sealed };
+    assert!(mails::suppress(&mut connection, &new).await.unwrap());
+    assert!(!mails::suppress(&mut connection, &mails::Suppress { id: "s-2", ..new }).await.unwrap());
+
+    let both = desk.keys(&[&desk.new, &desk.old]);
+    let same = SecretString::from(" Hana@EXAMPLE.jp ");
+    assert!(mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
+    assert_eq!(desk.rotate(Some("rotate.before_commit@1")).await.status.signal(), Some(9));
+    assert!(mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
+    assert!(desk.rotate(None).await.status.success());
+    let alone = desk.keys(&[&desk.new]);
+    assert!(mails::is_suppressed(&mut connection, &alone.digests(&same)).await.unwrap());
+    assert!(mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
+    assert!(!mails::is_suppressed(&mut connection, &old.digests(&same)).await.unwrap());
+    let other = SecretString::from("taro@example.jp");
+    assert!(!mails::is_suppressed(&mut connection, &alone.digests(&other)).await.unwrap());
 }
