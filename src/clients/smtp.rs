@@ -29,7 +29,6 @@ use super::{
     mail::{DAY, JITTER, Letter, MailService, Quota, SECOND, SmtpSettings, Tls, address},
     settings::secret,
 };
-use crate::chaos::crash_point;
 
 pub const NAME: &str = "smtp";
 
@@ -180,9 +179,7 @@ impl Smtp {
             tracing::info!(provider = NAME, "the lease ran out before the body; not sent");
             return Send::NotSent;
         }
-        crash_point("smtp.before_body");
         let answered = timeout(self.timeout, connection.message(&message)).await;
-        crash_point("smtp.after_body");
         match answered {
             Ok(Ok(response)) if response.has_code(250) => {
                 // Whatever becomes of the farewell, the server has the message.

@@ -52,11 +52,18 @@ fn series(text: &str) -> BTreeMap<String, f64> {
 /// What a worker with all three providers must show from the first moment on, each at 0.
 fn expected() -> BTreeSet<String> {
     const OUTCOMES: &str = "ok accepted known pending resend refused throttled not_sent unknown dead conflict out_of_funds bad_credentials not_found failed";
-    let lanes = ["", "probe", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"];
+    let lanes = ["", "probe", "org-platform", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"];
     let mut all = BTreeSet::from(
-        ["noshi_rescues_total", "noshi_in_doubt_jobs", "noshi_in_doubt_oldest_seconds"].map(str::to_owned),
+        [
+            "noshi_rescues_total",
+            "noshi_in_doubt_jobs",
+            "noshi_in_doubt_oldest_seconds",
+            "noshi_batches_settled_total",
+            "noshi_batch_equation_broken_total",
+        ]
+        .map(str::to_owned),
     );
-    for kind in ["gift_issuance", "probe"] {
+    for kind in ["bulk_grants", "email", "gift_issuance", "probe", "store_creation"] {
         all.insert(format!("noshi_steps_total{{kind=\"{kind}\"}}"));
         all.insert(format!("noshi_stale_settles_total{{kind=\"{kind}\"}}"));
         for outcome in "completed failed compensated cancelled needs_operator".split(' ') {
