@@ -259,3 +259,6 @@ impl MailService for Smtp {
         Box::pin(async { Quota::Fixed })
     }
 }
+
+#[cfg(test)]
+mod tests;
