@@ -230,6 +230,7 @@ impl Fleet {
 
     /// `args` win over what is usual in the tests.
     pub fn worker(&self, name: &str, env: &[(&str, &str)], args: &[&str]) -> Process {
+        let elsewhere = env.iter().any(|(name, _)| *name == "AWS_SHARED_CREDENTIALS_FILE");
         let usual = [("--lease-ms", "2000"), ("--poll-ms", "100"), ("--slots", "64")];
         let log = self.dir.path().join(format!("{name}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_noshi"))
@@ -239,7 +240,8 @@ impl Fleet {
             .env("DATABASE_URL", &self.url)
             .env("NOSHI_CONFIG", self.dir.path().join("noshi.toml"))
             .env("NOSHI_LOG", "noshi=debug,warn")
-            .envs(AWS)
+            // A test that names a file of credentials means them to be looked for there.
+            .envs(AWS.into_iter().filter(|(name, _)| !name.contains("KEY") || !elsewhere))
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -207,6 +207,29 @@ async fn the_lane_keeps_to_the_account_and_closes_when_it_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_found_in_a_profile_and_without_any_the_lane_closes() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms { mails: true, door: false, ..Terms::default() }).await;
+    let job = fleet.mail("a", "a@example.jp").await;
+    let file = fleet.dir.path().join("credentials");
+    let env = [("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap()), ("HOME", "/nowhere")];
+    let without = fleet.worker("without", &env, &[]);
+    let closed = "select closed_code is not distinct from 'credentials' from noshi.lane where name = 'email/ses'";
+    let is_closed = async || sqlx::query_scalar::<_, bool>(closed).fetch_one(&fleet.pool).await.unwrap_or_default();
+    until("a lane closed until a person opens it", Duration::from_secs(10), is_closed).await;
+    assert!(without.stop().await.success());
+    assert!(fleet.sends().is_empty());
+
+    std::fs::write(&file, "[default]\naws_access_key_id = AKIDEXAMPLESES\naws_secret_access_key = demo-secret\n")
+        .unwrap();
+    assert!(store::lanes::resume(&fleet.pool, "email/ses").await.unwrap());
+    let with = fleet.worker("with", &env, &[]);
+    fleet.at_rest(REST).await.unwrap();
+    assert_eq!(fleet.fate(job).await, is("completed", None, Some("accepted")));
+    assert!(with.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_faults_and_a_killed_worker_nobody_gets_a_mail_more_often_than_its_template_allows() {
     let _turn = turn().await;
     let fleet =
