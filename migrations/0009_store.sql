@@ -1,3 +1,11 @@
+-- A role for the door, which takes events from the network: it executes functions, and reads and writes no table.
+do $$ begin
+    begin
+        create role noshi_door nologin;
+    exception when duplicate_object or unique_violation then null;
+    end;
+end $$;
+
 set role noshi_owner;
 
 -- Facts of store creation: inserted once a shop of ours stands at the organisation platform and its organisation has the service.
@@ -61,6 +69,7 @@ begin
     return found;
 end $$;
 revoke execute on function noshi.keep_shop_event(text, text, text, text, boolean, bigint), noshi.keep_organization_event(text, text, bigint) from public;
+grant execute on function noshi.keep_shop_event(text, text, text, text, boolean, bigint), noshi.keep_organization_event(text, text, bigint) to noshi_door;
 
 grant select on noshi.store_cache, noshi.organization_cache to noshi_worker, noshi_operator;
 

@@ -4,6 +4,7 @@
 //! Nothing is answered 200 before it is committed: every sender of events sends again what was not answered so.
 
 pub mod answer;
+pub mod organization;
 pub mod ses;
 pub mod sns;
 
@@ -36,7 +37,7 @@ const CONNECTIONS: u32 = 8;
 /// The routes of one sender; `None` where the settings do not name it.
 type Open = fn(&Settings, &PgPool) -> anyhow::Result<Option<Router>>;
 
-const ENDPOINTS: [Open; 1] = [ses::open];
+const ENDPOINTS: [Open; 2] = [organization::open, ses::open];
 
 /// A door that listens.
 pub struct Door {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Context;
 use axum::{Router, extract::State, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use noshi_jobs::Kind;
+use noshi_jobs::{Kind, store_creation};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 
@@ -43,6 +43,7 @@ pub fn count_call(provider: &'static str, op: &'static str, outcome: &'static st
 pub fn install(
     providers: impl Iterator<Item = &'static str>,
     mail_service: Option<&'static str>,
+    platform: Option<(&'static str, [&'static str; 4])>,
 ) -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("noshi_settle_group_size".to_owned()), &GROUP_SIZES)?
@@ -68,6 +69,9 @@ pub fn install(
     }
     if let Some(service) = mail_service {
         register_calls(service, &["send", "quota"], format!("email/{service}"));
+    }
+    if let Some((platform, ops)) = platform {
+        register_calls(platform, &ops, store_creation::LANE.to_owned());
     }
     Ok(handle)
 }

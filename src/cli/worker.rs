@@ -71,7 +71,9 @@ async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> 
     let partners = settings.partners()?;
     // Before the first claim, so that every job is counted.
     let figures = match args.metrics {
-        Some(listen) => Some((listen, metrics::install(partners.gifts.names(), partners.mails.name())?)),
+        Some(listen) => {
+            Some((listen, metrics::install(partners.gifts.names(), partners.mails.name(), partners.stores.calls())?))
+        }
         None => None,
     };
     let worker = Worker::start(args.database.url()?, &args.name, partners, pace).await?;

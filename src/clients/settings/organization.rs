@@ -3,6 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use anyhow::ensure;
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::super::{
@@ -10,6 +11,7 @@ use super::super::{
     http::{Http, Reach},
     organization::NAME,
 };
+use super::secret;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +49,12 @@ impl OrganizationSettings {
             window: Duration::from_secs(1),
             jitter: self.jitter_ms.map_or(JITTER, Duration::from_millis),
         }
+    }
+
+    /// What its events are signed with, if they are taken.
+    pub fn events_secret(&self) -> anyhow::Result<Option<SecretString>> {
+        let file = self.events_secret_file.as_deref();
+        file.map(|file| secret(NAME, "secret of the events", file)).transpose()
     }
 
     pub(in crate::clients) fn http(&self) -> anyhow::Result<Http> {
