@@ -52,6 +52,8 @@ pub struct Terms {
     pub mails: bool,
     /// And a door for its events.
     pub door: bool,
+    /// With a door for the events of the organisation platform.
+    pub events: bool,
 }
 
 impl Default for Terms {
@@ -65,6 +67,7 @@ impl Default for Terms {
             jitter: Duration::from_millis(50),
             mails: false,
             door: true,
+            events: false,
         }
     }
 }
@@ -102,12 +105,16 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         ..simulator::Config::new(dir.path().join("ledger.jsonl"))
     };
     let mut door = None;
-    if terms.mails && terms.door {
+    if (terms.mails && terms.door) || terms.events {
         // The simulator has to know the door, and the workers both.
-        fs::write(dir.path().join("noshi.toml"), mail_config(dir.path(), "http://127.0.0.1:9", &terms))
-            .expect("a file");
+        let nobody = "http://127.0.0.1:9";
+        let mut text = if terms.mails { mail_config(dir.path(), nobody, &terms) } else { String::new() };
+        text += &platform_config(dir.path(), nobody, &terms);
+        fs::write(dir.path().join("noshi.toml"), text).expect("a file");
         let process = open_door(&url, dir.path(), "127.0.0.1:0");
-        config.ses.events_url = Some(format!("http://{}/v1/events/ses", address(&process, "the door is open").await));
+        let base = format!("http://{}/v1/events", address(&process, "the door is open").await);
+        config.ses.events_url = Some(format!("{base}/ses"));
+        config.organization_platform.events_url = terms.events.then(|| format!("{base}/organization"));
         door = Some(process);
     }
     config.ses.limit = Some(terms.limit);
@@ -161,6 +168,21 @@ fn mail_config(dir: &Path, base_url: &str, terms: &Terms) -> String {
     )
 }
 
+/// The organisation platform, and the secret of its events.
+fn platform_config(dir: &Path, base_url: &str, terms: &Terms) -> String {
+    let token = secret(&dir.join("organization.token"), "demo-token");
+    let events = secret(&dir.join("organization-events.secret"), "demo-events-secret");
+    format!(
+        "[organization]\nbase_url = '{base_url}'\ntoken_file = '{}'\nevents_secret_file = '{}'\nservice = 'reserve'\n\
+         timeout_ms = {}\nconnect_timeout_ms = 300\ncalls_per_second = {}\njitter_ms = {}\n",
+        token.display(),
+        events.display(),
+        terms.call_timeout.as_millis(),
+        terms.limit,
+        terms.jitter.as_millis(),
+    )
+}
+
 fn secret(path: &Path, text: &str) -> PathBuf {
     fs::write(path, text).expect("a secret file");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its permissions");
@@ -201,15 +223,7 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
             terms.jitter.as_millis(),
         );
     }
-    text += &format!(
-        "[organization]\nbase_url = '{}'\ntoken_file = '{}'\nservice = 'reserve'\ntimeout_ms = {}\nconnect_timeout_ms = 300\n\
-         calls_per_second = {}\njitter_ms = {}\n",
-        simulator.base_url(simulator::Partner::OrganizationPlatform),
-        file("organization.token", "demo-token"),
-        terms.call_timeout.as_millis(),
-        terms.limit,
-        terms.jitter.as_millis(),
-    );
+    text += &platform_config(dir, &simulator.base_url(Partner::OrganizationPlatform), terms);
     fs::write(dir.join("noshi.toml"), text).expect("a configuration");
 }
 

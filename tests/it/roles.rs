@@ -297,6 +297,8 @@ async fn the_door_keeps_events_and_sees_nothing() {
     let suppress =
         "select noshi.suppress_address('s', array[sha256('a')], 'bounced', 'm', 'k1', '\\x00'::bytea, '\\x00'::bytea)";
     run(&door, suppress).await.expect("a suppressed address");
+    let changed = "select noshi.keep_shop_event('shp', 'O-1', 'S-1', 'n', false, 1), noshi.keep_organization_event('O-1', 'n', 1)";
+    run(&door, changed).await.expect("two changes");
     refused_to_everybody(&place, &door).await;
     for (table, column) in place.tables().await {
         refused(&door, format!("select from {table}")).await;

@@ -6,7 +6,7 @@ use noshi::simulator::{Command, Errand, Fault, Partner};
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{Fleet, Terms, fleet},
+    fleet::{Fleet, Terms, address, fleet},
     processes::{count, ledger, until},
 };
 
@@ -138,4 +138,88 @@ async fn what_is_here_with_other_content_or_made_by_others_is_left_alone() {
     assert_eq!(end(taken).await, ("refused".into(), Some("shop_refused".into()), Some("public_id_taken".into())));
     assert_eq!(number(&fleet, "select count(*) from noshi.store").await, 1);
     assert!(worker.stop().await.success());
+}
+
+/// What the platform says of a shop now: its name, its version, whether it is deleted.
+async fn told(fleet: &Fleet, public_id: &str) -> Option<(Option<String>, i64, bool)> {
+    sqlx::query_as("select name, version, deleted from noshi.store_cache where public_id = $1")
+        .bind(public_id)
+        .fetch_optional(&fleet.pool)
+        .await
+        .expect("what is kept")
+}
+
+async fn post(address: &str, headers: &[(&str, &str)], body: &str) -> u16 {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut request = client.post(format!("http://{address}/v1/events/organization")).body(body.to_owned());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.unwrap().status().as_u16()
+}
+
+/// As the platform signs it now.
+fn signature(body: &str) -> (String, String) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().to_string();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"demo-events-secret");
+    let tag = ring::hmac::sign(&key, format!("{now}.{body}").as_bytes());
+    (now, format!("sha256={}", hex::encode(tag)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_over_there_are_kept_here_before_the_insert_twice_and_out_of_order() {
+    let _turn = crate::support::turn().await;
+    let mut fleet = fleet(Terms { events: true, ..Terms::default() }).await;
+    let twice = serde_json::from_value(json!({"do": "publishing", "copies": 2})).expect("a command");
+    fleet.control().apply(twice).expect("each event comes twice");
+    // Its creation is told while its own store cannot be there yet.
+    fleet.control().script(P, Errand::AssignService, Fault::ThrottleSeconds, 1).unwrap();
+    let job = fleet.store("O-1", "S-1", "batch-1").await;
+    let worker = fleet.worker("w", &[], &[]);
+    until("the event", REST, async || told(&fleet, "S-1").await.is_some()).await;
+    let here = "select count(*) from noshi.store";
+    assert_eq!(number(&fleet, here).await, 0, "the event came before our own insert");
+    fleet.at_rest(REST).await.unwrap();
+    assert_eq!(number(&fleet, here).await, 1);
+    scene(&fleet, &json!({"scene": "updated", "organization": "O-1", "public_id": "S-1", "name": "新本店"}));
+    scene(&fleet, &json!({"scene": "organization_updated", "organization": "O-1", "name": "会社"}));
+    until("the change", REST, async || told(&fleet, "S-1").await == Some((Some("新本店".into()), 2, false))).await;
+
+    let door = address(fleet.door.as_ref().unwrap(), "the door is open").await;
+    let shop: String = sqlx::query_scalar("select shop from noshi.store where job = $1")
+        .bind(job)
+        .fetch_one(&fleet.pool)
+        .await
+        .unwrap();
+    let event = |kind: &str, version: i64, name: Value| {
+        let body = json!({"event_id": "e", "type": kind, "version": version, "organization": "O-1", "shop_id": shop, "public_id": "S-1", "name": name});
+        let body = body.to_string();
+        let (time, signature) = signature(&body);
+        (body, time, signature)
+    };
+    for (kind, version, name, expected) in [
+        ("shop.updated", 4, json!("四"), (Some("四"), 4, false)),
+        // Late, and again.
+        ("shop.updated", 3, json!("三"), (Some("四"), 4, false)),
+        ("shop.updated", 4, json!("四"), (Some("四"), 4, false)),
+        ("shop.deleted", 5, Value::Null, (Some("四"), 5, true)),
+    ] {
+        let (body, time, signature) = event(kind, version, name);
+        let headers = [("x-organization-timestamp", &*time), ("x-organization-signature", &*signature)];
+        assert_eq!(post(&door, &headers, &body).await, 204);
+        let (name, version, deleted) = told(&fleet, "S-1").await.unwrap();
+        assert_eq!((name.as_deref(), version, deleted), expected);
+    }
+    let (body, time, signature) = event("shop.updated", 9, json!("九"));
+    let headers = [("x-organization-timestamp", &*time), ("x-organization-signature", &*signature)];
+    assert_eq!(post(&door, &headers, &body.replace("S-1", "S-2")).await, 401);
+    assert_eq!(post(&door, &[], &body).await, 401);
+    let report: (String, String, bool) =
+        sqlx::query_as("select name, organization_name, deleted from noshi.store_report where public_id = 'S-1'")
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap();
+    assert_eq!(report, ("四".into(), "会社".into(), true));
+    assert!(worker.stop().await.success());
+    assert!(fleet.door.take().expect("a door").stop().await.success());
 }
