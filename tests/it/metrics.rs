@@ -49,7 +49,7 @@ fn series(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// What a worker with all three providers must show from the first moment on, each at 0.
+/// What a worker with all three providers and the organisation platform must show from the first moment on, each at 0.
 fn expected() -> BTreeSet<String> {
     const OUTCOMES: &str = "ok accepted known pending resend refused throttled not_sent unknown dead conflict out_of_funds bad_credentials not_found failed";
     let lanes = ["", "probe", "org-platform", "gift/amazon_incentives", "gift/gift_on_demand", "gift/tango_card"];
@@ -80,8 +80,10 @@ fn expected() -> BTreeSet<String> {
             all.insert(format!("{name}{{lane=\"{lane}\"}}"));
         }
     }
-    for provider in Provider::ALL.map(Provider::name) {
-        for op in ["issue", "inquire", "cancel"] {
+    let gifts = Provider::ALL.map(|provider| (provider.name(), &["issue", "inquire", "cancel"][..]));
+    let stores = ("organization_platform", &["create_shop", "find_shop", "assign_service", "delete_shop"][..]);
+    for (provider, ops) in gifts.into_iter().chain([stores]) {
+        for op in ops {
             for outcome in OUTCOMES.split(' ') {
                 all.insert(format!(
                     "noshi_provider_requests_total{{provider=\"{provider}\",op=\"{op}\",outcome=\"{outcome}\"}}"
