@@ -2,6 +2,7 @@
 //!
 //! Each figure stands beside the floor of the same run: the same work done in batches inside PostgreSQL.
 
+mod fair;
 mod lane;
 
 use std::time::{Duration, Instant};
@@ -36,6 +37,12 @@ pub struct BenchArgs {
     /// Gifts of the measurement of a lane.
     #[arg(long, default_value_t = 1_500)]
     gifts: usize,
+    /// Rows of the batch that others wait behind.
+    #[arg(long, default_value_t = 100_000)]
+    rows: usize,
+    /// Measure fairness alone.
+    #[arg(long)]
+    fairness: bool,
 }
 
 struct Bench {
@@ -51,6 +58,10 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         "nothing to measure: all three numbers must be at least 1"
     );
     let server = PrivatePostgres::start(Settings { durable: true, shared_buffers: 512, ..Settings::default() }).await?;
+    if args.fairness {
+        fair::run(&server, args.rows).await?;
+        return server.stop().await;
+    }
     let url = server.url("postgres");
     store::migrate(&url).await?;
     let pool = PgPoolOptions::new().max_connections(4).connect(&url).await?;

@@ -9,7 +9,7 @@ mod grants;
 pub(crate) mod papers;
 mod progress;
 pub(crate) mod reconcile;
-mod script;
+pub(crate) mod script;
 pub(crate) mod stage;
 mod stores;
 mod table;

@@ -68,7 +68,7 @@ impl<'a> Script<'a> {
 }
 
 /// Takes a file in as `noshi batch submit`, `approve` and `release` do. Returns the batch and its rows.
-async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind) -> anyhow::Result<(i64, usize)> {
+pub(crate) async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind) -> anyhow::Result<(i64, usize)> {
     let settings = Settings::read(Some(&stage.config))?;
     let path = stage.directory.join(name);
     fs::write(&path, csv).with_context(|| format!("cannot write {}", path.display()))?;
