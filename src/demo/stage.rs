@@ -101,6 +101,7 @@ impl Stage {
         let events = format!("http://{}/v1/events", door.local_addr()?);
         config.ses.limit = Some(MAIL_LIMIT);
         config.ses.events_url = Some(format!("{events}/ses"));
+        config.organization_platform.events_url = Some(format!("{events}/organization"));
         config.organization_platform.limit = Some(SHOP_LIMIT);
         let partners = config.clone();
         let aws = [
