@@ -266,6 +266,17 @@ impl Fleet {
         Process { child, log }
     }
 
+    /// `noshi` as an operator runs it.
+    pub async fn command(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_noshi"))
+            .args(arguments)
+            .env("DATABASE_URL", &self.url)
+            .env("NOSHI_CONFIG", self.dir.path().join("noshi.toml"))
+            .output()
+            .await
+            .expect("a command")
+    }
+
     /// Enqueues a gift of this category, and returns its job.
     pub async fn gift(&self, grant: &str, category: &str, amount: i64) -> i64 {
         let args: Value =

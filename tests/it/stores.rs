@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use noshi::simulator::{Command, Errand, Fault, Partner};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
@@ -75,8 +76,12 @@ async fn a_shop_that_cannot_be_deleted_for_a_while_is_no_orphan_at_rest() {
             .await
             .unwrap();
     assert!(compensating && status != "failed", "it is not reported as failed before the shop is gone: {status}");
+    // By hand, for as long as one likes: the pauses between deletions grow to ten minutes.
+    let longer = std::env::var("NOSHI_DELETES_FAIL_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let longer = Duration::from_secs(longer.unwrap_or(0));
+    tokio::time::sleep(longer).await;
     fleet.control().clear().unwrap();
-    fleet.at_rest(REST).await.unwrap();
+    fleet.at_rest(REST + longer * 3).await.unwrap();
     let ended: (String, String, String) =
         sqlx::query_as("select status::text, outcome, code from noshi.job where id = $1")
             .bind(job)
@@ -111,6 +116,25 @@ async fn a_shop_that_may_not_be_deleted_is_a_question_for_a_person() {
     assert_eq!(at(kept).await.1.as_deref(), Some("compensation_refused"));
     until("a blocked job", REST, async || at(blocked).await.2.as_deref() == Some("blocked")).await;
     assert_eq!((alive(&fleet), deletions(&fleet)), (1, 1), "nobody tries on by himself");
+
+    // A person decides to keep it; the state table allows that here, and nothing that it does not name.
+    let act = async |act: &'static str| {
+        let command =
+            ["job", "act", "store_creation", "NOSERVICE-1/INUSE-1/batch-1", "--reason", "in use", "--act", act];
+        fleet.command(&command).await
+    };
+    let refused = act("reissue").await;
+    let sentence = String::from_utf8_lossy(&refused.stderr);
+    assert!(sentence.contains("reissue is not allowed where this job stands"), "{sentence}");
+    assert!(sentence.contains("you may: retry, attest_void, adopt"), "{sentence}");
+    assert!(act("adopt").await.status.success());
+    until("an adopted shop", REST, async || at(kept).await.0 == "completed").await;
+    assert_eq!((alive(&fleet), number(&fleet, "select count(*) from noshi.store").await), (1, 1));
+    // The one behind it finds the public id taken.
+    until("an answer for the other", REST, async || at(blocked).await.1.as_deref() == Some("store_conflict")).await;
+    let shown = fleet.command(&["job", "show", "store_creation", "NOSERVICE-1/INUSE-1/batch-1"]).await;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("completed at created") && shown.contains("adopt"), "{shown}");
     assert!(worker.stop().await.success());
 }
 
@@ -222,4 +246,40 @@ async fn changes_over_there_are_kept_here_before_the_insert_twice_and_out_of_ord
     assert_eq!(report, ("四".into(), "会社".into(), true));
     assert!(worker.stop().await.success());
     assert!(fleet.door.take().expect("a door").stop().await.success());
+}
+
+/// R55: a file may be run again as it is, whatever happened on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_999_rows_survives_five_kills_and_a_second_submission() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms { faults: true, jitter: Duration::from_millis(200), ..Terms::default() }).await;
+    let rows: String = (0..999).map(|n| format!("O-{},S-{n:03},支店{n}\n", n % 7)).collect();
+    let file = fleet.dir.path().join("stores.csv");
+    std::fs::write(&file, format!("organization_id,public_id,name\n{rows}")).unwrap();
+    let file = file.to_str().unwrap();
+    let submit = ["batch", "submit", "--kind", "stores", "--release", file];
+    assert!(fleet.command(&submit).await.status.success());
+    let mut random = StdRng::seed_from_u64(999);
+    for life in 0..5 {
+        let mut worker = fleet.worker(&format!("w{life}"), &[], &[]);
+        let goal = count(&fleet, "shop_created") + random.random_range(1..150);
+        until("some more shops", REST, async || count(&fleet, "shop_created") >= goal).await;
+        worker.child.kill().await.unwrap();
+    }
+    let worker = fleet.worker("last", &[], &[]);
+    fleet.at_rest(REST * 2).await.unwrap();
+    let ended =
+        "select count(*) from noshi.job where kind = 'store_creation' and status = 'completed' and outcome = 'created'";
+    assert_eq!(number(&fleet, ended).await, 999);
+    assert_eq!((alive(&fleet), number(&fleet, "select count(*) from noshi.store").await), (999, 999));
+
+    let before = (count(&fleet, "shop_created"), count(&fleet, "arrival"));
+    let again = fleet.command(&submit).await;
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(said.contains("batch 1: 999 rows, the same file as before") && said.contains("999 completed"), "{said}");
+    let rerun = fleet.command(&["batch", "rerun", "1", "--reason", "once more"]).await;
+    assert!(String::from_utf8_lossy(&rerun.stdout).contains("0 failed jobs"), "{rerun:?}");
+    fleet.at_rest(REST).await.unwrap();
+    assert_eq!((count(&fleet, "shop_created"), count(&fleet, "arrival")), before);
+    assert!(worker.stop().await.success());
 }
