@@ -226,7 +226,8 @@ impl Dispatcher {
     ) {
         let received = Instant::now();
         self.engine.held.add(jobs.iter().map(|job| (job.id, job.lease)));
-        for (claimed, slot) in jobs.into_iter().zip(slots) {
+        for (mut claimed, slot) in jobs.into_iter().zip(slots) {
+            claimed.latest = sent.checked_add(claimed.wait.saturating_add(jitter));
             let work = Work { claimed, sent, received, jitter };
             // There is room for every slot; a closed channel means that the process ends, and the rows are rescued.
             let _ = self.sender.try_send(Slotted { work, _slot: slot });

@@ -16,7 +16,7 @@ use crate::{
     metrics::count_call,
     store::{self, claim::Claimed, facts::NewTrade, lanes::Budget},
     vault::Vault,
-    world::Local,
+    world::{Local, gate},
 };
 
 /// The providers that the settings name.
@@ -106,10 +106,9 @@ pub struct GiftWorld {
 
 impl GiftWorld {
     pub fn new(gifts: &Arc<Gifts>, clock: &Arc<LeaseClock>, claimed: &Claimed, local: &Local) -> Self {
-        let clock = Arc::clone(clock);
         GiftWorld {
             gifts: Arc::clone(gifts),
-            gate: Gate::new(move || clock.may_call()),
+            gate: gate(clock, claimed),
             local: local.clone(),
             job: claimed.id,
             retries: claimed.retries,

@@ -26,7 +26,7 @@ use crate::{
     metrics::count_call,
     store::{self, claim::Claimed, mails::Told},
     vault::Vault,
-    world::Local,
+    world::{Local, gate},
 };
 
 /// After a quota with nothing left: the vendor's words.
@@ -183,11 +183,10 @@ impl MailWorld {
         claimed: &Claimed,
         local: &Local,
     ) -> Self {
-        let clock = Arc::clone(clock);
         MailWorld {
             mails: Arc::clone(mails),
             pool: pool.clone(),
-            gate: Gate::new(move || clock.may_call()),
+            gate: gate(clock, claimed),
             local: local.clone(),
             ids: Ids { job: claimed.id, worker },
         }

@@ -93,6 +93,8 @@ pub struct SesSettings {
     pub certificate_file: Option<PathBuf>,
     pub connect_timeout_ms: Option<u64>,
     pub timeout_ms: Option<u64>,
+    /// How differently long two sends may travel; wider spacing, never more than the quota at the receiver.
+    pub jitter_ms: Option<u64>,
     /// How often the account's quota is asked for.
     #[serde(default = "five_minutes")]
     pub quota_seconds: NonZeroU32,

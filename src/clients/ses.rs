@@ -40,6 +40,7 @@ pub struct Ses {
     from: String,
     configuration_set: String,
     settle_seconds: u32,
+    jitter: Duration,
 }
 
 impl Ses {
@@ -73,6 +74,7 @@ impl Ses {
             budgets: vec![],
         };
         Ok(Ses {
+            jitter: millis(settings.jitter_ms, JITTER),
             http: Http::new(&reach)?,
             keys: Keys::new()?,
             region: region.clone(),
@@ -124,7 +126,7 @@ impl MailService for Ses {
 
     /// Those of a new account: 1 a second, 200 a day.
     fn budgets(&self) -> Vec<Budget> {
-        let budget = |calls, window| Budget { calls, window, jitter: JITTER };
+        let budget = |calls, window| Budget { calls, window, jitter: self.jitter };
         vec![budget(1, SECOND), budget(200, DAY)]
     }
 

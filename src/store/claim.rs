@@ -23,6 +23,8 @@ pub struct Claimed {
     pub undo: Option<Box<RawValue>>,
     /// The problem that the job already carries.
     pub code: Option<&'static str>,
+    /// Until when its token's slot may be used, by the worker's clock; `None` where it needs no token.
+    pub latest: Option<std::time::Instant>,
     /// What an operator asks for, to be obeyed before anything else.
     pub asked: Option<String>,
     pub lane: String,
@@ -185,6 +187,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
             .try_get::<Option<&str>, _>("code")?
             .and_then(|code| Problem::ALL.iter().find(|p| p.code() == code))
             .map(|p| p.code()),
+        latest: None,
         asked: row.try_get("asked")?,
         lane: row.try_get("lane")?,
         lease: row.try_get("lease")?,

@@ -160,11 +160,12 @@ fn mail_config(dir: &Path, base_url: &str, terms: &Terms) -> String {
     format!(
         "vault_key_file = '{}'\n[email]\nfrom = 'Gift Desk <gift@example.jp>'\nservice = 'ses'\nlink = 'https://example.jp/gifts/{{reference}}'\n\
          settle_seconds = {}\n[email.ses]\nregion = 'ap-northeast-1'\nbase_url = '{base_url}'\nconfiguration_set = 'noshi'\n\
-         topics = ['{TOPIC}']\ncertificate_file = '{}'\ntimeout_ms = {}\nconnect_timeout_ms = 300\nquota_seconds = 1\n",
+         topics = ['{TOPIC}']\ncertificate_file = '{}'\ntimeout_ms = {}\nconnect_timeout_ms = 300\njitter_ms = {}\nquota_seconds = 1\n",
         key.display(),
         terms.settle.as_secs().max(1),
         certificate.display(),
         terms.call_timeout.as_millis(),
+        terms.jitter.as_millis(),
     )
 }
 
