@@ -433,16 +433,6 @@ begin
     return ended;
 end $$;
 
--- Rows that failed run again: what was settled is not.
-create function noshi.reopen_batch(p_batch bigint) returns void language plpgsql security definer
-set search_path = noshi, pg_temp
-as $$
-declare b batch := batch_locked(p_batch);
-begin
-    update batch set settled_at = null, totals = null, counted_at = null, refused_code = null, refused_detail = null where id = b.id;
-    perform batch_log(b.id, 'rerun');
-end $$;
-
 -- What became of each row. A row is done when all jobs that it leads to are done; a mail that failed undoes no grant.
 create function noshi.batch_rows(p_batch bigint) returns table (
     row_no integer, line integer, key text, result text, outcome text, code text, detail text, mail text, jobs integer, expected integer)
@@ -599,6 +589,27 @@ begin
     perform pg_notify('noshi', '');
 end $$;
 
+-- Asks for another run of every failed job of a batch: its rows, with their mails and issuances, or its refused registration. What was
+-- settled is not any more. Returns how many.
+create function noshi.rerun_batch(p_batch bigint, p_reason text) returns integer language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare
+    b batch := batch_locked(p_batch);
+    asked integer;
+begin
+    if b.paused_at is not null then
+        raise exception 'batch % is paused', b.id using errcode = 'NS409', hint = 'Resume it first.';
+    end if;
+    select count(ask(j.id, j.step, 'rerun', p_reason)) into asked from job j
+    where j.status = 'failed' and j.asked is null and (j.batch = b.id or (j.kind = 'bulk_grants' and j.key = 'batch/' || b.id));
+    if asked > 0 then
+        update batch set settled_at = null, totals = null, counted_at = null, refused_code = null, refused_detail = null where id = b.id;
+        perform batch_log(b.id, 'rerun', null, p_reason);
+    end if;
+    return asked;
+end $$;
+
 do $$
 declare f text;
 begin
@@ -608,14 +619,14 @@ begin
         'noshi.batch_objection(bigint)', 'noshi.validate_batch(bigint, integer)', 'noshi.approve_batch(bigint, bytea, text)', 'noshi.release_batch(bigint)',
         'noshi.register_batch(bigint)', 'noshi.pause_batch(bigint, text, text)', 'noshi.resume_batch(bigint, text)', 'noshi.cancel_batch(bigint, text)',
         'noshi.batch_rows(bigint)', 'noshi.batch_progress(bigint)', 'noshi.count_next_batch()', 'noshi.issue_grant(text, text, text)',
-        'noshi.batch_file(bigint, integer)', 'noshi.ask(bigint, integer, text, text)', 'noshi.reopen_batch(bigint)', 'noshi.batch_row_guard()'] loop
+        'noshi.batch_file(bigint, integer)', 'noshi.ask(bigint, integer, text, text)', 'noshi.rerun_batch(bigint, text)', 'noshi.batch_row_guard()'] loop
         execute format('revoke all on function %s from public', f);
     end loop;
     foreach f in array array[
         'noshi.receive_batch(text, text, bytea, text, text, text, boolean, boolean)', 'noshi.invalid_batch(text, text, bytea, text, text, jsonb)',
         'noshi.batch_objection(bigint)', 'noshi.validate_batch(bigint, integer)', 'noshi.approve_batch(bigint, bytea, text)', 'noshi.release_batch(bigint)',
         'noshi.pause_batch(bigint, text, text)', 'noshi.resume_batch(bigint, text)', 'noshi.cancel_batch(bigint, text)',
-        'noshi.batch_rows(bigint)', 'noshi.batch_progress(bigint)', 'noshi.batch_file(bigint, integer)', 'noshi.ask(bigint, integer, text, text)', 'noshi.reopen_batch(bigint)'] loop
+        'noshi.batch_rows(bigint)', 'noshi.batch_progress(bigint)', 'noshi.batch_file(bigint, integer)', 'noshi.ask(bigint, integer, text, text)', 'noshi.rerun_batch(bigint, text)'] loop
         execute format('grant execute on function %s to noshi_operator', f);
     end loop;
     foreach f in array array['noshi.register_batch(bigint)', 'noshi.pause_batch(bigint, text, text)', 'noshi.count_next_batch()'] loop

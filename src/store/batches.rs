@@ -179,24 +179,10 @@ pub async fn cancel(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, Batc
     call(pool, async |c| sqlx::query_scalar(CANCEL).bind(batch).bind(reason).fetch_one(c).await).await
 }
 
-// A refused registration is its batch's failure; else the failed rows, each with its e-mail and issuance.
-const FAILED: &str = "select id, step from noshi.job where status = 'failed' and asked is null and (batch = $1
-    or (kind = 'bulk_grants' and key = 'batch/' || $1)) order by id";
-const ASK: &str = "select noshi.ask($1, $2, $3, $4)";
-
 /// Asks for another run of every failed job of the batch. Returns how many.
-pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<usize, BatchError> {
-    call(pool, async |connection| {
-        let jobs = sqlx::query(FAILED).bind(batch).fetch_all(&mut *connection).await?;
-        for job in &jobs {
-            let (id, step): (i64, i32) = (job.try_get("id")?, job.try_get("step")?);
-            sqlx::query(ASK).bind(id).bind(step).bind("rerun").bind(reason).execute(&mut *connection).await?;
-        }
-        // Its totals may change again.
-        sqlx::query("select noshi.reopen_batch($1)").bind(batch).execute(connection).await?;
-        Ok(jobs.len())
-    })
-    .await
+pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, BatchError> {
+    const RERUN: &str = "select noshi.rerun_batch($1, $2)";
+    call(pool, async |c| sqlx::query_scalar(RERUN).bind(batch).bind(reason).fetch_one(c).await).await
 }
 
 /// A batch, and how far it is.

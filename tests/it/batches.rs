@@ -249,7 +249,7 @@ async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
             "update noshi.batch_row set args = '{}'",
             "delete from noshi.batch_row",
             "insert into noshi.batch_cap (kind, currency) values ('grants', 'JPY')",
-            "select noshi.reopen_batch(1), noshi.batch_log(1, 'approve')",
+            "select noshi.batch_log(1, 'approve')",
             "select noshi.enqueue('gift_issuance', 'g', '{}')",
         ] {
             let error = pool.execute(sql).await.unwrap_err().to_string();
