@@ -16,7 +16,7 @@ use crate::{
     metrics::count_call,
     store::{self, claim::Claimed, facts::NewTrade, lanes::Budget},
     vault::Vault,
-    world::{Local, gate},
+    world::Local,
 };
 
 /// The providers that the settings name.
@@ -106,9 +106,10 @@ pub struct GiftWorld {
 
 impl GiftWorld {
     pub fn new(gifts: &Arc<Gifts>, clock: &Arc<LeaseClock>, claimed: &Claimed, local: &Local) -> Self {
+        let clock = Arc::clone(clock);
         GiftWorld {
             gifts: Arc::clone(gifts),
-            gate: gate(clock, claimed),
+            gate: Gate::new(move || clock.may_call()),
             local: local.clone(),
             job: claimed.id,
             retries: claimed.retries,

@@ -6,7 +6,10 @@
 mod letters;
 mod recipient;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use noshi_jobs::{
     email::{Args, Channel, Fate, Prepare, Send, World},
@@ -26,7 +29,7 @@ use crate::{
     metrics::count_call,
     store::{self, claim::Claimed, mails::Told},
     vault::Vault,
-    world::{Local, gate},
+    world::Local,
 };
 
 /// After a quota with nothing left: the vendor's words.
@@ -158,6 +161,13 @@ impl Office {
         let letters::Rendered { subject, text, html } = rendered;
         Ok(Letter { job: ids.job, send_no, template, to, subject, text, html })
     }
+}
+
+/// The leave to make this claim's call: the lease holds, and the slot of its token has not passed. Asked right before the
+/// request goes out, since the recipient is read between the claim and the call.
+fn gate(clock: &Arc<LeaseClock>, claimed: &Claimed) -> Gate {
+    let (clock, latest) = (Arc::clone(clock), claimed.latest);
+    Gate::new(move || clock.may_call() && latest.is_none_or(|latest| Instant::now() <= latest))
 }
 
 struct Ids {

@@ -14,7 +14,7 @@ use crate::{
     lease::LeaseClock,
     metrics::count_call,
     store::{self, claim::Claimed, lanes::Budget},
-    world::{Local, gate},
+    world::Local,
 };
 
 /// The organisation platform, if the settings name it.
@@ -52,7 +52,13 @@ pub struct StoreWorld {
 
 impl StoreWorld {
     pub fn new(stores: &Arc<Stores>, clock: &Arc<LeaseClock>, claimed: &Claimed, local: &Local) -> Self {
-        StoreWorld { stores: Arc::clone(stores), gate: gate(clock, claimed), local: local.clone(), job: claimed.id }
+        let clock = Arc::clone(clock);
+        StoreWorld {
+            stores: Arc::clone(stores),
+            gate: Gate::new(move || clock.may_call()),
+            local: local.clone(),
+            job: claimed.id,
+        }
     }
 }
 

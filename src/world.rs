@@ -1,6 +1,6 @@
 //! What a step meets outside: the local operations of its transaction. The calls are in `clients`.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use noshi_jobs::{
     machine::Call,
@@ -9,18 +9,7 @@ use noshi_jobs::{
 use sqlx::{PgPool, Postgres, Transaction};
 use tokio::sync::{Mutex, Notify};
 
-use crate::{
-    clients::Gate,
-    lease::LeaseClock,
-    store::{claim::Claimed, facts},
-};
-
-/// The leave to make this claim's call: the lease holds, and the slot of its token has not passed. Asked right before the
-/// request goes out, since a step may have had to read something first.
-pub fn gate(clock: &Arc<LeaseClock>, claimed: &Claimed) -> Gate {
-    let (clock, latest) = (Arc::clone(clock), claimed.latest);
-    Gate::new(move || clock.may_call() && latest.is_none_or(|latest| Instant::now() <= latest))
-}
+use crate::store::facts;
 
 /// The transaction of a local operation, open from before the step until its settle.
 #[derive(Clone, Default)]
