@@ -119,7 +119,8 @@ create view noshi.email_history with (security_barrier) as
                coalesce(e.happened_at, e.received_at) as fate_at
         from noshi.email_event e
         where e.job = j.id and e.event in ('delivery', 'bounce', 'complaint', 'reject', 'rendering_failure')
-        order by 2 desc, e.id desc limit 1) f on true
+        -- What is worse stays, in whatever order it was told.
+        order by array_position(array['complaint', 'bounce', 'reject', 'rendering_failure', 'delivery'], e.event), 2 desc limit 1) f on true
     where j.kind = 'email';
 grant select on noshi.email_history to noshi_reader, noshi_operator;
 
