@@ -40,6 +40,7 @@ create table noshi.batch (
     settled_at     timestamptz,
     totals         jsonb,
     counted_at     timestamptz,
+    check (mode = case kind when 'grants' then 'all_or_nothing' else 'per_row' end),
     check (approved_by is null or approved_by <> submitted_by)
 );
 create unique index batch_once on noshi.batch (kind, digest) where invalid_at is null and cancelled_at is null;
@@ -70,7 +71,9 @@ create table noshi.batch_row (
     user_id   text generated always as (args ->> 'user') stored,
     amount    bigint generated always as ((args -> 'value' ->> 'amount')::bigint) stored,
     currency  text generated always as (args -> 'value' ->> 'currency') stored,
-    primary key (batch, row_no)
+    primary key (batch, row_no),
+    -- Grants: what caps add up and duplicates are told by is what will be asked for.
+    check (amount is null or (amount > 0 and key = args ->> 'grant' and coalesce(user_id, '') <> '' and coalesce(currency, '') <> ''))
 );
 create index batch_row_key on noshi.batch_row (key);
 
@@ -240,6 +243,13 @@ begin
             order by r.line limit 20) d;
         if found_text is not null then
             return query select 'batch_duplicates', format('granted by another batch already: %s', found_text);
+            return;
+        end if;
+        select string_agg(format('line %s', line), ', ' order by line) into found_text from (
+            select r.line from batch_row r join job j on j.kind = 'gift_issuance' and j.key = r.key
+            where r.batch = b.id and j.batch is distinct from b.id order by r.line limit 20) d;
+        if found_text is not null then
+            return query select 'batch_duplicates', format('asked for by somebody else already: %s', found_text);
         end if;
     end if;
 end $$;
@@ -264,7 +274,11 @@ begin
         raise exception 'batch % is not being received', b.id using errcode = 'NS409';
     end if;
     select count(*) into staged from batch_row where batch = b.id;
-    if staged <> p_rows then
+    if exists (select from batch_row r where r.batch = b.id and (b.kind = 'grants') <> (r.amount is not null))
+       or exists (select from batch_row r where r.batch = b.id group by r.key having count(*) > 1) then
+        raise exception 'batch % has rows that are no %, or one id twice', b.id, b.kind using errcode = 'NS400';
+    end if;
+    if staged = 0 or staged is distinct from p_rows then
         raise exception 'batch % has % rows, not the % of its file', b.id, staged, p_rows using errcode = 'NS409';
     end if;
     select coalesce(bool_or(c.id is null or r.rows >= c.approve_from_rows or r.total >= c.approve_from_total), false) into needed
@@ -284,13 +298,17 @@ declare
     against record;
     until timestamptz;
 begin
-    if b.validated_at is null or b.cancelled_at is not null or b.released_at is not null then
-        raise exception 'batch % does not await approval', b.id using errcode = 'NS409';
+    if b.validated_at is null or b.cancelled_at is not null or b.registered_at is not null or not b.needs_approval then
+        raise exception 'batch % does not await approval', b.id using errcode = 'NS409',
+            hint = 'It was not validated, needs none, was cancelled, or is granted already; `noshi batch show` tells.';
+    end if;
+    if coalesce(p_reason, '') !~ '[^[:space:]]' then
+        raise exception 'an approval needs a reason' using errcode = 'NS400';
     end if;
     if b.submitted_by = session_user then
         raise exception 'batch % was submitted by %; another person must approve it', b.id, b.submitted_by using errcode = 'NS403';
     end if;
-    if b.digest <> p_digest then
+    if b.digest is distinct from p_digest then
         raise exception 'the digest is not that of batch %', b.id using errcode = 'NS409',
             hint = 'Approve what you have read: take the digest from your own copy of the file.';
     end if;
@@ -359,6 +377,10 @@ declare
     b batch;
     against record;
 begin
+    -- Under an older snapshot what others registered meanwhile would not be seen.
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'a batch is registered in a transaction that is read committed' using errcode = 'NS400';
+    end if;
     perform pg_advisory_xact_lock(hashtext('noshi.register_batch'));
     b := batch_locked(p_batch);
     if b.registered_at is not null then
@@ -425,7 +447,8 @@ begin
     perform batch_log(b.id, 'cancel', null, p_reason);
     with c as (
         update job set status = 'cancelled', outcome = 'cancelled', finished_at = clock_timestamp(), worker = null, step = step + 1
-        where batch = b.id and status in ('available', 'scheduled') and at in ('new', 'checking') and undo is null and not unsure
+        where batch = b.id and status in ('available', 'scheduled') and at in ('new', 'checking', 'creating') and called_at is null
+          and undo is null and not unsure
         returning id, lease, step, at)
     insert into job_event (job, event, lease, step, was, became, outcome, detail)
     select id, 'cancelled', lease, step - 1, at, at, 'cancelled', p_reason from c;
@@ -490,6 +513,7 @@ as $$
            case when b.invalid_at is not null then 'invalid' when b.cancelled_at is not null and t.open = 0 then 'cancelled'
                 when b.validated_at is null then 'received' when b.paused_at is not null then 'paused'
                 when b.refused_code is not null then 'refused'
+                when exists (select from job c where c.kind = 'bulk_grants' and c.key = 'batch/' || b.id and c.status = 'needs_operator') then 'parked'
                 when b.released_at is not null and t.open = 0 and t.needs_operator = 0 then 'settled'
                 when b.released_at is not null then 'released'
                 when b.needs_approval and (b.approved_until is null or b.approved_until <= clock_timestamp()) then 'awaiting_approval'
@@ -534,7 +558,7 @@ declare
 begin
     select r.args, b.registered_at into g from batch_row r join batch b on b.id = r.batch
     where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null;
-    if not found or g.args ->> 'user' <> p_user then
+    if not found or g.args ->> 'user' is distinct from p_user then
         raise exception 'this user has no grant %', p_grant using errcode = 'NS404';
     end if;
     if g.args ->> 'area' is not null and g.args ->> 'area' is distinct from p_area then
@@ -572,11 +596,11 @@ begin
     if not found then
         raise exception 'there is no job %', p_job using errcode = 'NS404';
     end if;
-    if j.step <> p_step or j.asked is not null then
+    if p_step is distinct from j.step or j.asked is not null then
         raise exception 'job % has moved on since it was looked at', p_job using errcode = 'NS409', hint = 'Look at it again.';
     end if;
-    if coalesce(p_reason, '') = '' then
-        raise exception 'an act needs a reason' using errcode = 'NS400';
+    if coalesce(p_reason, '') !~ '[^[:space:]]' or coalesce(p_act, '') !~ '^[a-z_]{1,30}$' then
+        raise exception 'an act needs a name and a reason' using errcode = 'NS400';
     end if;
     if j.status not in ('needs_operator', 'failed', 'completed') then
         raise exception 'job % is %, not at rest', p_job, j.status using errcode = 'NS409';
@@ -634,8 +658,70 @@ begin
     end loop;
 end $$;
 grant execute on function noshi.issue_grant(text, text, text) to noshi_producer;
--- What an operator starts comes in batches, whose caps and approvals the database enforces.
-revoke execute on function noshi.enqueue_rows(text, text[], jsonb[], smallint, bigint), noshi.enqueue(text, text, jsonb, smallint) from noshi_operator;
+-- What an operator starts comes in batches, whose caps and approvals the database enforces; and no producer puts a job into one.
+revoke execute on function noshi.enqueue(text, text, jsonb, smallint) from noshi_operator;
+drop function noshi.enqueue_rows(text, text[], jsonb[], smallint, bigint);
+-- Enqueues many jobs in the producer's own transaction: all of them, or none. Row i has keys[i] and args[i].
+--
+-- A key that exists with equal arguments is the same job; with other arguments it is an error that shows the difference
+-- (SQLSTATE NS409). Malformed requests raise NS400. Returns the jobs' ids, row by row.
+create function noshi.enqueue_rows(p_kind text, keys text[], p_args jsonb[], p_priority smallint default 1)
+returns setof bigint language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare
+    bad record;
+    -- Whatever the locale holds for a space, these leave nothing to see.
+    visible constant text := '[^[:space:]\u00a0\u3000]';
+begin
+    if p_kind is null or p_kind !~ '^[a-z][a-z0-9_]{0,62}$' then
+        raise exception 'a kind is a lower-case name, not %', coalesce(quote_literal(p_kind), 'null') using errcode = 'NS400';
+    end if;
+    if p_priority is null or p_priority not in (0, 1) then
+        raise exception 'a priority is 0, where a person waits, or 1, not %', coalesce(p_priority::text, 'null') using errcode = 'NS400';
+    end if;
+    if cardinality(keys) <> cardinality(p_args) then
+        raise exception '% keys but % args', cardinality(keys), cardinality(p_args) using errcode = 'NS400';
+    end if;
+    select row_no, key, args into bad from unnest(keys, p_args) with ordinality as r(key, args, row_no)
+    where key is null or key !~ visible or octet_length(key) > 200
+       or args is null or jsonb_typeof(args) <> 'object' or octet_length(args::text) > 65536
+    order by row_no limit 1;
+    if found then
+        raise exception 'row %: %', bad.row_no, case
+            when bad.key is null or bad.key !~ visible then 'the id is empty'
+            when octet_length(bad.key) > 200 then 'the id is longer than 200 bytes'
+            when bad.args is null or jsonb_typeof(bad.args) <> 'object' then 'the arguments are not a JSON object'
+            else 'the arguments are larger than 64 KiB' end using errcode = 'NS400';
+    end if;
+
+    insert into job (kind, key, fingerprint, args, priority, row_no, rank)
+    select p_kind, r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, p_priority, r.row_no,
+           case when p_priority = 0 then 0 else l.vtime + r.row_no end
+    from unnest(keys, p_args) with ordinality as r(key, args, row_no)
+    cross join (select coalesce(max(vtime), 0) as vtime from lane where name = '') l
+    order by r.key
+    on conflict on constraint job_key do nothing;
+
+    select r.row_no, r.key, noshi.differing_fields(j.args, r.args) as difference into bad
+    from unnest(keys, p_args) with ordinality as r(key, args, row_no)
+    join job j on j.kind = p_kind and j.key = r.key
+    where j.fingerprint <> sha256(convert_to(r.args::text, 'UTF8'))
+    order by r.row_no limit 1;
+    if found then
+        raise exception 'row %: % % exists with other arguments', bad.row_no, p_kind, bad.key
+            using errcode = 'NS409', detail = bad.difference,
+                  hint = 'An id names one request for ever. Use a new id for a new request.';
+    end if;
+
+    -- A hint without payload; PostgreSQL folds equal ones of a transaction into one.
+    perform pg_notify('noshi', '');
+    return query select j.id from unnest(keys) with ordinality as r(key, row_no)
+        join job j on j.kind = p_kind and j.key = r.key order by r.row_no;
+end $$;
+
+revoke all on function noshi.enqueue_rows(text, text[], jsonb[], smallint) from public;
+grant execute on function noshi.enqueue_rows(text, text[], jsonb[], smallint) to noshi_producer;
 
 grant select on noshi.batch, noshi.batch_row, noshi.batch_event, noshi.batch_cap to noshi_worker, noshi_operator;
 grant insert on noshi.batch_row to noshi_operator;

@@ -80,7 +80,7 @@ returns table (grant_id text, key_id text, nonce bytea, ciphertext bytea) langua
 set search_path = noshi, pg_temp
 as $$
     select s.grant_id, s.key_id, s.nonce, s.ciphertext
-    from job j join noshi_sealed.sealed s on s.what = 'recipient' and s.subject = j.args ->> 'recipient'
+    from job j join noshi_sealed.sealed s on s.what = 'recipient' and s.subject = j.args ->> 'recipient' and s.grant_id = j.args ->> 'reference'
     where j.id = p_job and j.kind = 'email' and j.status = 'running' and j.worker = p_worker
 $$;
 

@@ -93,10 +93,22 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Batch(command) => batch::run(&settings()?, command).await,
         Command::Job(command) => job::run(command).await,
         Command::Lane(command) => lane::run(command).await,
-        Command::Vault(command) => vault::run(&settings()?, command).await,
+        Command::Vault(command) => vault::run(settings, command).await,
         Command::Simulate(args) => simulator::run(args).await,
         Command::Bench(args) => bench::run(args).await,
     }
+}
+
+/// `noshi batch list | head`: a reader that went away has seen enough.
+pub fn end_quietly_without_a_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>().map(String::as_str).unwrap_or_default();
+        if said.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(0);
+        }
+        usual(panic);
+    }));
 }
 
 /// Listens from now on. Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.

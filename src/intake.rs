@@ -25,7 +25,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -292,6 +292,39 @@ pub fn digest_of(path: &Path) -> anyhow::Result<[u8; 32]> {
     Lines::new(BufReader::new(file), Encoding::Utf8).digest().context("the file cannot be read")
 }
 
+/// Compares a file, row by row, with what is staged of its batch. Recipients are sealed, and cannot be compared.
+pub async fn verify(pool: &PgPool, gifts: &Gifts, submission: &Submission<'_>, batch: i64) -> anyhow::Result<()> {
+    let Submission { kind, encoding, .. } = *submission;
+    let mut reading = Reading::new(kind, encoding, submission.open()?, gifts, batch.to_string());
+    let (mut faults, mut row_no) = (vec![], 0);
+    let mut readable = reading.header(&mut faults);
+    while readable {
+        let mut page = vec![];
+        while page.len() < 2_000
+            && let Some(taken) = reading.next(&mut faults)
+        {
+            let Some(taken) = taken else { break };
+            row_no += 1;
+            page.push((row_no, taken));
+        }
+        readable = !page.is_empty();
+        let rows = page.iter().map(|(row_no, taken)| {
+            let line = i32::try_from(taken.line).unwrap_or(i32::MAX);
+            Ok((*row_no, line, taken.key.as_str(), serde_json::from_str(&taken.args)?, taken.mailed))
+        });
+        let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
+        if let Some(line) = batches::first_difference(pool, batch, &rows).await? {
+            bail!("line {line} is not staged in batch {batch} as this file has it");
+        }
+    }
+    let staged = batches::staged(pool, batch).await?;
+    ensure!(
+        faults.is_empty() && staged == i64::from(row_no),
+        "batch {batch} has {staged} rows, and this file {row_no}"
+    );
+    Ok(())
+}
+
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Submitted {
@@ -328,9 +361,21 @@ pub async fn submit(
         return Err(Rejected { file: name, faults: checked.faults }.into());
     }
     let (batch, is_new) = batches::receive(pool, &new).await?;
-    let staging = stage::Staging { pool, vault, gifts, submission, batch };
     if is_new || !batches::is_validated(pool, batch).await? {
-        staging.run(&checked).await?;
+        let staging = stage::Staging { pool, vault, gifts, submission, batch };
+        let staged = async {
+            staging.run(&checked).await?;
+            // What another submission left behind is taken only if it is this file's.
+            if is_new { Ok(()) } else { verify(pool, gifts, submission, batch).await }
+        };
+        if let Err(error) = staged.await {
+            let why = "its submission failed, or its file changed while it was read";
+            // A batch that is not as its file is must not be gone on with; one that was only cut off may be.
+            if !stage::is_transient(&error) {
+                batches::cancel(pool, batch, why).await.context("the batch could not be cancelled; do that")?;
+            }
+            return Err(error);
+        }
     }
     let rows = i32::try_from(checked.rows).context("too many rows")?;
     let needs_approval = batches::validate(pool, batch, rows).await?;

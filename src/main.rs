@@ -6,6 +6,7 @@ use clap::Parser;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    noshi::cli::end_quietly_without_a_reader();
     let cli = noshi::cli::Cli::parse();
     noshi::cli::start_logging(&cli);
     match noshi::cli::run(cli).await {

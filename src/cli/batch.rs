@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use noshi_jobs::money::Currency;
 use sqlx::PgPool;
 
 use super::Database;
@@ -103,7 +104,7 @@ pub struct BatchApprove {
     file: PathBuf,
 }
 
-/// What is left out is not limited.
+/// What is left out stays as it was.
 #[derive(Args)]
 pub struct BatchCap {
     #[arg(long, value_enum)]
@@ -111,21 +112,21 @@ pub struct BatchCap {
     /// Grants: the currency of all amounts below, which are in its minor units.
     #[arg(long, default_value = "")]
     currency: String,
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     most_rows: Option<i32>,
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
     most_total: Option<i64>,
     /// One user, in any 24 hours.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
     most_per_user: Option<i64>,
     /// All users, in any 24 hours.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
     most_per_day: Option<i64>,
     /// From this many rows on a second person must approve.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     approve_from_rows: Option<i32>,
     /// From this total on a second person must approve.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
     approve_from_total: Option<i64>,
     #[command(flatten)]
     database: Database,
@@ -153,7 +154,7 @@ pub async fn run(settings: &Settings, command: BatchCommand) -> anyhow::Result<(
         }
         BatchCommand::List(database) => list(&open(&database).await?).await,
         BatchCommand::Show(name) => show(&open(&name.database).await?, name.batch).await,
-        BatchCommand::Approve(args) => approve(args).await,
+        BatchCommand::Approve(args) => approve(settings, args).await,
         BatchCommand::Release(name) => {
             batches::release(&open(&name.database).await?, name.batch).await?;
             println!("batch {} is released", name.batch);
@@ -221,17 +222,31 @@ async fn submit(settings: &Settings, args: BatchSubmit) -> anyhow::Result<()> {
     show(&pool, batch).await
 }
 
-async fn approve(args: BatchApprove) -> anyhow::Result<()> {
+async fn approve(settings: &Settings, args: BatchApprove) -> anyhow::Result<()> {
     let BatchApprove { act, file } = args;
     let pool = open(&act.database).await?;
+    let batch = one(&pool, act.batch).await?;
+    // What is approved is what is staged: whoever submitted the file could have staged anything.
+    let submission = Submission {
+        path: &file,
+        kind: if batch.kind == FileKind::Stores.name() { FileKind::Stores } else { FileKind::Grants },
+        encoding: Encoding::from_name(&batch.encoding),
+        campaign: None,
+        mails: false,
+        issues: false,
+    };
+    intake::verify(&pool, &settings.gifts()?, &submission, act.batch)
+        .await
+        .context("nothing was approved: this file is not what the batch holds")?;
     let until = batches::approve(&pool, act.batch, &intake::digest_of(&file)?, &act.reason).await?;
     println!("batch {} is approved until {}", act.batch, until.to_rfc3339());
     Ok(())
 }
 
 async fn cap(args: BatchCap) -> anyhow::Result<()> {
-    if (args.kind == FileKind::Grants) == args.currency.is_empty() {
-        bail!("--currency is needed for grants, and only for them");
+    if (args.kind == FileKind::Grants) != Currency::from_code(&args.currency).is_some() {
+        let known = Currency::ALL.map(Currency::code).join(" or ");
+        bail!("--currency is needed for grants ({known}), and only for them");
     }
     let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
     let cap = batches::Cap {
@@ -244,8 +259,8 @@ async fn cap(args: BatchCap) -> anyhow::Result<()> {
         approve_from_rows: args.approve_from_rows,
         approve_from_total: args.approve_from_total,
     };
-    batches::set_cap(&pool, &cap).await?;
-    println!("this cap holds from now on");
+    let holds = batches::set_cap(&pool, &cap).await?;
+    println!("from now on: {holds}");
     Ok(())
 }
 
@@ -272,6 +287,9 @@ async fn show(pool: &PgPool, batch: i64) -> anyhow::Result<()> {
     let b = one(pool, batch).await?;
     println!("batch {batch}: {} of {}, {}", b.kind, b.file, b.status);
     println!("  submitted by {}, digest {}", b.submitted_by, hex::encode(&b.digest));
+    for worth in batches::worth(pool, batch).await? {
+        println!("  {worth} (amounts in minor units)");
+    }
     if let Some(by) = &b.approved_by {
         println!("  approved by {by}");
     }

@@ -20,13 +20,13 @@ pub enum VaultCommand {
     Rotate(Database),
 }
 
-pub async fn run(settings: &Settings, command: VaultCommand) -> anyhow::Result<()> {
+pub async fn run(settings: impl Fn() -> anyhow::Result<Settings>, command: VaultCommand) -> anyhow::Result<()> {
     match command {
         VaultCommand::NewKey => {
             println!("{}", vault::generate_key_line().expose_secret());
             Ok(())
         }
-        VaultCommand::Rotate(database) => rotate(settings, database.url()?).await,
+        VaultCommand::Rotate(database) => rotate(&settings()?, database.url()?).await,
     }
 }
 

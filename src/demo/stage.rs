@@ -39,6 +39,8 @@ pub const HORIZON: Duration = Duration::from_secs(120);
 pub const POLL: Duration = Duration::from_secs(1);
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// For a whole example file, and for one user.
+const MOST_YEN: i64 = 1_000_000_000;
 const DATABASE: &str = "noshi";
 const SUBMITTER: &str = "demo_sato";
 const APPROVER: &str = "demo_suzuki";
@@ -78,8 +80,11 @@ impl Stage {
             kind: "grants".to_owned(),
             currency: "JPY".to_owned(),
             most_rows: Some(100_000),
+            most_total: Some(MOST_YEN),
+            most_per_user: Some(MOST_YEN),
+            most_per_day: Some(MOST_YEN),
             approve_from_rows: Some(1),
-            ..Cap::default()
+            approve_from_total: None,
         };
         store::batches::set_cap(&owner, &cap).await?;
         for person in [SUBMITTER, APPROVER] {

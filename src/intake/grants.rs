@@ -92,7 +92,7 @@ impl<'a> Checks<'a> {
         let value = match Money::parse(amount, currency) {
             Ok(value) => value,
             // Digits and signs may be repeated; anything else may be a slipped name.
-            Err(sentence) if amount.bytes().all(|byte| byte.is_ascii_digit() || b".,-+".contains(&byte)) => {
+            Err(sentence) if plain(amount) => {
                 faults.add("amount", sentence);
                 return None;
             }
@@ -148,6 +148,12 @@ fn check_ids(header: &Header, row: &Row, faults: &mut Faults<'_>) {
     if !email.is_empty() && (name.is_empty() || host.is_empty() || email.contains(char::is_whitespace)) {
         faults.add("email", "this is not an e-mail address");
     }
+}
+
+/// Digits with a sign, a point or commas; not the hyphens of a telephone number.
+fn plain(amount: &str) -> bool {
+    let digits = amount.strip_prefix(['-', '+']).unwrap_or(amount);
+    amount.len() <= 12 && digits.bytes().all(|byte| byte.is_ascii_digit() || b".,".contains(&byte))
 }
 
 fn days(text: &str, faults: &mut Faults<'_>) -> Option<u32> {

@@ -36,7 +36,10 @@ impl Header {
         for (at, (name, column)) in row.fields.iter().zip(&known).enumerate() {
             match column {
                 None => {
-                    let name = if name.is_empty() { "(no name)" } else { name };
+                    // It may be a name or an address whose line was taken for the header.
+                    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+                    let shown = (1..=30).contains(&name.len()) && name.bytes().all(word);
+                    let name = if shown { name } else { "(not shown)" };
                     fault(Some(name), format!("column {} is not known; there are {all}", at + 1));
                 }
                 Some(column) if known[..at].contains(&Some(*column)) => {

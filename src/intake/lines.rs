@@ -87,6 +87,10 @@ impl<R: BufRead> Lines<R> {
         if self.number == 1 && (bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff")) {
             return Err(self.stopped("the file is UTF-16; save it as CSV in UTF-8".to_owned()));
         }
+        let end = bytes.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |at| at + 1);
+        if bytes[..end].contains(&b'\r') {
+            return Err(self.stopped("a line ends with CR alone; save the file with LF or CRLF line ends".to_owned()));
+        }
         if self.number == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
         }

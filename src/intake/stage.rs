@@ -9,7 +9,10 @@ use sqlx::PgPool;
 use super::{Checked, Reading, Submission, Taken};
 use crate::{
     gifts::Gifts,
-    store::batches::{self, Chunk},
+    store::{
+        self,
+        batches::{self, Chunk},
+    },
     vault::{Place, Vault},
 };
 
@@ -111,4 +114,9 @@ fn escaped(text: &str) -> String {
         }
     }
     out
+}
+
+/// The database was away for a moment: nothing is wrong with what is staged.
+pub fn is_transient(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(batches::BatchError::Database(error)) if store::is_transient(error))
 }

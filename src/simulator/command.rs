@@ -72,6 +72,7 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     for partner in Partner::ALL {
         println!("{} {}", partner.name(), simulator.base_url(partner));
     }
+    println!("credentials {}", simulator.credentials());
     tokio::select! {
         _ = interrupted.recv() => simulator.stop().await,
         _ = terminated.recv() => simulator.stop().await,

@@ -267,6 +267,19 @@ impl Simulator {
         format!("http://{}/{}", self.addr, partner.into().name())
     }
 
+    /// What callers must show, as JSON. It opens nothing but this simulator.
+    pub fn credentials(&self) -> serde_json::Value {
+        let Config { credentials: gifts, organization_platform: platform, ses, .. } = &self.inner.config;
+        serde_json::json!({
+            "amazon_incentives": {"partner_id": gifts.amazon_partner_id, "region": gifts.amazon_region,
+                "access_key_id": gifts.amazon_key_id, "secret": gifts.amazon_secret},
+            "gift_on_demand": {"api_key": gifts.gift_on_demand_key},
+            "tango_card": {"platform_name": gifts.tango_platform, "platform_key": gifts.tango_key},
+            "organization_platform": {"token": platform.token, "events_secret": platform.events_secret},
+            "ses": {"region": ses.region, "access_key_id": ses.key_id, "secret": ses.secret, "topic": ses.topic_arn},
+        })
+    }
+
     pub fn control(&self) -> Control {
         Control::new(Arc::clone(&self.inner))
     }

@@ -30,6 +30,7 @@ impl From<sqlx::Error> for BatchError {
         let Some(database) = error.as_database_error() else { return BatchError::Database(error) };
         let hint = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|e| e.hint());
         match database.code().as_deref() {
+            Some("42501") => BatchError::Refused(format!("this login may not do that: {}", database.message())),
             Some("NS400" | "NS403" | "NS404" | "NS409" | "NS410") => BatchError::Refused(
                 hint.map_or_else(|| database.message().to_owned(), |hint| format!("{}. {hint}", database.message())),
             ),
@@ -257,6 +258,39 @@ pub async fn objection(pool: &PgPool, batch: i64) -> Result<Option<String>, Batc
     call(pool, async |c| sqlx::query_scalar(OBJECTION).bind(batch).fetch_optional(c).await).await
 }
 
+/// The value of a batch by currency, in minor units, and how many users it has, in words.
+pub async fn worth(pool: &PgPool, batch: i64) -> Result<Vec<String>, BatchError> {
+    const WORTH: &str =
+        "select format('%s %s in %s grants for %s users', sum(amount), currency, count(*), count(distinct user_id))
+from noshi.batch_row where batch = $1 and amount is not null group by currency order by currency";
+    call(pool, async |c| sqlx::query_scalar(WORTH).bind(batch).fetch_all(c).await).await
+}
+
+const DIFFERING: &str = "select min(r.line) from unnest($2::int[], $3::int[], $4::text[], $5::jsonb[], $6::bool[]) as r(row_no, line, key, args, mailed)
+left join noshi.batch_row b on b.batch = $1 and b.row_no = r.row_no
+where b.row_no is null or b.line <> r.line or b.key <> r.key or b.args <> r.args or b.mailed <> r.mailed";
+
+/// The first line whose row is not staged as it is read here.
+pub async fn first_difference(
+    pool: &PgPool,
+    batch: i64,
+    rows: &[(i32, i32, &str, Value, bool)],
+) -> Result<Option<i32>, BatchError> {
+    let query = sqlx::query_scalar(DIFFERING)
+        .bind(batch)
+        .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| Json(&row.3)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.4).collect::<Vec<_>>());
+    call(pool, async |c| query.fetch_one(c).await).await
+}
+
+pub async fn staged(pool: &PgPool, batch: i64) -> Result<i64, BatchError> {
+    const STAGED: &str = "select count(*) from noshi.batch_row where batch = $1";
+    call(pool, async |c| sqlx::query_scalar(STAGED).bind(batch).fetch_one(c).await).await
+}
+
 const REPEATED_USERS: &str =
     "select count(distinct r.user_id) from noshi.batch b join noshi.batch_row r on r.batch = b.id
 where b.id = $1 and b.campaign is not null and exists (
@@ -388,7 +422,7 @@ where j.id = $1 and b.paused_at is not null)";
     sqlx::query_scalar(IS_JOB_PAUSED).bind(job).fetch_one(connection).await
 }
 
-/// What a batch of a kind and currency may be; `None` is no limit.
+/// What a batch of a kind and currency may be; `None` is as before.
 #[derive(Debug, Clone, Default)]
 pub struct Cap {
     pub kind: String,
@@ -402,12 +436,19 @@ pub struct Cap {
     pub approve_from_total: Option<i64>,
 }
 
-const SET_CAP: &str = "insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows, approve_from_total)
-values ($1, $2, $3, $4, $5, $6, $7, $8)";
+// What is not said stays as it was.
+const SET_CAP: &str = "insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows,
+    approve_from_total, approval_lasts)
+select $1, $2, coalesce($3, c.most_rows), coalesce($4, c.most_total), coalesce($5, c.most_per_user), coalesce($6, c.most_per_day),
+    coalesce($7, c.approve_from_rows), coalesce($8, c.approve_from_total), coalesce(c.approval_lasts, '24 hours')
+from (select 1) one left join lateral noshi.batch_cap_for($1, $2) c on true
+returning format('rows %s, total %s, one user in 24 hours %s, all users in 24 hours %s, approval from %s rows or a total of %s',
+    coalesce(most_rows::text, 'any'), coalesce(most_total::text, 'any'), coalesce(most_per_user::text, 'any'),
+    coalesce(most_per_day::text, 'any'), coalesce(approve_from_rows::text, 'never'), coalesce(approve_from_total::text, 'never'))";
 
-/// Sets the cap that holds from now on; earlier ones stay on record. For the schema's owner only.
-pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<(), BatchError> {
-    sqlx::query(SET_CAP)
+/// Sets the cap that holds from now on, and says what it is; earlier ones stay on record. For the schema's owner only.
+pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<String, BatchError> {
+    Ok(sqlx::query_scalar(SET_CAP)
         .bind(&cap.kind)
         .bind(&cap.currency)
         .bind(cap.most_rows)
@@ -416,9 +457,8 @@ pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<(), BatchError> {
         .bind(cap.most_per_day)
         .bind(cap.approve_from_rows)
         .bind(cap.approve_from_total)
-        .execute(pool)
-        .await?;
-    Ok(())
+        .fetch_one(pool)
+        .await?)
 }
 
 /// Pauses the batches that these jobs came with.

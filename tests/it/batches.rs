@@ -11,6 +11,7 @@ use noshi::{
     worker::Worker,
 };
 use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 use sqlx::{Executor, PgPool};
 use tempfile::TempDir;
 
@@ -465,4 +466,103 @@ async fn what_is_missing_is_said() {
     assert!(run(None).await.contains("the configuration names no gift provider"));
     let desk = Desk::open().await;
     assert!(run(Some(desk.files.path().join("noshi.toml"))).await.contains("set DATABASE_URL"));
+}
+
+/// Whoever submits can stage anything by hand; what is staged is judged all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_file_could_not_hold_are_refused_whoever_stages_them() {
+    let desk = Desk::open().await;
+    let stage = async |digest: &str, rows: &[(&str, &str, i64)]| -> Result<(), String> {
+        let receive = format!(
+            "select batch from noshi.receive_batch('grants', 'all_or_nothing', sha256('{digest}'), 'f', 'utf-8', null, false, true)"
+        );
+        let batch: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(receive)).fetch_one(&desk.sato).await.unwrap();
+        for (row, (key, grant, amount)) in rows.iter().enumerate() {
+            let row = row + 1;
+            let args =
+                format!(r#"{{"grant": "{grant}", "user": "u", "value": {{"amount": {amount}, "currency": "JPY"}}}}"#);
+            let insert = format!(
+                "insert into noshi.batch_row (batch, row_no, line, key, args) values ({batch}, {row}, {row}, '{key}', '{args}')"
+            );
+            desk.sato.execute(sqlx::AssertSqlSafe(insert)).await.map_err(|error| error.to_string())?;
+        }
+        let validate = format!("select noshi.validate_batch({batch}, {})", rows.len());
+        desk.sato.execute(sqlx::AssertSqlSafe(validate)).await.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(stage("good", &[("g1", "g1", 500)]).await, Ok(()));
+    for (digest, rows, sentence) in [
+        ("negative", &[("g2", "g2", 450_000), ("g3", "g3", -449_999)][..], "violates check constraint"),
+        ("renamed", &[("g4", "another", 500)][..], "violates check constraint"),
+        ("twice", &[("g5", "g5", 500), ("g5", "g5", 500)][..], "one id twice"),
+        ("empty", &[][..], "has 0 rows"),
+    ] {
+        let error = stage(digest, rows).await.unwrap_err();
+        assert!(error.contains(sentence), "{digest}: {error}");
+    }
+    let nothing = "select noshi.receive_batch('grants', 'per_row', sha256('m'), 'f', 'utf-8', null, false, true)";
+    assert!(desk.sato.execute(nothing).await.is_err(), "grants are granted all or nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_is_of_what_is_staged_and_says_why() {
+    let desk = Desk::open().await;
+    let submitted = desk.submit(&desk.sato, &rows(0, 120)).await.unwrap();
+    let good = desk.files.path().join("grants.csv");
+    let approve = async |file: &str, reason: &str| {
+        let url = support::server().await.url_as("suzuki", &desk.db.name);
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
+            .args(["batch", "approve", &submitted.batch.to_string(), "--file", file, "--reason", reason])
+            .env("DATABASE_URL", url)
+            .env("NOSHI_CONFIG", desk.files.path().join("noshi.toml"))
+            .output()
+            .await
+            .unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let other = desk.write("other.csv", format!("{HEADER}\n{}", rows(0, 120).replace(",500,", ",600,")).as_bytes());
+    let (approved, said) = approve(other.to_str().unwrap(), "read").await;
+    assert!(!approved && said.contains("line 2 is not staged in batch 1 as this file has it"), "{said}");
+    let fewer = desk.write("fewer.csv", format!("{HEADER}\n{}", rows(0, 119)).as_bytes());
+    let (approved, said) = approve(fewer.to_str().unwrap(), "read").await;
+    assert!(!approved && said.contains("batch 1 has 120 rows, and this file 119"), "{said}");
+    let (approved, said) = approve(good.to_str().unwrap(), " ").await;
+    assert!(!approved && said.contains("an approval needs a reason"), "{said}");
+    let nothing = "select noshi.approve_batch(1, null, 'x')";
+    assert!(desk.suzuki.execute(nothing).await.unwrap_err().to_string().contains("the digest is not that of batch"));
+    assert!(approve(good.to_str().unwrap(), "read").await.0);
+}
+
+/// The same bytes twice, or nothing: what a first reading left behind of another file is never granted under this one's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_file_left_behind_is_not_gone_on_with() {
+    let desk = Desk::open().await;
+    let text = format!("{HEADER}\n{}", rows(0, 10));
+    let digest = hex::encode(Sha256::digest(text.as_bytes()));
+    let forged = format!(
+        "select noshi.receive_batch('grants', 'all_or_nothing', '\\x{digest}', 'f', 'utf-8', 'summer', true, false);
+         insert into noshi.batch_row (batch, row_no, line, key, args) values (1, 1, 2, 'G-0',
+            '{{\"grant\": \"G-0\", \"user\": \"U-0\", \"value\": {{\"amount\": 900, \"currency\": \"JPY\"}}}}')"
+    );
+    desk.sato.execute(sqlx::AssertSqlSafe(forged)).await.unwrap();
+    let error = sentence(desk.submit(&desk.sato, &rows(0, 10)).await.unwrap_err());
+    assert!(desk.count("select count(*) from noshi.batch where validated_at is not null").await == 0, "{error}");
+    assert_eq!(desk.progress(1).await.status, "cancelled", "{error}");
+    let again = desk.submit(&desk.sato, &rows(0, 10)).await.unwrap();
+    assert!(again.is_new && again.batch == 2, "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_puts_nothing_into_a_batch_and_names_the_user() {
+    let desk = Desk::open().await;
+    let submitted = desk.submit(&desk.sato, "G-1,U-1,,,coffee,500,JPY,,\n").await.unwrap();
+    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    desk.register(submitted.batch).await;
+    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let into = "select noshi.enqueue_rows('email', array['k'], array['{}'::jsonb], 1::smallint, 1)";
+    assert!(producer.execute(into).await.unwrap_err().to_string().contains("does not exist"));
+    let nobody = "select noshi.issue_grant('G-1', null)";
+    assert!(producer.execute(nobody).await.unwrap_err().to_string().contains("this user has no grant"));
+    let worker = store::connect(&desk.db.url, Role::Worker, 1).await.unwrap();
+    let old = "begin isolation level repeatable read; select noshi.register_batch(1)";
+    assert!(worker.execute(old).await.unwrap_err().to_string().contains("read committed"));
 }

@@ -212,23 +212,22 @@ async fn a_large_batch_delays_nobody() {
     let db = database().await;
     let pool = &db.pool;
     let worker = workers::register(pool, "test").await.unwrap();
-    let enqueue = async |name: &str, rows: i64, batch: i64, priority: i16| {
+    let enqueue = async |name: &str, rows: i64, priority: i16| {
         sqlx::query(
             "select count(*) from (select array_agg($1 || i order by i) as keys, array_agg(jsonb_build_object('id', $1 || i, 'steps', 1) order by i) as args
-                from generate_series(1, $2) i) r, noshi.enqueue_rows('probe', keys, args, $4, $3)",
+                from generate_series(1, $2) i) r, noshi.enqueue_rows('probe', keys, args, $3)",
         )
         .bind(name)
         .bind(rows)
-        .bind(batch)
         .bind(priority)
         .execute(pool)
         .await
         .unwrap();
     };
-    enqueue("large-", 5_000, 1, 1).await;
+    enqueue("large-", 5_000, 1).await;
     assert_eq!(claim(pool, worker, "", 1_000, false).await.unwrap().jobs.len(), 1_000);
-    enqueue("small-", 10, 2, 1).await;
-    enqueue("user-", 1, 3, 0).await;
+    enqueue("small-", 10, 1).await;
+    enqueue("user-", 1, 0).await;
     let next: Vec<String> =
         claim(pool, worker, "", 30, false).await.unwrap().jobs.into_iter().map(|job| job.key).collect();
     assert!(next.contains(&"user-1".to_owned()), "an interactive job waits for nobody");

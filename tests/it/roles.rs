@@ -211,7 +211,7 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
         "insert into noshi_sealed.sealed select 'recipient', s, s, '', 'k1', '', '' from unnest(array['g', 'm']) s;
          insert into noshi.worker (name) values ('holds');
          insert into noshi.job (kind, key, fingerprint, args, status, worker)
-         select kind, 'm ' || status, '', '{\"recipient\": \"m\"}', status::noshi.job_status, (select max(id) from noshi.worker)
+         select kind, 'm ' || status, '', '{\"recipient\": \"m\", \"reference\": \"m\"}', status::noshi.job_status, (select max(id) from noshi.worker)
          from unnest(array['email', 'email', 'gift_issuance'], array['running', 'completed', 'running']) j(kind, status)",
     )
     .await

@@ -97,7 +97,22 @@ impl Stage {
     /// These grants of every provider, through files; one more that is refused, and one whose grant exists otherwise.
     fn submit_all(&self, grants: Range<u32>) {
         // A second person would only take time.
-        assert!(self.noshi(&["batch", "cap", "--kind", "grants", "--currency", "JPY"]).status.success());
+        assert!(
+            self.noshi(&[
+                "batch",
+                "cap",
+                "--kind",
+                "grants",
+                "--currency",
+                "JPY",
+                "--approve-from-rows",
+                "100000",
+                "--approve-from-total",
+                "100000000"
+            ])
+            .status
+            .success()
+        );
         let row = |category: &str, n: u32, amount: &str| {
             format!("{category}-{n},u{n},{NAME} {n},{ADDRESS}{n}@example.jp,{category},,{amount},JPY,\n")
         };
