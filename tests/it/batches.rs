@@ -1,6 +1,6 @@
 //! Files become batches, and batches become what they ask for: all or nothing, approved, paused, counted.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Output};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Output, time::Duration};
 
 use noshi::{
     engine::Partners,
@@ -15,7 +15,10 @@ use sha2::{Digest, Sha256};
 use sqlx::{Executor, PgPool};
 use tempfile::TempDir;
 
-use crate::support::{self, TestDatabase, database};
+use crate::{
+    processes::until,
+    support::{self, TestDatabase, database},
+};
 
 const HEADER: &str = "grant_id,user_id,name,email,category,amount,currency,valid_days,area";
 const CONFIG: &str = r#"
@@ -120,22 +123,12 @@ impl Desk {
     async fn register(&self, batch: i64) {
         let pace = noshi::engine::Pace { slots: 8, ..noshi::engine::Pace::default() };
         let worker = Worker::start(&self.db.url, "test", Partners::default(), pace).await.unwrap();
-        let ended = async {
-            loop {
-                let open: bool = sqlx::query_scalar(
-                    "select exists (select from noshi.job where kind = 'bulk_grants' and key = $1
-                     and status not in ('completed', 'failed'))",
-                )
-                .bind(format!("batch/{batch}"))
-                .fetch_one(&self.db.pool)
-                .await
-                .unwrap();
-                if !open {
-                    return;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        };
+        let at_work = "select exists (select from noshi.job where kind = 'bulk_grants' and key = $1 and status not in ('completed', 'failed'))";
+        let key = format!("batch/{batch}");
+        let ended = until("the batch's own job has ended", Duration::from_secs(60), async || {
+            let at_work = sqlx::query_scalar(at_work).bind(&key).fetch_one(&self.db.pool).await;
+            at_work.is_ok_and(|at_work: bool| !at_work)
+        });
         worker.run_until(ended).await;
     }
 }
