@@ -16,6 +16,11 @@ macro_rules! problems {
                 match self { $(Problem::$variant => $code,)+ }
             }
 
+            /// The problem of that stored code; `None` where a newer version wrote it.
+            pub fn from_code(code: &str) -> Option<Problem> {
+                Problem::ALL.iter().copied().find(|problem| problem.code() == code)
+            }
+
             /// What happened, what it means for the money, and what to do next.
             pub const fn sentence(self) -> &'static str {
                 match self { $(Problem::$variant => $sentence,)+ }

@@ -456,8 +456,8 @@ begin
     return ended;
 end $$;
 
--- What became of each row. A row is done when all jobs that it leads to are done; a mail that failed undoes no grant.
-create function noshi.batch_rows(p_batch bigint) returns table (
+-- What became of each row, from one row of the file to another. A row is done when all jobs that it leads to are done; a mail that failed undoes no grant.
+create function noshi.batch_rows(p_batch bigint, p_from integer default 1, p_to integer default 2147483647) returns table (
     row_no integer, line integer, key text, result text, outcome text, code text, detail text, mail text, jobs integer, expected integer)
 language sql stable security definer
 set search_path = noshi, pg_temp
@@ -474,7 +474,7 @@ as $$
                 else 'completed' end,
            coalesce(j.outcome, case when b.registered_at is not null then 'granted' end), coalesce(j.code, b.refused_code), coalesce(j.detail, b.refused_detail),
            j.mail, coalesce(j.jobs, 0)::integer, e.expected
-    from batch b join batch_row r on r.batch = b.id
+    from batch b join batch_row r on r.batch = b.id and r.row_no between p_from and p_to
     cross join lateral (select case when b.kind = 'stores' then 1 else (b.mails and r.mailed)::integer + b.issues::integer end as expected) e
     left join (
         select j.row_no, count(*) as jobs,
@@ -486,7 +486,7 @@ as $$
                max(j.code) filter (where j.kind <> 'email' or j.status = 'needs_operator') as code,
                max(coalesce(j.state ->> 'detail', j.state ->> 'reason', j.detail)) filter (where j.kind <> 'email') as detail,
                max(case when j.kind = 'email' then coalesce(j.code, j.status::text) end) as mail
-        from job j where j.batch = p_batch group by j.row_no) j on j.row_no = r.row_no
+        from job j where j.batch = p_batch and j.row_no between p_from and p_to group by j.row_no) j on j.row_no = r.row_no
     where b.id = p_batch
 $$;
 
@@ -642,7 +642,7 @@ begin
         'noshi.receive_batch(text, text, bytea, text, text, text, boolean, boolean)', 'noshi.invalid_batch(text, text, bytea, text, text, jsonb)',
         'noshi.batch_objection(bigint)', 'noshi.validate_batch(bigint, integer)', 'noshi.approve_batch(bigint, bytea, text)', 'noshi.release_batch(bigint)',
         'noshi.register_batch(bigint)', 'noshi.pause_batch(bigint, text, text)', 'noshi.resume_batch(bigint, text)', 'noshi.cancel_batch(bigint, text)',
-        'noshi.batch_rows(bigint)', 'noshi.batch_progress(bigint)', 'noshi.count_next_batch()', 'noshi.issue_grant(text, text, text)',
+        'noshi.batch_rows(bigint, integer, integer)', 'noshi.batch_progress(bigint)', 'noshi.count_next_batch()', 'noshi.issue_grant(text, text, text)',
         'noshi.batch_file(bigint, integer)', 'noshi.ask(bigint, integer, text, text)', 'noshi.rerun_batch(bigint, text)', 'noshi.batch_row_guard()'] loop
         execute format('revoke all on function %s from public', f);
     end loop;
@@ -650,7 +650,7 @@ begin
         'noshi.receive_batch(text, text, bytea, text, text, text, boolean, boolean)', 'noshi.invalid_batch(text, text, bytea, text, text, jsonb)',
         'noshi.batch_objection(bigint)', 'noshi.validate_batch(bigint, integer)', 'noshi.approve_batch(bigint, bytea, text)', 'noshi.release_batch(bigint)',
         'noshi.pause_batch(bigint, text, text)', 'noshi.resume_batch(bigint, text)', 'noshi.cancel_batch(bigint, text)',
-        'noshi.batch_rows(bigint)', 'noshi.batch_progress(bigint)', 'noshi.batch_file(bigint, integer)', 'noshi.ask(bigint, integer, text, text)', 'noshi.rerun_batch(bigint, text)'] loop
+        'noshi.batch_rows(bigint, integer, integer)', 'noshi.batch_progress(bigint)', 'noshi.batch_file(bigint, integer)', 'noshi.ask(bigint, integer, text, text)', 'noshi.rerun_batch(bigint, text)'] loop
         execute format('grant execute on function %s to noshi_operator', f);
     end loop;
     foreach f in array array['noshi.register_batch(bigint)', 'noshi.pause_batch(bigint, text, text)', 'noshi.count_next_batch()'] loop
@@ -660,66 +660,13 @@ end $$;
 grant execute on function noshi.issue_grant(text, text, text) to noshi_producer;
 -- What an operator starts comes in batches, whose caps and approvals the database enforces; and no producer puts a job into one.
 revoke execute on function noshi.enqueue(text, text, jsonb, smallint) from noshi_operator;
-drop function noshi.enqueue_rows(text, text[], jsonb[], smallint, bigint);
--- Enqueues many jobs in the producer's own transaction: all of them, or none. Row i has keys[i] and args[i].
---
--- A key that exists with equal arguments is the same job; with other arguments it is an error that shows the difference
--- (SQLSTATE NS409). Malformed requests raise NS400. Returns the jobs' ids, row by row.
+alter function noshi.enqueue_rows(text, text[], jsonb[], smallint, bigint) rename to enqueue_rows_into;
+revoke execute on function noshi.enqueue_rows_into(text, text[], jsonb[], smallint, bigint) from noshi_producer, noshi_operator;
+-- Many jobs in the producer's own transaction, all of them or none: as `enqueue_rows_into` says, and into no batch.
 create function noshi.enqueue_rows(p_kind text, keys text[], p_args jsonb[], p_priority smallint default 1)
-returns setof bigint language plpgsql security definer
+returns setof bigint language sql security definer
 set search_path = noshi, pg_temp
-as $$
-declare
-    bad record;
-    -- Whatever the locale holds for a space, these leave nothing to see.
-    visible constant text := '[^[:space:]\u00a0\u3000]';
-begin
-    if p_kind is null or p_kind !~ '^[a-z][a-z0-9_]{0,62}$' then
-        raise exception 'a kind is a lower-case name, not %', coalesce(quote_literal(p_kind), 'null') using errcode = 'NS400';
-    end if;
-    if p_priority is null or p_priority not in (0, 1) then
-        raise exception 'a priority is 0, where a person waits, or 1, not %', coalesce(p_priority::text, 'null') using errcode = 'NS400';
-    end if;
-    if cardinality(keys) <> cardinality(p_args) then
-        raise exception '% keys but % args', cardinality(keys), cardinality(p_args) using errcode = 'NS400';
-    end if;
-    select row_no, key, args into bad from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-    where key is null or key !~ visible or octet_length(key) > 200
-       or args is null or jsonb_typeof(args) <> 'object' or octet_length(args::text) > 65536
-    order by row_no limit 1;
-    if found then
-        raise exception 'row %: %', bad.row_no, case
-            when bad.key is null or bad.key !~ visible then 'the id is empty'
-            when octet_length(bad.key) > 200 then 'the id is longer than 200 bytes'
-            when bad.args is null or jsonb_typeof(bad.args) <> 'object' then 'the arguments are not a JSON object'
-            else 'the arguments are larger than 64 KiB' end using errcode = 'NS400';
-    end if;
-
-    insert into job (kind, key, fingerprint, args, priority, row_no, rank)
-    select p_kind, r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, p_priority, r.row_no,
-           case when p_priority = 0 then 0 else l.vtime + r.row_no end
-    from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-    cross join (select coalesce(max(vtime), 0) as vtime from lane where name = '') l
-    order by r.key
-    on conflict on constraint job_key do nothing;
-
-    select r.row_no, r.key, noshi.differing_fields(j.args, r.args) as difference into bad
-    from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-    join job j on j.kind = p_kind and j.key = r.key
-    where j.fingerprint <> sha256(convert_to(r.args::text, 'UTF8'))
-    order by r.row_no limit 1;
-    if found then
-        raise exception 'row %: % % exists with other arguments', bad.row_no, p_kind, bad.key
-            using errcode = 'NS409', detail = bad.difference,
-                  hint = 'An id names one request for ever. Use a new id for a new request.';
-    end if;
-
-    -- A hint without payload; PostgreSQL folds equal ones of a transaction into one.
-    perform pg_notify('noshi', '');
-    return query select j.id from unnest(keys) with ordinality as r(key, row_no)
-        join job j on j.kind = p_kind and j.key = r.key order by r.row_no;
-end $$;
-
+as $$ select noshi.enqueue_rows_into($1, $2, $3, $4, null) $$;
 revoke all on function noshi.enqueue_rows(text, text[], jsonb[], smallint) from public;
 grant execute on function noshi.enqueue_rows(text, text[], jsonb[], smallint) to noshi_producer;
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 const RESULTS: [&str; 6] = ["line", "result", "outcome", "reason_ja", "reason", "mail"];
-const PAGE: i64 = 5_000;
+const PAGE: i32 = 5_000;
 
 /// Writes the report of a batch as CSV in UTF-8 with a BOM, so that spreadsheets read it.
 pub async fn write(pool: &PgPool, vault: &Vault, batch: &Progress, out: impl Write) -> anyhow::Result<()> {
@@ -82,17 +82,17 @@ impl Results<'_> {
 }
 
 fn told(row: &RowResult) -> [String; 6] {
-    let problem = Problem::ALL.iter().find(|problem| Some(problem.code()) == row.code.as_deref());
+    let problem = row.code.as_deref().and_then(Problem::from_code);
     let detail = row.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    let reason = |sentence: fn(&Problem) -> &'static str| {
+    let reason = |sentence: fn(Problem) -> &'static str| {
         problem.map_or_else(|| row.code.clone().unwrap_or_default(), |p| format!("{}{detail}", sentence(p)))
     };
     [
         row.line.to_string(),
         row.result.clone(),
         row.outcome.clone().unwrap_or_default(),
-        harmless(&reason(|problem| problem.japanese())),
-        harmless(&reason(|problem| problem.sentence())),
+        harmless(&reason(Problem::japanese)),
+        harmless(&reason(Problem::sentence)),
         row.mail.clone().unwrap_or_default(),
     ]
 }

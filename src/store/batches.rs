@@ -313,10 +313,10 @@ pub struct RowResult {
     pub mail: Option<String>,
 }
 
-const ROWS: &str = "select row_no, line, result, outcome, code, detail, mail from noshi.batch_rows($1) where row_no > $2 order by row_no limit $3";
+const ROWS: &str = "select row_no, line, result, outcome, code, detail, mail from noshi.batch_rows($1, $2 + 1, $2 + $3) order by row_no";
 
 /// The results of the rows after `after`, in the order of the file.
-pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i64) -> Result<Vec<RowResult>, BatchError> {
+pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Vec<RowResult>, BatchError> {
     let rows = call(pool, async |c| sqlx::query(ROWS).bind(batch).bind(after).bind(most).fetch_all(c).await).await?;
     let read = |row: &PgRow| {
         Ok(RowResult {
@@ -357,8 +357,7 @@ pub async fn register(connection: &mut PgConnection, batch: i64) -> Result<Regis
         return Ok(Register::Registered);
     };
     let code: String = row.try_get("code")?;
-    let why = Problem::ALL.iter().copied().find(|problem| problem.code() == code);
-    Ok(Register::Refused(why.unwrap_or(Problem::BatchNotApproved), row.try_get("detail")?))
+    Ok(Register::Refused(Problem::from_code(&code).unwrap_or(Problem::BatchNotApproved), row.try_get("detail")?))
 }
 
 const NEXT_PAGE: &str = "select r.row_no, r.key, r.args, r.mailed, b.mails, b.issues, b.id from noshi.batch b

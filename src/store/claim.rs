@@ -183,10 +183,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         at: row.try_get("at")?,
         state: json("state")?,
         undo: json("undo")?,
-        code: row
-            .try_get::<Option<&str>, _>("code")?
-            .and_then(|code| Problem::ALL.iter().find(|p| p.code() == code))
-            .map(|p| p.code()),
+        code: row.try_get::<Option<&str>, _>("code")?.and_then(Problem::from_code).map(Problem::code),
         latest: None,
         asked: row.try_get("asked")?,
         lane: row.try_get("lane")?,
