@@ -4,6 +4,7 @@ mod api;
 mod batch;
 mod job;
 mod lane;
+pub mod out;
 mod vault;
 mod worker;
 
@@ -21,6 +22,9 @@ pub struct Cli {
     /// The configuration file; secrets are in files that it names.
     #[arg(long, env = "NOSHI_CONFIG", global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// How to answer.
+    #[arg(short, long, global = true, value_enum, default_value = "table", value_name = "FORMAT")]
+    output: out::Out,
     #[command(subcommand)]
     command: Command,
 }
