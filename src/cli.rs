@@ -44,7 +44,7 @@ enum Command {
     /// Files of grants and of stores.
     #[command(subcommand)]
     Batch(batch::BatchCommand),
-    /// One job: where it stands, and what may be done to it.
+    /// Jobs: found, explained, and acted upon.
     #[command(subcommand)]
     Job(job::JobCommand),
     /// Rate budgets: see, pause and open them.
@@ -83,6 +83,7 @@ enum MigrateCommand {
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     // Only by those that use it: a broken file must not stop the demo.
     let settings = || Settings::read(cli.config.as_deref());
+    let out = cli.output;
     match cli.command {
         Command::Demo(args) => match demo::run(args, stop_signal()).await? {
             demo::End::Sound => Ok(()),
@@ -91,12 +92,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
                 std::process::exit(130)
             }
         },
-        Command::Worker(command) => worker::run(&settings()?, command).await,
+        Command::Worker(command) => worker::run(&settings()?, out, command).await,
         Command::Api(command) => api::run(&settings()?, command).await,
         Command::Migrate(MigrateCommand::Up(database)) => store::migrate(database.url()?).await,
         Command::Batch(command) => batch::run(&settings()?, command).await,
-        Command::Job(command) => job::run(command).await,
-        Command::Lane(command) => lane::run(command).await,
+        Command::Job(command) => job::run(out, command).await,
+        Command::Lane(command) => lane::run(out, command).await,
         Command::Vault(command) => vault::run(settings, command).await,
         Command::Simulate(args) => simulator::run(args).await,
         Command::Bench(args) => bench::run(args).await,

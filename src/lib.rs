@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dispatch;
 pub mod door;
 pub mod engine;
+pub mod explain;
 pub mod flush;
 pub mod gifts;
 pub mod grants;

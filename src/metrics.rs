@@ -125,7 +125,7 @@ async fn refresh(pool: &PgPool) -> Result<(), sqlx::Error> {
             metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => lane.name.clone()).absolute(0);
         }
         let oldest = lane.oldest_available.unwrap_or_default();
-        metrics::gauge!("noshi_oldest_available_seconds", "lane" => lane.name).set(oldest.as_secs_f64());
+        metrics::gauge!("noshi_oldest_available_seconds", "lane" => lane.name).set(oldest);
     }
     Ok(())
 }

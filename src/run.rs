@@ -134,6 +134,10 @@ where
             return;
         }
         tracing::warn!(job = self.work.claimed.id, asked, "this act is not allowed where the job stands; declined");
+        if !self.work.claimed.rests {
+            self.settle(state, self.place().declined(state, undo)).await;
+            return;
+        }
         let held = (self.work.claimed.id, self.work.claimed.lease, self.step);
         if let Err(error) = store::claim::decline(&self.engine.pool, self.engine.worker, held).await {
             tracing::warn!(%error, "the act could not be declined; the job will be found lost, and looked at again");

@@ -171,6 +171,15 @@ where
         })
     }
 
+    /// On with an open job, as if nothing had been asked for.
+    pub fn declined(&self, state: &J::State, undo: Option<&J::Undo>) -> Settlement {
+        let on = match undo {
+            Some(undo) => self.unwound(state, undo, Unwind::Advance(undo.clone())),
+            None => self.reentered(state, &J::terms(self.args, state)),
+        };
+        Settlement { outcome: "declined", ..on }
+    }
+
     /// Where unwinding leads. The end that the job was heading for stays its state.
     pub fn unwound(&self, end: &J::State, undo: &J::Undo, unwind: Unwind<J::Undo>) -> Settlement {
         let again = |undo: &J::Undo, outcome, delay, progress| self.compensating(end, undo, outcome, delay, progress);

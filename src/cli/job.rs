@@ -1,32 +1,72 @@
-//! `noshi job`: one job, seen and acted upon.
+//! `noshi job`: jobs found, seen, explained and acted upon.
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
-use noshi_jobs::machine::Act;
+use clap::{Args, Subcommand, ValueEnum};
+use noshi_jobs::{Kind, machine::Act};
+use serde::Serialize;
+use sqlx::PgPool;
 
-use super::Database;
+use super::{Database, out::Out};
 use crate::{
-    acts::allowed,
+    explain::{self, Explained, seconds},
     store::{
         self, Role,
-        operate::{self, Seen},
+        operate::{self, Filter, Line, Seen, Told},
     },
 };
 
 #[derive(Subcommand)]
 pub enum JobCommand {
+    /// Jobs, the newest first, by whatever you know of them.
+    List(JobList),
     /// Where a job stands, what may be done to it, and the end of its journal.
     Show(JobName),
-    /// Asks for an act that the job's state table allows; a worker carries it out.
-    Act(JobAct),
+    /// Why a job is not moving, in one sentence, and what may be done about it.
+    Explain(JobName),
+    /// The same job again, at once, from where it stands.
+    Retry(JobAct),
+    /// Ends a job, taking back what its partner allows.
+    Cancel(JobAct),
+    /// Asks the partner what became of the call; buys nothing by itself.
+    Inquire(JobAct),
+    /// A person's decision, with evidence.
+    Resolve(JobResolve),
+}
+
+#[derive(Args)]
+pub struct JobList {
+    #[arg(long)]
+    kind: Option<String>,
+    /// Such as needs_operator, retryable or failed.
+    #[arg(long)]
+    status: Option<String>,
+    /// A problem code.
+    #[arg(long)]
+    code: Option<String>,
+    #[arg(long)]
+    lane: Option<String>,
+    #[arg(long)]
+    batch: Option<i64>,
+    /// Only those with a call whose outcome is not known.
+    #[arg(long)]
+    in_doubt: bool,
+    /// A user, a grant, a trade, or the public id of a store.
+    #[arg(long, value_name = "ID")]
+    of: Option<String>,
+    /// Only those with a smaller number: the next page.
+    #[arg(long, value_name = "NUMBER")]
+    before: Option<i64>,
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    most: i64,
+    #[command(flatten)]
+    database: Database,
 }
 
 #[derive(Args)]
 pub struct JobName {
-    /// Such as store_creation.
-    kind: String,
-    /// The job's own id, such as org-1/shibuya-01/7.
-    id: String,
+    /// A job's number; its kind and id; or a user, grant, trade or public id that has one job only.
+    #[arg(num_args = 1..=2, required = true, value_names = ["KIND", "ID"])]
+    name: Vec<String>,
     #[command(flatten)]
     database: Database,
 }
@@ -35,86 +75,199 @@ pub struct JobName {
 pub struct JobAct {
     #[command(flatten)]
     job: JobName,
-    /// One of those that `noshi job show` names.
-    #[arg(long, value_parser = parse_act)]
-    act: Act,
-    /// For the journal: why, and on what evidence.
+    /// For the journal and the audit: why.
     #[arg(long)]
     reason: String,
 }
 
-fn parse_act(name: &str) -> Result<Act, String> {
-    Act::from_name(name).ok_or_else(|| format!("there are {}", Act::ALL.map(Act::name).join(", ")))
+#[derive(Args)]
+pub struct JobResolve {
+    #[command(flatten)]
+    act: JobAct,
+    /// What you have decided.
+    #[arg(long, value_enum, value_name = "DECISION")]
+    r#as: Decision,
 }
 
-pub async fn run(command: JobCommand) -> anyhow::Result<()> {
-    match command {
-        JobCommand::Show(name) => show(&name).await,
-        JobCommand::Act(args) => act(&args).await,
-    }
+#[derive(Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Decision {
+    /// You have evidence that the effect did not and cannot happen.
+    AttestVoid,
+    /// You have evidence that the effect did happen.
+    AttestDone,
+    /// A new trade, with a new id; only from a proven void.
+    Reissue,
+    /// The end, as refused; only from a proven void.
+    Reject,
+    /// Again from the beginning, after a clean failure.
+    Rerun,
+    /// Keep what could not be taken back.
+    Adopt,
 }
 
-async fn find(name: &JobName, pool: &sqlx::PgPool) -> anyhow::Result<Seen> {
-    let seen = operate::look(pool, &name.kind, &name.id).await?;
-    seen.with_context(|| format!("there is no {} with the id {}", name.kind, name.id))
-}
-
-fn names(acts: &[Act]) -> String {
-    match acts {
-        [] => "nothing".to_owned(),
-        acts => acts.iter().map(|act| act.name()).collect::<Vec<_>>().join(", "),
-    }
-}
-
-async fn show(name: &JobName) -> anyhow::Result<()> {
-    let pool = store::connect(name.database.url()?, Role::Operator, 1).await?;
-    let job = find(name, &pool).await?;
-    let way = if job.undo.is_some() { ", being taken back" } else { "" };
-    println!("job {}: {} {}, {} at {}{way}", job.id, job.kind, job.key, job.status, job.at);
-    println!("  asked for: {}", job.args);
-    if let Some(state) = &job.state {
-        println!("  stands:    {state}");
-    }
-    if job.unsure {
-        println!("  IN DOUBT:  a call was made, and whether it took effect is not known");
-    }
-    if let Some(code) = &job.code {
-        println!("  code:      {code} (ops/runbook/{code}.md) {}", job.detail.as_deref().unwrap_or_default());
-    }
-    if let Some(outcome) = &job.outcome {
-        println!("  outcome:   {outcome}");
-    }
-    if !job.lane.is_empty() {
-        println!("  lane:      {}", job.lane);
-    }
-    if job.status == "scheduled" || job.status == "retryable" {
-        match job.due_in {
-            seconds if seconds >= 1e9 => println!("  due:       when its batch is resumed"),
-            seconds => println!("  due:       in {} s", seconds.max(0.0).round()),
+impl Decision {
+    const fn act(self) -> Act {
+        match self {
+            Decision::AttestVoid => Act::AttestVoid,
+            Decision::AttestDone => Act::AttestDone,
+            Decision::Reissue => Act::Reissue,
+            Decision::Reject => Act::Reject,
+            Decision::Rerun => Act::Rerun,
+            Decision::Adopt => Act::Adopt,
         }
     }
-    match &job.asked {
-        Some(asked) => println!("  asked:     {asked}, to be carried out by the next worker"),
-        None => println!("  you may:   {}", names(&allowed(&job.kind, job.state.as_ref(), job.undo.as_ref()))),
-    }
-    println!("  journal:");
-    for line in operate::journal(&pool, job.id, 30).await? {
-        let words = [line.became, line.outcome, line.code, line.detail, line.worker.map(|it| format!("worker {it}"))];
-        let words: Vec<String> = words.into_iter().flatten().collect();
-        println!("    {} {:<12} {}", line.when.format("%Y-%m-%d %H:%M:%S%.3f"), line.event, words.join(", "));
-    }
-    Ok(())
 }
 
-async fn act(args: &JobAct) -> anyhow::Result<()> {
-    let pool = store::connect(args.job.database.url()?, Role::Operator, 1).await?;
-    let job = find(&args.job, &pool).await?;
-    let may = allowed(&job.kind, job.state.as_ref(), job.undo.as_ref());
-    if !may.contains(&args.act) {
-        let (act, at) = (args.act.name(), &job.at);
-        bail!("{act} is not allowed where this job stands ({} at {at}); you may: {}", job.status, names(&may));
+pub async fn run(out: Out, command: JobCommand) -> anyhow::Result<()> {
+    match command {
+        JobCommand::List(args) => list(out, args).await,
+        JobCommand::Show(name) => show(out, &name).await,
+        JobCommand::Explain(name) => tell_why(out, &name).await,
+        JobCommand::Retry(args) => act(out, &args, Act::Retry).await,
+        JobCommand::Cancel(args) => act(out, &args, Act::Cancel).await,
+        JobCommand::Inquire(args) => act(out, &args, Act::Inquire).await,
+        JobCommand::Resolve(args) => act(out, &args.act, args.r#as.act()).await,
     }
-    operate::ask(&pool, job.id, job.step, args.act, &args.reason).await?;
-    println!("asked for {}; `noshi job show {} {}` tells what came of it", args.act.name(), job.kind, job.key);
-    Ok(())
+}
+
+fn kinds() -> Vec<&'static str> {
+    Kind::ALL.map(Kind::name).to_vec()
+}
+
+async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
+    let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    let filter = Filter {
+        kind: args.kind,
+        status: args.status,
+        code: args.code,
+        lane: args.lane,
+        batch: args.batch,
+        in_doubt: args.in_doubt,
+        of: args.of,
+        before: args.before,
+        most: args.most,
+    };
+    lines(out, &operate::list(&pool, &filter, &kinds()).await?)
+}
+
+fn lines(out: Out, jobs: &[Line]) -> anyhow::Result<()> {
+    out.list(
+        jobs,
+        &[
+            ("JOB", |job| job.id.to_string()),
+            ("KIND", |job| job.kind.clone()),
+            ("ID", |job| job.key.clone()),
+            ("STATUS", |job| job.status.clone()),
+            ("AT", |job| job.at.clone()),
+            ("FOR", |job| seconds(job.in_state)),
+            ("DOUBT", |job| if job.in_doubt { "IN DOUBT".to_owned() } else { String::new() }),
+            ("CODE", |job| job.code.clone().or_else(|| job.outcome.clone()).unwrap_or_default()),
+            ("LANE", |job| job.lane.clone()),
+        ],
+    )
+}
+
+/// The one job of this name; several are listed, and then it must be said which.
+async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<Seen> {
+    let name = match name.name.as_slice() {
+        [kind, id] => {
+            let found = operate::look(pool, kind, id).await?;
+            return found.with_context(|| format!("there is no {kind} with the id {id}"));
+        }
+        [name] => name,
+        _ => bail!("name a job by its number, or by kind and id"),
+    };
+    let found = operate::find(pool, name, &kinds(), 1000).await?;
+    match found.as_slice() {
+        [one] => operate::look_at(pool, *one).await?.with_context(|| format!("job {one} is not there any more")),
+        [] => match operate::granted(pool, name).await? {
+            Some(granted) => bail!("there is no job yet. {}", explain::explain_grant(&granted)),
+            None => bail!("nothing goes by the name of {name}: no job, user, grant, trade or public id"),
+        },
+        several => {
+            let filter = Filter { of: Some(name.clone()), most: 20, ..Filter::default() };
+            lines(out, &operate::list(pool, &filter, &kinds()).await?)?;
+            bail!("{} jobs go by the name of {name}; name one by its number", several.len())
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Shown {
+    job: Seen,
+    explained: Explained,
+    journal: Vec<Told>,
+}
+
+async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
+    let pool = store::connect(name.database.url()?, Role::Operator, 1).await?;
+    let job = find(out, name, &pool).await?;
+    let journal = operate::journal(&pool, job.id, 30).await?;
+    let explained = explain::explain(&job);
+    out.one(&Shown { job, explained, journal }, tell)
+}
+
+fn tell(shown: &Shown) -> String {
+    let Shown { job, explained, journal } = shown;
+    let way = if job.undo.is_some() { ", being taken back" } else { "" };
+    let mut text = format!("job {}: {} {}, {} at {}{way}\n", job.id, job.kind, job.key, job.status, job.at);
+    let mut line = |label: &str, value: String| text += &format!("  {label:<11} {value}\n");
+    line("why:", explained.why.clone());
+    line("asked for:", job.args.to_string());
+    if let Some(state) = &job.state {
+        line("stands:", state.to_string());
+    }
+    if !job.lane.is_empty() {
+        line("lane:", job.lane.clone());
+    }
+    may(explained, &mut line);
+    line("journal:", String::new());
+    for told in journal {
+        let worker = told.worker.map(|it| format!("worker {it}"));
+        let words = [&told.became, &told.outcome, &told.code, &told.detail, &worker];
+        let words: Vec<&str> = words.into_iter().filter_map(Option::as_deref).collect();
+        text += &format!("    {} {:<12} {}\n", told.when.format("%Y-%m-%d %H:%M:%S%.3f"), told.event, words.join(", "));
+    }
+    text
+}
+
+fn may(explained: &Explained, line: &mut impl FnMut(&str, String)) {
+    if let Some(runbook) = &explained.runbook {
+        line("runbook:", runbook.clone());
+    }
+    if explained.may.is_empty() {
+        line("you may:", "nothing here".to_owned());
+    }
+    for (act, meaning) in &explained.may {
+        line("you may:", format!("{act:<12} {meaning}"));
+    }
+}
+
+async fn tell_why(out: Out, name: &JobName) -> anyhow::Result<()> {
+    let pool = store::connect(name.database.url()?, Role::Operator, 1).await?;
+    let explained = explain::explain(&find(out, name, &pool).await?);
+    out.one(&explained, |explained| {
+        let mut text = format!("{}\n", explained.why);
+        may(explained, &mut |label, value| text += &format!("  {label:<9} {value}\n"));
+        text
+    })
+}
+
+#[derive(Serialize)]
+struct Asked {
+    job: i64,
+    asked: &'static str,
+}
+
+async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
+    let pool = store::connect(args.job.database.url()?, Role::Operator, 1).await?;
+    let job = find(out, &args.job, &pool).await?;
+    if let Some(why) = explain::refusal(&job, act) {
+        bail!("{why}");
+    }
+    operate::ask(&pool, job.id, job.step, act, &args.reason).await?;
+    out.one(&Asked { job: job.id, asked: act.name() }, |asked| {
+        format!("job {} was asked to {}; `noshi job show {}` tells what came of it", asked.job, asked.asked, asked.job)
+    })
 }

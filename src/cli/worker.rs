@@ -5,16 +5,20 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::{Database, stop_signal};
+use super::{Database, out::Out, stop_signal};
 use crate::{
     engine::Pace,
+    explain::seconds,
     metrics,
     settings::Settings,
+    store::{self, Role},
     worker::{End, Worker},
 };
 
 #[derive(Subcommand)]
 pub enum WorkerCommand {
+    /// The workers that are alive, and the last that were.
+    List(Database),
     /// Claims and runs jobs until it is told to stop; a second signal ends it at once.
     Run(WorkerRun),
 }
@@ -49,8 +53,22 @@ pub struct WorkerRun {
     exit_with_parent: bool,
 }
 
-pub async fn run(settings: &Settings, command: WorkerCommand) -> anyhow::Result<()> {
+pub async fn run(settings: &Settings, out: Out, command: WorkerCommand) -> anyhow::Result<()> {
     match command {
+        WorkerCommand::List(database) => {
+            let pool = store::connect(database.url()?, Role::Operator, 1).await?;
+            out.list(
+                &store::operate::workers(&pool).await?,
+                &[
+                    ("WORKER", |worker| worker.id.to_string()),
+                    ("NAME", |worker| worker.name.clone()),
+                    ("STATUS", |worker| worker.status.clone()),
+                    ("STARTED", |worker| worker.started_at.format("%Y-%m-%d %H:%M:%S").to_string()),
+                    ("HEARD", |worker| format!("{} ago", seconds(worker.seen_ago))),
+                    ("IN HAND", |worker| worker.in_hand.to_string()),
+                ],
+            )
+        }
         WorkerCommand::Run(args) => run_worker(settings, args).await,
     }
 }

@@ -27,6 +27,8 @@ pub struct Claimed {
     pub latest: Option<std::time::Instant>,
     /// What an operator asks for, to be obeyed before anything else.
     pub asked: Option<String>,
+    /// It was at rest when that was asked for, and goes back there if the act is not allowed.
+    pub rests: bool,
     pub lane: String,
     pub lease: i64,
     pub step: i32,
@@ -119,7 +121,7 @@ serve as (
     from l, taken where t.name = l.name and (taken.n > 0 or l.server <> l.server_now)
 ),
 claimed as (
-    update noshi.job j set status = 'running', worker = $1, lease = lease + 1,
+    update noshi.job j set status = 'running', worker = $1, lease = lease + 1, rested = nullif(j.rested, 'running'),
         waited = case when j.lane = '' then waited else waited + greatest(l.now - j.run_at, '0') end,
         called_at = case when j.writes and j.lane <> '' then coalesce(called_at, l.now) else called_at end
     from picked, l where j.id = picked.id
@@ -129,7 +131,7 @@ journal as (
     insert into noshi.job_event (job, event, lease, step, worker, was, became)
     select id, 'claimed', lease, step, worker, at, at from claimed
 )
-select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.lane, c.lease, c.step, c.retries, c.unsure,
+select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.rested is not null as rests, c.lane, c.lease, c.step, c.retries, c.unsure,
     extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.entered_at)::float8 as in_state,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
@@ -186,6 +188,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         code: row.try_get::<Option<&str>, _>("code")?.and_then(Problem::from_code).map(Problem::code),
         latest: None,
         asked: row.try_get("asked")?,
+        rests: row.try_get::<Option<bool>, _>("rests")?.unwrap_or_default(),
         lane: row.try_get("lane")?,
         lease: row.try_get("lease")?,
         step: row.try_get("step")?,
@@ -216,7 +219,7 @@ pub async fn promote_due(pool: &PgPool) -> Result<(i64, Option<Duration>), sqlx:
 
 const DECLINE: &str = "with d as (
     update noshi.job j set status = coalesce(rested, 'needs_operator'), asked = null, rested = null, worker = null, step = j.step + 1,
-        finished_at = case when rested in ('completed', 'failed') then clock_timestamp() end
+        finished_at = case when rested in ('completed', 'failed', 'cancelled') then clock_timestamp() end
     where j.id = $2 and j.lease = $3 and j.worker is not distinct from $1 and j.step = $4 and j.asked is not null
     returning j.id, j.lease, j.step, j.at, j.code)
 insert into noshi.job_event (job, event, lease, step, worker, was, became, outcome, code)

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use noshi_jobs::machine::Closing;
-use sqlx::{PgPool, Row};
+use serde::Serialize;
+use sqlx::PgPool;
 
-use super::seconds;
+use super::batches::BatchError;
 use crate::chaos::{Bug, planted};
 
 /// `calls` per `per`, of which `burst` may come at once.
@@ -55,60 +56,59 @@ pub async fn close(pool: &PgPool, lane: &str, closing: Closing) -> Result<(), sq
     Ok(())
 }
 
-const PAUSE: &str = "update noshi.lane set paused = $2 where name = $1";
-const OPEN: &str =
-    "update noshi.lane set paused = false, closed_code = null, closed_at = null, closed_until = null where name = $1";
-
 /// An operator's pause: new writes, inquiries and unwinding all wait.
-pub async fn pause(pool: &PgPool, lane: &str) -> Result<bool, sqlx::Error> {
-    Ok(sqlx::query(PAUSE).bind(lane).bind(true).execute(pool).await?.rows_affected() == 1)
+pub async fn pause(pool: &PgPool, lane: &str, reason: Option<&str>) -> Result<(), BatchError> {
+    sqlx::query("select noshi.pause_lane($1, $2)").bind(lane).bind(reason).execute(pool).await?;
+    Ok(())
 }
 
 /// Opens a lane that was paused, closed by its breaker, or throttled.
-pub async fn resume(pool: &PgPool, lane: &str) -> Result<bool, sqlx::Error> {
-    Ok(sqlx::query(OPEN).bind(lane).execute(pool).await?.rows_affected() == 1)
+pub async fn resume(pool: &PgPool, lane: &str, reason: Option<&str>) -> Result<(), BatchError> {
+    sqlx::query("select noshi.resume_lane($1, $2)").bind(lane).bind(reason).execute(pool).await?;
+    Ok(())
 }
 
-/// A lane as it stands.
-#[derive(Debug, Clone)]
+/// At most so many calls of a budget, whatever the settings declare; `None`: what they declare.
+pub async fn set(pool: &PgPool, lane: &str, per: Duration, most: Option<u32>, reason: &str) -> Result<(), BatchError> {
+    let most = most.map(|most| i32::try_from(most).unwrap_or(i32::MAX));
+    sqlx::query("select noshi.set_lane($1, $2, $3, $4)")
+        .bind(lane)
+        .bind(per)
+        .bind(most)
+        .bind(reason)
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// A lane as it stands. Intervals are in seconds.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct LaneState {
     pub name: String,
     pub paused: bool,
-    pub closed_for: Option<Duration>,
+    pub closed_for: Option<f64>,
     pub closed_code: Option<String>,
     pub tokens: i64,
     /// `calls per per`, for people.
     pub budgets: String,
     /// Age of the oldest job that could be claimed.
-    pub oldest_available: Option<Duration>,
+    pub oldest_available: Option<f64>,
 }
 
 const LIST: &str = "select l.name, l.paused, l.closed_code, l.tokens,
     -- The clock moves between two looks at it.
     case when l.closed_until > clock_timestamp() then extract(epoch from l.closed_until - clock_timestamp())::float8 end as closed_for,
-    coalesce((select string_agg(b.calls || ' per ' || b.per, ', ' order by b.per) from noshi.lane_budget b where b.lane = l.name), '') as budgets,
-    extract(epoch from clock_timestamp() - least(
+    coalesce((select string_agg(b.calls || ' per ' || b.per || case when b.calls < b.declared_calls then ' (of ' || b.declared_calls || ')' else '' end,
+        ', ' order by b.per) from noshi.lane_budget b where b.lane = l.name), '') as budgets,
+    greatest(extract(epoch from clock_timestamp() - least(
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and j.relief
          order by priority, rank, id limit 1),
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and not j.relief
-         order by priority, rank, id limit 1)))::float8 as oldest
+         order by priority, rank, id limit 1)))::float8, 0) as oldest_available
 from noshi.lane l order by l.name";
 
 pub async fn list(pool: &PgPool) -> Result<Vec<LaneState>, sqlx::Error> {
-    let rows = sqlx::query(LIST).fetch_all(pool).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(LaneState {
-                name: row.try_get("name")?,
-                paused: row.try_get("paused")?,
-                closed_for: row.try_get::<Option<f64>, _>("closed_for")?.map(seconds),
-                closed_code: row.try_get("closed_code")?,
-                tokens: row.try_get("tokens")?,
-                budgets: row.try_get("budgets")?,
-                oldest_available: row.try_get::<Option<f64>, _>("oldest")?.map(seconds),
-            })
-        })
-        .collect()
+    sqlx::query_as(LIST).fetch_all(pool).await
 }
 
 /// The names of all lanes.

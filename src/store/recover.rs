@@ -20,7 +20,8 @@ r as (
     update noshi.job j set lost = j.lost + 1, worker = null, unsure = j.unsure or j.writes, lane = '', relief = false,
         run_at = clock_timestamp(),
         status = case when j.lost + 1 >= $1 then 'needs_operator' else 'available' end::noshi.job_status,
-        code = case when j.lost + 1 >= $1 then 'poison' else j.code end
+        code = case when j.lost + 1 >= $1 then 'poison' else j.code end,
+        asked = case when j.lost + 1 < $1 then j.asked end, rested = case when j.lost + 1 < $1 then j.rested end
     from lost where j.id = lost.id returning j.id, j.lease, j.step, j.at, j.lost
 )
 insert into noshi.job_event (job, event, lease, step, became, code)

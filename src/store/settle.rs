@@ -104,18 +104,24 @@ macro_rules! settle_sql {
 ),
 u as (
     update noshi.job j set
-        at = s.at, state = s.state, undo = s.undo, status = s.status, outcome = s.outcome, code = s.code, detail = s.detail,
-        lane = s.lane, relief = s.relief, writes = s.writes, step = j.step + 1, asked = null, rested = null,
+        at = s.at, state = s.state, undo = s.undo, outcome = s.outcome, code = s.code, detail = s.detail,
+        writes = s.writes, step = j.step + 1,
+        -- What was asked for meanwhile is obeyed next: a worker looks at it, in the lane ''.
+        status = case when j.rested = 'running' and s.status <> 'running' then 'available' else s.status end,
+        lane = case when j.rested = 'running' and s.status <> 'running' then '' else s.lane end, relief = case when j.rested = 'running' and s.status <> 'running' then false else s.relief end,
+        asked = case when j.rested = 'running' then j.asked end,
+        rested = case when j.rested = 'running' and s.status <> 'running' and s.status in ('needs_operator', 'completed', 'failed', 'cancelled') then s.status
+                      when j.rested = 'running' and s.status = 'running' then j.rested end,
         lost = case when s.progress = 3 then j.lost else 0 end,
         retries = case s.progress when 0 then 0 when 1 then j.retries + 1 else j.retries end,
         unsure = case s.doubt when 1 then true when -1 then false else j.unsure end,
         called_at = case s.doubt when -1 then null else j.called_at end,
         worker = case when s.status = 'running' then j.worker end,
         entered_at = case when s.at = j.at then j.entered_at else clock_timestamp() end,
-        run_at = case when s.status = 'running' then j.run_at else clock_timestamp() + s.delay end,
+        run_at = case when s.status = 'running' then j.run_at else clock_timestamp() + case when j.rested = 'running' and s.status <> 'running' then '0' else s.delay end end,
         rank = case when s.status = 'running' or (s.lane = j.lane and s.relief = j.relief) or j.priority = 0 then j.rank
                     else coalesce(l.vtime, 0) + greatest(j.row_no, 4 * j.row_no::bigint - 300) end,
-        finished_at = case when s.status in ('completed', 'failed', 'cancelled') then clock_timestamp() end
+        finished_at = case when j.rested = 'running' and s.status <> 'running' then null when s.status in ('completed', 'failed', 'cancelled') then clock_timestamp() end
     from s left join noshi.lane l on l.name = s.lane
     where j.id = s.id and ",
             $fence,

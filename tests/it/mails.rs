@@ -198,7 +198,7 @@ async fn the_lane_keeps_to_the_account_and_closes_when_it_is_told() {
     until("a lane closed for ten minutes", Duration::from_secs(10), is_closed).await;
 
     fleet.control().apply(Command::Sending { state: Sending::Suspended }).unwrap();
-    assert!(store::lanes::resume(&fleet.pool, "email/ses").await.unwrap());
+    store::lanes::resume(&fleet.pool, "email/ses", Some("mended")).await.unwrap();
     fleet.mail("suspended", "c@example.jp").await;
     let code = "select closed_code is not distinct from 'credentials' from noshi.lane where name = 'email/ses'";
     let by_code = async || sqlx::query_scalar::<_, bool>(code).fetch_one(&fleet.pool).await.unwrap();
@@ -222,7 +222,7 @@ async fn credentials_are_found_in_a_profile_and_without_any_the_lane_closes() {
 
     std::fs::write(&file, "[default]\naws_access_key_id = AKIDEXAMPLESES\naws_secret_access_key = demo-secret\n")
         .unwrap();
-    assert!(store::lanes::resume(&fleet.pool, "email/ses").await.unwrap());
+    store::lanes::resume(&fleet.pool, "email/ses", Some("mended")).await.unwrap();
     let with = fleet.worker("with", &env, &[]);
     fleet.at_rest(REST).await.unwrap();
     assert_eq!(fleet.fate(job).await, is("completed", None, Some("accepted")));

@@ -120,12 +120,12 @@ async fn a_shop_that_may_not_be_deleted_is_a_question_for_a_person() {
     // A person decides to keep it; the state table allows that here, and nothing that it does not name.
     let act = async |act: &'static str| {
         let command =
-            ["job", "act", "store_creation", "NOSERVICE-1/INUSE-1/batch-1", "--reason", "in use", "--act", act];
+            ["job", "resolve", "store_creation", "NOSERVICE-1/INUSE-1/batch-1", "--reason", "in use", "--as", act];
         fleet.command(&command).await
     };
     let refused = act("reissue").await;
     let sentence = String::from_utf8_lossy(&refused.stderr);
-    assert!(sentence.contains("reissue is not allowed where this job stands"), "{sentence}");
+    assert!(sentence.contains("reissue is not allowed at `refused`, being taken back"), "{sentence}");
     assert!(sentence.contains("you may: retry, attest_void, adopt"), "{sentence}");
     assert!(act("adopt").await.status.success());
     until("an adopted shop", REST, async || at(kept).await.0 == "completed").await;
