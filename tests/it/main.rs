@@ -1,3 +1,4 @@
+mod acts;
 mod batches;
 mod crash;
 mod demo;

@@ -1,0 +1,327 @@
+//! Every act at every state of every job: what the state tables allow is carried out, and everything else is refused in words.
+
+use std::time::Duration;
+
+use noshi::{
+    acts, explain,
+    simulator::{Fault, Op, Provider},
+    store::operate,
+};
+use noshi_jobs::{
+    Problem, bulk_grants, email, gift_issuance,
+    machine::{Act, Job, Redirect},
+    probe, store_creation,
+};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::{
+    engine::{pace, start},
+    fleet::{Terms, fleet},
+    processes::{count, until},
+    support::database,
+};
+
+/// A job at a place, and where each act leads from there.
+struct Place {
+    kind: &'static str,
+    args: Value,
+    at: String,
+    state: Value,
+    undo: Option<Value>,
+    leads: Vec<Option<String>>,
+}
+
+fn at(state: &impl serde::Serialize) -> String {
+    serde_json::to_value(state).unwrap()["at"].as_str().unwrap().to_owned()
+}
+
+fn place<J: Job>(args: &Value, state: &J::State, undo: Option<&J::Undo>) -> Place {
+    let lead = |act| match undo {
+        None => J::operator(state, act).map(|next| at(&next)),
+        Some(undo) => J::operator_unwinding(undo, act).map(|redirect| match redirect {
+            Redirect::To(next) => at(&next),
+            Redirect::Unwind(_) | Redirect::Undone => at(state),
+        }),
+    };
+    Place {
+        kind: J::KIND.name(),
+        args: args.clone(),
+        at: at(state),
+        state: serde_json::to_value(state).unwrap(),
+        undo: undo.map(|undo| serde_json::to_value(undo).unwrap()),
+        leads: Act::ALL.map(lead).to_vec(),
+    }
+}
+
+fn gifts() -> Vec<Place> {
+    use gift_issuance::{AfterCancel, Contract, State, Trade};
+    let args = json!({"grant": "g", "user": "u", "category": "amazon", "value": {"amount": 500, "currency": "JPY"}});
+    // Each contract that a provider may have: what can be asked, repeated and taken back differs.
+    let contracts = (0..8_u8).map(|bits| Contract {
+        replay: bits & 1 > 0,
+        inquiry: bits & 2 > 0,
+        cancel: bits & 4 > 0,
+        settle_seconds: 1,
+        horizon_seconds: 86_400,
+        poll_seconds: 3_600,
+    });
+    let mut places = vec![];
+    for contract in contracts {
+        let trade =
+            || Trade { id: "t".to_owned(), provider: "nobody".to_owned(), generation: 0, contract: contract.clone() };
+        let card = || Some("card".to_owned());
+        let states = [
+            State::Routing { generation: 0 },
+            State::Issuing { trade: trade() },
+            State::inquiring(trade()),
+            State::pending(trade(), None),
+            State::Pending { trade: trade(), reference: None, then: Some(AfterCancel::Ask), card: None },
+            State::Pending { trade: trade(), reference: None, then: None, card: card() },
+            State::Cancelling { trade: trade(), then: AfterCancel::Ask, card: None },
+            State::Void { trade: trade(), then: AfterCancel::Ask },
+            State::Issued { trade: trade(), card: "card".to_owned() },
+            State::Rejected { reason: "refused".to_owned() },
+            State::Lapsed,
+        ];
+        for state in &states {
+            // A new state does not compile here before it is among those above.
+            match state {
+                State::Routing { .. } | State::Issuing { .. } | State::Inquiring { .. } | State::Pending { .. } => {}
+                State::Cancelling { .. }
+                | State::Void { .. }
+                | State::Issued { .. }
+                | State::Rejected { .. }
+                | State::Lapsed => {}
+            }
+            places.push(place::<gift_issuance::GiftIssuance>(&args, state, None));
+        }
+    }
+    places
+}
+
+fn stores() -> Vec<Place> {
+    use store_creation::{Attempt, State, StoreCreation, Undo};
+    let args = json!({"organization": "O", "public_id": "P", "name": "n", "request": "r"});
+    let attempt = || Attempt { run: 0, key: "k".to_owned() };
+    let shop = || "s".to_owned();
+    let refused = || State::Refused { run: 0, why: Problem::AssignSpent, detail: None };
+    let states = [
+        State::Checking { run: 0 },
+        State::Creating { attempt: attempt() },
+        State::Finding { attempt: attempt(), not_found: 0 },
+        State::Assigning { attempt: attempt(), shop: shop() },
+        State::Registering { attempt: attempt(), shop: shop() },
+        State::Created { shop: shop() },
+        State::Skipped,
+        refused(),
+    ];
+    let mut places: Vec<Place> = vec![];
+    for state in &states {
+        match state {
+            State::Checking { .. } | State::Creating { .. } | State::Finding { .. } | State::Assigning { .. } => {}
+            State::Registering { .. } | State::Created { .. } | State::Skipped | State::Refused { .. } => {}
+        }
+        places.push(place::<StoreCreation>(&args, state, None));
+    }
+    places.push(place::<StoreCreation>(
+        &args,
+        &refused(),
+        Some(&Undo::DeleteShop { attempt: attempt(), shop: shop() }),
+    ));
+    places
+}
+
+fn mails() -> Vec<Place> {
+    use email::{Channel, Email, State};
+    let args = json!({"template": "gift_granted", "reference": "g", "recipient": "g"});
+    let channel = || Channel { name: "nobody".to_owned(), settle_seconds: 900 };
+    let states = [
+        State::Preparing { sends: 0 },
+        State::Sending { channel: channel(), send_no: 1 },
+        State::Waiting { channel: channel(), send_no: 1 },
+        State::Accepted { message: "m".to_owned() },
+        State::Rejected { why: Problem::MailRejected, detail: None },
+    ];
+    let each = |state: &State| {
+        match state {
+            State::Preparing { .. }
+            | State::Sending { .. }
+            | State::Waiting { .. }
+            | State::Accepted { .. }
+            | State::Rejected { .. } => {}
+        }
+        place::<Email>(&args, state, None)
+    };
+    states.iter().map(each).collect()
+}
+
+fn others() -> Vec<Place> {
+    use bulk_grants::{BulkGrants, State as Bulk};
+    use probe::{Probe, State, Undo};
+    let args = json!({"batch": 1_000_000});
+    let refused = Bulk::Refused { why: Problem::BatchOverCap, detail: None };
+    let bulk = [Bulk::Registering, Bulk::Announcing { after: 0 }, Bulk::Announced, refused];
+    let mut places: Vec<Place> = vec![];
+    for state in &bulk {
+        match state {
+            Bulk::Registering | Bulk::Announcing { .. } | Bulk::Announced | Bulk::Refused { .. } => {}
+        }
+        places.push(place::<BulkGrants>(&args, state, None));
+    }
+    let args = json!({"id": "p", "steps": 1, "lane": "nobody", "unsure": "repeat", "follow_up": false});
+    let probes = [
+        State::Stepping { left: 1 },
+        State::Calling { left: 1, turn: 0 },
+        State::Checking { left: 1, turn: 0 },
+        State::Tallying { left: 1 },
+        State::Over,
+    ];
+    for state in &probes {
+        match state {
+            State::Stepping { .. }
+            | State::Calling { .. }
+            | State::Checking { .. }
+            | State::Tallying { .. }
+            | State::Over => {}
+        }
+        places.push(place::<Probe>(&args, state, None));
+    }
+    places.push(place::<Probe>(&args, &State::Over, Some(&Undo::TakeBack)));
+    places
+}
+
+/// Puts a job there, in this status.
+async fn put(pool: &PgPool, place: &Place, status: &str, n: usize) -> i64 {
+    const PUT: &str = "insert into noshi.job (kind, key, fingerprint, args, at, state, undo, status, code, run_at)
+        values ($1, $2, '', $3, $4, $5, $6, $7::noshi.job_status, 'too_old', clock_timestamp() + interval '1 hour') returning id";
+    sqlx::query_scalar(PUT)
+        .bind(place.kind)
+        .bind(format!("{n}"))
+        .bind(&place.args)
+        .bind(&place.at)
+        .bind(&place.state)
+        .bind(&place.undo)
+        .bind(status)
+        .fetch_one(pool)
+        .await
+        .unwrap()
+}
+
+/// Every place where an act may find a job that no worker holds: parked, waiting for its next try, or over.
+fn statuses(place: &Place) -> &'static [&'static str] {
+    match (place.at.as_str(), &place.undo) {
+        ("issued" | "created" | "skipped" | "accepted" | "announced" | "over", None) => &["completed"],
+        ("rejected" | "lapsed" | "refused", None) => &["failed"],
+        _ => &["needs_operator", "retryable"],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_words() {
+    let _turn = crate::support::turn().await;
+    let db = database().await;
+    let pool = &db.pool;
+    let mut asked = vec![];
+    let (mut allowed, mut refused) = (0, 0);
+    for place in gifts().into_iter().chain(stores()).chain(mails()).chain(others()) {
+        let names = acts::allowed(place.kind, Some(&place.state), place.undo.as_ref());
+        for (act, leads) in Act::ALL.into_iter().zip(&place.leads) {
+            assert_eq!(names.contains(&act), leads.is_some(), "{} {} {}", place.kind, place.at, act.name());
+            for status in statuses(&place) {
+                let id = put(pool, &place, status, asked.len()).await;
+                let job = operate::look_at(pool, id).await.unwrap().expect("the job");
+                match (explain::refusal(&job, act), leads) {
+                    (None, Some(_)) => allowed += 1,
+                    (Some(why), None) => {
+                        refused += 1;
+                        let begins = format!("{} is not allowed at `{}`", act.name(), place.at);
+                        assert!(
+                            why.starts_with(&begins) && why.contains(": it is for ") && why.contains(" may"),
+                            "{why}"
+                        );
+                    }
+                    (told, leads) => panic!("{told:?}, though it leads to {leads:?}"),
+                }
+                // Also past the commands, by the function that they call: the worker decides by the table.
+                operate::ask(pool, id, job.step, act, "because").await.expect("it is asked");
+                asked.push((id, place.kind, place.at.clone(), *status, act, leads.clone()));
+            }
+        }
+    }
+    assert!(allowed > 150 && refused > 700, "{allowed} and {refused}");
+    let worker = start(&db, noshi::engine::Pace { slots: 512, ..pace() }).await;
+    let open = "select count(*) from noshi.job j where not exists (select from noshi.job_event e where e.job = j.id and e.event in ('settled', 'declined'))";
+    until("an answer to every act", Duration::from_secs(60), async || {
+        sqlx::query_scalar::<_, i64>(open).fetch_one(pool).await.unwrap() == 0
+    })
+    .await;
+    for (id, kind, at, status, act, leads) in asked {
+        let first = "select event, outcome, became from noshi.job_event where job = $1 and event in ('settled', 'declined') order by step limit 1";
+        let (event, outcome, became): (String, Option<String>, String) =
+            sqlx::query_as(first).bind(id).fetch_one(pool).await.unwrap();
+        let place = format!("{kind} {status} at {at}: {}", act.name());
+        match leads {
+            Some(leads) => {
+                // Taken back by attestation, it is over: there the outcome is the end's.
+                let done = outcome.as_deref() == Some(act.name()) || outcome.as_deref() == Some("compensated");
+                assert!(event == "settled" && done && became == leads, "{place}: {event} {outcome:?} {became}");
+            }
+            None => {
+                assert!(outcome.as_deref() == Some("declined") && became == at, "{place}: {event} {outcome:?} {became}")
+            }
+        }
+        let rests: (String, Option<String>) = sqlx::query_as("select status::text, asked from noshi.job where id = $1")
+            .bind(id)
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        assert_eq!(rests.1, None, "{place}");
+        if outcome.as_deref() == Some("declined") && status != "retryable" {
+            assert_eq!(rests.0, status, "{place}: it is back where it rested");
+        }
+    }
+    worker.stop().await;
+    let audited: i64 =
+        sqlx::query_scalar("select count(*) from noshi.audit where act like 'job %'").fetch_one(pool).await.unwrap();
+    assert_eq!(audited, allowed + refused);
+    let faults: i64 = sqlx::query_scalar("select count(*) from noshi.verify_audit()").fetch_one(pool).await.unwrap();
+    assert_eq!(faults, 0);
+}
+
+/// A cancel that comes while the call is on its way: the answer is not lost, and then the worker obeys.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_a_running_job_its_holder_obeys_after_the_step() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms { call_timeout: Duration::from_secs(2), ..Terms::default() }).await;
+    for provider in [Provider::AmazonIncentives, Provider::GiftOnDemand] {
+        fleet.control().script(provider, Op::Issue, Fault::EffectThenHang, 1).unwrap();
+    }
+    let taken_back = fleet.gift("g-amazon", "amazon", 500).await;
+    let asked_after = fleet.gift("g-digital", "digital", 500).await;
+    let worker = fleet.worker("w", &[], &[]);
+    until("two calls on their way", Duration::from_secs(10), async || count(&fleet, "arrival") == 2).await;
+    for (grant, act) in [("g-amazon", "cancel"), ("g-digital", "inquire")] {
+        let said = fleet.command(&["job", act, "gift_issuance", grant, "--reason", "asked too early"]).await;
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    }
+    let attested = fleet.command(&["job", "resolve", "g-amazon", "--as", "attest_void", "--reason", "no"]).await;
+    assert!(!attested.status.success(), "nobody attests anything about a call that is on its way");
+    let why = fleet.command(&["job", "explain", "g-amazon"]).await;
+    let why = String::from_utf8_lossy(&why.stdout).into_owned();
+    assert!(why.contains("asked to cancel") && why.contains("when the step in hand has ended"), "{why}");
+    let at = async |job: i64| -> (String, String, Option<String>) {
+        sqlx::query_as("select status::text, at, code from noshi.job where id = $1")
+            .bind(job)
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap()
+    };
+    until("both at rest", Duration::from_secs(30), async || {
+        at(taken_back).await.0 == "needs_operator" && at(asked_after).await.0 == "completed"
+    })
+    .await;
+    assert_eq!(at(taken_back).await, ("needs_operator".into(), "void".into(), Some("gift_void".into())));
+    assert_eq!((count(&fleet, "issued"), count(&fleet, "voided")), (2, 1), "each bought once, and one taken back");
+    assert!(worker.stop().await.success());
+}
