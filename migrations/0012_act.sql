@@ -134,17 +134,29 @@ begin
         jsonb_build_object('per', p_per, 'calls', coalesce(p_most, b.declared_calls)));
 end $$;
 
+-- The ids of the keys that something is sealed with, found key by key in their index: a retired key must not be missing.
+create function noshi.sealed_keys() returns setof text language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    with recursive k as (
+        select min(key_id) as id from noshi_sealed.sealed
+        union all
+        select (select min(key_id) from noshi_sealed.sealed where key_id > k.id) from k where k.id is not null)
+    select id from k where id is not null
+$$;
+
 do $$
 declare f text;
 begin
     for f in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'noshi'::regnamespace
-        and p.proname in ('ask_as', 'keep_to_most', 'lane_locked', 'lane_facts', 'pause_lane', 'resume_lane', 'set_lane') loop
+        and p.proname in ('ask_as', 'keep_to_most', 'lane_locked', 'lane_facts', 'pause_lane', 'resume_lane', 'set_lane', 'sealed_keys') loop
         execute format('revoke all on function %s from public', f);
     end loop;
     foreach f in array array['noshi.ask(bigint, integer, text, text)', 'noshi.pause_lane(text, text)', 'noshi.resume_lane(text, text)', 'noshi.set_lane(text, interval, integer, text)'] loop
         execute format('grant execute on function %s to noshi_operator, noshi_api', f);
     end loop;
 end $$;
+grant execute on function noshi.sealed_keys() to noshi_operator;
 -- Lanes are steered by these functions alone, so that each act has its row in the audit.
 revoke update on noshi.lane, noshi.lane_budget from noshi_operator;
 

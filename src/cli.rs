@@ -2,9 +2,11 @@
 
 mod api;
 mod batch;
+mod doctor;
 mod job;
 mod lane;
 pub mod out;
+mod pages;
 mod vault;
 mod worker;
 
@@ -50,11 +52,19 @@ enum Command {
     /// Rate budgets: see, pause and open them.
     #[command(subcommand)]
     Lane(lane::LaneCommand),
+    /// Whether everything is here that the promises rest on, and how to mend what is not.
+    Doctor(doctor::DoctorArgs),
     /// The keys that seal gift codes and recipients.
     #[command(subcommand)]
     Vault(vault::VaultCommand),
     /// Plays the gift providers on this machine, with faults and a ledger.
     Simulate(simulator::SimulateArgs),
+    /// Prints the completions of a shell, to be sourced by it.
+    Completions {
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, or writes one for each command.
+    Man(pages::ManArgs),
     /// Measures steps, jobs and pickup beside the floor, on a private server.
     Bench(bench::BenchArgs),
 }
@@ -95,11 +105,17 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Worker(command) => worker::run(&settings()?, out, command).await,
         Command::Api(command) => api::run(&settings()?, command).await,
         Command::Migrate(MigrateCommand::Up(database)) => store::migrate(database.url()?).await,
-        Command::Batch(command) => batch::run(&settings()?, command).await,
+        Command::Batch(command) => batch::run(&settings()?, out, command).await,
         Command::Job(command) => job::run(out, command).await,
         Command::Lane(command) => lane::run(out, command).await,
+        Command::Doctor(args) => doctor::run(&settings(), out, args).await,
         Command::Vault(command) => vault::run(settings, command).await,
         Command::Simulate(args) => simulator::run(args).await,
+        Command::Completions { shell } => {
+            pages::completions(shell);
+            Ok(())
+        }
+        Command::Man(args) => pages::manual(args),
         Command::Bench(args) => bench::run(args).await,
     }
 }
@@ -145,8 +161,11 @@ pub fn start_logging(cli: &Cli) {
         | Command::Batch(_)
         | Command::Job(_)
         | Command::Lane(_)
+        | Command::Doctor(_)
         | Command::Vault(_)
         | Command::Simulate(_)
+        | Command::Completions { .. }
+        | Command::Man(_)
         | Command::Bench(_) => "noshi=info,warn",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("NOSHI_LOG").unwrap_or_else(|_| usual.into());

@@ -129,6 +129,11 @@ impl Vault {
         &self.keys[0].id
     }
 
+    /// Whether what was sealed with the key of this id can be opened.
+    pub fn knows(&self, key_id: &str) -> bool {
+        self.keys.iter().any(|key| key.id == key_id)
+    }
+
     /// Whether an older key than the newest was used.
     pub fn needs_rewrap(&self, sealed: &Sealed) -> bool {
         self.keys[0].id != sealed.key_id

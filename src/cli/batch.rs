@@ -9,9 +9,11 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use noshi_jobs::money::Currency;
+use serde::Serialize;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::Database;
+use super::{Database, out::Out};
 use crate::{
     intake::{self, Encoding, FileKind, Rejected, Submission},
     settings::Settings,
@@ -145,47 +147,46 @@ async fn open(database: &Database) -> anyhow::Result<PgPool> {
     store::connect(database.url()?, Role::Operator, 1).await
 }
 
-pub async fn run(settings: &Settings, command: BatchCommand) -> anyhow::Result<()> {
+pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow::Result<()> {
     match command {
-        BatchCommand::Submit(args) => submit(settings, args).await,
+        BatchCommand::Submit(args) => submit(settings, out, args).await,
         BatchCommand::Template { kind } => {
             print!("{}", kind.template());
             Ok(())
         }
-        BatchCommand::List(database) => list(&open(&database).await?).await,
-        BatchCommand::Show(name) => show(&open(&name.database).await?, name.batch).await,
-        BatchCommand::Approve(args) => approve(settings, args).await,
+        BatchCommand::List(database) => list(out, &open(&database).await?).await,
+        BatchCommand::Show(name) => show(out, &open(&name.database).await?, name.batch).await,
+        BatchCommand::Approve(args) => approve(settings, out, args).await,
         BatchCommand::Release(name) => {
             batches::release(&open(&name.database).await?, name.batch).await?;
-            println!("batch {} is released", name.batch);
-            Ok(())
+            said(out, json!({"batch": name.batch, "is": "released"}), format!("batch {} is released", name.batch))
         }
         BatchCommand::Pause(act) => {
             batches::pause(&open(&act.database).await?, act.batch, &act.reason).await?;
-            println!("batch {} is paused; what had begun goes on", act.batch);
-            Ok(())
+            let sentence = format!("batch {} is paused; what had begun goes on", act.batch);
+            said(out, json!({"batch": act.batch, "is": "paused"}), sentence)
         }
         BatchCommand::Resume(act) => {
             batches::resume(&open(&act.database).await?, act.batch, &act.reason).await?;
-            println!("batch {} goes on", act.batch);
-            Ok(())
+            said(out, json!({"batch": act.batch, "is": "resumed"}), format!("batch {} goes on", act.batch))
         }
         BatchCommand::Cancel(act) => {
             let ended = batches::cancel(&open(&act.database).await?, act.batch, &act.reason).await?;
-            println!("batch {} is cancelled; {ended} rows that were waiting as jobs ended with it", act.batch);
-            Ok(())
+            let sentence =
+                format!("batch {} is cancelled; {ended} rows that were waiting as jobs ended with it", act.batch);
+            said(out, json!({"batch": act.batch, "is": "cancelled", "ended": ended}), sentence)
         }
         BatchCommand::Rerun(act) => {
             let jobs = batches::rerun(&open(&act.database).await?, act.batch, &act.reason).await?;
-            println!("{jobs} failed jobs of batch {} run again", act.batch);
-            Ok(())
+            let sentence = format!("{jobs} failed jobs of batch {} run again", act.batch);
+            said(out, json!({"batch": act.batch, "rerun": jobs}), sentence)
         }
-        BatchCommand::Cap(args) => cap(args).await,
+        BatchCommand::Cap(args) => cap(out, args).await,
         BatchCommand::Report(args) => report(settings, args).await,
     }
 }
 
-async fn submit(settings: &Settings, args: BatchSubmit) -> anyhow::Result<()> {
+async fn submit(settings: &Settings, out: Out, args: BatchSubmit) -> anyhow::Result<()> {
     let gifts = settings.gifts()?;
     if args.kind == FileKind::Grants && gifts.names().next().is_none() {
         bail!("the configuration names no gift provider, so nothing can be offered; name it with --config FILE");
@@ -208,21 +209,23 @@ async fn submit(settings: &Settings, args: BatchSubmit) -> anyhow::Result<()> {
         if !checked.faults.is_empty() {
             bail!(Rejected { file: name.to_string(), faults: checked.faults });
         }
-        println!("{name}: {} rows, no faults; nothing was written", checked.rows);
-        return Ok(());
+        let sentence = format!("{name}: {} rows, no faults; nothing was written", checked.rows);
+        return said(out, json!({"rows": checked.rows, "faults": []}), sentence);
     }
     let pool = open(&args.database).await?;
     let submitted = intake::submit(&pool, &*settings.vault()?, &gifts, &submission).await?;
     let batch = submitted.batch;
     let known = if submitted.is_new { "" } else { ", the same file as before" };
-    println!("batch {batch}: {} rows{known}", submitted.rows);
+    if out == Out::Table {
+        println!("batch {batch}: {} rows{known}", submitted.rows);
+    }
     if args.release && !submitted.needs_approval {
         batches::release(&pool, batch).await?;
     }
-    show(&pool, batch).await
+    show(out, &pool, batch).await
 }
 
-async fn approve(settings: &Settings, args: BatchApprove) -> anyhow::Result<()> {
+async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::Result<()> {
     let BatchApprove { act, file } = args;
     let pool = open(&act.database).await?;
     let batch = one(&pool, act.batch).await?;
@@ -239,11 +242,12 @@ async fn approve(settings: &Settings, args: BatchApprove) -> anyhow::Result<()> 
         .await
         .context("nothing was approved: this file is not what the batch holds")?;
     let until = batches::approve(&pool, act.batch, &intake::digest_of(&file)?, &act.reason).await?;
-    println!("batch {} is approved until {}", act.batch, until.to_rfc3339());
-    Ok(())
+    let until = until.to_rfc3339();
+    let sentence = format!("batch {} is approved until {until}", act.batch);
+    said(out, json!({"batch": act.batch, "is": "approved", "until": until}), sentence)
 }
 
-async fn cap(args: BatchCap) -> anyhow::Result<()> {
+async fn cap(out: Out, args: BatchCap) -> anyhow::Result<()> {
     if (args.kind == FileKind::Grants) != Currency::from_code(&args.currency).is_some() {
         let known = Currency::ALL.map(Currency::code).join(" or ");
         bail!("--currency is needed for grants ({known}), and only for them");
@@ -260,8 +264,7 @@ async fn cap(args: BatchCap) -> anyhow::Result<()> {
         approve_from_total: args.approve_from_total,
     };
     let holds = batches::set_cap(&pool, &cap).await?;
-    println!("from now on: {holds}");
-    Ok(())
+    said(out, json!({"holds": holds}), format!("from now on: {holds}"))
 }
 
 async fn one(pool: &PgPool, batch: i64) -> anyhow::Result<Progress> {
@@ -269,62 +272,84 @@ async fn one(pool: &PgPool, batch: i64) -> anyhow::Result<Progress> {
     found.with_context(|| format!("there is no batch {batch}; `noshi batch list` shows them"))
 }
 
-async fn list(pool: &PgPool) -> anyhow::Result<()> {
-    println!(
-        "{:>6} {:<7} {:<18} {:>8} {:>9} {:>7} {:>9} {:>5} {:>7}  FILE",
-        "BATCH", "KIND", "STATUS", "ROWS", "COMPLETED", "FAILED", "CANCELLED", "ASKS", "OPEN"
-    );
-    for b in batches::progress(pool, None, 50).await? {
-        println!(
-            "{:>6} {:<7} {:<18} {:>8} {:>9} {:>7} {:>9} {:>5} {:>7}  {}",
-            b.id, b.kind, b.status, b.rows, b.completed, b.failed, b.cancelled, b.needs_operator, b.open, b.file
-        );
-    }
-    Ok(())
+fn said(out: Out, answer: Value, sentence: String) -> anyhow::Result<()> {
+    out.one(&answer, |_| sentence)
 }
 
-async fn show(pool: &PgPool, batch: i64) -> anyhow::Result<()> {
-    let b = one(pool, batch).await?;
-    println!("batch {batch}: {} of {}, {}", b.kind, b.file, b.status);
-    println!("  submitted by {}, digest {}", b.submitted_by, hex::encode(&b.digest));
-    for worth in batches::worth(pool, batch).await? {
-        println!("  {worth} (amounts in minor units)");
+async fn list(out: Out, pool: &PgPool) -> anyhow::Result<()> {
+    out.list(
+        &batches::progress(pool, None, 50).await?,
+        &[
+            ("BATCH", |batch| batch.id.to_string()),
+            ("KIND", |batch| batch.kind.clone()),
+            ("STATUS", |batch| batch.status.clone()),
+            ("ROWS", |batch| batch.rows.to_string()),
+            ("COMPLETED", |batch| batch.completed.to_string()),
+            ("FAILED", |batch| batch.failed.to_string()),
+            ("CANCELLED", |batch| batch.cancelled.to_string()),
+            ("ASKS", |batch| batch.needs_operator.to_string()),
+            ("OPEN", |batch| batch.open.to_string()),
+            ("FILE", |batch| batch.file.clone()),
+        ],
+    )
+}
+
+/// A batch, and what a second person wants to know of it.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    batch: Progress,
+    worth: Vec<String>,
+    /// Before it is granted: users who have a grant of its campaign already, and what speaks against it.
+    repeated_users: Option<i64>,
+    objection: Option<String>,
+}
+
+async fn show(out: Out, pool: &PgPool, batch: i64) -> anyhow::Result<()> {
+    let mut shown = Shown {
+        batch: one(pool, batch).await?,
+        worth: batches::worth(pool, batch).await?,
+        repeated_users: None,
+        objection: None,
+    };
+    if matches!(shown.batch.status.as_str(), "awaiting_approval" | "approved" | "validated") {
+        shown.repeated_users = Some(batches::repeated_users(pool, batch).await?);
+        shown.objection = batches::objection(pool, batch).await?;
     }
-    if let Some(by) = &b.approved_by {
-        println!("  approved by {by}");
-    }
-    println!(
-        "  {} rows = {} completed + {} failed + {} cancelled + {} ask a person + {} open{}",
-        b.rows,
-        b.completed,
-        b.failed,
-        b.cancelled,
-        b.needs_operator,
-        b.open,
-        if b.holds { "" } else { "  THIS DOES NOT ADD UP: see the runbook, batch_equation_broken" }
-    );
+    out.one(&shown, tell)
+}
+
+fn tell(shown: &Shown) -> String {
+    let Shown { batch: b, worth, repeated_users, objection } = shown;
+    let broken = if b.holds { "" } else { "  THIS DOES NOT ADD UP: see the runbook, batch_equation_broken" };
+    let mut lines = vec![
+        format!("batch {}: {} of {}, {}", b.id, b.kind, b.file, b.status),
+        format!("  submitted by {}, digest {}", b.submitted_by, b.digest),
+    ];
+    lines.extend(worth.iter().map(|worth| format!("  {worth} (amounts in minor units)")));
+    lines.extend(b.approved_by.iter().map(|by| format!("  approved by {by}")));
+    lines.push(format!(
+        "  {} rows = {} completed + {} failed + {} cancelled + {} ask a person + {} open{broken}",
+        b.rows, b.completed, b.failed, b.cancelled, b.needs_operator, b.open
+    ));
     if b.skipped + b.compensated > 0 {
-        println!("  of these {} skipped, {} compensated", b.skipped, b.compensated);
+        lines.push(format!("  of these {} skipped, {} compensated", b.skipped, b.compensated));
     }
     if b.mails_sent + b.mails_failed > 0 {
-        println!("  mails: {} sent, {} failed", b.mails_sent, b.mails_failed);
+        lines.push(format!("  mails: {} sent, {} failed", b.mails_sent, b.mails_failed));
     }
     for (label, text) in [("refused", &b.refused), ("paused", &b.paused_code)] {
-        if let Some(text) = text {
-            println!("  {label}: {text}");
-        }
+        lines.extend(text.iter().map(|text| format!("  {label}: {text}")));
     }
-    if matches!(b.status.as_str(), "awaiting_approval" | "approved" | "validated") {
-        let repeated = batches::repeated_users(pool, batch).await?;
-        if repeated > 0 {
-            println!("  {repeated} of its users have a grant of this campaign already");
-        }
-        match batches::objection(pool, batch).await? {
-            Some(objection) => println!("  it may not be granted as it is: {objection}"),
-            None => println!("  nothing speaks against it"),
-        }
+    if let Some(repeated @ 1..) = repeated_users {
+        lines.push(format!("  {repeated} of its users have a grant of this campaign already"));
     }
-    Ok(())
+    match (objection, repeated_users) {
+        (Some(objection), _) => lines.push(format!("  it may not be granted as it is: {objection}")),
+        (None, Some(_)) => lines.push("  nothing speaks against it".to_owned()),
+        (None, None) => {}
+    }
+    lines.join("\n")
 }
 
 async fn report(settings: &Settings, args: BatchReport) -> anyhow::Result<()> {

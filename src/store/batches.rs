@@ -6,6 +6,7 @@ use noshi_jobs::{
     email,
     gift_issuance::{self, Sealed},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow, types::Json};
 
@@ -187,12 +188,13 @@ pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, Batch
 }
 
 /// A batch, and how far it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct Progress {
     pub id: i64,
     pub kind: String,
     pub file: String,
-    pub digest: Vec<u8>,
+    /// In hex.
+    pub digest: String,
     pub encoding: String,
     pub status: String,
     pub submitted_by: String,
@@ -214,42 +216,14 @@ pub struct Progress {
     pub holds: bool,
 }
 
-const PROGRESS: &str = "select b.id, b.kind, b.file, b.digest, b.encoding, b.submitted_by, b.approved_by, b.paused_code, b.faults,
+const PROGRESS: &str = "select b.id, b.kind, b.file, encode(b.digest, 'hex') as digest, b.encoding, b.submitted_by, b.approved_by, b.paused_code, b.faults,
     b.refused_code || ': ' || b.refused_detail as refused, p.status, p.rows, p.completed, p.failed, p.cancelled, p.needs_operator, p.open, p.skipped,
     p.compensated, p.mails_sent, p.mails_failed, p.holds
 from noshi.batch b cross join lateral noshi.batch_progress(b.id) p where $1::bigint is null or b.id = $1 order by b.id desc limit $2";
 
-fn read_progress(row: &PgRow) -> Result<Progress, sqlx::Error> {
-    Ok(Progress {
-        id: row.try_get("id")?,
-        kind: row.try_get("kind")?,
-        file: row.try_get("file")?,
-        digest: row.try_get("digest")?,
-        encoding: row.try_get("encoding")?,
-        status: row.try_get("status")?,
-        submitted_by: row.try_get("submitted_by")?,
-        approved_by: row.try_get("approved_by")?,
-        refused: row.try_get("refused")?,
-        paused_code: row.try_get("paused_code")?,
-        faults: row.try_get("faults")?,
-        rows: row.try_get("rows")?,
-        completed: row.try_get("completed")?,
-        failed: row.try_get("failed")?,
-        cancelled: row.try_get("cancelled")?,
-        needs_operator: row.try_get("needs_operator")?,
-        open: row.try_get("open")?,
-        skipped: row.try_get("skipped")?,
-        compensated: row.try_get("compensated")?,
-        mails_sent: row.try_get("mails_sent")?,
-        mails_failed: row.try_get("mails_failed")?,
-        holds: row.try_get("holds")?,
-    })
-}
-
 /// The latest batches, or one.
 pub async fn progress(pool: &PgPool, batch: Option<i64>, most: i64) -> Result<Vec<Progress>, BatchError> {
-    let rows = call(pool, async |c| sqlx::query(PROGRESS).bind(batch).bind(most).fetch_all(c).await).await?;
-    Ok(rows.iter().map(read_progress).collect::<Result<_, _>>()?)
+    call(pool, async |c| sqlx::query_as(PROGRESS).bind(batch).bind(most).fetch_all(c).await).await
 }
 
 /// What speaks against granting this batch now, in words.

@@ -5,6 +5,7 @@ pub mod batches;
 pub mod claim;
 pub mod enqueue;
 pub mod facts;
+pub mod health;
 pub mod lanes;
 pub mod mails;
 pub mod numbers;

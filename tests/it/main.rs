@@ -2,6 +2,7 @@ mod acts;
 mod batches;
 mod crash;
 mod demo;
+mod doctor;
 mod dump;
 mod engine;
 mod fleet;

@@ -1,0 +1,343 @@
+//! `noshi doctor`: is everything here that the promises rest on? Each fault comes with how to mend it.
+
+use std::time::Instant;
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+use sqlx::{Connection, PgConnection, PgPool};
+
+use super::{Database, out::Out};
+use crate::{
+    explain::seconds,
+    settings::Settings,
+    store::{self, Role, health, lanes, operate},
+};
+
+#[derive(Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Good,
+    /// Promises hold; something will be slow, or wants a look.
+    Fair,
+    /// A promise does not hold.
+    Bad,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    health: Health,
+    found: String,
+    mend: Option<String>,
+}
+
+/// What was found, one by one.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn good(&mut self, what: &'static str, found: impl Into<String>) {
+        self.0.push(Finding { what, health: Health::Good, found: found.into(), mend: None });
+    }
+
+    fn wrong(&mut self, what: &'static str, health: Health, found: impl Into<String>, mend: impl Into<String>) {
+        self.0.push(Finding { what, health, found: found.into(), mend: Some(mend.into()) });
+    }
+
+    fn check(&mut self, what: &'static str, holds: bool, bad: Health, found: impl Into<String>, mend: &str) {
+        if holds { self.good(what, found) } else { self.wrong(what, bad, found, mend) }
+    }
+}
+
+pub async fn run(settings: &anyhow::Result<Settings>, out: Out, args: DoctorArgs) -> anyhow::Result<()> {
+    let url = args.database.url()?;
+    let mut findings = Findings::default();
+    match examine(url, settings, &mut findings).await {
+        Ok(()) => {}
+        Err(error) => findings.wrong(
+            "examination",
+            Health::Bad,
+            format!("{error:#}"),
+            "mend what stands above, and run this again",
+        ),
+    }
+    let bad = findings.0.iter().filter(|it| it.health == Health::Bad).count();
+    out.list(
+        &findings.0,
+        &[
+            ("", |it| match it.health {
+                Health::Good => "good".to_owned(),
+                Health::Fair => "LOOK".to_owned(),
+                Health::Bad => "BAD".to_owned(),
+            }),
+            ("WHAT", |it| it.what.to_owned()),
+            ("FOUND", |it| it.found.clone()),
+            ("TO MEND IT", |it| it.mend.clone().unwrap_or_default()),
+        ],
+    )?;
+    if bad > 0 {
+        bail!("{bad} of {} checks are bad", findings.0.len());
+    }
+    Ok(())
+}
+
+async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findings) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut connection = match PgConnection::connect(url).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            it.wrong(
+                "connection",
+                Health::Bad,
+                error.to_string(),
+                "check DATABASE_URL, and that the server runs and lets this login in",
+            );
+            return Ok(());
+        }
+    };
+    it.good("connection", format!("in {} ms", begun.elapsed().as_millis()));
+    look_at_server(&mut connection, it).await?;
+    if !look_at_schema(&mut connection, it).await? {
+        return Ok(());
+    }
+    let mend = "connect directly or through a pooler in session mode: roles and time-outs are set per session";
+    it.check(
+        "pooler",
+        health::sessions_hold(url).await?,
+        Health::Bad,
+        "settings of a session outlive its statements",
+        mend,
+    );
+    let pool = match store::connect(url, Role::Operator, 1).await {
+        Ok(pool) => pool,
+        Err(error) => {
+            it.wrong(
+                "role",
+                Health::Fair,
+                format!("{error:#}"),
+                "the rest is for an operator's login: grant noshi_operator to it",
+            );
+            return Ok(());
+        }
+    };
+    look_at_work(&pool, it).await?;
+    look_at_lanes(&pool, it).await?;
+    look_at_keys(&pool, settings, it).await
+}
+
+async fn look_at_server(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let server = health::server(connection).await?;
+    let lead = health::clock_lead(&server, begun.elapsed());
+    it.check(
+        "version",
+        server.version >= 150_000,
+        Health::Bad,
+        format!("PostgreSQL {}", server.version / 10_000),
+        "upgrade to PostgreSQL 15 or newer",
+    );
+    it.check(
+        "primary",
+        !server.in_recovery,
+        Health::Bad,
+        if server.in_recovery { "a standby" } else { "takes writes" },
+        "connect to the primary",
+    );
+    for (what, value, why) in [
+        (
+            "synchronous_commit",
+            &server.synchronous_commit,
+            "an acknowledged intent could be lost with the server: set synchronous_commit = on (noshi also sets it for its own sessions)",
+        ),
+        ("fsync", &server.fsync, "a crash of the machine could lose what was acknowledged: set fsync = on"),
+        (
+            "full_page_writes",
+            &server.full_page_writes,
+            "a crash of the machine could tear pages: set full_page_writes = on",
+        ),
+        ("autovacuum", &server.autovacuum, "the job table would bloat, and claims slow down: set autovacuum = on"),
+    ] {
+        let firm = matches!(value.as_str(), "on" | "remote_apply" | "remote_write");
+        let bad = if what == "autovacuum" || what == "synchronous_commit" { Health::Fair } else { Health::Bad };
+        it.check(what, firm, bad, value.clone(), why);
+    }
+    let clock = format!("{lead:+.1} s beside this machine's");
+    it.check(
+        "clock",
+        lead.abs() < 5.0,
+        Health::Fair,
+        clock,
+        "noshi goes by the database's clock alone; logs of the two will not agree: look at NTP on both",
+    );
+    let left = format!("{} left", server.connections_left);
+    it.check(
+        "connections",
+        server.connections_left >= 20,
+        Health::Fair,
+        left,
+        "a worker takes 11, the API 8: raise max_connections or stop something",
+    );
+    let prepared = format!("{} prepared", server.prepared_transactions);
+    it.check(
+        "two-phase",
+        server.prepared_transactions == 0,
+        Health::Fair,
+        prepared,
+        "a forgotten prepared transaction keeps vacuum from its work: commit or roll it back (pg_prepared_xacts)",
+    );
+    Ok(())
+}
+
+/// Whether there is a schema to look further into.
+async fn look_at_schema(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<bool> {
+    let roles = health::roles(connection).await?;
+    let found = if roles.is_empty() { "none".to_owned() } else { roles.join(", ") };
+    it.check(
+        "roles",
+        !roles.is_empty(),
+        Health::Fair,
+        found,
+        "grant this login the role that it acts in (README, Run it)",
+    );
+    match health::migrations(connection).await {
+        Ok((0, 0)) => it.good("migrations", "all applied"),
+        Ok((0, unknown)) => it.wrong(
+            "migrations",
+            Health::Fair,
+            format!("{unknown} are of a newer version"),
+            "this program is older than the schema: that is meant during an upgrade only",
+        ),
+        Ok((pending, _)) => {
+            it.wrong("migrations", Health::Bad, format!("{pending} are not applied"), "run `noshi migrate up`");
+            return Ok(false);
+        }
+        // The list of migrations belongs to the login that applied them.
+        Err(error) => it.wrong(
+            "migrations",
+            Health::Fair,
+            error.to_string(),
+            "run `noshi migrate status` with the login that migrates",
+        ),
+    }
+    Ok(true)
+}
+
+async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let workers = operate::workers(pool).await?;
+    let alive = workers.iter().filter(|worker| worker.status == "alive").count();
+    it.check(
+        "workers",
+        alive > 0,
+        Health::Bad,
+        format!("{alive} alive"),
+        "nothing moves: start one with `noshi worker run`",
+    );
+    let vacuum = health::vacuum(pool).await?;
+    let dead = format!("{} dead rows beside {} in noshi.job", vacuum.dead, vacuum.live);
+    it.check(
+        "vacuum",
+        vacuum.dead < 10_000 + vacuum.live / 5,
+        Health::Fair,
+        dead,
+        "vacuum does not keep up: look for what holds it back below, then `vacuum noshi.job`",
+    );
+    match (vacuum.oldest, vacuum.oldest_pid) {
+        (Some(age), Some(pid)) if age > 300.0 => {
+            let found = format!("process {pid} has held a snapshot for {}", seconds(age));
+            it.wrong(
+                "snapshots",
+                Health::Fair,
+                found,
+                format!("claims slow down until it ends: `select pg_terminate_backend({pid})` if nobody needs it"),
+            );
+        }
+        _ => it.good("snapshots", "none is old"),
+    }
+    let waiting = health::waiting(pool).await?;
+    let parked = format!("{} ask for a person, {} in doubt", waiting.parked, waiting.in_doubt);
+    it.check(
+        "questions",
+        waiting.parked == 0,
+        Health::Fair,
+        parked,
+        "`noshi job list --status needs_operator`, then the runbook's page of each code",
+    );
+    let lanes = waiting.unknown_lanes.join(", ");
+    it.check(
+        "lanes of jobs",
+        waiting.unknown_lanes.is_empty(),
+        Health::Bad,
+        if lanes.is_empty() { "all known".to_owned() } else { format!("jobs wait in {lanes}") },
+        "no worker has this partner in its settings: name it there",
+    );
+    Ok(())
+}
+
+async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let shut: Vec<String> = lanes::list(pool)
+        .await?
+        .into_iter()
+        .filter(|lane| lane.paused || lane.closed_code.is_some())
+        .map(|lane| format!("{} ({})", lane.name, lane.closed_code.as_deref().unwrap_or("paused")))
+        .collect();
+    let found = if shut.is_empty() { "all open".to_owned() } else { shut.join(", ") };
+    it.check("lanes", shut.is_empty(), Health::Fair, found, "mend the cause, then `noshi lane resume LANE`");
+    Ok(())
+}
+
+async fn look_at_keys(pool: &PgPool, settings: &anyhow::Result<Settings>, it: &mut Findings) -> anyhow::Result<()> {
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => {
+            it.wrong(
+                "settings",
+                Health::Bad,
+                format!("{error:#}"),
+                "mend the file that NOSHI_CONFIG or --config names",
+            );
+            return Ok(());
+        }
+    };
+    it.good("settings", "read");
+    let sealed = health::sealed_keys(pool).await?;
+    if settings.vault_key_file.is_none() {
+        it.check(
+            "keys",
+            sealed.is_empty(),
+            Health::Bad,
+            "no key file is named",
+            "values are sealed in the database: name `vault_key_file` in the settings",
+        );
+        return Ok(());
+    }
+    match settings.vault() {
+        Ok(vault) => {
+            let missing: Vec<String> = sealed.into_iter().filter(|key| !vault.knows(key)).collect();
+            let found = if missing.is_empty() {
+                "every sealed value can be opened".to_owned()
+            } else {
+                format!("missing: {}", missing.join(", "))
+            };
+            it.check(
+                "keys",
+                missing.is_empty(),
+                Health::Bad,
+                found,
+                "put the missing keys back into the key file; without them those values are lost",
+            );
+        }
+        Err(error) => it.wrong("keys", Health::Bad, format!("{error:#}"), "mend the key file"),
+    }
+    match settings.partners() {
+        Ok(_) => it.good("partners", "their settings and secrets can be read"),
+        Err(error) => it.wrong("partners", Health::Bad, format!("{error:#}"), "mend that partner's settings"),
+    }
+    Ok(())
+}

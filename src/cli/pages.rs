@@ -1,0 +1,33 @@
+//! `noshi completions` and `noshi man`: made from the commands themselves.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory};
+
+use super::Cli;
+
+#[derive(Args)]
+pub struct ManArgs {
+    /// One page for each command, in this directory.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+pub fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "noshi", &mut std::io::stdout());
+}
+
+pub fn manual(args: ManArgs) -> anyhow::Result<()> {
+    match args.dir {
+        Some(dir) => {
+            clap_mangen::generate_to(Cli::command(), &dir).with_context(|| format!("cannot write to {}", dir.display()))
+        }
+        None => {
+            let mut page = vec![];
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            print!("{}", String::from_utf8_lossy(&page));
+            Ok(())
+        }
+    }
+}

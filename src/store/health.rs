@@ -1,0 +1,115 @@
+//! What `noshi doctor` asks the database.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::{Connection, Executor, PgConnection, PgPool};
+
+/// The server and its settings, as this login sees them.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Server {
+    pub login: String,
+    pub version: i32,
+    pub in_recovery: bool,
+    pub synchronous_commit: String,
+    pub fsync: String,
+    pub full_page_writes: String,
+    pub autovacuum: String,
+    pub connections_left: i64,
+    pub prepared_transactions: i64,
+    /// Unix time in seconds.
+    pub clock: f64,
+}
+
+pub async fn server(connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
+    const SERVER: &str = "select session_user::text as login, current_setting('server_version_num')::int as version, pg_is_in_recovery() as in_recovery,
+    (select reset_val from pg_settings where name = 'synchronous_commit') as synchronous_commit, current_setting('fsync') as fsync,
+    current_setting('full_page_writes') as full_page_writes, current_setting('autovacuum') as autovacuum,
+    current_setting('max_connections')::bigint - (select count(*) from pg_stat_activity where backend_type = 'client backend') as connections_left,
+    (select count(*) from pg_prepared_xacts) as prepared_transactions, extract(epoch from clock_timestamp())::float8 as clock";
+    sqlx::query_as(SERVER).fetch_one(connection).await
+}
+
+/// The group roles of noshi that this login acts in.
+pub async fn roles(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    const ROLES: &str = "select rolname::text from pg_roles where rolname like 'noshi\\_%' and pg_has_role(session_user, oid, 'member') order by 1";
+    sqlx::query_scalar(ROLES).fetch_all(connection).await
+}
+
+/// How far the database's clock is ahead of ours, give or take the time that asking took.
+pub fn clock_lead(server: &Server, asked: Duration) -> f64 {
+    let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    server.clock - ours + asked.as_secs_f64() / 2.0
+}
+
+/// A session's settings survive to its next statement, also while others work: not so behind a pooler in transaction mode.
+pub async fn sessions_hold(url: &str) -> Result<bool, sqlx::Error> {
+    let (mut ours, mut other) = (PgConnection::connect(url).await?, PgConnection::connect(url).await?);
+    ours.execute("set noshi.doctor = 'here'").await?;
+    // A pooler gives the other session the connection that ours has just left.
+    let mut busy = other.begin().await?;
+    busy.execute("select 1").await?;
+    let kept: Option<String> = sqlx::query_scalar("select current_setting('noshi.doctor', true)")
+        .persistent(false)
+        .fetch_one(&mut ours)
+        .await?;
+    busy.rollback().await?;
+    Ok(kept.as_deref() == Some("here"))
+}
+
+/// Migrations: how many of ours are not applied, and how many are applied that we do not know.
+pub async fn migrations(connection: &mut PgConnection) -> Result<(usize, usize), sqlx::Error> {
+    let there: bool =
+        sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(&mut *connection).await?;
+    if !there {
+        return Ok((super::MIGRATIONS.iter().count(), 0));
+    }
+    let applied: Vec<i64> =
+        sqlx::query_scalar("select version from _sqlx_migrations where success").fetch_all(connection).await?;
+    let ours: Vec<i64> = super::MIGRATIONS.iter().map(|migration| migration.version).collect();
+    let pending = ours.iter().filter(|version| !applied.contains(version)).count();
+    let unknown = applied.iter().filter(|version| !ours.contains(version)).count();
+    Ok((pending, unknown))
+}
+
+/// What vacuum can do for the job table, and what keeps it from it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Vacuum {
+    pub live: i64,
+    pub dead: i64,
+    /// Seconds since the oldest transaction that holds a snapshot began, and its process.
+    pub oldest: Option<f64>,
+    pub oldest_pid: Option<i32>,
+}
+
+pub async fn vacuum(pool: &PgPool) -> Result<Vacuum, sqlx::Error> {
+    const VACUUM: &str = "select n_live_tup as live, n_dead_tup as dead, o.age as oldest, o.pid as oldest_pid
+from pg_stat_user_tables left join (
+    select extract(epoch from clock_timestamp() - xact_start)::float8 as age, pid from pg_stat_activity
+    where backend_xmin is not null and pid <> pg_backend_pid() and xact_start is not null order by xact_start limit 1) o on true
+where relid = 'noshi.job'::regclass";
+    sqlx::query_as(VACUUM).fetch_one(pool).await
+}
+
+/// The keys that something is sealed with.
+pub async fn sealed_keys(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("select noshi.sealed_keys()").fetch_all(pool).await
+}
+
+/// Lanes that jobs wait in and that no worker has opened, and jobs that ask for a person, with those in doubt.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Waiting {
+    pub unknown_lanes: Vec<String>,
+    pub parked: i64,
+    pub in_doubt: i64,
+}
+
+pub async fn waiting(pool: &PgPool) -> Result<Waiting, sqlx::Error> {
+    // Lane by lane through the index: the backlog may be long.
+    const WAITING: &str = "with recursive l as (
+    select min(lane) as lane from noshi.job where status = 'available' and lost = 0
+    union all
+    select (select min(lane) from noshi.job where status = 'available' and lost = 0 and lane > l.lane) from l where l.lane is not null)
+select coalesce((select array_agg(lane order by lane) from l where lane is not null and not exists (select from noshi.lane n where n.name = l.lane)), '{}') as unknown_lanes,
+    (select count(*) from noshi.job where status = 'needs_operator') as parked, (select count(*) from noshi.job where unsure) as in_doubt";
+    sqlx::query_as(WAITING).fetch_one(pool).await
+}

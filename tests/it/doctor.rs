@@ -1,0 +1,69 @@
+//! `noshi doctor` on a place that is well, and on one where things are wrong.
+
+use serde_json::Value;
+
+use crate::fleet::{Fleet, Terms, fleet};
+
+async fn examined(fleet: &Fleet) -> (bool, Vec<Value>) {
+    let said = fleet.command(&["doctor", "-o", "json"]).await;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    (said.status.success(), serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+}
+
+fn health<'a>(findings: &'a [Value], what: &str) -> &'a str {
+    let found = findings.iter().find(|it| it["what"] == what).unwrap_or_else(|| panic!("{what} was not looked at"));
+    assert!(found["health"] == "good" || found["mend"].as_str().is_some_and(|mend| mend.len() > 10), "{found}");
+    found["health"].as_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let (well, found) = examined(&fleet).await;
+    assert!(!well && health(&found, "workers") == "bad", "{found:?}");
+    // This server forgets on purpose, to be fast.
+    assert_eq!((health(&found, "fsync"), health(&found, "full_page_writes")), ("bad", "bad"));
+    let worker = fleet.worker("w", &[], &[]);
+    fleet.gift("g", "digital", 500).await;
+    fleet.at_rest(std::time::Duration::from_secs(20)).await.unwrap();
+    let (_, found) = examined(&fleet).await;
+    for what in [
+        "connection",
+        "version",
+        "primary",
+        "pooler",
+        "migrations",
+        "roles",
+        "workers",
+        "lanes",
+        "keys",
+        "partners",
+        "settings",
+    ] {
+        assert_eq!(health(&found, what), "good", "{found:?}");
+    }
+
+    // A lane that was paused, a job for a lane that nobody has, a key that was lost, a snapshot that is held.
+    assert!(fleet.command(&["lane", "pause", "gift/tango_card"]).await.status.success());
+    sqlx::raw_sql("select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 2, \"lane\": \"nobody\"}')")
+        .execute(&fleet.pool)
+        .await
+        .unwrap();
+    crate::processes::until("a job in that lane", std::time::Duration::from_secs(10), async || {
+        sqlx::query_scalar("select lane = 'nobody' from noshi.job where kind = 'probe'")
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap()
+    })
+    .await;
+    let key = fleet.dir.path().join("vault.key");
+    let made = fleet.command(&["vault", "new-key"]).await.stdout;
+    std::fs::write(&key, String::from_utf8_lossy(&made).replace("k1", "k9")).unwrap();
+    let (well, found) = examined(&fleet).await;
+    assert!(!well);
+    for (what, is) in [("lanes", "fair"), ("lanes of jobs", "bad"), ("keys", "bad"), ("workers", "good")] {
+        assert_eq!(health(&found, what), is, "{found:?}");
+    }
+    assert!(worker.stop().await.success());
+}
