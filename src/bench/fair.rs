@@ -40,7 +40,7 @@ fn csv(prefix: &str, rows: usize) -> String {
 /// Prints how long each waited, and fails where it was too long.
 pub async fn run(server: &PrivatePostgres, rows: usize) -> anyhow::Result<()> {
     let limits = PerProvider { amazon_incentives: LIMIT, gift_on_demand: LIMIT, tango_card: LIMIT };
-    let manners = Manners { seed: 1, faults: false, limits, jitter: JITTER };
+    let manners = Manners { seed: 1, faults: false, limits, jitter: JITTER, lag: crate::demo::stage::SETTLE };
     let stage = Stage::set(server, &manners).await?;
     let mut fleet = Fleet::start(&stage, WORKERS)?;
     let pool = store::connect(&stage.url, Role::Login, 2).await?;

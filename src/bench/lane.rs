@@ -24,7 +24,8 @@ const WORKERS: usize = 4;
 /// Prints how full the budget got, and fails if it was exceeded in any window of a second.
 pub async fn run(server: &PrivatePostgres, gifts: usize) -> anyhow::Result<()> {
     let limits = PerProvider { amazon_incentives: LIMIT, gift_on_demand: LIMIT, tango_card: LIMIT };
-    let manners = Manners { seed: 1, faults: false, limits, jitter: Duration::from_millis(50) };
+    let manners =
+        Manners { seed: 1, faults: false, limits, jitter: Duration::from_millis(50), lag: crate::demo::stage::SETTLE };
     let stage = Stage::set(server, &manners).await?;
     let mut fleet = Fleet::start(&stage, WORKERS)?;
     let pool = store::connect(&stage.url, Role::Login, 2).await?;

@@ -7,6 +7,7 @@
 pub(crate) mod fleet;
 mod grants;
 pub(crate) mod papers;
+mod practice;
 mod progress;
 pub(crate) mod reconcile;
 pub(crate) mod script;
@@ -55,6 +56,9 @@ pub struct DemoArgs {
     /// Let the providers answer every call as they should; workers are killed all the same
     #[arg(long)]
     no_faults: bool,
+    /// Instead, set up a small incident to practise on, and wait for Ctrl-C
+    #[arg(long, conflicts_with_all = ["count", "seed", "no_faults", "keep"])]
+    practice: bool,
     /// Copy ledger, logs, jobs and journal to this directory at the end
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -96,8 +100,17 @@ pub async fn run(args: DemoArgs, stopped: impl Future<Output = ()>) -> anyhow::R
 }
 
 async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()> {
+    if args.practice {
+        return practice::play(postgres).await;
+    }
     let begun = Instant::now();
-    let manners = Manners { seed: args.seed, faults: !args.no_faults, limits: stage::LIMITS, jitter: stage::JITTER };
+    let manners = Manners {
+        seed: args.seed,
+        faults: !args.no_faults,
+        limits: stage::LIMITS,
+        jitter: stage::JITTER,
+        lag: stage::SETTLE,
+    };
     let mut stage = Stage::set(postgres, &manners).await?;
     introduce(args);
     let mut fleet = Fleet::start(&stage, WORKERS)?;

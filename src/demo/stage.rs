@@ -51,6 +51,8 @@ pub struct Manners {
     pub faults: bool,
     pub limits: PerProvider<u32>,
     pub jitter: Duration,
+    /// How late an effect may land, and how far an inquiry lag behind.
+    pub lag: Duration,
 }
 
 pub struct Stage {
@@ -95,7 +97,7 @@ impl Stage {
         let mut config = Config::new(&ledger);
         config.seed = manners.seed;
         config.faults = manners.faults;
-        config.settle = SETTLE;
+        config.settle = manners.lag;
         // The client gives up earlier.
         config.hang = CALL_TIMEOUT * 5;
         for provider in Provider::ALL {
