@@ -125,7 +125,9 @@ fn doubt(job: &Seen) -> String {
     if !job.unsure {
         return String::new();
     }
-    let asked = job.state.as_ref().and_then(|state| state["not_found"].as_u64());
+    // Of a parked job the last answer counts no more.
+    let asked =
+        job.state.as_ref().filter(|_| job.status != "needs_operator").and_then(|state| state["not_found"].as_u64());
     let so_far = asked.map(|n| format!("; so far {n} of 2 inquiries found nothing")).unwrap_or_default();
     format!(" IN DOUBT: a call was made, and whether it took effect is not known{so_far}.")
 }

@@ -212,7 +212,10 @@ fn tell(shown: &Shown) -> String {
     let Shown { job, explained, journal } = shown;
     let way = if job.undo.is_some() { ", being taken back" } else { "" };
     let mut text = format!("job {}: {} {}, {} at {}{way}\n", job.id, job.kind, job.key, job.status, job.at);
-    let mut line = |label: &str, value: String| text += &format!("  {label:<11} {value}\n");
+    let mut line = |label: &str, value: String| {
+        text += format!("  {label:<11} {value}").trim_end();
+        text.push('\n');
+    };
     line("why:", explained.why.clone());
     line("asked for:", job.args.to_string());
     if let Some(state) = &job.state {
@@ -239,8 +242,8 @@ fn may(explained: &Explained, line: &mut impl FnMut(&str, String)) {
     if explained.may.is_empty() {
         line("you may:", "nothing here".to_owned());
     }
-    for (act, meaning) in &explained.may {
-        line("you may:", format!("{act:<12} {meaning}"));
+    for (n, (act, meaning)) in explained.may.iter().enumerate() {
+        line(if n == 0 { "you may:" } else { "" }, format!("{act:<12} {meaning}"));
     }
 }
 

@@ -100,11 +100,11 @@ const LIST: &str = "select l.name, l.paused, l.closed_code, l.tokens,
     case when l.closed_until > clock_timestamp() then extract(epoch from l.closed_until - clock_timestamp())::float8 end as closed_for,
     coalesce((select string_agg(b.calls || ' per ' || b.per || case when b.calls < b.declared_calls then ' (of ' || b.declared_calls || ')' else '' end,
         ', ' order by b.per) from noshi.lane_budget b where b.lane = l.name), '') as budgets,
-    greatest(extract(epoch from clock_timestamp() - least(
+    extract(epoch from clock_timestamp() - least(
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and j.relief
          order by priority, rank, id limit 1),
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and not j.relief
-         order by priority, rank, id limit 1)))::float8, 0) as oldest_available
+         order by priority, rank, id limit 1)))::float8 as oldest_available
 from noshi.lane l order by l.name";
 
 pub async fn list(pool: &PgPool) -> Result<Vec<LaneState>, sqlx::Error> {

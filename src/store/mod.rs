@@ -97,6 +97,8 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
     let mut connection = pool.acquire().await?;
     connection.execute("set statement_timeout = 0; set lock_timeout = '10s'").await?;
     MIGRATIONS.run(&mut *connection).await.context("a migration failed; the database is as it was before it")?;
+    // For `noshi doctor`.
+    connection.execute("grant select on _sqlx_migrations to noshi_operator").await?;
     Ok(())
 }
 
