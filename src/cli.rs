@@ -1,12 +1,15 @@
 //! The commands, noun first. Usage errors end with status 2, failures with 1.
 
+mod ago;
 mod api;
+mod audit;
 mod batch;
 mod doctor;
 mod job;
 mod lane;
 pub mod out;
 mod pages;
+mod redrive;
 mod vault;
 mod worker;
 
@@ -49,6 +52,10 @@ enum Command {
     /// Jobs: found, explained, and acted upon.
     #[command(subcommand)]
     Job(job::JobCommand),
+    Redrive(redrive::RedriveCommand),
+    /// Who did what to what, and why.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Rate budgets: see, pause and open them.
     #[command(subcommand)]
     Lane(lane::LaneCommand),
@@ -107,6 +114,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Migrate(MigrateCommand::Up(database)) => store::migrate(database.url()?).await,
         Command::Batch(command) => batch::run(&settings()?, out, command).await,
         Command::Job(command) => job::run(out, command).await,
+        Command::Redrive(command) => redrive::run(out, command).await,
+        Command::Audit(command) => audit::run(out, command).await,
         Command::Lane(command) => lane::run(out, command).await,
         Command::Doctor(args) => doctor::run(&settings(), out, args).await,
         Command::Vault(command) => vault::run(settings, command).await,
@@ -160,6 +169,8 @@ pub fn start_logging(cli: &Cli) {
         | Command::Migrate(_)
         | Command::Batch(_)
         | Command::Job(_)
+        | Command::Redrive(_)
+        | Command::Audit(_)
         | Command::Lane(_)
         | Command::Doctor(_)
         | Command::Vault(_)

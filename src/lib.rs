@@ -22,6 +22,7 @@ pub mod lease;
 pub mod mails;
 pub mod metrics;
 pub mod private_postgres;
+pub mod redrive;
 pub mod retry;
 pub mod run;
 pub mod settings;

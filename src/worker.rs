@@ -35,6 +35,7 @@ const WORK_CONNECTIONS: u32 = 8;
 const VITAL_CONNECTIONS: u32 = 2;
 
 const BETWEEN_BATCH_LOOKS: Duration = Duration::from_secs(2);
+const BETWEEN_REDRIVE_LOOKS: Duration = Duration::from_secs(1);
 
 pub struct Worker {
     engine: Arc<Engine>,
@@ -44,6 +45,7 @@ pub struct Worker {
     dispatcher: JoinHandle<()>,
     listener: Option<JoinHandle<()>>,
     books: JoinHandle<()>,
+    redrives: JoinHandle<()>,
     heartbeat: JoinHandle<Verdict>,
     quota: JoinHandle<()>,
     stop: Arc<Notify>,
@@ -91,9 +93,10 @@ impl Worker {
         let host =
             tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
         let books = tokio::spawn(settle_batches(Arc::clone(&engine)));
+        let redrives = tokio::spawn(advance_redrives(Arc::clone(&engine)));
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
         tracing::info!(worker, name, "claiming");
-        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, books, heartbeat, quota, stop })
+        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, books, redrives, heartbeat, quota, stop })
     }
 
     /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began; returns the address.
@@ -140,6 +143,7 @@ impl Worker {
             listener.abort();
         }
         self.books.abort();
+        self.redrives.abort();
         self.heartbeat.abort();
         self.quota.abort();
         let worker = engine.worker;
@@ -180,5 +184,32 @@ async fn settle_batches(engine: Arc<Engine>) {
             Err(error) => tracing::warn!(%error, "the batches could not be looked at; trying again"),
         }
         tokio::time::sleep(BETWEEN_BATCH_LOOKS).await;
+    }
+}
+
+/// Carries out the re-drives that were applied, a few jobs at a time, one process in the whole fleet.
+async fn advance_redrives(engine: Arc<Engine>) {
+    let asked = metrics::counter!("noshi_redrive_jobs_asked_total");
+    let drifted = metrics::counter!("noshi_redrive_jobs_drifted_total");
+    loop {
+        match store::redrive::advance(&engine.pool).await {
+            Ok(Some(turn)) => {
+                crash_point("redrive.after");
+                asked.increment(turn.asked.unsigned_abs().into());
+                drifted.increment(turn.drifted.unsigned_abs().into());
+                match turn.event.as_deref() {
+                    Some("paused_by_canary") => tracing::error!(
+                        redrive = turn.redrive,
+                        "the first jobs of the re-drive stand still again: it is paused until a person looks"
+                    ),
+                    Some(event) => tracing::info!(redrive = turn.redrive, event, "the re-drive ended"),
+                    None => {}
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the re-drives could not be looked at; trying again"),
+        }
+        tokio::time::sleep(BETWEEN_REDRIVE_LOOKS).await;
     }
 }

@@ -1,5 +1,6 @@
 //! All SQL. One function per legal change, named by a verb; every write of a held job is fenced by id, lease, worker and step.
 
+pub mod acts;
 pub mod audit;
 pub mod batches;
 pub mod claim;
@@ -11,6 +12,7 @@ pub mod mails;
 pub mod numbers;
 pub mod operate;
 pub mod recover;
+pub mod redrive;
 pub mod settle;
 pub mod stores;
 pub mod workers;

@@ -39,6 +39,7 @@ const ROOMS: [&str; 33] = [
     "door",
     "demo",
     "bench",
+    "redrive",
     "cli",
     "main",
 ];

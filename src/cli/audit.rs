@@ -1,0 +1,122 @@
+//! `noshi audit`: who did what, and whether the record of it is whole.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{Database, ago, out::Out};
+use crate::store::{
+    self, Role,
+    acts::{self, Fault, Head, Which},
+};
+
+#[derive(Subcommand)]
+pub enum AuditCommand {
+    /// The latest acts, newest first.
+    List(AuditList),
+    /// Computes the chain of digests again, and prints its newest link: keep that link off this machine.
+    Verify(AuditVerify),
+}
+
+#[derive(Args)]
+pub struct AuditList {
+    /// Such as job/7, batch/3, redrive/2, lane/gift/tango_card.
+    #[arg(long)]
+    target: Option<String>,
+    #[arg(long)]
+    who: Option<String>,
+    /// Such as `job retry` or `batch approve`.
+    #[arg(long)]
+    act: Option<String>,
+    /// Such as 2h.
+    #[arg(long, value_parser = ago::parse)]
+    since: Option<Duration>,
+    /// At most so many.
+    #[arg(long, default_value = "100", value_parser = clap::value_parser!(i64).range(1..))]
+    most: i64,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct AuditVerify {
+    /// A link that was printed before and kept elsewhere.
+    #[arg(long, value_name = "SEQ:HASH", value_parser = parse_link)]
+    expect: Option<Head>,
+    #[command(flatten)]
+    database: Database,
+}
+
+fn parse_link(text: &str) -> Result<Head, String> {
+    let parsed = text.split_once(':').and_then(|(seq, hash)| {
+        let hash = hex::decode(hash).ok().filter(|hash| hash.len() == 32)?;
+        Some(Head { seq: seq.parse().ok().filter(|seq| *seq >= 0)?, hash })
+    });
+    parsed
+        .ok_or_else(|| "a link is its number, a colon, and 64 hex digits, as `noshi audit verify` prints it".to_owned())
+}
+
+pub async fn run(out: Out, command: AuditCommand) -> anyhow::Result<()> {
+    match command {
+        AuditCommand::List(args) => list(args, out).await,
+        AuditCommand::Verify(args) => verify(args, out).await,
+    }
+}
+
+async fn list(args: AuditList, out: Out) -> anyhow::Result<()> {
+    let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    let which = Which { who: args.who, act: args.act, target: args.target, since: args.since };
+    let rows = acts::list(&pool, &which, args.most).await?;
+    out.list(
+        &rows,
+        &[
+            ("WHEN", |it| it.happened_at.format("%Y-%m-%d %H:%M:%SZ").to_string()),
+            ("WHO", |it| {
+                it.token.as_ref().map_or_else(|| it.who.clone(), |token| format!("{} (token {token})", it.who))
+            }),
+            ("ACT", |it| it.act.clone()),
+            ("TARGET", |it| it.target.clone()),
+            ("REASON", |it| it.reason.clone().unwrap_or_default()),
+        ],
+    )
+}
+
+/// What `verify` answers.
+#[derive(Serialize)]
+struct Verified {
+    whole: bool,
+    head: String,
+    faults: Vec<Fault>,
+}
+
+async fn verify(args: AuditVerify, out: Out) -> anyhow::Result<()> {
+    let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    let (head, faults) = acts::verify(&pool, args.expect.as_ref()).await?;
+    let head = format!("{}:{}", head.seq, hex::encode(&head.hash));
+    let verified = Verified { whole: faults.is_empty(), head, faults };
+    out.one(&verified, |it| {
+        let mut told: Vec<String> = it.faults.iter().map(tell).collect();
+        if it.whole {
+            told.push("the chain is whole; its newest link, to be kept off this machine:".to_owned());
+        } else {
+            told.push("the newest link:".to_owned());
+        }
+        told.push(it.head.clone());
+        told.join("\n")
+    })?;
+    if !verified.whole {
+        bail!(
+            "the audit is NOT what was written: keep this database as it is, and compare with a backup before the first fault"
+        );
+    }
+    Ok(())
+}
+
+fn tell(fault: &Fault) -> String {
+    let name = |what: &str, id: Option<i64>| id.map(|id| format!("{what} {id}"));
+    let place =
+        [name("link", fault.seq), name("act", fault.audit)].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    format!("{place}: {}", fault.fault)
+}

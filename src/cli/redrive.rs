@@ -1,0 +1,450 @@
+//! `noshi redrive`: many jobs asked at once, by a plan that is read before it is applied.
+
+use std::{
+    fs,
+    io::{IsTerminal, Write, stderr, stdin},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use noshi_jobs::{Kind, machine::Act};
+use serde::Serialize;
+use sqlx::PgPool;
+
+use super::{Database, ago, out::Out};
+use crate::{
+    redrive::{self as planning, ACTS},
+    store::{
+        self, Role,
+        redrive::{self, Conditions, Filter, Group, Redrive, Steer},
+    },
+};
+
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// Asks many parked or failed jobs to go on: same jobs, same trade ids. Without a verb: plans, shows, asks you, applies.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct RedriveCommand {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    at_once: Option<AtOnce>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Freezes the exact set of jobs, and what each would be asked; changes none of them.
+    Plan(Plan),
+    /// The latest re-drives.
+    List(Database),
+    /// What a re-drive holds, what it refused and why, and how far it is.
+    Show(Name),
+    /// Approves a plan as a second person.
+    Approve(Approve),
+    /// Starts a plan; the fleet carries it out, whatever becomes of this command.
+    Apply(Apply),
+    /// Asks no further job until it is resumed.
+    Pause(Steered),
+    /// Goes on; after a canary that stood still, past it.
+    Resume(Steered),
+    /// Asks no further job, ever.
+    Cancel(Steered),
+    /// Sets above what size a second person must approve. The login must own the schema.
+    Cap(Cap),
+}
+
+#[derive(Args)]
+struct AtOnce {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    how: How,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+struct Plan {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    database: Database,
+}
+
+/// Which jobs; all that is said must hold.
+#[derive(Args)]
+struct Which {
+    /// Such as gift_issuance.
+    #[arg(long, value_parser = parse_kind)]
+    kind: Option<Kind>,
+    /// The problem that they stand at, such as out_of_tries.
+    #[arg(long)]
+    code: Option<String>,
+    #[arg(long, value_enum)]
+    status: Option<AtRest>,
+    /// At rest for no longer than this, such as 2h.
+    #[arg(long, value_parser = ago::parse)]
+    since: Option<Duration>,
+    /// The batch that they came with.
+    #[arg(long)]
+    batch: Option<i64>,
+    /// A file of the kind's own ids, one a line: these and no others.
+    #[arg(long, value_name = "FILE", requires = "kind", conflicts_with_all = ["code", "status", "since", "batch"])]
+    ids: Option<PathBuf>,
+    /// Every job that is parked or failed.
+    #[arg(long)]
+    all: bool,
+    /// One act for all, instead of the one that fits each: inquire in doubt, else retry, else rerun.
+    #[arg(long, value_parser = parse_act)]
+    act: Option<Act>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum AtRest {
+    NeedsOperator,
+    Failed,
+}
+
+#[derive(Args)]
+struct How {
+    /// For the audit: why.
+    #[arg(long)]
+    reason: String,
+    /// Jobs a minute; otherwise as fast as the lanes allow.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000_000))]
+    rate: Option<i32>,
+    /// Ask so many first, and wait for what becomes of them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    canary: Option<i32>,
+    /// Refuse, where the jobs are worth more than so many minor units of a currency.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    max_amount: Option<i64>,
+    /// Do not wait for the end.
+    #[arg(long)]
+    detach: bool,
+}
+
+#[derive(Args)]
+struct Name {
+    /// The re-drive's number.
+    redrive: i64,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+struct Steered {
+    #[command(flatten)]
+    name: Name,
+    /// For the audit: why.
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Args)]
+struct Approve {
+    #[command(flatten)]
+    name: Name,
+    /// Of what you have read: `noshi redrive show` names it.
+    #[arg(long, value_parser = parse_digest)]
+    digest: Digest,
+    /// For the audit: why.
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Args)]
+struct Apply {
+    #[command(flatten)]
+    name: Name,
+    #[command(flatten)]
+    how: How,
+    /// Refuse, where this is not the digest of the plan.
+    #[arg(long, value_parser = parse_digest)]
+    digest: Option<Digest>,
+}
+
+#[derive(Args)]
+struct Cap {
+    /// A second person approves more jobs than this.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..))]
+    jobs: i32,
+    /// Or more minor units of a currency than this.
+    #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+    amount: i64,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Clone)]
+struct Digest(Vec<u8>);
+
+fn parse_digest(text: &str) -> Result<Digest, String> {
+    hex::decode(text).ok().filter(|it| it.len() == 32).map(Digest).ok_or_else(|| "a digest is 64 hex digits".to_owned())
+}
+
+fn parse_kind(name: &str) -> Result<Kind, String> {
+    Kind::from_name(name).ok_or_else(|| format!("there are {}", Kind::ALL.map(Kind::name).join(", ")))
+}
+
+fn parse_act(name: &str) -> Result<Act, String> {
+    let known = Act::from_name(name).filter(|act| ACTS.contains(act));
+    known.ok_or_else(|| {
+        format!("a re-drive may {}; every other act is for one job: `noshi job`", ACTS.map(Act::name).join(", "))
+    })
+}
+
+pub async fn run(out: Out, command: RedriveCommand) -> anyhow::Result<()> {
+    match (command.verb, command.at_once) {
+        (Some(verb), _) => obey(verb, out).await,
+        (None, Some(args)) => at_once(args, out).await,
+        (None, None) => {
+            bail!("say which jobs: `noshi redrive --kind … --code … --reason …`, or `noshi redrive --help`")
+        }
+    }
+}
+
+async fn open(database: &Database) -> anyhow::Result<PgPool> {
+    store::connect(database.url()?, Role::Operator, 1).await
+}
+
+async fn obey(verb: Verb, out: Out) -> anyhow::Result<()> {
+    match verb {
+        Verb::Plan(args) => {
+            let pool = open(&args.database).await?;
+            let made = plan(&pool, &args.which).await?;
+            show(&pool, made, out).await
+        }
+        Verb::List(database) => list(&open(&database).await?, out).await,
+        Verb::Show(name) => show(&open(&name.database).await?, name.redrive, out).await,
+        Verb::Approve(args) => {
+            let pool = open(&args.name.database).await?;
+            redrive::approve(&pool, args.name.redrive, &args.digest.0, &args.reason).await?;
+            show(&pool, args.name.redrive, out).await
+        }
+        Verb::Apply(args) => {
+            let pool = open(&args.name.database).await?;
+            apply(&pool, args.name.redrive, &args.how, args.digest.as_ref(), out).await
+        }
+        Verb::Pause(args) => steer(&args, Steer::Pause, out).await,
+        Verb::Resume(args) => steer(&args, Steer::Resume, out).await,
+        Verb::Cancel(args) => steer(&args, Steer::Cancel, out).await,
+        Verb::Cap(args) => {
+            let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+            redrive::set_cap(&pool, args.jobs, args.amount).await?;
+            println!("from now on a second person approves above {} jobs, or {} minor units", args.jobs, args.amount);
+            Ok(())
+        }
+    }
+}
+
+async fn plan(pool: &PgPool, which: &Which) -> anyhow::Result<i64> {
+    let ids = which.ids.as_ref().map(|file| {
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok::<_, anyhow::Error>(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    });
+    let filter = Filter {
+        kind: which.kind.map(|kind| kind.name().to_owned()),
+        code: which.code.clone(),
+        status: which.status.map(|status| match status {
+            AtRest::NeedsOperator => "needs_operator".to_owned(),
+            AtRest::Failed => "failed".to_owned(),
+        }),
+        since: which.since,
+        batch: which.batch,
+        ids: ids.transpose()?,
+        act: which.act.map(Act::name),
+    };
+    let narrowed = filter.kind.is_some()
+        || filter.code.is_some()
+        || filter.status.is_some()
+        || filter.since.is_some()
+        || filter.batch.is_some();
+    if narrowed == which.all {
+        bail!("say which jobs: --kind, --code, --status, --since, --batch or --ids; or --all, and none of these");
+    }
+    Ok(planning::plan(pool, &filter, which.act).await?)
+}
+
+async fn one(pool: &PgPool, number: i64) -> anyhow::Result<Redrive> {
+    redrive::one(pool, number)
+        .await?
+        .with_context(|| format!("there is no re-drive {number}; `noshi redrive list` shows them"))
+}
+
+async fn list(pool: &PgPool, out: Out) -> anyhow::Result<()> {
+    out.list(
+        &redrive::latest(pool, 50).await?,
+        &[
+            ("RE-DRIVE", |it| it.id.to_string()),
+            ("STATUS", |it| it.status.clone()),
+            ("JOBS", |it| it.jobs.to_string()),
+            ("ASKED", |it| it.asked.to_string()),
+            ("COMPLETED", |it| it.completed.to_string()),
+            ("PARKED", |it| it.parked.to_string()),
+            ("WORTH", |it| amounts(&it.totals)),
+            ("BY", |it| it.applied_by.clone().unwrap_or_else(|| it.planned_by.clone())),
+            ("FILTER", |it| it.filter.to_string()),
+        ],
+    )
+}
+
+/// What `show` answers.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    redrive: Redrive,
+    groups: Vec<Group>,
+}
+
+async fn show(pool: &PgPool, number: i64, out: Out) -> anyhow::Result<()> {
+    let shown = Shown { redrive: one(pool, number).await?, groups: redrive::groups(pool, number).await? };
+    out.one(&shown, tell)
+}
+
+fn amounts(by: &serde_json::Value) -> String {
+    let each = by.as_object().into_iter().flatten().map(|(name, amount)| format!("{amount} {name}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+fn tell(shown: &Shown) -> String {
+    let r = &shown.redrive;
+    let mut lines =
+        vec![format!("re-drive {}: {}, planned by {} at {}", r.id, r.status, r.planned_by, time(r.planned_at))];
+    lines.push(format!("  which:   {}", r.filter));
+    lines.push(format!("  jobs:    {} to be asked, {} refused", r.jobs, r.refused));
+    let worth = amounts(&r.totals);
+    lines.push(format!(
+        "  worth:   {}",
+        if worth.is_empty() { "no money".to_owned() } else { format!("{worth} (minor units)") }
+    ));
+    let calls = amounts(&r.tokens);
+    if !calls.is_empty() {
+        lines.push(format!(
+            "  calls:   {calls} at the least; the lanes take {} s for what waits there and these",
+            r.lasts_seconds
+        ));
+    }
+    lines.push(format!("  digest:  {}", r.digest));
+    match (r.needs_approval, &r.approved_by) {
+        (_, Some(by)) => lines.push(format!("  approved by {by}")),
+        (true, None) => lines.push(format!(
+            "  a second person approves it: noshi redrive approve {} --digest {} --reason …",
+            r.id, r.digest
+        )),
+        (false, None) => {}
+    }
+    if let (Some(by), Some(at)) = (&r.applied_by, r.applied_at) {
+        lines.push(format!("  applied by {by} at {}: {}", time(at), r.reason.as_deref().unwrap_or_default()));
+        lines.push(format!("  {}", progress(r)));
+    } else {
+        lines.push(format!("  to be applied before {}", time(r.expires_at)));
+    }
+    for group in &shown.groups {
+        lines.push(format!("  {:>6} {}: {} ({})", group.jobs, group.status, group.what, group.such_as.join(", ")));
+    }
+    // What stands in rows may be others' text.
+    lines.iter().map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>() + "\n").collect()
+}
+
+fn time(at: chrono::DateTime<chrono::Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+fn progress(r: &Redrive) -> String {
+    format!(
+        "{} of {} asked, {} moved on by themselves, {} waiting; of those asked: {} completed, {} failed, {} parked again, {} at work",
+        r.asked, r.jobs, r.drifted, r.waiting, r.completed, r.failed, r.parked, r.open
+    )
+}
+
+async fn steer(args: &Steered, how: Steer, out: Out) -> anyhow::Result<()> {
+    let pool = open(&args.name.database).await?;
+    redrive::steer(&pool, args.name.redrive, how, &args.reason).await?;
+    show(&pool, args.name.redrive, out).await
+}
+
+async fn apply(pool: &PgPool, number: i64, how: &How, digest: Option<&Digest>, out: Out) -> anyhow::Result<()> {
+    let conditions = Conditions {
+        digest: digest.map(|digest| digest.0.as_slice()),
+        per_minute: how.rate,
+        canary: how.canary,
+        max_amount: how.max_amount,
+    };
+    redrive::apply(pool, number, &how.reason, &conditions).await?;
+    if !how.detach {
+        watch(pool, number).await?;
+    }
+    show(pool, number, out).await?;
+    let ended = one(pool, number).await?.status;
+    if ended.starts_with("paused") || ended == "cancelled" {
+        bail!(
+            "re-drive {number} is {}: see the rows above; it goes on by `noshi redrive resume`, unless it is cancelled",
+            ended.replace('_', " ")
+        );
+    }
+    Ok(())
+}
+
+/// Tells how far it is, until every job was asked and is at rest, or nothing goes on. Whoever stops watching stops nothing.
+async fn watch(pool: &PgPool, number: i64) -> anyhow::Result<()> {
+    let mut told = String::new();
+    loop {
+        // A database that is away for a moment ends no re-drive.
+        match redrive::one(pool, number).await {
+            Ok(Some(r)) => {
+                let now = progress(&r);
+                if now != told {
+                    eprintln!("{now}");
+                    told = now;
+                }
+                if (r.status == "done" && r.open == 0) || !matches!(r.status.as_str(), "running" | "done") {
+                    return Ok(());
+                }
+            }
+            Ok(None) => bail!("there is no re-drive {number}"),
+            Err(error) => tracing::warn!(%error, "the re-drive could not be looked at; trying again"),
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+async fn at_once(args: AtOnce, out: Out) -> anyhow::Result<()> {
+    let pool = open(&args.database).await?;
+    let made = plan(&pool, &args.which).await?;
+    let r = one(&pool, made).await?;
+    let shown = Shown { groups: redrive::groups(&pool, made).await?, redrive: r };
+    eprint!("{}", tell(&shown));
+    let r = shown.redrive;
+    if r.needs_approval {
+        bail!(
+            "re-drive {made} is planned, and nothing is changed: it is too large for one person. A second person approves it; then `noshi redrive apply {made} --reason …`"
+        );
+    }
+    if r.jobs == 0 {
+        bail!("re-drive {made} has no job that may be asked; nothing is changed");
+    }
+    if !args.yes && !agreed(r.jobs)? {
+        bail!("nothing is changed; the plan stays for an hour: `noshi redrive apply {made} --reason …`");
+    }
+    let digest = parse_digest(&r.digest).map_err(anyhow::Error::msg)?;
+    apply(&pool, made, &args.how, Some(&digest), out).await
+}
+
+fn agreed(jobs: i32) -> anyhow::Result<bool> {
+    if !stdin().is_terminal() {
+        bail!("there is no terminal to ask on; with --yes nobody is asked");
+    }
+    eprint!("ask these {jobs} jobs? [y/N] ");
+    stderr().flush()?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
