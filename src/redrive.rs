@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_is_in_doubt_is_never_sent_again() {
-        let waiting = json!({"at": "waiting", "channel": "ses", "send_no": 1});
+        let waiting = json!({"at": "waiting", "channel": {"name": "ses", "settle_seconds": 5}, "send_no": 1});
         let parked = |unsure| email("needs_operator", waiting.clone(), unsure);
         assert_eq!(told(choose(&parked(true), None)), "inquire");
         assert_eq!(told(choose(&parked(false), None)), "inquire");

@@ -1,4 +1,5 @@
 mod acts;
+mod audit;
 mod batches;
 mod crash;
 mod demo;
@@ -12,6 +13,7 @@ mod metrics;
 mod private_postgres;
 mod processes;
 mod recover;
+mod redrive;
 mod roles;
 mod rules;
 mod secrets;

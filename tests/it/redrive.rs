@@ -1,0 +1,473 @@
+//! Re-drives: what a plan may hold, who may apply it, and that each job is asked once, whatever races or dies.
+
+use std::time::Duration;
+
+use noshi::{
+    redrive::plan,
+    store::{
+        self, Role,
+        batches::BatchError,
+        redrive::{self, Advanced, Conditions, Filter, Redrive, Steer},
+    },
+};
+use noshi_jobs::machine::Act;
+use rand::Rng;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::{
+    engine::{Running, at_rest, pace, start},
+    fleet::{Terms, fleet},
+    processes::until,
+    support::{TestDatabase, database},
+};
+
+/// Two operators with logins of their own, and the fleet's way in.
+pub struct Desk {
+    pub db: TestDatabase,
+    pub ada: PgPool,
+    ben: PgPool,
+    fleet: PgPool,
+}
+
+impl Desk {
+    pub async fn open() -> Desk {
+        let db = database().await;
+        // Roles belong to the server that all tests share.
+        for login in ["ada", "ben"] {
+            let create = format!(
+                "do $$ begin create role {login} login in role noshi_operator;
+                 exception when duplicate_object or unique_violation then null; end $$"
+            );
+            sqlx::raw_sql(AssertSqlSafe(create)).execute(&db.pool).await.expect("a login");
+        }
+        let url = |login: &str| db.url.replacen("//postgres@", &format!("//{login}@"), 1);
+        let open = async |url: &str, role| store::connect(url, role, 2).await.expect("a connection");
+        let (ada, ben) = (open(&url("ada"), Role::Operator).await, open(&url("ben"), Role::Operator).await);
+        let fleet = open(&db.url, Role::Worker).await;
+        store::lanes::declare(&db.pool, "probe", &[]).await.expect("a lane");
+        Desk { db, ada, ben, fleet }
+    }
+
+    async fn sql(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.db.pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    pub async fn count(&self, sql: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.db.pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    }
+
+    /// Gifts that are parked before their first call, each worth 500 yen.
+    async fn parked_gifts(&self, gifts: i32) {
+        self.sql(&format!(
+            "select noshi.enqueue('gift_issuance', 'g' || i, jsonb_build_object('grant', 'g' || i, 'user', 'u', 'category', 'digital',
+                 'value', '{{\"amount\": 500, \"currency\": \"JPY\"}}'::jsonb)) from generate_series(1, {gifts}) i;
+             update noshi.job set status = 'needs_operator', at = 'routing', state = '{{\"at\": \"routing\", \"generation\": 0}}', code = 'trade_occupied'
+             where kind = 'gift_issuance'"
+        ))
+        .await;
+    }
+
+    async fn plan(&self, by: &PgPool, filter: Filter) -> i64 {
+        plan(by, &filter, None).await.expect("a plan")
+    }
+
+    async fn look(&self, number: i64) -> Redrive {
+        redrive::one(&self.ada, number).await.expect("an answer").expect("a re-drive")
+    }
+
+    async fn advance(&self) -> Option<Advanced> {
+        redrive::advance(&self.fleet).await.expect("a turn")
+    }
+
+    /// What the fleet does, until no re-drive has a turn.
+    async fn advance_all(&self) {
+        while self.advance().await.is_some() {}
+    }
+}
+
+fn parked(kind: &str) -> Filter {
+    Filter { kind: Some(kind.to_owned()), status: Some("needs_operator".to_owned()), ..Filter::default() }
+}
+
+async fn apply(by: &PgPool, number: i64) -> Result<(), BatchError> {
+    redrive::apply(by, number, "the lane is mended", &Conditions::default()).await
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, BatchError>, why: &str) {
+    match result {
+        Err(BatchError::Refused(said)) => assert!(said.contains(why), "{said}"),
+        other => panic!("{why}: {other:?}"),
+    }
+}
+
+/// Probes that ask a person at their call, every time, until somebody takes that answer away.
+async fn parked_probes(pool: &PgPool, probes: i32, answer: &str) {
+    let sql = "select noshi.enqueue_rows('probe', array_agg($2 || i), array_agg(jsonb_build_object('id', $2 || i, 'steps', 2, 'lane', 'probe',
+        'answers', jsonb_build_array($2), 'unsure', 'ask'))) from generate_series(1, $1) i";
+    sqlx::query(sql).bind(probes).bind(answer).execute(pool).await.expect("probes");
+}
+
+async fn mend(pool: &PgPool) {
+    sqlx::query("update noshi.job set args = args - 'answers' where kind = 'probe'")
+        .execute(pool)
+        .await
+        .expect("mended");
+}
+
+/// Every job was asked as often as this, each time with its row in the audit, and the chain is whole.
+async fn each_asked(pool: &PgPool, jobs: i64, times: i64) {
+    let sql = "select count(*), count(*) filter (where e.asked = $1 and a.audited = $1) from noshi.job j
+        cross join lateral (select count(*) as asked from noshi.job_event e where e.job = j.id and e.event = 'asked') e
+        left join (select target, count(*) as audited from noshi.audit where act like 'job %' group by 1) a on a.target = 'job/' || j.id";
+    let counted: (i64, i64) = sqlx::query_as(sql).bind(times).fetch_one(pool).await.expect("counts");
+    assert_eq!(counted, (jobs, jobs));
+    let (_, faults) = store::acts::verify(pool, None).await.expect("an answer");
+    assert!(faults.is_empty(), "{faults:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_operators_at_once_ask_each_job_once() {
+    let desk = Desk::open().await;
+    parked_probes(&desk.db.pool, 3, "ask").await;
+    let worker = start(&desk.db, pace()).await;
+    at_rest(&desk.db.pool).await;
+    let mut drifted = 0;
+    for round in 1..=100 {
+        let (a, b) = (desk.plan(&desk.ada, parked("probe")).await, desk.plan(&desk.ben, parked("probe")).await);
+        let (first, second) = tokio::join!(apply(&desk.ada, a), apply(&desk.ben, b));
+        assert!(first.is_ok() || second.is_ok(), "{first:?} {second:?}");
+        let other = async |number: i64, applied: bool| {
+            if applied {
+                until("the end", Duration::from_secs(20), async || {
+                    let _ = desk.advance().await;
+                    desk.look(number).await.status == "done"
+                })
+                .await;
+            }
+        };
+        tokio::join!(other(a, first.is_ok()), other(b, second.is_ok()));
+        at_rest(&desk.db.pool).await;
+        let (a, b) = (desk.look(a).await, desk.look(b).await);
+        assert_eq!(a.asked + b.asked, 3, "{a:?} {b:?}");
+        drifted += a.drifted + b.drifted;
+        each_asked(&desk.db.pool, 3, round).await;
+    }
+    assert!(drifted > 0, "no two re-drives ever met");
+    stop(worker).await;
+}
+
+async fn stop(worker: Running) {
+    assert_eq!(worker.stop().await, noshi::worker::End::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_re_drive_of_5000_jobs_ends_exactly_though_workers_are_killed() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    store::lanes::declare(pool, "probe", &[]).await.expect("a lane");
+    parked_probes(pool, 5000, "ask").await;
+    let mut workers: Vec<_> = (0..2).map(|n| fleet.worker(&format!("w{n}"), &[], &[])).collect();
+    fleet.at_rest(Duration::from_secs(120)).await.unwrap();
+    mend(pool).await;
+    sqlx::query("insert into noshi.redrive_cap (jobs, amount) values (10000, 0)").execute(pool).await.unwrap();
+
+    let planned = fleet.command(&["-o", "json", "redrive", "plan", "--kind", "probe", "--code", "probe_asked"]).await;
+    let planned: Value = serde_json::from_slice(&planned.stdout).expect("a plan");
+    assert_eq!((&planned["jobs"], &planned["tokens"]["probe"]), (&json!(5000), &json!(5000)), "{planned}");
+    let number = planned["id"].as_i64().unwrap().to_string();
+    // Whoever applies it may go away: the plan is the fleet's from then on.
+    let mut applies = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
+        .args(["redrive", "apply", &number, "--reason", "the probes are mended"])
+        .env("DATABASE_URL", &fleet.url)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("a command");
+    let asked = async || {
+        let asked = "select count(*) from noshi.redrive_row where status = 'asked'";
+        sqlx::query_scalar::<_, i64>(asked).fetch_one(pool).await.unwrap()
+    };
+    until("the first jobs", Duration::from_secs(60), async || asked().await > 0).await;
+    applies.kill().await.expect("killed");
+
+    let mut killed_before_the_end = 0;
+    for n in 0..8_usize {
+        tokio::time::sleep(Duration::from_millis(rand::rng().random_range(50..700))).await;
+        killed_before_the_end += u32::from(asked().await < 5000);
+        let victim = &mut workers[n % 2];
+        victim.child.kill().await.expect("a killed worker");
+        *victim = fleet.worker(&format!("w{}", n + 2), &[], &[]);
+    }
+    until("the end", Duration::from_secs(180), async || {
+        let open = "select count(*) from noshi.redrive where done_at is null";
+        sqlx::query_scalar::<_, i64>(open).fetch_one(pool).await.unwrap() == 0
+    })
+    .await;
+    fleet.at_rest(Duration::from_secs(180)).await.unwrap();
+    assert!(killed_before_the_end > 0, "no worker died while the re-drive went on");
+    let completed: i64 =
+        sqlx::query_scalar("select count(*) from noshi.job where status = 'completed'").fetch_one(pool).await.unwrap();
+    assert_eq!((completed, asked().await), (5000, 5000));
+    each_asked(pool, 5000, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_holds_what_may_be_asked_and_names_what_may_not() {
+    let desk = Desk::open().await;
+    for (answer, probes) in [("ask", 2), ("unknown", 2), ("refused", 1), ("ok", 1)] {
+        parked_probes(&desk.db.pool, probes, answer).await;
+    }
+    let worker = start(&desk.db, pace()).await;
+    at_rest(&desk.db.pool).await;
+    stop(worker).await;
+    parked_probes(&desk.db.pool, 1, "busy").await;
+
+    // By a filter: never what is completed or open.
+    let all = desk.plan(&desk.ada, Filter { kind: Some("probe".to_owned()), ..Filter::default() }).await;
+    let rows = "select j.key, coalesce(w.act, w.refusal) from noshi.redrive_row w join noshi.job j on j.id = w.job where w.redrive = $1 order by 1";
+    let rows: Vec<(String, String)> = sqlx::query_as(rows).bind(all).fetch_all(&desk.db.pool).await.unwrap();
+    let row = |key: &str, what: &str| (key.to_owned(), what.to_owned());
+    assert_eq!(
+        rows,
+        [
+            row("ask1", "retry"),
+            row("ask2", "retry"),
+            row("refused1", "nothing may be done to it at `over`"),
+            // In doubt: the partner is asked, nothing is sent again.
+            row("unknown1", "inquire"),
+            row("unknown2", "inquire"),
+        ]
+    );
+    // By name: each with the reason for which it is left out.
+    let ids = Some(["ok1", "busy1", "ask1"].map(str::to_owned).to_vec());
+    let named = desk.plan(&desk.ada, Filter { ids, ..parked("probe") }).await;
+    let groups = redrive::groups(&desk.ada, named).await.unwrap();
+    let told: Vec<_> = groups.iter().map(|it| (it.status.as_str(), it.what.as_str(), it.such_as.join(" "))).collect();
+    assert_eq!(
+        told,
+        [
+            ("refused", "it is available, neither parked nor failed", "probe busy1".to_owned()),
+            ("refused", "it is completed; what is done is never done again", "probe ok1".to_owned()),
+            ("waiting", "retry", "probe ask1".to_owned()),
+        ]
+    );
+    let unknown = Filter { ids: Some(vec!["nobody".to_owned()]), ..parked("probe") };
+    refused(plan(&desk.ada, &unknown, None).await, "there is no probe with the id nobody");
+    refused(plan(&desk.ada, &parked("email"), None).await, "nothing to plan");
+    let retried = plan(&desk.ada, &parked("probe"), Some(Act::Reissue)).await.expect("a plan of refusals");
+    assert_eq!((desk.look(retried).await.jobs, desk.look(retried).await.refused), (0, 4));
+    refused(apply(&desk.ada, retried).await, "no job that may be asked");
+
+    // Past the planner, by hand: the database refuses by itself.
+    for (key, act) in
+        [("ok1", "retry"), ("busy1", "retry"), ("ask1", "reissue"), ("ask1", "attest_void"), ("unknown1", "rerun")]
+    {
+        let sql = "select noshi.plan_redrive('{}', array[id], array[step], array[$2], array[null], array[null]) from noshi.job where key = $1";
+        let by_hand = sqlx::query(sql).bind(key).bind(act).execute(&desk.ada).await.map_err(BatchError::from);
+        refused(by_hand, "may not be re-driven");
+    }
+    desk.sql("update noshi.job set asked = 'retry' where key = 'ask2'").await;
+    assert_eq!(desk.look(desk.plan(&desk.ada, parked("probe")).await).await.jobs, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_no_longer_holds_is_refused() {
+    let desk = Desk::open().await;
+    desk.parked_gifts(3).await;
+    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    assert_eq!(desk.look(number).await.totals, json!({"JPY": 1500}));
+    let on = |conditions: Conditions<'static>| {
+        let ada = desk.ada.clone();
+        async move { redrive::apply(&ada, number, "why", &conditions).await }
+    };
+    refused(on(Conditions { max_amount: Some(1499), ..Conditions::default() }).await, "more than 1499");
+    refused(on(Conditions { digest: Some(&[0; 32]), ..Conditions::default() }).await, "not the digest");
+    refused(redrive::apply(&desk.ada, number, " ", &Conditions::default()).await, "say why");
+    refused(apply(&desk.ada, number + 100).await, "there is no re-drive");
+
+    // One job moves between the plan and its application.
+    desk.sql("update noshi.job set step = step + 1 where key = 'g2'").await;
+    let job = desk.count("select id from noshi.job where key = 'g2'").await;
+    refused(
+        apply(&desk.ada, number).await,
+        &format!("1 of the 3 jobs of re-drive {number} have moved on since it was planned: job {job}"),
+    );
+    assert_eq!(desk.count("select count(*) from noshi.job where asked is not null").await, 0);
+
+    let stale = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    desk.sql("update noshi.redrive set expires_at = clock_timestamp()").await;
+    refused(apply(&desk.ada, stale).await, "too old");
+    assert_eq!(desk.look(stale).await.status, "expired");
+
+    // One moves after the application: it is left alone and reported, the others go on.
+    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    apply(&desk.ada, number).await.expect("applied");
+    refused(apply(&desk.ben, number).await, "was applied by ada already");
+    desk.sql("update noshi.job set step = step + 1 where key = 'g3'").await;
+    desk.advance_all().await;
+    let r = desk.look(number).await;
+    assert_eq!((r.status.as_str(), r.asked, r.drifted), ("done", 2, 1));
+    assert_eq!(desk.count("select count(*) from noshi.audit where act = 'job retry' and who = 'ada' and reason like 're-drive %: the lane is mended'").await, 2);
+    assert_eq!(desk.count("select count(*) from noshi.gift_trade").await, 0);
+    refused(redrive::steer(&desk.ada, number, Steer::Cancel, "why").await, "is done");
+
+    // What a plan holds stays what it was, even for the owner.
+    for sql in [
+        "update noshi.redrive_row set act = 'rerun'",
+        "update noshi.redrive_row set status = 'waiting'",
+        "delete from noshi.redrive_row",
+        "truncate noshi.redrive_row cascade",
+    ] {
+        let error = sqlx::raw_sql(sql).execute(&desk.db.pool).await.expect_err(sql);
+        assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("NS001"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_re_drive_needs_a_second_person() {
+    let desk = Desk::open().await;
+    desk.parked_gifts(101).await;
+    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    let digest = hex::decode(desk.look(number).await.digest).unwrap();
+    assert_eq!(desk.look(number).await.status, "awaiting_approval");
+    refused(apply(&desk.ada, number).await, "too large for one person");
+    refused(apply(&desk.ben, number).await, "too large for one person");
+    refused(redrive::approve(&desk.ada, number, &digest, "mine").await, "planned by you");
+    refused(redrive::approve(&desk.ben, number, &[0; 32], "unread").await, "not the digest");
+    redrive::approve(&desk.ben, number, &digest, "read it").await.expect("approved");
+    refused(redrive::approve(&desk.ben, number, &digest, "read it").await, "no approval any more");
+    refused(apply(&desk.ben, number).await, "approved by you");
+    apply(&desk.ada, number).await.expect("applied");
+    redrive::steer(&desk.ada, number, Steer::Cancel, "enough").await.expect("cancelled");
+    desk.advance_all().await;
+    assert_eq!(desk.count("select count(*) from noshi.job where asked is not null").await, 0);
+
+    // By worth alone: 100 yen more than one person may.
+    desk.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 50400)").await;
+    let by_worth = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    assert!(desk.look(by_worth).await.needs_approval);
+    desk.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 50500)").await;
+    let small = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    assert!(!desk.look(small).await.needs_approval);
+    assert_eq!(desk.count("select count(*) from noshi.audit where act = 'redrive cap'").await, 2);
+
+    // Roles: a worker advances and nothing else; a producer nothing.
+    for (role, sql) in [
+        ("noshi_worker", "select noshi.apply_redrive(1, 'why', null, null, null, null)"),
+        ("noshi_worker", "select from noshi.redrive"),
+        ("noshi_producer", "select noshi.advance_redrive()"),
+        ("noshi_operator", "select noshi.advance_redrive()"),
+        ("noshi_operator", "insert into noshi.redrive_cap (jobs, amount) values (1, 1)"),
+    ] {
+        let mut connection = desk.db.pool.acquire().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("set role {role}"))).execute(&mut *connection).await.unwrap();
+        let error = sqlx::raw_sql(sql).execute(&mut *connection).await.expect_err(sql);
+        assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42501"), "{role}: {sql}");
+        sqlx::raw_sql("reset role").execute(&mut *connection).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_stands_still_again_pauses_the_rest() {
+    let desk = Desk::open().await;
+    parked_probes(&desk.db.pool, 6, "ask").await;
+    let worker = start(&desk.db, pace()).await;
+    at_rest(&desk.db.pool).await;
+    let canary = Conditions { canary: Some(2), ..Conditions::default() };
+    let number = desk.plan(&desk.ada, parked("probe")).await;
+    redrive::apply(&desk.ada, number, "tried", &canary).await.expect("applied");
+    let paused = async || desk.look(number).await.status == "paused_by_canary";
+    until("the canary's verdict", Duration::from_secs(20), paused).await;
+    let r = desk.look(number).await;
+    assert_eq!((r.asked, r.waiting, r.parked), (2, 4, 2));
+    let said = "select count(*) from noshi.audit where act = 'redrive pause' and who = 'noshi' and jsonb_array_length(after -> 'jobs') = 2";
+    assert_eq!(desk.count(said).await, 1);
+    // A person has looked, and takes it on.
+    redrive::steer(&desk.ben, number, Steer::Resume, "they may ask again").await.expect("resumed");
+    until("the end", Duration::from_secs(20), async || desk.look(number).await.status == "done").await;
+    at_rest(&desk.db.pool).await;
+    each_asked(&desk.db.pool, 6, 1).await;
+
+    mend(&desk.db.pool).await;
+    let number = desk.plan(&desk.ada, parked("probe")).await;
+    redrive::apply(&desk.ada, number, "mended", &canary).await.expect("applied");
+    until("the end", Duration::from_secs(20), async || desk.look(number).await.status == "done").await;
+    at_rest(&desk.db.pool).await;
+    assert_eq!(desk.look(number).await.completed, 6);
+    stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_re_drive_keeps_its_pace_and_stops_when_told() {
+    let desk = Desk::open().await;
+    desk.parked_gifts(90).await;
+    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    let slowly = Conditions { per_minute: Some(60), ..Conditions::default() };
+    redrive::apply(&desk.ada, number, "slowly", &slowly).await.expect("applied");
+    desk.advance_all().await;
+    // After a long absence of the fleet: what five seconds hold, not what was missed.
+    desk.sql("update noshi.redrive set next_at = clock_timestamp() - interval '1 hour'").await;
+    desk.advance_all().await;
+    let asked = desk.look(number).await.asked;
+    assert!((7..=9).contains(&asked), "{asked}");
+
+    redrive::steer(&desk.ada, number, Steer::Pause, "lunch").await.expect("paused");
+    refused(redrive::steer(&desk.ben, number, Steer::Pause, "lunch").await, "does not run");
+    desk.sql("update noshi.redrive set next_at = clock_timestamp() - interval '1 hour'").await;
+    desk.advance_all().await;
+    assert_eq!((desk.look(number).await.status.as_str(), desk.look(number).await.asked), ("paused", asked));
+    redrive::steer(&desk.ben, number, Steer::Resume, "back").await.expect("resumed");
+    desk.advance_all().await;
+    assert_eq!(desk.look(number).await.asked, asked + 1);
+    redrive::steer(&desk.ada, number, Steer::Cancel, "enough").await.expect("cancelled");
+    desk.advance_all().await;
+    let r = desk.look(number).await;
+    assert_eq!((r.status.as_str(), r.asked, r.waiting), ("cancelled", asked + 1, 89 - asked));
+    refused(redrive::steer(&desk.ada, number, Steer::Resume, "why").await, "is cancelled");
+    let acts =
+        "select count(distinct act) from noshi.audit where target = 'redrive/' || (select max(id) from noshi.redrive)";
+    assert_eq!(desk.count(acts).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_plans_shows_and_applies() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
+    parked_probes(&fleet.pool, 4, "ask").await;
+    let worker = fleet.worker("a", &[], &[]);
+    fleet.at_rest(Duration::from_secs(30)).await.unwrap();
+    mend(&fleet.pool).await;
+    let said = async |arguments: &[&str]| {
+        let output = fleet.command(arguments).await;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let common = ["redrive", "--kind", "probe", "--code", "probe_asked", "--since", "1h", "--reason", "mended"];
+    let (ok, _, stderr) = said(&common).await;
+    assert!(!ok && stderr.contains("4 to be asked, 0 refused") && stderr.contains("no terminal"), "{stderr}");
+    for (wrong, why) in [
+        (vec!["redrive", "--reason", "all?", "--yes"], "say which jobs"),
+        (vec!["redrive", "plan", "--kind", "probe", "--all"], "say which jobs"),
+        (vec!["redrive", "plan", "--kind", "probe", "--act", "reissue"], "every other act is for one job"),
+        (vec!["redrive", "plan", "--ids", "x"], "--kind"),
+    ] {
+        let (ok, _, stderr) = said(&wrong).await;
+        assert!(!ok && stderr.contains(why), "{wrong:?}: {stderr}");
+    }
+    let (ok, stdout, stderr) = said(&[&["-o", "json"], common.as_slice(), &["--yes", "--canary", "1"]].concat()).await;
+    assert!(ok, "{stderr}");
+    let shown: Value = serde_json::from_str(&stdout).expect("one JSON document");
+    assert_eq!(
+        (&shown["status"], &shown["completed"], &shown["groups"][0]["what"]),
+        (&json!("done"), &json!(4), &json!("retry")),
+        "{shown}"
+    );
+    let (ok, stdout, _) = said(&["redrive", "list"]).await;
+    assert!(ok && stdout.lines().count() == 3 && stdout.contains("done"), "{stdout}");
+    let (ok, stdout, _) = said(&["audit", "list", "--act", "job retry", "--since", "1h"]).await;
+    assert!(ok && stdout.lines().count() == 5 && stdout.contains("re-drive 2: mended"), "{stdout}");
+    assert!(worker.stop().await.success());
+}
