@@ -10,6 +10,7 @@ mod lane;
 pub mod out;
 mod pages;
 mod redrive;
+mod token;
 mod vault;
 mod worker;
 
@@ -64,6 +65,9 @@ enum Command {
     /// The keys that seal gift codes and recipients.
     #[command(subcommand)]
     Vault(vault::VaultCommand),
+    /// Who may use the HTTP interface, and for what.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Plays the gift providers on this machine, with faults and a ledger.
     Simulate(simulator::SimulateArgs),
     /// Prints the completions of a shell, to be sourced by it.
@@ -119,6 +123,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Lane(command) => lane::run(out, command).await,
         Command::Doctor(args) => doctor::run(&settings(), out, args).await,
         Command::Vault(command) => vault::run(settings, command).await,
+        Command::Token(command) => token::run(command, cli.output).await,
         Command::Simulate(args) => simulator::run(args).await,
         Command::Completions { shell } => {
             pages::completions(shell);
@@ -174,6 +179,7 @@ pub fn start_logging(cli: &Cli) {
         | Command::Lane(_)
         | Command::Doctor(_)
         | Command::Vault(_)
+        | Command::Token(_)
         | Command::Simulate(_)
         | Command::Completions { .. }
         | Command::Man(_)

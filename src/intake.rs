@@ -21,7 +21,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Seek},
     path::Path,
 };
 
@@ -168,7 +168,10 @@ impl std::error::Error for Rejected {}
 /// A file, and how it is to be taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Submission<'a> {
+    /// Where it is; or, where it is held open, only what it is called.
     pub path: &'a Path,
+    /// An open file that needs no name.
+    pub held: Option<&'a File>,
     pub kind: FileKind,
     pub encoding: Encoding,
     pub campaign: Option<&'a str>,
@@ -185,7 +188,12 @@ impl Submission<'_> {
     }
 
     fn open(&self) -> anyhow::Result<BufReader<File>> {
-        let file = File::open(self.path).with_context(|| format!("cannot open {}", self.path.display()))?;
+        let file = match self.held {
+            // Read from its start each time; two readings never overlap.
+            Some(held) => held.try_clone().and_then(|mut file| file.rewind().map(|()| file)),
+            None => File::open(self.path),
+        };
+        let file = file.with_context(|| format!("cannot open {}", self.path.display()))?;
         Ok(BufReader::with_capacity(256 * 1024, file))
     }
 }

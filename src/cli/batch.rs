@@ -196,6 +196,7 @@ async fn submit(settings: &Settings, out: Out, args: BatchSubmit) -> anyhow::Res
     }
     let submission = Submission {
         path: &args.file,
+        held: None,
         kind: args.kind,
         encoding: args.encoding,
         campaign: args.campaign.as_deref(),
@@ -232,6 +233,7 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
     // What is approved is what is staged: whoever submitted the file could have staged anything.
     let submission = Submission {
         path: &file,
+        held: None,
         kind: if batch.kind == FileKind::Stores.name() { FileKind::Stores } else { FileKind::Grants },
         encoding: Encoding::from_name(&batch.encoding),
         campaign: None,

@@ -75,6 +75,7 @@ pub(crate) async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind)
     let grants = kind == FileKind::Grants;
     let submission = Submission {
         path: &path,
+        held: None,
         kind,
         encoding: Encoding::Utf8,
         campaign: grants.then_some("demo"),

@@ -20,8 +20,8 @@ const PAGE: i32 = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
     /// What the database refused, in its own sentence.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{sentence}")]
+    Refused { code: String, sentence: String },
     #[error("the database did not answer; whether the batch was changed is not known, and doing it again is safe: {0}")]
     Database(#[source] sqlx::Error),
 }
@@ -30,13 +30,15 @@ impl From<sqlx::Error> for BatchError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else { return BatchError::Database(error) };
         let hint = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|e| e.hint());
-        match database.code().as_deref() {
-            Some("42501") => BatchError::Refused(format!("this login may not do that: {}", database.message())),
-            Some("NS400" | "NS403" | "NS404" | "NS409" | "NS410") => BatchError::Refused(
-                hint.map_or_else(|| database.message().to_owned(), |hint| format!("{}. {hint}", database.message())),
-            ),
-            _ => BatchError::Database(error),
-        }
+        let code = database.code().unwrap_or_default().into_owned();
+        let sentence = match code.as_str() {
+            "42501" => format!("this login may not do that: {}", database.message()),
+            "NS400" | "NS401" | "NS403" | "NS404" | "NS409" | "NS410" => {
+                hint.map_or_else(|| database.message().to_owned(), |hint| format!("{}. {hint}", database.message()))
+            }
+            _ => return BatchError::Database(error),
+        };
+        BatchError::Refused { code, sentence }
     }
 }
 

@@ -1,6 +1,7 @@
 //! All SQL. One function per legal change, named by a verb; every write of a held job is fenced by id, lease, worker and step.
 
 pub mod acts;
+pub mod api;
 pub mod audit;
 pub mod batches;
 pub mod claim;
@@ -15,6 +16,7 @@ pub mod recover;
 pub mod redrive;
 pub mod settle;
 pub mod stores;
+pub mod tokens;
 pub mod workers;
 
 use std::{str::FromStr, time::Duration};
@@ -36,6 +38,8 @@ pub enum Role {
     Producer,
     /// Takes events from the network: executes functions, reads and writes no table.
     Door,
+    /// Serves the HTTP interface, in the name of whoever's token is shown.
+    Api,
     /// The login's own rights: migrations and key rotation.
     Login,
 }
@@ -47,6 +51,7 @@ impl Role {
             Role::Operator => "set role noshi_operator",
             Role::Producer => "set role noshi_producer",
             Role::Door => "set role noshi_door",
+            Role::Api => "set role noshi_api",
             Role::Login => "reset role",
         }
     }
@@ -65,6 +70,15 @@ const WORKER_SESSION: &str =
 
 /// Opens a pool whose every connection acts as `role`.
 pub async fn connect(url: &str, role: Role, connections: u32) -> anyhow::Result<PgPool> {
+    open(url, role, connections, None).await
+}
+
+/// A pool of one connection for one request, whose every transaction is done by this token.
+pub async fn connect_by(url: &str, bearer: &tokens::Bearer) -> anyhow::Result<PgPool> {
+    open(url, Role::Api, 1, Some(bearer.clone())).await
+}
+
+async fn open(url: &str, role: Role, connections: u32, bearer: Option<tokens::Bearer>) -> anyhow::Result<PgPool> {
     let options = PgConnectOptions::from_str(url)
         .context("DATABASE_URL is not a PostgreSQL URL")?
         .application_name("noshi")
@@ -73,18 +87,30 @@ pub async fn connect(url: &str, role: Role, connections: u32) -> anyhow::Result<
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
         .after_connect(move |connection, _| {
+            let bearer = bearer.clone();
             Box::pin(async move {
                 connection.execute(SESSION).await?;
                 if role == Role::Worker {
                     connection.execute(WORKER_SESSION).await?;
                 }
                 connection.execute(role.set_role()).await?;
+                if let Some(bearer) = &bearer {
+                    tokens::show(connection, bearer).await?;
+                }
                 Ok(())
             })
         })
         .connect_with(options)
         .await
         .context("cannot connect to PostgreSQL; check DATABASE_URL, and that the login is a member of the noshi roles")
+}
+
+const IS_MEMBER: &str = "select coalesce((select pg_has_role(session_user, oid, 'member') from pg_roles where rolname = $1), false)";
+
+/// Whether the login may act in a role.
+pub async fn may_act_as(url: &str, role: &str) -> anyhow::Result<bool> {
+    let pool = connect(url, Role::Login, 1).await?;
+    Ok(sqlx::query_scalar(IS_MEMBER).bind(role).fetch_one(&pool).await?)
 }
 
 /// A file is read and written in few, large statements.

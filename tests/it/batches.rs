@@ -86,6 +86,7 @@ impl Desk {
         let path = self.write("grants.csv", format!("{HEADER}\n{rows}").as_bytes());
         let submission = Submission {
             path: &path,
+            held: None,
             kind: FileKind::Grants,
             encoding: Encoding::Utf8,
             campaign: Some("summer"),
@@ -161,6 +162,7 @@ async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear()
     assert!(args.iter().all(|args| !args.contains("山田") && !args.contains("example.jp")), "{args:?}");
     let options = Submission {
         path: &desk.files.path().join("grants.csv"),
+        held: None,
         kind: FileKind::Grants,
         encoding: Encoding::Utf8,
         campaign: Some("winter"),
@@ -179,6 +181,7 @@ async fn the_files_bytes_come_back_as_they_were() {
     let path = desk.write("grants.csv", text.as_bytes());
     let submission = Submission {
         path: &path,
+        held: None,
         kind: FileKind::Grants,
         encoding: Encoding::Utf8,
         campaign: None,

@@ -1,0 +1,220 @@
+//! What the HTTP interface reads and asks for, each in a transaction that is done by its caller's token.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use noshi_jobs::gift_issuance::Sealed;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use sqlx::{FromRow, PgConnection, Row, types::Json};
+
+use super::seconds;
+
+/// A job as producers and operators see it: no codes, no addresses.
+#[derive(Debug, Clone, Serialize, JsonSchema, FromRow)]
+pub struct Job {
+    /// The job's number.
+    pub job: i64,
+    pub kind: String,
+    /// The producer's own id.
+    pub id: String,
+    /// scheduled, available, running, retryable, needs_operator, completed, failed or cancelled.
+    pub status: String,
+    /// The state that it stands in, as the table of its kind names it.
+    pub at: String,
+    /// Being taken back.
+    pub unwinding: bool,
+    /// A call was made, and whether it took effect is not known.
+    pub in_doubt: bool,
+    pub outcome: Option<String>,
+    /// Why it asks for a person, or failed: a file of the runbook.
+    pub code: Option<String>,
+    pub detail: Option<String>,
+    pub lane: String,
+    /// For acts: they are asked for at this step, and refused when the job has moved on.
+    pub step: i32,
+    /// The act that was asked for and is not carried out yet.
+    pub asked: Option<String>,
+    pub batch: Option<i64>,
+    pub created_at: DateTime<Utc>,
+    pub run_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub args: Value,
+    #[serde(skip)]
+    pub state: Option<Value>,
+    #[serde(skip)]
+    pub undo: Option<Value>,
+}
+
+macro_rules! job_columns {
+    ($rest:literal) => {
+        concat!(
+            "select id as job, kind, key as id, status::text, at, undo is not null as unwinding, unsure as in_doubt, outcome, code, detail, lane, step, asked,
+    batch, created_at, case when isfinite(run_at) then run_at end as run_at, finished_at, args, state, undo from noshi.job ",
+            $rest
+        )
+    };
+}
+
+pub async fn job(connection: &mut PgConnection, kind: &str, id: &str) -> Result<Option<Job>, sqlx::Error> {
+    const JOB: &str = job_columns!("where kind = $1 and key = $2");
+    sqlx::query_as(JOB).bind(kind).bind(id).fetch_optional(connection).await
+}
+
+/// Which jobs are listed: the newest first, before the job `before`.
+#[derive(Debug, Default)]
+pub struct Filter {
+    pub kind: Option<String>,
+    pub status: Option<String>,
+    pub code: Option<String>,
+    pub before: Option<i64>,
+    pub limit: i64,
+}
+
+pub async fn jobs(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, sqlx::Error> {
+    const JOBS: &str = job_columns!(
+        "where ($1::text is null or kind = $1) and ($2::text is null or status = $2::noshi.job_status) and ($3::text is null or code = $3)
+    and ($4::bigint is null or id < $4) order by id desc limit $5"
+    );
+    sqlx::query_as(JOBS)
+        .bind(&filter.kind)
+        .bind(&filter.status)
+        .bind(&filter.code)
+        .bind(filter.before)
+        .bind(filter.limit)
+        .fetch_all(connection)
+        .await
+}
+
+/// A line of a job's journal.
+#[derive(Debug, Clone, Serialize, JsonSchema, FromRow)]
+pub struct Event {
+    pub happened_at: DateTime<Utc>,
+    pub event: String,
+    pub became: Option<String>,
+    pub outcome: Option<String>,
+    pub code: Option<String>,
+    pub detail: Option<String>,
+    pub worker: Option<i64>,
+}
+
+const JOURNAL: &str = "select happened_at, event, became, outcome, code, detail, worker from (
+    select * from noshi.job_event where job = $1 order by happened_at desc, step desc limit $2) e order by happened_at, step";
+
+/// The last lines of a job's journal.
+pub async fn journal(connection: &mut PgConnection, job: i64, most: i64) -> Result<Vec<Event>, sqlx::Error> {
+    sqlx::query_as(JOURNAL).bind(job).bind(most).fetch_all(connection).await
+}
+
+/// A request that its producer wrote: the arguments stay as they came.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    pub id: &'a str,
+    pub args: &'a RawValue,
+}
+
+fn columns<'a>(rows: &'a [Asked<'a>]) -> (Vec<&'a str>, Vec<Json<&'a RawValue>>) {
+    rows.iter().map(|row| (row.id, Json(row.args))).unzip()
+}
+
+/// All of these, or none. Returns the jobs' numbers, in order.
+pub async fn enqueue(
+    connection: &mut PgConnection,
+    kind: &str,
+    rows: &[Asked<'_>],
+    priority: i16,
+) -> Result<Vec<i64>, sqlx::Error> {
+    const ENQUEUE: &str = "select noshi.enqueue_rows($1, $2, $3, $4)";
+    let (keys, args) = columns(rows);
+    sqlx::query_scalar(ENQUEUE).bind(kind).bind(keys).bind(args).bind(priority).fetch_all(connection).await
+}
+
+/// A row whose id exists with other arguments.
+#[derive(Debug, Clone, FromRow)]
+pub struct Conflict {
+    pub row_no: i64,
+    pub key: String,
+    pub differences: Value,
+}
+
+pub async fn conflicts(
+    connection: &mut PgConnection,
+    kind: &str,
+    rows: &[Asked<'_>],
+) -> Result<Vec<Conflict>, sqlx::Error> {
+    const CONFLICTS: &str = "select row_no, key, differences from noshi.conflicts($1, $2, $3)";
+    let (keys, args) = columns(rows);
+    sqlx::query_as(CONFLICTS).bind(kind).bind(keys).bind(args).fetch_all(connection).await
+}
+
+/// A user asks for the gift of a grant (発券). Returns the job's number.
+pub async fn issue_grant(
+    connection: &mut PgConnection,
+    grant: &str,
+    user: &str,
+    area: Option<&str>,
+) -> Result<i64, sqlx::Error> {
+    const ISSUE: &str = "select noshi.issue_grant($1, $2, $3)";
+    sqlx::query_scalar(ISSUE).bind(grant).bind(user).bind(area).fetch_one(connection).await
+}
+
+/// What is handed out to show a gift.
+#[derive(Debug)]
+pub struct Revealed {
+    pub state: Value,
+    pub args: Value,
+    /// `None` where the provider's rule is to ask for the code again.
+    pub sealed: Option<Sealed>,
+    /// For how long the same trade id surely gives the same card.
+    pub remembered: Duration,
+}
+
+/// Writes the audit row and hands the sealed code out. Nothing may be shown before the commit.
+pub async fn reveal_gift(
+    connection: &mut PgConnection,
+    grant: &str,
+    user: &str,
+    reason: &str,
+) -> Result<Revealed, sqlx::Error> {
+    const REVEAL: &str =
+        "select state, args, remembered, key_id, nonce, ciphertext from noshi.reveal_gift($1, $2, $3)";
+    let row = sqlx::query(REVEAL).bind(grant).bind(user).bind(reason).fetch_one(connection).await?;
+    let sealed = match row.try_get("key_id")? {
+        Some(key_id) => {
+            Some(Sealed { key_id, nonce: row.try_get("nonce")?, ciphertext: row.try_get("ciphertext")? })
+        }
+        None => None,
+    };
+    Ok(Revealed {
+        state: row.try_get("state")?,
+        args: row.try_get("args")?,
+        sealed,
+        remembered: row.try_get::<Option<f64>, _>("remembered")?.map_or(Duration::ZERO, seconds),
+    })
+}
+
+/// A token of every budget of a lane.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Spent {
+    /// The call may be made after `wait`, and at most `jitter` later.
+    Slot { wait: Duration, jitter: Duration },
+    /// The lane is closed or its next slot far; ask again after this.
+    Closed(Duration),
+}
+
+/// Spends a token of every budget of a lane, if there is a slot within this time.
+pub async fn spend_token(connection: &mut PgConnection, lane: &str, within: Duration) -> Result<Spent, sqlx::Error> {
+    const SPEND: &str = "select closed, wait, jitter from noshi.spend_token($1, $2)";
+    let row = sqlx::query(SPEND).bind(lane).bind(within).fetch_one(connection).await?;
+    let wait = seconds(row.try_get("wait")?);
+    Ok(match row.try_get("closed")? {
+        true => Spent::Closed(wait),
+        false => Spent::Slot { wait, jitter: seconds(row.try_get("jitter")?) },
+    })
+}
+
+pub async fn throttle_lane(connection: &mut PgConnection, lane: &str, wait: Duration) -> Result<(), sqlx::Error> {
+    const THROTTLE: &str = "select noshi.throttle_lane($1, $2)";
+    sqlx::query(THROTTLE).bind(lane).bind(wait).execute(connection).await.map(|_| ())
+}
