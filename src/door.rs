@@ -1,26 +1,32 @@
-//! The HTTP room: what other systems tell us comes in here. `noshi api run` serves it.
+//! The HTTP room, which `noshi api run` serves: what other systems tell us, and what producers and operators ask.
 //!
-//! An endpoint is one file below `src/door` and one line in [`ENDPOINTS`]; it is there if the settings name its sender.
+//! An endpoint for events is one file below `src/door` and one line in [`ENDPOINTS`]; it is there if the settings name its sender.
 //! Nothing is answered 200 before it is committed: every sender of events sends again what was not answered so.
 
 pub mod answer;
+pub mod api;
 pub mod organization;
 pub mod ses;
 pub mod sns;
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use sqlx::PgPool;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
-use self::answer::Refused;
+use self::{answer::Refused, api::Desk};
 use crate::{
     settings::Settings,
     store::{self, Role},
@@ -28,8 +34,13 @@ use crate::{
 
 /// No event of a sender is larger.
 const MOST_BYTES: usize = 256 * 1024;
-/// For a whole request, its body included.
+/// For a whole event, its body included.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// For a request's head, from the connection's first byte or the end of the request before it.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+const MOST_HEAD_BYTES: usize = 16 * 1024;
+/// More connections than this wait until others are done.
+const MOST_OPEN: usize = 1024;
 /// How long a graceful stop waits for requests in hand. An event that is not answered is sent again.
 const GRACE: Duration = Duration::from_secs(10);
 const CONNECTIONS: u32 = 8;
@@ -55,14 +66,26 @@ impl Door {
 
     /// The same where somebody listens already.
     pub async fn on(settings: &Settings, database_url: &str, listener: TcpListener) -> anyhow::Result<Door> {
-        let pool = store::connect(database_url, Role::Door, CONNECTIONS).await?;
-        let mut app = Router::new();
-        for open in ENDPOINTS {
-            if let Some(routes) = open(settings, &pool)? {
-                app = app.merge(routes);
+        let takes_events = store::may_act_as(database_url, "noshi_door").await?;
+        let takes_requests = store::may_act_as(database_url, "noshi_api").await?;
+        ensure!(
+            takes_events || takes_requests,
+            "this login is a member of neither noshi_door, which takes events, nor noshi_api, which serves requests"
+        );
+        let mut events = Router::new();
+        if takes_events {
+            let pool = store::connect(database_url, Role::Door, CONNECTIONS).await?;
+            for open in ENDPOINTS {
+                if let Some(routes) = open(settings, &pool)? {
+                    events = events.merge(routes);
+                }
             }
         }
-        Ok(Door { listener, app: hardened(app) })
+        let requests = match takes_requests {
+            true => api::open(Desk::open(settings, database_url).await?),
+            false => Router::new(),
+        };
+        Ok(Door { listener, app: hardened(events, requests) })
     }
 
     pub fn address(&self) -> std::io::Result<SocketAddr> {
@@ -71,27 +94,47 @@ impl Door {
 
     /// Answers until `stop`, and then what is in hand.
     pub async fn serve_until(self, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
-        let (stopping, stopped) = tokio::sync::oneshot::channel();
-        let told = async move {
-            stop.await;
-            let _ = stopping.send(());
-        };
-        let out_of_patience = async {
-            let _ = stopped.await;
-            tokio::time::sleep(GRACE).await;
-        };
-        tokio::select! {
-            served = axum::serve(self.listener, self.app).with_graceful_shutdown(told) => served.context("the door ended"),
-            () = out_of_patience => Ok(()),
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MOST_HEAD_BYTES);
+        let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MOST_OPEN)));
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let accepted = async {
+                let place = Arc::clone(&room).acquire_owned().await;
+                (self.listener.accept().await, place)
+            };
+            let (accepted, place) = tokio::select! {
+                accepted = accepted => accepted,
+                () = &mut stop => break,
+            };
+            let Ok((stream, _)) = accepted else {
+                // Out of file descriptors, most likely: those in use come back.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let _ = stream.set_nodelay(true);
+            let service = TowerToHyperService::new(self.app.clone());
+            let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(async move {
+                // A caller that goes away is no error of ours.
+                let _ = connection.await;
+                drop(place);
+            });
         }
+        drop(self.listener);
+        // Who is not done by then sends it again.
+        let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
+        Ok(())
     }
 }
 
-fn hardened(app: Router) -> Router {
-    app.fallback(async || Refused::new(404, "There is no such address here; see the documentation of `noshi api run`."))
-        .method_not_allowed_fallback(async || Refused::new(405, "This address takes another method."))
+fn hardened(events: Router, requests: Router) -> Router {
+    events
         .layer(DefaultBodyLimit::max(MOST_BYTES))
         .layer(middleware::from_fn(in_time))
+        .merge(requests)
+        .fallback(async || Refused::new(404, "There is no such address here; see /openapi.json."))
+        .method_not_allowed_fallback(async || Refused::new(405, "This address takes another method."))
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
@@ -110,7 +153,8 @@ mod tests {
     use crate::door::answer::Received;
 
     async fn answer(request: Request) -> (u16, serde_json::Value) {
-        let app = hardened(Router::new().route("/v1/events/x", post(async |Received(_): Received| "kept")));
+        let events = Router::new().route("/v1/events/x", post(async |Received(_): Received| "kept"));
+        let app = hardened(events, Router::new());
         let response = app.oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let kind = response.headers()["content-type"].to_str().unwrap().to_owned();

@@ -9,7 +9,8 @@ use crate::{door::Door, settings::Settings};
 
 #[derive(Subcommand)]
 pub enum ApiCommand {
-    /// Takes events from other systems until it is told to stop. Its login needs the role noshi_door only.
+    /// Serves until it is told to stop: events of other systems where its login is a member of noshi_door, requests of producers
+    /// and operators where it is one of noshi_api.
     Run(ApiRun),
 }
 

@@ -79,12 +79,7 @@ pub async fn run(command: TokenCommand, out: Out) -> anyhow::Result<()> {
 async fn create(args: &TokenCreate, out: Out) -> anyhow::Result<()> {
     let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
     let token = tokens::generate();
-    let new = NewToken {
-        owner: &args.owner,
-        scopes: &args.scopes,
-        lasts: args.expires,
-        per_second: args.per_second,
-    };
+    let new = NewToken { owner: &args.owner, scopes: &args.scopes, lasts: args.expires, per_second: args.per_second };
     let (id, until) = tokens::create(&pool, &token, &new).await?;
     let answer = json!({"id": id, "token": token.expose_secret(), "owner": args.owner, "scopes": args.scopes, "expires_at": until});
     out.one(&answer, |_| {

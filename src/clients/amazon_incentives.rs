@@ -2,7 +2,7 @@
 //!
 //! Source: the vendor's pages, a machine-readable model, captured answers. The creationRequestId is the idempotency key:
 //! the same id and amount again gives the same card, so that is also the only inquiry, and it *issues* if the first call
-//! never arrived. Amazon forbids to store claim codes: none is kept, and none leaves this file.
+//! never arrived. Amazon forbids to store claim codes: none is kept, and none leaves this file but to be shown.
 //!
 //! Assumed, since no source says it: an unanswered call lands within a minute; a request id is remembered for at least
 //! a day; a card can be cancelled by its creationRequestId alone. The HTTP status of the F-codes is not documented
@@ -28,7 +28,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::{
-    Budget, CodePolicy, Funds, GiftProvider, Offer,
+    Budget, CodePolicy, Funds, GiftProvider, Offer, Refetch,
     http::{Answer, Gate, Http},
     settings::{Account, AmazonCredentials, Defaults, GiftSettings, secret},
     wire::major_units,
@@ -92,6 +92,16 @@ impl AmazonIncentives {
         let request = self.http.request(Method::POST, &[operation]).headers(headers).body(body);
         self.http.send(request, gate).await
     }
+
+    /// The same id and amount again give the same card.
+    async fn create(&self, args: &Args, trade: &Trade, gate: &Gate) -> Answer {
+        let body = json!({
+            "creationRequestId": trade.id,
+            "partnerId": self.partner_id,
+            "value": {"currencyCode": args.value.currency.code(), "amount": major_units(args.value)},
+        });
+        self.call("CreateGiftCard", &body, gate).await
+    }
 }
 
 impl GiftProvider for AmazonIncentives {
@@ -119,15 +129,19 @@ impl GiftProvider for AmazonIncentives {
             if self.check(&args.category, args.value).is_err() {
                 return Issue::Refused("NotOffered".to_owned());
             }
-            let body = json!({
-                "creationRequestId": trade.id,
-                "partnerId": self.partner_id,
-                "value": {"currencyCode": args.value.currency.code(), "amount": major_units(args.value)},
-            });
-            match self.call("CreateGiftCard", &body, gate).await {
+            match self.create(args, trade, gate).await {
                 Answer::Reply(reply) => answer::issued(&reply, &trade.id, args.value),
                 Answer::NotSent => Issue::NotSent,
                 Answer::Unknown => Issue::Unknown,
+            }
+        })
+    }
+
+    fn refetch<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Refetch> {
+        Box::pin(async move {
+            match self.create(args, trade, gate).await {
+                Answer::Reply(reply) => answer::refetched(&reply, &trade.id, args.value),
+                Answer::NotSent | Answer::Unknown => Refetch::NoAnswer,
             }
         })
     }

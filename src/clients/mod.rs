@@ -26,6 +26,7 @@ use noshi_jobs::{
     machine::Call,
     money::Money,
 };
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
 pub use self::{
@@ -51,6 +52,23 @@ pub enum CodePolicy {
     Refetch,
     /// Kept, sealed.
     Sealed,
+}
+
+/// What came of asking for a gift's code again.
+#[derive(Debug)]
+pub enum Refetch {
+    /// The provider's own id of the card, and its code.
+    Code {
+        card: String,
+        code: SecretString,
+    },
+    /// The card is dead.
+    Dead,
+    Throttled(Duration),
+    /// It was not sent, or there was no answer that tells.
+    NoAnswer,
+    /// This provider does not show a code again.
+    Never,
 }
 
 /// What is left on the account.
@@ -97,6 +115,11 @@ pub trait GiftProvider: Send + Sync {
         gate: &'a Gate,
     ) -> Call<'a, Cancel>;
     fn funds<'a>(&'a self, gate: &'a Gate) -> Call<'a, Funds>;
+    /// The code of an issued gift, where the policy is to ask for it again: within the horizon only, since past it the
+    /// same trade id may buy another card.
+    fn refetch<'a>(&'a self, _: &'a Args, _: &'a Trade, _: &'a Gate) -> Call<'a, Refetch> {
+        Box::pin(async { Refetch::Never })
+    }
 
     /// Whether a gift of this category and value can be asked for here; the error is a sentence for the person who asked.
     fn check(&self, category: &str, value: Money) -> Result<(), String> {

@@ -177,13 +177,10 @@ pub async fn reveal_gift(
     user: &str,
     reason: &str,
 ) -> Result<Revealed, sqlx::Error> {
-    const REVEAL: &str =
-        "select state, args, remembered, key_id, nonce, ciphertext from noshi.reveal_gift($1, $2, $3)";
+    const REVEAL: &str = "select state, args, remembered, key_id, nonce, ciphertext from noshi.reveal_gift($1, $2, $3)";
     let row = sqlx::query(REVEAL).bind(grant).bind(user).bind(reason).fetch_one(connection).await?;
     let sealed = match row.try_get("key_id")? {
-        Some(key_id) => {
-            Some(Sealed { key_id, nonce: row.try_get("nonce")?, ciphertext: row.try_get("ciphertext")? })
-        }
+        Some(key_id) => Some(Sealed { key_id, nonce: row.try_get("nonce")?, ciphertext: row.try_get("ciphertext")? }),
         None => None,
     };
     Ok(Revealed {

@@ -105,7 +105,8 @@ async fn open(url: &str, role: Role, connections: u32, bearer: Option<tokens::Be
         .context("cannot connect to PostgreSQL; check DATABASE_URL, and that the login is a member of the noshi roles")
 }
 
-const IS_MEMBER: &str = "select coalesce((select pg_has_role(session_user, oid, 'member') from pg_roles where rolname = $1), false)";
+const IS_MEMBER: &str =
+    "select coalesce((select pg_has_role(session_user, oid, 'member') from pg_roles where rolname = $1), false)";
 
 /// Whether the login may act in a role.
 pub async fn may_act_as(url: &str, role: &str) -> anyhow::Result<bool> {

@@ -130,11 +130,7 @@ pub async fn use_token(pool: &PgPool, bearer: &Bearer) -> Result<Option<Known>, 
 }
 
 /// A transaction in which everything is done by this token, which must have the scope.
-pub async fn begin(
-    pool: &PgPool,
-    bearer: &Bearer,
-    scope: &str,
-) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+pub async fn begin(pool: &PgPool, bearer: &Bearer, scope: &str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     const ACT_BY: &str = "select noshi.act_by($1, $2)";
     let mut transaction = pool.begin().await?;
     sqlx::query(ACT_BY).bind(&bearer.0).bind(scope).execute(&mut *transaction).await?;

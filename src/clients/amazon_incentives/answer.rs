@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::clients::{
-    Funds,
+    Funds, Refetch,
     http::Reply,
     wire::{Code, is_exactly, money, reason},
 };
@@ -120,32 +120,58 @@ fn is_about_us(kind: &str) -> bool {
 }
 
 pub fn issued(reply: &Reply, trade: &str, value: Money) -> Issue {
+    match card(reply, trade, value) {
+        Ok((card, _)) => Issue::Issued(Gift { card, code: None }),
+        Err(issue) => issue,
+    }
+}
+
+/// The same answer, read for its code.
+pub fn refetched(reply: &Reply, trade: &str, value: Money) -> Refetch {
+    match card(reply, trade, value) {
+        Ok((card, Code(code))) => Refetch::Code { card, code },
+        Err(Issue::Dead) => Refetch::Dead,
+        Err(Issue::Throttled(wait)) => Refetch::Throttled(wait),
+        Err(
+            Issue::Issued(_)
+            | Issue::Pending
+            | Issue::Resend
+            | Issue::Refused(_)
+            | Issue::NotSent
+            | Issue::Unknown
+            | Issue::Conflict
+            | Issue::OutOfFunds
+            | Issue::BadCredentials,
+        ) => Refetch::NoAnswer,
+    }
+}
+
+/// The card that was created for this trade, with its code.
+fn card(reply: &Reply, trade: &str, value: Money) -> Result<(String, Code), Issue> {
     let wire = match read(reply) {
         Verdict::Success(wire) => wire,
-        Verdict::Resend => return Issue::Resend,
-        Verdict::Throttled(wait) => return Issue::Throttled(wait),
-        Verdict::BadInput(kind) if kind == "RequestedDenominationMismatch" => return Issue::Conflict,
-        Verdict::BadInput(kind) => return Issue::Refused(kind),
-        Verdict::OutOfFunds => return Issue::OutOfFunds,
-        Verdict::Account => return Issue::BadCredentials,
-        Verdict::Unclear => return Issue::Unknown,
+        Verdict::Resend => return Err(Issue::Resend),
+        Verdict::Throttled(wait) => return Err(Issue::Throttled(wait)),
+        Verdict::BadInput(kind) if kind == "RequestedDenominationMismatch" => return Err(Issue::Conflict),
+        Verdict::BadInput(kind) => return Err(Issue::Refused(kind)),
+        Verdict::OutOfFunds => return Err(Issue::OutOfFunds),
+        Verdict::Account => return Err(Issue::BadCredentials),
+        Verdict::Unclear => return Err(Issue::Unknown),
     };
     let ours = wire.creation_request_id.as_deref() == Some(trade);
     let card_info = wire.card_info.as_ref();
     let amount = card_info.and_then(|info| info.value.as_ref());
     if !ours || !amount.is_some_and(|amount| is_exactly(amount.amount, &amount.currency_code, value)) {
-        return Issue::Unknown;
+        return Err(Issue::Unknown);
     }
     match card_info.and_then(|info| info.card_status.as_deref()) {
         // A card cancelled before is answered as a success, with its dead code.
-        Some("RefundedToPurchaser" | "Expired") => Issue::Dead,
+        Some("RefundedToPurchaser" | "Expired") => Err(Issue::Dead),
         Some("Fulfilled") => match (wire.gc_id, wire.gc_claim_code) {
-            (Some(card), Some(code)) if !card.is_empty() && !code.0.expose_secret().is_empty() => {
-                Issue::Issued(Gift { card, code: None })
-            }
-            _ => Issue::Unknown,
+            (Some(card), Some(code)) if !card.is_empty() && !code.0.expose_secret().is_empty() => Ok((card, code)),
+            _ => Err(Issue::Unknown),
         },
-        Some(_) | None => Issue::Unknown,
+        Some(_) | None => Err(Issue::Unknown),
     }
 }
 

@@ -1,0 +1,199 @@
+//! The interface for producers and operators: everything below `/v1` but the events. ops/http.md tells callers of it.
+//!
+//! Each request is checked in the same order: room, token, pace, scope, media type, size, time; only then is its body built
+//! into anything. What it does in the database it does by its token, which the database checks again.
+
+pub mod batches;
+pub mod body;
+pub mod gifts;
+pub mod jobs;
+pub mod openapi;
+pub mod refusal;
+pub mod routes;
+pub mod tokens;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{RawPathParams, Request},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::on,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{PgPool, Postgres, Transaction};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use self::{
+    refusal::Refusal,
+    routes::{ROUTES, Route, Takes},
+    tokens::Tokens,
+};
+use crate::{
+    gifts::Gifts,
+    settings::Settings,
+    store::{self, Role, tokens::Bearer},
+    vault::Vault,
+};
+
+const CONNECTIONS: u32 = 8;
+/// Requests in hand at once. Each holds 256 KiB at most.
+const MOST_REQUESTS: usize = 128;
+/// Of them those with much in hand: many jobs, files, reports. Together they stay below 256 MiB.
+const MOST_LARGE: usize = 2;
+/// How long a large request waits for its turn.
+const TURN: Duration = Duration::from_secs(3);
+/// For a request beside its body.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// The same for files and reports.
+const LONG: Duration = Duration::from_secs(10 * 60);
+
+/// What the interface works with.
+pub struct Desk {
+    pool: PgPool,
+    url: String,
+    vault: Option<Arc<Vault>>,
+    gifts: Gifts,
+    tokens: Tokens,
+    requests: Semaphore,
+    large: Arc<Semaphore>,
+}
+
+impl Desk {
+    pub async fn open(settings: &Settings, database_url: &str) -> anyhow::Result<Desk> {
+        Ok(Desk {
+            pool: store::connect(database_url, Role::Api, CONNECTIONS).await?,
+            url: database_url.to_owned(),
+            vault: settings.vault_key_file.as_ref().map(|_| settings.vault()).transpose()?,
+            gifts: settings.gifts()?,
+            tokens: Tokens::default(),
+            requests: Semaphore::new(MOST_REQUESTS),
+            large: Arc::new(Semaphore::new(MOST_LARGE)),
+        })
+    }
+
+    /// A transaction that is done by the caller's token, which must have the scope.
+    async fn begin(&self, call: &Call) -> Result<Transaction<'static, Postgres>, Refusal> {
+        Ok(store::tokens::begin(&self.pool, &call.bearer, call.scope).await?)
+    }
+
+    /// The same as a pool of one connection, for what takes several transactions.
+    async fn pool_of(&self, call: &Call) -> Result<PgPool, Refusal> {
+        self.begin(call).await?.rollback().await?;
+        store::connect_by(&self.url, &call.bearer).await.map_err(Refusal::from)
+    }
+
+    fn vault(&self) -> Result<&Arc<Vault>, Refusal> {
+        self.vault.as_ref().ok_or_else(|| {
+            Refusal::unavailable(
+                "This process has no key file (vault_key_file), so it can neither take files nor show codes.",
+            )
+        })
+    }
+}
+
+/// A request that was let in.
+pub struct Call {
+    bearer: Bearer,
+    scope: &'static str,
+    path: Vec<(String, String)>,
+    uri: Uri,
+    headers: HeaderMap,
+    /// The body, where the route takes JSON.
+    text: String,
+    /// The body, where the route reads it itself; a body cannot be shared, so it is behind a lock that nobody waits for.
+    body: Mutex<Body>,
+    /// Room for a large request; it is given back with the answer's last byte.
+    large: Option<OwnedSemaphorePermit>,
+}
+
+impl Call {
+    /// A part of the path. Names are never empty and hold no control characters.
+    fn part(&self, name: &str) -> Result<&str, Refusal> {
+        let part = self.path.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        part.filter(|part| !part.contains(char::is_control))
+            .ok_or_else(|| Refusal::not_found("There is nothing of that name."))
+    }
+
+    fn number(&self, name: &str) -> Result<i64, Refusal> {
+        let part = self.part(name)?;
+        part.parse().map_err(|_| Refusal::not_found(format!("There is no {name} of that number.")))
+    }
+
+    fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        axum::extract::Query::try_from_uri(&self.uri).map(|axum::extract::Query(query)| query).map_err(|error| {
+            let said = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            let field =
+                said.split(['`', '\'']).nth(1).or_else(|| said.split(':').next()).unwrap_or_default().to_owned();
+            Refusal::field(&field, format!("The query cannot be read: {said}."))
+        })
+    }
+}
+
+fn answer(status: StatusCode, value: &impl Serialize) -> Response {
+    (status, Json(value)).into_response()
+}
+
+/// The interface as routes.
+pub fn open(desk: Desk) -> Router {
+    let desk = Arc::new(desk);
+    ROUTES.iter().fold(Router::new(), |router, route| {
+        let desk = Arc::clone(&desk);
+        let handler = move |path: RawPathParams, request: Request| {
+            let desk = Arc::clone(&desk);
+            let path = path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            serve(desk, route, path, request)
+        };
+        router.route(route.path, on(route.method.filter(), handler))
+    })
+}
+
+async fn serve(desk: Arc<Desk>, route: &'static Route, path: Vec<(String, String)>, request: Request) -> Response {
+    let time = if route.takes.is_large() { LONG } else { TIMEOUT };
+    let answered = timeout(time, let_in(&desk, route, path, request)).await.unwrap_or_else(|_| {
+        Err(Refusal::unavailable(
+            "No answer was found in time. Whether it was done is not known; send it again with the same id, which is safe.",
+        ))
+    });
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn let_in(
+    desk: &Arc<Desk>,
+    route: &'static Route,
+    path: Vec<(String, String)>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let _place = desk.requests.try_acquire().map_err(|_| Refusal::overloaded())?;
+    let (parts, body) = request.into_parts();
+    let Some(scope) = route.scope else { return Ok(openapi::answer()) };
+    let bearer = desk.tokens.admit(&desk.pool, &parts.headers, scope).await?;
+    if let Some(media) = route.takes.media_type() {
+        body::expect_type(&parts.headers, media)?;
+    }
+    let large = match route.takes.is_large() {
+        true => {
+            let turn = timeout(TURN, Arc::clone(&desk.large).acquire_owned()).await;
+            Some(turn.ok().and_then(Result::ok).ok_or_else(Refusal::overloaded)?)
+        }
+        false => None,
+    };
+    let (text, body) = match route.takes {
+        Takes::Json { most, within, .. } => (body::whole(&parts.headers, body, most, within).await?, Body::empty()),
+        Takes::Csv => (String::new(), body),
+        Takes::Nothing | Takes::File => (String::new(), Body::empty()),
+    };
+    let body = Mutex::new(body);
+    let call = Call { bearer, scope, path, uri: parts.uri, headers: parts.headers, text, body, large };
+    (route.handle)(Arc::clone(desk), call).await
+}

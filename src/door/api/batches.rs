@@ -1,0 +1,355 @@
+//! Batches: files taken in, approved, let go, followed, and reported on.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Seek, SeekFrom, Write},
+    path::Path,
+    sync::PoisonError,
+    time::Duration,
+};
+
+use anyhow::Context;
+use axum::{
+    body::{Body, Bytes},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use tokio::io::AsyncReadExt;
+
+use super::{Call, Desk, answer, body, refusal::Refusal};
+use crate::{
+    intake::{self, Encoding, FileKind, Submission},
+    store::batches::{self, Progress},
+    vault::{Place, Vault},
+};
+
+/// Bytes of a file.
+const MOST: usize = 256 * 1024 * 1024;
+const FILE_TIME: Duration = Duration::from_secs(5 * 60);
+const PIECE: usize = 64 * 1024;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    #[default]
+    Grants,
+    Stores,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+enum Charset {
+    #[default]
+    #[serde(rename = "utf-8")]
+    Utf8,
+    #[serde(rename = "shift_jis")]
+    ShiftJis,
+}
+
+/// How a file is taken, as `noshi batch submit` has it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    #[serde(default)]
+    kind: Kind,
+    /// What the file is called in records.
+    file: Option<String>,
+    #[serde(default)]
+    encoding: Charset,
+    campaign: Option<String>,
+    /// Announce each grant by mail.
+    #[serde(default)]
+    mail: bool,
+    /// Issue each gift at once instead of when its user asks.
+    #[serde(default)]
+    issue: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Submitted {
+    batch: i64,
+    rows: usize,
+    /// False: the same file was submitted before, and this is its batch.
+    is_new: bool,
+    /// A second person must approve it before it can be released.
+    needs_approval: bool,
+    /// SHA-256 of the file, in hex.
+    digest: String,
+}
+
+/// A batch, and how far it is: rows = completed + failed + cancelled + needs_operator + open.
+#[derive(Serialize, JsonSchema)]
+pub struct Batch {
+    batch: i64,
+    kind: String,
+    file: String,
+    digest: String,
+    status: String,
+    submitted_by: String,
+    approved_by: Option<String>,
+    refused: Option<String>,
+    paused_code: Option<String>,
+    faults: Option<Value>,
+    rows: i64,
+    completed: i64,
+    failed: i64,
+    cancelled: i64,
+    needs_operator: i64,
+    open: i64,
+    skipped: i64,
+    compensated: i64,
+    mails_sent: i64,
+    mails_failed: i64,
+    /// The figures add up.
+    holds: bool,
+}
+
+impl From<Progress> for Batch {
+    fn from(p: Progress) -> Batch {
+        Batch {
+            batch: p.id,
+            kind: p.kind,
+            file: p.file,
+            digest: hex::encode(p.digest),
+            status: p.status,
+            submitted_by: p.submitted_by,
+            approved_by: p.approved_by,
+            refused: p.refused,
+            paused_code: p.paused_code,
+            faults: p.faults,
+            rows: p.rows,
+            completed: p.completed,
+            failed: p.failed,
+            cancelled: p.cancelled,
+            needs_operator: p.needs_operator,
+            open: p.open,
+            skipped: p.skipped,
+            compensated: p.compensated,
+            mails_sent: p.mails_sent,
+            mails_failed: p.mails_failed,
+            holds: p.holds,
+        }
+    }
+}
+
+/// A file that has no name on the disk, so that nothing of it outlives us.
+fn nameless() -> Result<File, Refusal> {
+    tempfile::tempfile().map_err(|_| no_disk())
+}
+
+fn no_disk() -> Refusal {
+    tracing::warn!("a temporary file could not be written");
+    Refusal::unavailable("The file could not be kept now. Nothing was done; send it again.")
+}
+
+pub async fn submit(desk: &Desk, mut call: Call) -> Result<Response, Refusal> {
+    let options: Options = call.query()?;
+    let vault = desk.vault()?;
+    if options.kind == Kind::Stores && (options.mail || options.issue || options.campaign.is_some()) {
+        return Err(Refusal::field("kind", "campaign, mail and issue are for grants."));
+    }
+    let name = options.file.as_deref().unwrap_or("upload.csv");
+    if name.is_empty() || name.len() > 200 || name.contains(['/', '\\']) || name.contains(char::is_control) {
+        return Err(Refusal::field("file", "A file's name has 1 to 200 bytes, and no slash."));
+    }
+    if options
+        .campaign
+        .as_deref()
+        .is_some_and(|it| it.trim().is_empty() || it.len() > 200 || it.contains(char::is_control))
+    {
+        return Err(Refusal::field("campaign", "A campaign has 1 to 200 bytes."));
+    }
+    let mut held = nameless()?;
+    let body = std::mem::take(call.body.get_mut().unwrap_or_else(PoisonError::into_inner));
+    let mut pieces = body::Pieces::new(&call.headers, body, MOST, FILE_TIME)?;
+    while let Some(piece) = pieces.next().await? {
+        held.write_all(&piece).map_err(|_| no_disk())?;
+    }
+    let submission = Submission {
+        path: Path::new(name),
+        held: Some(&held),
+        kind: if options.kind == Kind::Stores { FileKind::Stores } else { FileKind::Grants },
+        encoding: match options.encoding {
+            Charset::Utf8 => Encoding::Utf8,
+            Charset::ShiftJis => Encoding::ShiftJis,
+        },
+        campaign: options.campaign.as_deref(),
+        mails: options.mail,
+        issues: options.issue,
+    };
+    let pool = desk.pool_of(&call).await?;
+    let submitted = intake::submit(&pool, vault, &desk.gifts, &submission).await?;
+    let digest = find(&pool, submitted.batch).await?.digest;
+    let is_new = submitted.is_new;
+    let told = Submitted {
+        batch: submitted.batch,
+        rows: submitted.rows,
+        is_new,
+        needs_approval: submitted.needs_approval,
+        digest: hex::encode(digest),
+    };
+    Ok(answer(StatusCode::OK, &told))
+}
+
+async fn find(pool: &PgPool, batch: i64) -> Result<Progress, Refusal> {
+    let found = batches::progress(pool, Some(batch), 1).await?.into_iter().next();
+    found.ok_or_else(|| Refusal::not_found(format!("There is no batch {batch}.")))
+}
+
+pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+    let all = batches::progress(&desk.pool_of(&call).await?, None, 50).await?;
+    Ok(answer(StatusCode::OK, &all.into_iter().map(Batch::from).collect::<Vec<_>>()))
+}
+
+pub async fn show(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+    let batch = call.number("batch")?;
+    shown(&desk.pool_of(&call).await?, batch).await
+}
+
+async fn shown(pool: &PgPool, batch: i64) -> Result<Response, Refusal> {
+    Ok(answer(StatusCode::OK, &Batch::from(find(pool, batch).await?)))
+}
+
+/// An approval, by somebody else than who submitted the batch.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// SHA-256, in hex, of the file that was read: take it from your own copy.
+    digest: String,
+    reason: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Approved {
+    batch: i64,
+    approved_until: DateTime<Utc>,
+}
+
+pub async fn approve(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+    let Approve { digest, reason } = body::json(&call.text)?;
+    let number = call.number("batch")?;
+    let digest = hex::decode(&digest).ok().filter(|digest| digest.len() == 32);
+    let digest =
+        digest.ok_or_else(|| Refusal::field("digest", "A digest is the SHA-256 of the file, 64 hex digits."))?;
+    let pool = desk.pool_of(&call).await?;
+    let batch = find(&pool, number).await?;
+    // What is approved is what is staged: whoever submitted the file could have staged anything.
+    if batch.digest == digest && batch.status == "awaiting_approval" {
+        let held = original(&pool, desk.vault()?, &batch).await?;
+        let submission = Submission {
+            path: Path::new(&batch.file),
+            held: Some(&held),
+            kind: if batch.kind == FileKind::Stores.name() { FileKind::Stores } else { FileKind::Grants },
+            encoding: Encoding::from_name(&batch.encoding),
+            campaign: None,
+            mails: false,
+            issues: false,
+        };
+        intake::verify(&pool, &desk.gifts, &submission, number).await.map_err(|error| match Refusal::from(error) {
+            trouble if trouble.status != StatusCode::SERVICE_UNAVAILABLE => trouble,
+            _ => Refusal::conflict(
+                "What is staged of this batch is not what its file has. Nothing was approved; cancel it.",
+            ),
+        })?;
+    }
+    let approved_until = batches::approve(&pool, number, &digest, &reason).await?;
+    Ok(answer(StatusCode::OK, &Approved { batch: number, approved_until }))
+}
+
+/// The file as it was submitted.
+async fn original(pool: &PgPool, vault: &Vault, batch: &Progress) -> Result<File, Refusal> {
+    let mut file = nameless()?;
+    let mut digest = Sha256::new();
+    for chunk in 0.. {
+        let Some(sealed) = batches::file_chunk(pool, batch.id, chunk).await? else { break };
+        let bytes = vault.open_bytes(&Place { grant: "", provider: "", column: "file" }, &sealed)?;
+        digest.update(&*bytes);
+        file.write_all(&bytes).map_err(|_| no_disk())?;
+    }
+    match digest.finalize().to_vec() == batch.digest {
+        true => Ok(file),
+        false => Err(Refusal::conflict(
+            "The stored file is not the one that was submitted. Nothing was approved; cancel the batch.",
+        )),
+    }
+}
+
+/// Nothing has to be said.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Release {}
+
+/// Why; for the journal and the audit.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Why {
+    reason: String,
+}
+
+fn reason(call: &Call) -> Result<String, Refusal> {
+    let Why { reason } = body::json(&call.text)?;
+    match reason.trim().is_empty() {
+        true => Err(Refusal::field("reason", "This needs a reason, for the journal and the audit.")),
+        false => Ok(reason),
+    }
+}
+
+pub async fn release(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+    let Release {} = body::json(&call.text)?;
+    let batch = call.number("batch")?;
+    let pool = desk.pool_of(&call).await?;
+    batches::release(&pool, batch).await?;
+    shown(&pool, batch).await
+}
+
+pub async fn pause(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+    let (reason, batch) = (reason(&call)?, call.number("batch")?);
+    let pool = desk.pool_of(&call).await?;
+    batches::pause(&pool, batch, &reason).await?;
+    shown(&pool, batch).await
+}
+
+pub async fn resume(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+    let (reason, batch) = (reason(&call)?, call.number("batch")?);
+    let pool = desk.pool_of(&call).await?;
+    batches::resume(&pool, batch, &reason).await?;
+    shown(&pool, batch).await
+}
+
+pub async fn cancel(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+    let (reason, batch) = (reason(&call)?, call.number("batch")?);
+    let pool = desk.pool_of(&call).await?;
+    batches::cancel(&pool, batch, &reason).await?;
+    shown(&pool, batch).await
+}
+
+/// Written to a nameless file first, so that a slow reader holds no connection of the database.
+pub async fn report(desk: &Desk, mut call: Call) -> Result<Response, Refusal> {
+    let batch = call.number("batch")?;
+    let pool = desk.pool_of(&call).await?;
+    let progress = find(&pool, batch).await?;
+    if progress.status == "received" {
+        return Err(Refusal::conflict("This batch is still being received; there is no report yet."));
+    }
+    let mut file = nameless()?;
+    intake::report::write(&pool, desk.vault()?, &progress, BufWriter::new(&file)).await?;
+    pool.close().await;
+    file.seek(SeekFrom::Start(0)).context("a report cannot be read again")?;
+    let large = call.large.take();
+    let pieces = futures::stream::try_unfold((tokio::fs::File::from_std(file), large), async |(mut file, large)| {
+        let mut piece = vec![0; PIECE];
+        let read = file.read(&mut piece).await?;
+        piece.truncate(read);
+        Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(piece), (file, large))))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"batch-{batch}.csv\"")),
+    ];
+    Ok((headers, Body::from_stream(pieces)).into_response())
+}

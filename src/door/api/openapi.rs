@@ -1,0 +1,159 @@
+//! The description for callers, OpenAPI 3.1, drawn from the routes and the types that they read and write.
+
+use axum::{
+    http::header,
+    response::{IntoResponse, Response},
+};
+use schemars::{SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use super::routes::{ROUTES, Route, Takes};
+
+/// What every route with a token may answer, and why.
+const PROBLEMS: [(&str, &str); 9] = [
+    ("400", "Malformed, deeper than 32 levels, or not whole."),
+    ("401", "No token, or one that is unknown, expired or revoked."),
+    ("403", "The token misses the scope (`scope`), or the act is not for its owner."),
+    ("404", "There is nothing of that name."),
+    ("409", "It is not possible as things stand; for ids, `differences` names each field that differs."),
+    ("410", "It was, and is no more."),
+    ("422", "A field (`field`) or line of the file (`faults`) will not do."),
+    ("429", "The token's pace or the process's room is used up; see Retry-After."),
+    ("503", "Not known whether it was done, or not now; send it again with the same id."),
+];
+const OF_BODIES: [(&str, &str); 3] = [
+    ("408", "The body took too long."),
+    ("413", "The body is too large."),
+    ("415", "Another media type, or a Content-Encoding."),
+];
+
+pub fn answer() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document().to_string()).into_response()
+}
+
+/// The whole description.
+pub fn document() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let mut generator = settings.into_generator();
+    let mut paths = Map::new();
+    for route in &ROUTES {
+        let operation = operation(route, &mut generator);
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method.name().to_lowercase()] = operation;
+    }
+    let mut schemas = generator.take_definitions(true);
+    schemas.insert("Problem".to_owned(), problem());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "noshi",
+            "version": "1",
+            "description": "Jobs, batches and gifts. An id of a job is percent-encoded in a path. ops/http.md has more.",
+            "license": {"name": "MIT OR Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Made by `noshi token create`."}},
+        },
+    })
+}
+
+fn problem() -> Value {
+    json!({
+        "type": "object",
+        "description": "RFC 9457. Further members say more, as each status has them.",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "field": {"type": "string"},
+            "scope": {"type": "string"},
+            "allowed": {"type": "array", "items": {"type": "string"}},
+            "faults": {"type": "array", "items": {"type": "object"}},
+            "differences": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["field"],
+                    "properties": {"field": {"type": "string"}, "recorded": {}, "now": {}, "row": {"type": "integer"}, "id": {"type": "string"}},
+                },
+            },
+        },
+    })
+}
+
+fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
+    let id = route.path.trim_start_matches("/v1/").replace(['/', '{', '}', '.'], "_");
+    let mut operation = json!({
+        "operationId": format!("{}_{id}", route.method.name().to_lowercase()),
+        "summary": route.summary,
+    });
+    let mut parameters: Vec<Value> = route
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .collect();
+    if let Some(draw) = route.query {
+        parameters.extend(query(draw, generator));
+    }
+    if route.path == "/v1/jobs" && matches!(route.takes, Takes::Json { .. }) {
+        parameters.push(json!({
+            "name": "Idempotency-Key", "in": "header", "schema": {"type": "string"},
+            "description": "The job's id, where the body has none. Both, and different: 422.",
+        }));
+    }
+    if !parameters.is_empty() {
+        operation["parameters"] = parameters.into();
+    }
+    match route.takes {
+        Takes::Json { draw, .. } => {
+            let schema = draw(generator);
+            operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema}}});
+        }
+        Takes::Csv => {
+            operation["requestBody"] =
+                json!({"required": true, "content": {"text/csv": {"schema": {"type": "string"}}}});
+        }
+        Takes::Nothing | Takes::File => {}
+    }
+    operation["responses"] = responses(route, generator);
+    if let Some(scope) = route.scope {
+        operation["security"] = json!([{"token": []}]);
+        operation["description"] = format!("Needs a token with the scope `{scope}`.").into();
+    }
+    operation
+}
+
+fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
+    let (status, draw) = route.answers;
+    let content = match (draw, route.takes) {
+        (Some(draw), _) => json!({"application/json": {"schema": draw(generator)}}),
+        (None, Takes::File) => json!({"text/csv": {"schema": {"type": "string"}}}),
+        (None, Takes::Nothing | Takes::Json { .. } | Takes::Csv) => {
+            json!({"application/json": {"schema": {"type": "object"}}})
+        }
+    };
+    let mut responses = json!({status.to_string(): {"description": "Done.", "content": content}});
+    let of_bodies = if route.takes.media_type().is_some() { &OF_BODIES[..] } else { &[] };
+    let problems = if route.scope.is_some() { &PROBLEMS[..] } else { &[] };
+    for (status, why) in problems.iter().chain(of_bodies) {
+        let schema = json!({"$ref": "#/components/schemas/Problem"});
+        responses[*status] = json!({"description": why, "content": {"application/problem+json": {"schema": schema}}});
+    }
+    responses
+}
+
+/// The fields of a type as parameters of a query.
+fn query(draw: super::routes::Draw, generator: &mut SchemaGenerator) -> Vec<Value> {
+    let schema = draw(generator);
+    let name = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    let drawn = generator.definitions().get(name).cloned().unwrap_or_default();
+    let fields = drawn.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    fields.into_iter().map(|(name, schema)| json!({"name": name, "in": "query", "schema": schema})).collect()
+}

@@ -1,0 +1,103 @@
+//! Who asks: bearer tokens, known for a short while, each with its own pace.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::http::{HeaderMap, header};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
+use sqlx::PgPool;
+
+use super::refusal::Refusal;
+use crate::store::tokens::{self, Bearer, Known};
+
+/// How long a revoked token may still read here. What changes anything, the database asks again.
+const REMEMBERED: Duration = Duration::from_secs(15);
+/// Entries of tokens that nobody shows any more are dropped beyond this many.
+const MOST: usize = 10_000;
+
+#[derive(Clone)]
+struct Entry {
+    bearer: Bearer,
+    known: Known,
+    since: Instant,
+    pace: Arc<DefaultDirectRateLimiter>,
+}
+
+#[derive(Default)]
+pub struct Tokens(Mutex<HashMap<String, Entry>>);
+
+impl Tokens {
+    /// The bearer of a request, if the token is good, has the scope, and keeps its pace.
+    pub async fn admit(&self, pool: &PgPool, headers: &HeaderMap, scope: &'static str) -> Result<Bearer, Refusal> {
+        let bearer = shown(headers)?;
+        let entry = self.look_up(pool, &bearer).await?;
+        if let Err(not_yet) = entry.pace.check() {
+            let wait = not_yet.wait_time_from(entry.pace.clock().now());
+            let detail = format!(
+                "This token is good for {} requests a second. Nothing was done; send it again.",
+                entry.known.per_second
+            );
+            return Err(Refusal::later(wait, detail));
+        }
+        match entry.known.scopes.iter().any(|has| has == scope) {
+            true => Ok(bearer),
+            false => Err(Refusal::missing_scope(scope, &entry.known.scopes)),
+        }
+    }
+
+    async fn look_up(&self, pool: &PgPool, bearer: &Bearer) -> Result<Entry, Refusal> {
+        let before = self.lock().get(bearer.id()).filter(|entry| entry.bearer == *bearer).cloned();
+        if let Some(entry) = &before
+            && entry.since.elapsed() < REMEMBERED
+        {
+            return Ok(entry.clone());
+        }
+        let Some(known) = tokens::use_token(pool, bearer).await? else {
+            // Somebody else's guess at an id must not make us forget its token.
+            if before.is_some() {
+                self.lock().remove(bearer.id());
+            }
+            return Err(Refusal::bad_token());
+        };
+        let pace = match before {
+            Some(entry) if entry.known.per_second == known.per_second => entry.pace,
+            Some(_) | None => Arc::new(RateLimiter::direct(quota(known.per_second))),
+        };
+        let entry = Entry { bearer: bearer.clone(), known, since: Instant::now(), pace };
+        let mut entries = self.lock();
+        if entries.len() >= MOST {
+            entries.retain(|_, entry| entry.since.elapsed() < REMEMBERED);
+        }
+        // Of two that looked at once, the first's pace holds.
+        let kept = entries.entry(bearer.id().to_owned()).or_insert_with(|| entry.clone());
+        if kept.bearer != entry.bearer || kept.known.per_second != entry.known.per_second {
+            *kept = entry.clone();
+        }
+        kept.since = entry.since;
+        kept.known = entry.known;
+        Ok(kept.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn quota(per_second: i32) -> Quota {
+    let many = u32::try_from(per_second).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+    Quota::per_second(many)
+}
+
+fn shown(headers: &HeaderMap) -> Result<Bearer, Refusal> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(first), None) = (all.next(), all.next()) else {
+        return Err(Refusal::unauthorized("Show a token: `Authorization: Bearer noshi_…`. Nothing was done."));
+    };
+    let token = first.to_str().ok().and_then(|value| value.split_once(' '));
+    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+    token.and_then(Bearer::read).ok_or_else(Refusal::bad_token)
+}
