@@ -7,8 +7,10 @@ mod batch;
 mod doctor;
 mod job;
 mod lane;
+mod migrate;
 pub mod out;
 mod pages;
+mod prune;
 mod redrive;
 mod token;
 mod vault;
@@ -20,7 +22,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{bench, demo, settings::Settings, simulator, store};
+use crate::{bench, demo, settings::Settings, simulator};
 
 #[derive(Parser)]
 #[command(name = "noshi", version, about, propagate_version = true, arg_required_else_help = true)]
@@ -46,7 +48,7 @@ enum Command {
     Api(api::ApiCommand),
     /// The schema.
     #[command(subcommand)]
-    Migrate(MigrateCommand),
+    Migrate(migrate::MigrateCommand),
     /// Files of grants and of stores.
     #[command(subcommand)]
     Batch(batch::BatchCommand),
@@ -62,6 +64,11 @@ enum Command {
     Lane(lane::LaneCommand),
     /// Whether everything is here that the promises rest on, and how to mend what is not.
     Doctor(doctor::DoctorArgs),
+    /// Moves out jobs that were over long ago; the fleet does so by itself. A late duplicate is still known.
+    Prune(prune::PruneArgs),
+    /// How long what is over is kept.
+    #[command(subcommand)]
+    Retention(prune::RetentionCommand),
     /// The keys that seal gift codes and recipients.
     #[command(subcommand)]
     Vault(vault::VaultCommand),
@@ -95,12 +102,6 @@ impl Database {
     }
 }
 
-#[derive(Subcommand)]
-enum MigrateCommand {
-    /// Brings the schema up to date.
-    Up(Database),
-}
-
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     // Only by those that use it: a broken file must not stop the demo.
     let settings = || Settings::read(cli.config.as_deref());
@@ -115,13 +116,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         },
         Command::Worker(command) => worker::run(&settings()?, out, command).await,
         Command::Api(command) => api::run(&settings()?, command).await,
-        Command::Migrate(MigrateCommand::Up(database)) => store::migrate(database.url()?).await,
         Command::Batch(command) => batch::run(&settings()?, out, command).await,
+        Command::Migrate(command) => migrate::run(out, command).await,
         Command::Job(command) => job::run(out, command).await,
         Command::Redrive(command) => redrive::run(out, command).await,
         Command::Audit(command) => audit::run(out, command).await,
         Command::Lane(command) => lane::run(out, command).await,
         Command::Doctor(args) => doctor::run(&settings(), out, args).await,
+        Command::Prune(args) => prune::run(out, args).await,
+        Command::Retention(command) => prune::run_retention(out, command).await,
         Command::Vault(command) => vault::run(settings, command).await,
         Command::Token(command) => token::run(command, cli.output).await,
         Command::Simulate(args) => simulator::run(args).await,
@@ -178,6 +181,8 @@ pub fn start_logging(cli: &Cli) {
         | Command::Audit(_)
         | Command::Lane(_)
         | Command::Doctor(_)
+        | Command::Prune(_)
+        | Command::Retention(_)
         | Command::Vault(_)
         | Command::Token(_)
         | Command::Simulate(_)

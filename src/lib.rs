@@ -4,6 +4,7 @@ pub mod acts;
 pub mod bench;
 pub mod catalog;
 pub mod chaos;
+pub mod chores;
 pub mod cli;
 pub mod clients;
 pub mod demo;

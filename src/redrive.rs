@@ -30,12 +30,12 @@ pub async fn plan(pool: &PgPool, filter: &Filter, act: Option<Act>) -> Result<i6
     let mut transaction = redrive::begin(pool).await?;
     let jobs = redrive::select(&mut transaction, filter).await?;
     if jobs.len() > MOST {
-        return Err(BatchError::Refused(format!(
+        return Err(BatchError::refused(format!(
             "these are more than {MOST} jobs; narrow the filter, and plan in parts"
         )));
     }
     if let Some(missing) = missing(filter, &jobs) {
-        return Err(BatchError::Refused(missing));
+        return Err(BatchError::refused(missing));
     }
     let decided: Vec<_> = jobs
         .into_iter()

@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     chaos::crash_point,
+    chores,
     dispatch::{self, Dispatcher},
     engine::{Engine, Pace, Partners},
     flush::Flusher,
@@ -34,9 +35,6 @@ use crate::{
 const WORK_CONNECTIONS: u32 = 8;
 const VITAL_CONNECTIONS: u32 = 2;
 
-const BETWEEN_BATCH_LOOKS: Duration = Duration::from_secs(2);
-const BETWEEN_REDRIVE_LOOKS: Duration = Duration::from_secs(1);
-
 pub struct Worker {
     engine: Arc<Engine>,
     vital: sqlx::PgPool,
@@ -44,8 +42,7 @@ pub struct Worker {
     host: JoinHandle<()>,
     dispatcher: JoinHandle<()>,
     listener: Option<JoinHandle<()>>,
-    books: JoinHandle<()>,
-    redrives: JoinHandle<()>,
+    chores: Vec<JoinHandle<()>>,
     heartbeat: JoinHandle<Verdict>,
     quota: JoinHandle<()>,
     stop: Arc<Notify>,
@@ -92,11 +89,10 @@ impl Worker {
         let stopped = Arc::clone(&stop);
         let host =
             tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
-        let books = tokio::spawn(settle_batches(Arc::clone(&engine)));
-        let redrives = tokio::spawn(advance_redrives(Arc::clone(&engine)));
+        let chores = chores::begin(&engine);
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
         tracing::info!(worker, name, "claiming");
-        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, books, redrives, heartbeat, quota, stop })
+        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, chores, heartbeat, quota, stop })
     }
 
     /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began; returns the address.
@@ -142,8 +138,9 @@ impl Worker {
         if let Some(listener) = self.listener {
             listener.abort();
         }
-        self.books.abort();
-        self.redrives.abort();
+        for chore in self.chores {
+            chore.abort();
+        }
         self.heartbeat.abort();
         self.quota.abort();
         let worker = engine.worker;
@@ -158,58 +155,5 @@ impl Worker {
             let _ = tokio::time::timeout(Duration::from_secs(5), flusher).await;
         }
         tracing::info!(worker, "stopped");
-    }
-}
-
-/// Looks at batches that were released, one at a time in the whole fleet, and settles those with nothing left to be done.
-async fn settle_batches(engine: Arc<Engine>) {
-    let broken = metrics::counter!("noshi_batch_equation_broken_total");
-    loop {
-        match store::batches::count_next(&engine.pool).await {
-            Ok(Some(counted)) => {
-                if !counted.holds {
-                    broken.increment(1);
-                    tracing::error!(
-                        batch = counted.batch,
-                        "the batch does not add up: see the runbook, batch_equation_broken"
-                    );
-                }
-                if counted.status == "settled" {
-                    metrics::counter!("noshi_batches_settled_total").increment(1);
-                    tracing::info!(batch = counted.batch, "the batch is settled");
-                }
-                continue;
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the batches could not be looked at; trying again"),
-        }
-        tokio::time::sleep(BETWEEN_BATCH_LOOKS).await;
-    }
-}
-
-/// Carries out the re-drives that were applied, a few jobs at a time, one process in the whole fleet.
-async fn advance_redrives(engine: Arc<Engine>) {
-    let asked = metrics::counter!("noshi_redrive_jobs_asked_total");
-    let drifted = metrics::counter!("noshi_redrive_jobs_drifted_total");
-    loop {
-        match store::redrive::advance(&engine.pool).await {
-            Ok(Some(turn)) => {
-                crash_point("redrive.after");
-                asked.increment(turn.asked.unsigned_abs().into());
-                drifted.increment(turn.drifted.unsigned_abs().into());
-                match turn.event.as_deref() {
-                    Some("paused_by_canary") => tracing::error!(
-                        redrive = turn.redrive,
-                        "the first jobs of the re-drive stand still again: it is paused until a person looks"
-                    ),
-                    Some(event) => tracing::info!(redrive = turn.redrive, event, "the re-drive ended"),
-                    None => {}
-                }
-                continue;
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the re-drives could not be looked at; trying again"),
-        }
-        tokio::time::sleep(BETWEEN_REDRIVE_LOOKS).await;
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     store::{
         self, Role,
         operate::{self, Filter, Line, Seen, Told},
+        prune::{self, Over},
     },
 };
 
@@ -202,10 +203,51 @@ struct Shown {
 
 async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
     let pool = store::connect(name.database.url()?, Role::Operator, 1).await?;
-    let job = find(out, name, &pool).await?;
+    let job = match find(out, name, &pool).await {
+        Ok(job) => job,
+        Err(error) => {
+            let Some(over) = find_over(name, &pool).await? else { return Err(error) };
+            return out.one(&over, tell_over);
+        }
+    };
     let journal = operate::journal(&pool, job.id, 30).await?;
     let explained = explain::explain(&job);
     out.one(&Shown { job, explained, journal }, tell)
+}
+
+async fn find_over(name: &JobName, pool: &PgPool) -> anyhow::Result<Option<Over>> {
+    Ok(match name.name.as_slice() {
+        [number] => prune::over(pool, None, number).await?,
+        [kind, id] => prune::over(pool, Some(kind), id).await?,
+        _ => None,
+    })
+}
+
+fn tell_over(over: &Over) -> String {
+    let when = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%S").to_string();
+    let words = [&over.outcome, &over.code, &over.detail];
+    let words: Vec<&str> = words.into_iter().filter_map(Option::as_deref).collect();
+    let mut text = format!(
+        "job {}: {} {}, over since {} UTC: {} at {} ({})\n  pruned at {} UTC; nothing can be done with it any more, and a late duplicate gets its number\n",
+        over.id,
+        over.kind,
+        over.key,
+        when(over.finished_at),
+        over.status,
+        over.at,
+        words.join(", "),
+        when(over.pruned_at)
+    );
+    if let (Some(job), Some(journal)) = (&over.job, &over.journal) {
+        text += &format!("  asked for: {}\n  stood:     {}\n  journal:\n", job["args"], job["state"]);
+        for line in journal.as_array().into_iter().flatten() {
+            let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            let words = ["became", "outcome", "code", "detail"].map(word);
+            let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            text += &format!("    {} {:<12} {}\n", word("happened_at"), word("event"), words.join(", "));
+        }
+    }
+    text
 }
 
 fn tell(shown: &Shown) -> String {

@@ -26,6 +26,13 @@ pub enum BatchError {
     Database(#[source] sqlx::Error),
 }
 
+impl BatchError {
+    /// Refused before the database was asked.
+    pub fn refused(sentence: String) -> BatchError {
+        BatchError::Refused { code: "NS400".to_owned(), sentence }
+    }
+}
+
 impl From<sqlx::Error> for BatchError {
     fn from(error: sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else { return BatchError::Database(error) };

@@ -49,19 +49,41 @@ pub async fn enqueue(
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-// Ordered by key, so that concurrent groups lock in one order. Two of a group may ask for one id: the second is not inserted either.
-const FOLLOW_UPS: &str = "with r as materialized (select * from unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[]) as r(parent, kind, key, args)),
-i as (
-    insert into noshi.job (kind, key, fingerprint, args)
-    select kind, key, sha256(convert_to(args::text, 'UTF8')), args from r order by kind, key
-    on conflict on constraint job_key do nothing returning kind, key, fingerprint)
-select exists (
-    select from r left join i using (kind, key)
-    where i.fingerprint is distinct from sha256(convert_to(r.args::text, 'UTF8')))";
+// Ordered by key, so that concurrent groups lock in one order.
+const FOLLOW_UPS: &str = "insert into noshi.job (kind, key, fingerprint, args)
+select kind, key, sha256(convert_to(args::text, 'UTF8')), args from unnest($1::text[], $2::text[], $3::jsonb[]) as r(kind, key, args)
+order by kind, key on conflict on constraint job_key do nothing";
 
-const CONFLICTING: &str =
-    "select r.parent from unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[]) as r(parent, kind, key, args)
-join noshi.job j using (kind, key) where j.fingerprint <> sha256(convert_to(r.args::text, 'UTF8')) limit 1";
+// As `noshi.enqueue_rows` ranks them: in line with other batches.
+const ROWS_OF_BATCH: &str = "insert into noshi.job (kind, key, fingerprint, args, batch, row_no, rank)
+select kind, key, sha256(convert_to(args::text, 'UTF8')), args, $4, row_no, (select vtime from noshi.lane where name = '') + row_no
+from unnest($1::text[], $2::text[], $3::jsonb[], $5::int[]) as r(kind, key, args, row_no)
+order by kind, key on conflict on constraint job_key do nothing";
+
+// A statement of its own: what was not inserted may have come in, or been pruned, after the insert began.
+const CONFLICTING: &str = "select r.n from unnest($1::text[], $2::text[], $3::jsonb[]) with ordinality as r(kind, key, args, n)
+left join noshi.job j using (kind, key)
+left join lateral (select t.fingerprint from noshi.tombstone t where j.id is null and t.kind = r.kind and t.key = r.key limit 1) t on true
+where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) order by r.n limit 1";
+
+/// Kinds, ids and arguments, as the statements take them.
+type Asked<'a> = (Vec<&'static str>, Vec<String>, Vec<Json<&'a Request>>);
+
+fn asked<'a>(requests: impl Iterator<Item = &'a Request>) -> Asked<'a> {
+    let mut asked = Asked::default();
+    for request in requests {
+        asked.0.push(request.kind().name());
+        asked.1.push(request.id().0);
+        asked.2.push(Json(request));
+    }
+    asked
+}
+
+/// The first of these, counted from 1, whose id exists with other arguments, pruned or not.
+async fn conflicting(connection: &mut PgConnection, asked: &Asked<'_>) -> Result<Option<i64>, sqlx::Error> {
+    let (kinds, ids, args) = asked;
+    sqlx::query_scalar(CONFLICTING).bind(kinds).bind(ids).bind(args).fetch_optional(connection).await
+}
 
 /// Inserts follow-up jobs beside the transition that asked for them. Returns a parent whose follow-up exists with other arguments.
 pub async fn follow_ups(
@@ -71,31 +93,12 @@ pub async fn follow_ups(
     if requests.is_empty() {
         return Ok(None);
     }
-    let parents: Vec<i64> = requests.iter().map(|(parent, _)| *parent).collect();
-    let kinds: Vec<&str> = requests.iter().map(|(_, r)| r.kind().name()).collect();
-    let keys: Vec<String> = requests.iter().map(|(_, r)| r.id().0).collect();
-    let args: Vec<Json<&Request>> = requests.iter().map(|(_, r)| Json(*r)).collect();
-    let query = |sql| sqlx::query(sql).bind(parents.clone()).bind(kinds.clone()).bind(keys.clone()).bind(args.clone());
-    let to_compare: bool = query(FOLLOW_UPS).fetch_one(&mut *connection).await?.try_get(0)?;
-    if !to_compare {
-        return Ok(None);
-    }
-    match query(CONFLICTING).fetch_optional(connection).await? {
-        Some(row) => Ok(Some(row.try_get(0)?)),
-        None => Ok(None),
-    }
+    let asked = asked(requests.iter().map(|(_, request)| *request));
+    let (kinds, ids, args) = &asked;
+    sqlx::query(FOLLOW_UPS).bind(kinds).bind(ids).bind(args).execute(&mut *connection).await?;
+    let conflict = conflicting(connection, &asked).await?.and_then(|n| usize::try_from(n - 1).ok());
+    Ok(conflict.and_then(|n| requests.get(n)).map(|(parent, _)| *parent))
 }
-
-// As `noshi.enqueue_rows` ranks them: in line with other batches.
-const ROWS_OF_BATCH: &str = "with r as materialized (
-    select * from unnest($2::int[], $3::text[], $4::text[], $5::jsonb[]) as r(row_no, kind, key, args)),
-i as (
-    insert into noshi.job (kind, key, fingerprint, args, batch, row_no, rank)
-    select kind, key, sha256(convert_to(args::text, 'UTF8')), args, $1, row_no, (select vtime from noshi.lane where name = '') + row_no
-    from r order by kind, key
-    on conflict on constraint job_key do nothing)
-select not exists (
-    select from r join noshi.job j using (kind, key) where j.fingerprint <> sha256(convert_to(r.args::text, 'UTF8')))";
 
 /// Inserts jobs that rows of a batch lead to; those that are there already stay as they are. False where one differs.
 pub async fn rows_of_batch(
@@ -103,14 +106,12 @@ pub async fn rows_of_batch(
     batch: i64,
     requests: &[(i32, Request)],
 ) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(ROWS_OF_BATCH)
-        .bind(batch)
-        .bind(requests.iter().map(|(row_no, _)| *row_no).collect::<Vec<_>>())
-        .bind(requests.iter().map(|(_, r)| r.kind().name()).collect::<Vec<_>>())
-        .bind(requests.iter().map(|(_, r)| r.id().0).collect::<Vec<_>>())
-        .bind(requests.iter().map(|(_, r)| Json(r)).collect::<Vec<_>>())
-        .fetch_one(connection)
-        .await
+    let asked = asked(requests.iter().map(|(_, request)| request));
+    let (kinds, ids, args) = &asked;
+    let rows: Vec<i32> = requests.iter().map(|(row_no, _)| *row_no).collect();
+    let insert = sqlx::query(ROWS_OF_BATCH).bind(kinds).bind(ids).bind(args).bind(batch).bind(rows);
+    insert.execute(&mut *connection).await?;
+    Ok(conflicting(connection, &asked).await?.is_none())
 }
 
 /// Whether any job is not at rest.

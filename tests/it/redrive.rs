@@ -96,7 +96,7 @@ async fn apply(by: &PgPool, number: i64) -> Result<(), BatchError> {
 
 fn refused<T: std::fmt::Debug>(result: Result<T, BatchError>, why: &str) {
     match result {
-        Err(BatchError::Refused(said)) => assert!(said.contains(why), "{said}"),
+        Err(BatchError::Refused { sentence: said, .. }) => assert!(said.contains(why), "{said}"),
         other => panic!("{why}: {other:?}"),
     }
 }

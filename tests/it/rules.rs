@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Rooms of `src`, lowest first: each may know only what stands before it.
-const ROOMS: [&str; 34] = [
+const ROOMS: [&str; 35] = [
     "acts",
     "chaos",
     "lease",
@@ -34,6 +34,7 @@ const ROOMS: [&str; 34] = [
     "dispatch",
     "host",
     "heartbeat",
+    "chores",
     "worker",
     "intake",
     "door",

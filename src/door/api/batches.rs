@@ -239,7 +239,7 @@ pub async fn approve(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let pool = desk.pool_of(&call).await?;
     let batch = find(&pool, number).await?;
     // What is approved is what is staged: whoever submitted the file could have staged anything.
-    if batch.digest == digest && batch.status == "awaiting_approval" {
+    if batch.digest == hex::encode(&digest) && batch.status == "awaiting_approval" {
         let held = original(&pool, desk.vault()?, &batch).await?;
         let submission = Submission {
             path: Path::new(&batch.file),
@@ -271,7 +271,7 @@ async fn original(pool: &PgPool, vault: &Vault, batch: &Progress) -> Result<File
         digest.update(&*bytes);
         file.write_all(&bytes).map_err(|_| no_disk())?;
     }
-    match digest.finalize().to_vec() == batch.digest {
+    match hex::encode(digest.finalize()) == batch.digest {
         true => Ok(file),
         false => Err(Refusal::conflict(
             "The stored file is not the one that was submitted. Nothing was approved; cancel the batch.",

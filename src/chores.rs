@@ -1,0 +1,108 @@
+//! What the fleet does beside running jobs. Every process looks now and then; the database lets one of them act.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinHandle;
+
+use crate::{chaos::crash_point, engine::Engine, store};
+
+const BETWEEN_BATCH_LOOKS: Duration = Duration::from_secs(2);
+const BETWEEN_REDRIVE_LOOKS: Duration = Duration::from_secs(1);
+/// How often a process asks whether it is its turn to prune.
+const BETWEEN_PRUNE_LOOKS: Duration = Duration::from_secs(10);
+
+/// Begins them all; they end when they are aborted.
+pub fn begin(engine: &Arc<Engine>) -> Vec<JoinHandle<()>> {
+    vec![
+        tokio::spawn(settle_batches(Arc::clone(engine))),
+        tokio::spawn(advance_redrives(Arc::clone(engine))),
+        tokio::spawn(prune(Arc::clone(engine))),
+    ]
+}
+
+/// Looks at batches that were released, one at a time in the whole fleet, and settles those with nothing left to be done.
+async fn settle_batches(engine: Arc<Engine>) {
+    let broken = metrics::counter!("noshi_batch_equation_broken_total");
+    loop {
+        match store::batches::count_next(&engine.pool).await {
+            Ok(Some(counted)) => {
+                if !counted.holds {
+                    broken.increment(1);
+                    tracing::error!(
+                        batch = counted.batch,
+                        "the batch does not add up: see the runbook, batch_equation_broken"
+                    );
+                }
+                if counted.status == "settled" {
+                    metrics::counter!("noshi_batches_settled_total").increment(1);
+                    tracing::info!(batch = counted.batch, "the batch is settled");
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the batches could not be looked at; trying again"),
+        }
+        tokio::time::sleep(BETWEEN_BATCH_LOOKS).await;
+    }
+}
+
+/// Carries out the re-drives that were applied, a few jobs at a time, one process in the whole fleet.
+async fn advance_redrives(engine: Arc<Engine>) {
+    let asked = metrics::counter!("noshi_redrive_jobs_asked_total");
+    let drifted = metrics::counter!("noshi_redrive_jobs_drifted_total");
+    loop {
+        match store::redrive::advance(&engine.pool).await {
+            Ok(Some(turn)) => {
+                crash_point("redrive.after");
+                asked.increment(turn.asked.unsigned_abs().into());
+                drifted.increment(turn.drifted.unsigned_abs().into());
+                match turn.event.as_deref() {
+                    Some("paused_by_canary") => tracing::error!(
+                        redrive = turn.redrive,
+                        "the first jobs of the re-drive stand still again: it is paused until a person looks"
+                    ),
+                    Some(event) => tracing::info!(redrive = turn.redrive, event, "the re-drive ended"),
+                    None => {}
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the re-drives could not be looked at; trying again"),
+        }
+        tokio::time::sleep(BETWEEN_REDRIVE_LOOKS).await;
+    }
+}
+
+/// Moves out jobs that were over long ago, by the schedule: one process of the fleet at a time, page by page.
+async fn prune(engine: Arc<Engine>) {
+    loop {
+        match prune_if_due(&engine.pool).await {
+            Ok(0) => {}
+            Ok(pruned) => {
+                metrics::counter!("noshi_jobs_pruned_total").increment(pruned);
+                tracing::info!(pruned, "moved out jobs that were over long ago");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "pruning was broken off; what was moved stays moved, and the rest follows")
+            }
+        }
+        tokio::time::sleep(BETWEEN_PRUNE_LOOKS).await;
+    }
+}
+
+async fn prune_if_due(pool: &sqlx::PgPool) -> Result<u64, store::batches::BatchError> {
+    let mut pruned = 0;
+    if !store::prune::is_due(pool).await? {
+        return Ok(pruned);
+    }
+    let mut last = store::prune::Pruned::default();
+    while let Some(page) = store::prune::next_page(pool, None, &last).await? {
+        pruned += u64::from(page.pruned.unsigned_abs());
+        if page.is_last() {
+            break;
+        }
+        crash_point("prune.between_pages");
+        last = page;
+    }
+    Ok(pruned)
+}
