@@ -26,12 +26,12 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// Asks many parked or failed jobs to go on: same jobs, same trade ids. Without a verb: plans, shows, asks you, applies.
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct RedriveCommand {
     #[command(subcommand)]
     verb: Option<Verb>,
     #[command(flatten)]
-    at_once: Option<AtOnce>,
+    at_once: AtOnce,
 }
 
 #[derive(Subcommand)]
@@ -60,6 +60,9 @@ enum Verb {
 struct AtOnce {
     #[command(flatten)]
     which: Which,
+    /// For the audit: why.
+    #[arg(long)]
+    reason: Option<String>,
     #[command(flatten)]
     how: How,
     /// Do not ask.
@@ -114,9 +117,6 @@ enum AtRest {
 
 #[derive(Args)]
 struct How {
-    /// For the audit: why.
-    #[arg(long)]
-    reason: String,
     /// Jobs a minute; otherwise as fast as the lanes allow.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1_000_000))]
     rate: Option<i32>,
@@ -164,6 +164,9 @@ struct Approve {
 struct Apply {
     #[command(flatten)]
     name: Name,
+    /// For the audit: why.
+    #[arg(long)]
+    reason: String,
     #[command(flatten)]
     how: How,
     /// Refuse, where this is not the digest of the plan.
@@ -202,12 +205,9 @@ fn parse_act(name: &str) -> Result<Act, String> {
 }
 
 pub async fn run(out: Out, command: RedriveCommand) -> anyhow::Result<()> {
-    match (command.verb, command.at_once) {
-        (Some(verb), _) => obey(verb, out).await,
-        (None, Some(args)) => at_once(args, out).await,
-        (None, None) => {
-            bail!("say which jobs: `noshi redrive --kind … --code … --reason …`, or `noshi redrive --help`")
-        }
+    match command.verb {
+        Some(verb) => obey(verb, out).await,
+        None => at_once(command.at_once, out).await,
     }
 }
 
@@ -231,7 +231,7 @@ async fn obey(verb: Verb, out: Out) -> anyhow::Result<()> {
         }
         Verb::Apply(args) => {
             let pool = open(&args.name.database).await?;
-            apply(&pool, args.name.redrive, &args.how, args.digest.as_ref(), out).await
+            apply(&pool, args.name.redrive, &args.reason, &args.how, args.digest.as_ref(), out).await
         }
         Verb::Pause(args) => steer(&args, Steer::Pause, out).await,
         Verb::Resume(args) => steer(&args, Steer::Resume, out).await,
@@ -371,14 +371,21 @@ async fn steer(args: &Steered, how: Steer, out: Out) -> anyhow::Result<()> {
     show(&pool, args.name.redrive, out).await
 }
 
-async fn apply(pool: &PgPool, number: i64, how: &How, digest: Option<&Digest>, out: Out) -> anyhow::Result<()> {
+async fn apply(
+    pool: &PgPool,
+    number: i64,
+    reason: &str,
+    how: &How,
+    digest: Option<&Digest>,
+    out: Out,
+) -> anyhow::Result<()> {
     let conditions = Conditions {
         digest: digest.map(|digest| digest.0.as_slice()),
         per_minute: how.rate,
         canary: how.canary,
         max_amount: how.max_amount,
     };
-    redrive::apply(pool, number, &how.reason, &conditions).await?;
+    redrive::apply(pool, number, reason, &conditions).await?;
     if !how.detach {
         watch(pool, number).await?;
     }
@@ -417,6 +424,9 @@ async fn watch(pool: &PgPool, number: i64) -> anyhow::Result<()> {
 }
 
 async fn at_once(args: AtOnce, out: Out) -> anyhow::Result<()> {
+    let Some(reason) = &args.reason else {
+        bail!("say which jobs and why: `noshi redrive --kind … --code … --reason …`; or see `noshi redrive --help`")
+    };
     let pool = open(&args.database).await?;
     let made = plan(&pool, &args.which).await?;
     let r = one(&pool, made).await?;
@@ -435,7 +445,7 @@ async fn at_once(args: AtOnce, out: Out) -> anyhow::Result<()> {
         bail!("nothing is changed; the plan stays for an hour: `noshi redrive apply {made} --reason …`");
     }
     let digest = parse_digest(&r.digest).map_err(anyhow::Error::msg)?;
-    apply(&pool, made, &args.how, Some(&digest), out).await
+    apply(&pool, made, reason, &args.how, Some(&digest), out).await
 }
 
 fn agreed(jobs: i32) -> anyhow::Result<bool> {
