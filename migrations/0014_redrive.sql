@@ -301,6 +301,7 @@ declare
     took integer := 0;
     left_alone integer := 0;
     b bigint;
+    moved text;
     happened text;
 begin
     select * into r from redrive where applied_at is not null and done_at is null and cancelled_at is null and paused_at is null
@@ -335,21 +336,27 @@ begin
     for w in select * from redrive_row where redrive = r.id and status = 'waiting' order by n limit most loop
         select * into j from job where id = w.job for update;
         b := (select o.id from batch o where o.id = j.batch and o.paused_at is not null);
-        if j.id is not null and j.step = w.step and j.asked is null and j.status in ('needs_operator', 'failed') and b is null then
-            update redrive_row set status = 'asked', marked_at = clock_timestamp() where redrive = r.id and n = w.n;
-            perform ask_as(j.id, j.step, w.act, format('re-drive %s: %s', r.id, r.reason), r.applied_by);
-            if w.act = 'rerun' then
-                -- A batch that was settled is not any more.
-                update batch o set settled_at = null, totals = null, counted_at = null, refused_code = null, refused_detail = null
-                where (o.id = j.batch or (j.kind = 'bulk_grants' and j.key = 'batch/' || o.id)) and (o.settled_at is not null or o.refused_code is not null);
-            end if;
-            took := took + 1;
-        else
-            update redrive_row set status = 'drifted', marked_at = clock_timestamp(),
-                note = case when j.id is null then 'gone' when b is not null then format('batch %s is paused', b)
-                            when j.asked is not null then format('asked to %s already', j.asked) else format('%s at step %s', j.status, j.step) end
-            where redrive = r.id and n = w.n;
+        moved := case when j.id is null then 'gone' when b is not null then format('batch %s is paused', b) when j.asked is not null then format('asked to %s already', j.asked)
+                      when j.step <> w.step or j.status not in ('needs_operator', 'failed') then format('%s at step %s', j.status, j.step) end;
+        if moved is null then
+            begin
+                update redrive_row set status = 'asked', marked_at = clock_timestamp() where redrive = r.id and n = w.n;
+                perform ask_as(j.id, j.step, w.act, format('re-drive %s: %s', r.id, r.reason), r.applied_by);
+            exception when sqlstate 'NS409' then
+                -- Whatever else speaks against it: one job does not hold up the others.
+                moved := sqlerrm;
+            end;
+        end if;
+        if moved is not null then
+            update redrive_row set status = 'drifted', marked_at = clock_timestamp(), note = moved where redrive = r.id and n = w.n;
             left_alone := left_alone + 1;
+            continue;
+        end if;
+        took := took + 1;
+        if w.act = 'rerun' then
+            -- A batch that was settled is not any more.
+            update batch o set settled_at = null, totals = null, counted_at = null, refused_code = null, refused_detail = null
+            where (o.id = j.batch or (j.kind = 'bulk_grants' and j.key = 'batch/' || o.id)) and (o.settled_at is not null or o.refused_code is not null);
         end if;
     end loop;
     if not exists (select from redrive_row where redrive = r.id and status = 'waiting') then

@@ -50,6 +50,7 @@ async fn settle_batches(engine: Arc<Engine>) {
 async fn advance_redrives(engine: Arc<Engine>) {
     let asked = metrics::counter!("noshi_redrive_jobs_asked_total");
     let drifted = metrics::counter!("noshi_redrive_jobs_drifted_total");
+    let pauses = metrics::counter!("noshi_redrive_canary_pauses_total");
     loop {
         match store::redrive::advance(&engine.pool).await {
             Ok(Some(turn)) => {
@@ -57,10 +58,13 @@ async fn advance_redrives(engine: Arc<Engine>) {
                 asked.increment(turn.asked.unsigned_abs().into());
                 drifted.increment(turn.drifted.unsigned_abs().into());
                 match turn.event.as_deref() {
-                    Some("paused_by_canary") => tracing::error!(
-                        redrive = turn.redrive,
-                        "the first jobs of the re-drive stand still again: it is paused until a person looks"
-                    ),
+                    Some("paused_by_canary") => {
+                        pauses.increment(1);
+                        tracing::error!(
+                            redrive = turn.redrive,
+                            "the first jobs of the re-drive stand still again: it is paused until a person looks"
+                        );
+                    }
                     Some(event) => tracing::info!(redrive = turn.redrive, event, "the re-drive ended"),
                     None => {}
                 }

@@ -60,7 +60,14 @@ pub fn install(
             metrics::gauge!("noshi_jobs", "kind" => kind, "status" => status).set(0.0);
         }
     }
-    for counter in ["noshi_rescues_total", "noshi_batch_equation_broken_total", "noshi_batches_settled_total"] {
+    for counter in [
+        "noshi_rescues_total",
+        "noshi_batch_equation_broken_total",
+        "noshi_batches_settled_total",
+        "noshi_redrive_jobs_asked_total",
+        "noshi_redrive_jobs_drifted_total",
+        "noshi_redrive_canary_pauses_total",
+    ] {
         metrics::counter!(counter).absolute(0);
     }
     drop(metrics::histogram!("noshi_settle_group_size"));
@@ -94,6 +101,12 @@ fn describe() {
     counter!("noshi_rescues_total", "Jobs taken back from dead workers.");
     counter!("noshi_batches_settled_total", "Batches with nothing left to be done.");
     counter!("noshi_batch_equation_broken_total", "Looks at a batch whose rows did not add up.");
+    counter!("noshi_redrive_jobs_asked_total", "Jobs that re-drives asked to go on.");
+    counter!(
+        "noshi_redrive_jobs_drifted_total",
+        "Jobs of re-drives that had moved on by themselves, and were left alone."
+    );
+    counter!("noshi_redrive_canary_pauses_total", "Re-drives paused because their first jobs stood still again.");
     counter!("noshi_provider_requests_total", "Calls to providers, by operation and outcome.");
     counter!("noshi_lane_tokens_forfeited_total", "Tokens given up because their slot came too late.");
     histogram!("noshi_settle_group_size", "Settles that travelled in one statement.");

@@ -60,6 +60,9 @@ fn expected() -> BTreeSet<String> {
             "noshi_in_doubt_oldest_seconds",
             "noshi_batches_settled_total",
             "noshi_batch_equation_broken_total",
+            "noshi_redrive_jobs_asked_total",
+            "noshi_redrive_jobs_drifted_total",
+            "noshi_redrive_canary_pauses_total",
         ]
         .map(str::to_owned),
     );

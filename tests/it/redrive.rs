@@ -330,6 +330,42 @@ async fn a_plan_that_no_longer_holds_is_refused() {
     }
 }
 
+/// A batch's totals are of the moment in which nothing was left to be done; a paused batch stays paused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settled_batch_is_open_again_and_a_paused_one_is_left_alone() {
+    let desk = Desk::open().await;
+    desk.sql(
+        "insert into noshi.batch (kind, mode, digest, file, rows, validated_at, released_at, settled_at, totals)
+         select 'stores', 'per_row', sha256(convert_to(f, 'UTF8')), f, 1, now(), now(), now(), '{}' from unnest(array['a', 'b', 'c']) f;
+         insert into noshi.job (kind, key, fingerprint, args, at, state, status, code, batch, row_no, finished_at)
+         select 'email', 'of ' || b.id, '', jsonb_build_object('template', 'gift_granted', 'reference', b.file, 'recipient', b.id || '/1', 'params', '{}'::jsonb),
+             'rejected', '{\"at\": \"rejected\", \"why\": \"mail_rejected\"}', 'failed', 'mail_rejected', b.id, 1, now() from noshi.batch b;
+         update noshi.batch set paused_at = now() where file = 'b'",
+    )
+    .await;
+    let failed = || Filter { kind: Some("email".to_owned()), ..Filter::default() };
+    let number = desk.plan(&desk.ada, failed()).await;
+    let r = desk.look(number).await;
+    assert_eq!((r.jobs, r.refused), (2, 1));
+    let groups = redrive::groups(&desk.ada, number).await.unwrap();
+    assert!(
+        groups.iter().any(|it| it.status == "refused" && it.what.contains("is paused; resume the batch first")),
+        "{groups:?}"
+    );
+    apply(&desk.ada, number).await.expect("applied");
+    desk.sql("update noshi.batch set paused_at = now() where file = 'c'").await;
+    desk.advance_all().await;
+    let r = desk.look(number).await;
+    assert_eq!((r.status.as_str(), r.asked, r.drifted), ("done", 1, 1));
+    let settled: Vec<String> = sqlx::query_scalar(
+        "select file from noshi.batch where settled_at is not null and totals is not null order by 1",
+    )
+    .fetch_all(&desk.db.pool)
+    .await
+    .unwrap();
+    assert_eq!(settled, ["b", "c"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_re_drive_needs_a_second_person() {
     let desk = Desk::open().await;
