@@ -10,6 +10,8 @@ mod fleet;
 mod lanes;
 mod mails;
 mod metrics;
+mod operators;
+mod practice;
 mod private_postgres;
 mod processes;
 mod recover;
