@@ -266,6 +266,9 @@ fn tell(shown: &Shown) -> String {
     if !job.lane.is_empty() {
         line("lane:", job.lane.clone());
     }
+    if let Some(called_at) = job.called_at {
+        line("called_at:", called_at.to_rfc3339());
+    }
     may(explained, &mut line);
     line("journal:", String::new());
     for told in journal {

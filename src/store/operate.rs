@@ -23,6 +23,8 @@ pub struct Seen {
     pub detail: Option<String>,
     pub lane: String,
     pub unsure: bool,
+    /// The first call that the doubt may go back to.
+    pub called_at: Option<chrono::DateTime<chrono::Utc>>,
     pub step: i32,
     pub retries: i32,
     pub asked: Option<String>,
@@ -51,7 +53,7 @@ pub struct Seen {
 macro_rules! look_sql {
     ($which:literal) => {
         concat!(
-            "select j.id, j.kind, j.key, j.args, j.at, j.state, j.undo, j.status::text, j.outcome, j.code, j.detail, j.lane, j.unsure, j.step,
+            "select j.id, j.kind, j.key, j.args, j.at, j.state, j.undo, j.status::text, j.outcome, j.code, j.detail, j.lane, j.unsure, j.called_at, j.step,
     j.retries, j.asked, j.batch, coalesce(b.paused_at is not null, false) as batch_paused,
     extract(epoch from c.now - j.created_at)::float8 as age, extract(epoch from c.now - j.entered_at)::float8 as in_state,
     least(extract(epoch from j.run_at - c.now), 1e9)::float8 as due_in,
