@@ -1,5 +1,6 @@
 mod acts;
 mod audit;
+mod api;
 mod batches;
 mod crash;
 mod demo;

@@ -143,12 +143,11 @@ mod tests {
         args: &'a RawValue,
     }
 
-    fn status(text: &str) -> Result<Asked<'_>, u16> {
-        json(text).map_err(|refusal| refusal.status.as_u16())
-    }
-
     #[test]
     fn what_cannot_be_taken_is_told_apart() {
+        fn status(text: &str) -> Result<Asked<'_>, u16> {
+            json(text).map_err(|refusal| refusal.status.as_u16())
+        }
         let deep = |levels: usize| format!(r#"{{"id":"a","args":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
         let taken = status(r#"{"id":"a","args":{"b":[1,"}{\"\\"]}}"#).unwrap();
         assert_eq!((taken.id.as_str(), taken.args.get()), ("a", r#"{"b":[1,"}{\"\\"]}"#));

@@ -4,7 +4,7 @@ use axum::{http::StatusCode, response::Response};
 use noshi_jobs::{Kind, bulk_grants, email, gift_issuance, machine::Act, probe, store_creation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 
 use super::{Call, Desk, answer, body, refusal::Refusal};
 use crate::{
@@ -294,14 +294,10 @@ pub async fn act(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let mut transaction = desk.begin(&call).await?;
     let job = find(&mut transaction, &call).await?;
     transaction.commit().await?;
-    let may = acts::allowed(&job.kind, job.state.as_ref(), job.undo.as_ref());
-    if !may.contains(&known) {
-        let may = names(&may);
-        let allowed = if may.is_empty() { "nothing".to_owned() } else { may.join(", ") };
-        let detail =
-            format!("{act} is not allowed where this job stands ({} at {}); you may: {allowed}.", job.status, job.at);
-        return Err(Refusal::conflict(detail).with("allowed", may));
+    if let Some(why) = acts::refusal(&job.kind, &job.at, job.state.as_ref(), job.undo.as_ref(), known) {
+        let may = names(&acts::allowed(&job.kind, job.state.as_ref(), job.undo.as_ref()));
+        return Err(Refusal::conflict(format!("{why}.")).with("allowed", may));
     }
     operate::ask(&desk.pool_of(&call).await?, job.job, step, known, &reason).await?;
-    Ok(answer(StatusCode::ACCEPTED, &json!(AskedFor { job: job.job, asked: act })))
+    Ok(answer(StatusCode::ACCEPTED, &AskedFor { job: job.job, asked: act }))
 }
