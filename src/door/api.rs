@@ -12,23 +12,19 @@ pub mod refusal;
 pub mod routes;
 pub mod tokens;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Body,
-    extract::{RawPathParams, Request},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
     routing::on,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{PgPool, Postgres, Transaction};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
@@ -109,8 +105,8 @@ pub struct Call {
     headers: HeaderMap,
     /// The body, where the route takes JSON.
     text: String,
-    /// The body, where the route reads it itself; a body cannot be shared, so it is behind a lock that nobody waits for.
-    body: Mutex<Body>,
+    /// The body, where the route reads it itself.
+    body: body::Source,
     /// Room for a large request; it is given back with the answer's last byte.
     large: Option<OwnedSemaphorePermit>,
 }
@@ -131,8 +127,11 @@ impl Call {
     fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         axum::extract::Query::try_from_uri(&self.uri).map(|axum::extract::Query(query)| query).map_err(|error| {
             let said = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            let field =
-                said.split(['`', '\'']).nth(1).or_else(|| said.split(':').next()).unwrap_or_default().to_owned();
+            // A field that is not known stands in backquotes; one whose value is wrong comes first.
+            let field = match said.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
+                Some(unknown) => unknown.to_owned(),
+                None => said.split(':').next().unwrap_or_default().to_owned(),
+            };
             Refusal::field(&field, format!("The query cannot be read: {said}."))
         })
     }
@@ -147,9 +146,10 @@ pub fn open(desk: Desk) -> Router {
     let desk = Arc::new(desk);
     ROUTES.iter().fold(Router::new(), |router, route| {
         let desk = Arc::clone(&desk);
-        let handler = move |path: RawPathParams, request: Request| {
+        let handler = move |path: Result<RawPathParams, RawPathParamsRejection>, request: Request| {
             let desk = Arc::clone(&desk);
-            let path = path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            // What does not decode to text names nothing.
+            let path = path.iter().flatten().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
             serve(desk, route, path, request)
         };
         router.route(route.path, on(route.method.filter(), handler))
@@ -158,11 +158,17 @@ pub fn open(desk: Desk) -> Router {
 
 async fn serve(desk: Arc<Desk>, route: &'static Route, path: Vec<(String, String)>, request: Request) -> Response {
     let time = if route.takes.is_large() { LONG } else { TIMEOUT };
-    let answered = timeout(time, let_in(&desk, route, path, request)).await.unwrap_or_else(|_| {
+    let (parts, body) = request.into_parts();
+    let waits = parts.headers.contains_key(header::EXPECT);
+    let source: body::Source = Arc::new(Mutex::new(body.into_data_stream()));
+    let answered = timeout(time, let_in(&desk, route, path, parts, &source)).await.unwrap_or_else(|_| {
         Err(Refusal::unavailable(
             "No answer was found in time. Whether it was done is not known; send it again with the same id, which is safe.",
         ))
     });
+    if answered.is_err() && !waits {
+        body::drain(&source).await;
+    }
     let mut response = answered.unwrap_or_else(IntoResponse::into_response);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -172,10 +178,10 @@ async fn let_in(
     desk: &Arc<Desk>,
     route: &'static Route,
     path: Vec<(String, String)>,
-    request: Request,
+    parts: Parts,
+    source: &body::Source,
 ) -> Result<Response, Refusal> {
     let _place = desk.requests.try_acquire().map_err(|_| Refusal::overloaded())?;
-    let (parts, body) = request.into_parts();
     let Some(scope) = route.scope else { return Ok(openapi::answer()) };
     let bearer = desk.tokens.admit(&desk.pool, &parts.headers, scope).await?;
     if let Some(media) = route.takes.media_type() {
@@ -188,12 +194,11 @@ async fn let_in(
         }
         false => None,
     };
-    let (text, body) = match route.takes {
-        Takes::Json { most, within, .. } => (body::whole(&parts.headers, body, most, within).await?, Body::empty()),
-        Takes::Csv => (String::new(), body),
-        Takes::Nothing | Takes::File => (String::new(), Body::empty()),
+    let text = match route.takes {
+        Takes::Json { most, within, .. } => body::whole(&parts.headers, source, most, within).await?,
+        Takes::Csv | Takes::Nothing | Takes::File => String::new(),
     };
-    let body = Mutex::new(body);
+    let body = Arc::clone(source);
     let call = Call { bearer, scope, path, uri: parts.uri, headers: parts.headers, text, body, large };
     (route.handle)(Arc::clone(desk), call).await
 }

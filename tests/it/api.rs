@@ -256,7 +256,7 @@ async fn other_addresses_and_methods_are_refused() {
         ("PATCH", "/v1/batches/1", 405),
         ("GET", "/v1/grants/g/issue", 405),
         ("GET", "/v1/jobs/probe/%00", 404),
-        ("GET", "/v1/jobs/probe/%ff", 400),
+        ("GET", "/v1/jobs/probe/%ff", 404),
         ("GET", "/v1/batches/one", 404),
         ("GET", "/v1/batches/99999999999999999999", 404),
         ("GET", "/v1/jobs?status=odd", 422),
@@ -425,12 +425,10 @@ async fn ten_thousand_in_one_transaction_ring_once_and_a_rollback_leaves_nothing
     let left: i64 = sqlx::query_scalar("select count(*) from noshi.job").fetch_one(&api.fleet.pool).await.unwrap();
     assert_eq!(left, 0);
 
-    let mut transaction = sql.begin().await.unwrap();
-    let one = "select noshi.enqueue('gift_issuance', 's' || $1, jsonb_build_object('grant', 's' || $1))";
-    for n in 0..10_000 {
-        sqlx::query(one).bind(n.to_string()).execute(&mut *transaction).await.unwrap();
-    }
-    transaction.commit().await.unwrap();
+    let each = "select count(noshi.enqueue('gift_issuance', 's' || n, jsonb_build_object('grant', 's' || n))) from generate_series(1, 10000) n";
+    let mut long = api.fleet.pool.acquire().await.unwrap();
+    let enqueued: i64 = sqlx::query_scalar(each).fetch_one(&mut *long).await.unwrap();
+    assert_eq!(enqueued, 10_000);
     assert_eq!(hear(&mut listener).await, 1);
     let row = |n: i32| json!({"id": format!("h{n}"), "args": gift(&format!("h{n}"), 5)});
     let many = |rows: i32| json!({"kind": "gift_issuance", "jobs": (0..rows).map(row).collect::<Vec<_>>()});
@@ -673,7 +671,7 @@ async fn nothing_that_is_sent_makes_the_process_fail_or_grow() {
         ("/v1/batches", "text/csv", "", b"x,".repeat(10 << 20)),
         ("/v1/batches", "text/csv", "Content-Encoding: br", mib.clone()),
     ];
-    for round in 0..3 {
+    for round in 0..2 {
         let answers = join_all(bodies.iter().map(async |(path, kind, more, body)| {
             let length = format!("Content-Length: {}{}{more}", body.len(), if more.is_empty() { "" } else { "\r\n" });
             (

@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::{BufWriter, Seek, SeekFrom, Write},
     path::Path,
-    sync::PoisonError,
     time::Duration,
 };
 
@@ -147,7 +146,7 @@ fn no_disk() -> Refusal {
     Refusal::unavailable("The file could not be kept now. Nothing was done; send it again.")
 }
 
-pub async fn submit(desk: &Desk, mut call: Call) -> Result<Response, Refusal> {
+pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let options: Options = call.query()?;
     let vault = desk.vault()?;
     if options.kind == Kind::Stores && (options.mail || options.issue || options.campaign.is_some()) {
@@ -165,8 +164,7 @@ pub async fn submit(desk: &Desk, mut call: Call) -> Result<Response, Refusal> {
         return Err(Refusal::field("campaign", "A campaign has 1 to 200 bytes."));
     }
     let mut held = nameless()?;
-    let body = std::mem::take(call.body.get_mut().unwrap_or_else(PoisonError::into_inner));
-    let mut pieces = body::Pieces::new(&call.headers, body, MOST, FILE_TIME)?;
+    let mut pieces = body::Pieces::new(&call.headers, &call.body, MOST, FILE_TIME).await?;
     while let Some(piece) = pieces.next().await? {
         held.write_all(&piece).map_err(|_| no_disk())?;
     }

@@ -1,14 +1,17 @@
 //! Bodies: no larger, deeper or slower than is good for us, checked before anything is built from them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, BodyDataStream, Bytes},
+    body::{BodyDataStream, Bytes},
     http::{HeaderMap, StatusCode, header},
 };
 use futures::StreamExt;
-use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use serde::{Deserialize, de::IgnoredAny};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::refusal::Refusal;
 
@@ -37,22 +40,47 @@ fn too_large(most: usize) -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {most} here. Nothing was done."))
 }
 
+/// What is still to come of a request's body.
+pub type Source = Arc<Mutex<BodyDataStream>>;
+
+/// Of a body that was refused, this much is still read, and for so long: who is still sending would take the end of the
+/// connection for a failure, and never see why.
+const MOST_DRAINED: usize = 16 * 1024 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Lets the sender finish, so that it sees the answer.
+pub async fn drain(source: &Source) {
+    let Ok(mut stream) = source.try_lock() else { return };
+    let mut bytes = 0;
+    let all = async {
+        while let Some(Ok(piece)) = stream.next().await {
+            bytes += piece.len();
+            if bytes > MOST_DRAINED {
+                break;
+            }
+        }
+    };
+    // Whoever is slower than that is closed upon.
+    let _ = timeout(DRAIN_TIME, all).await;
+}
+
 /// A body that comes piece by piece. Slow: 408; too large: 413.
 pub struct Pieces {
-    stream: BodyDataStream,
+    stream: OwnedMutexGuard<BodyDataStream>,
     deadline: Instant,
     most: usize,
     bytes: usize,
 }
 
 impl Pieces {
-    pub fn new(headers: &HeaderMap, body: Body, most: usize, within: Duration) -> Result<Pieces, Refusal> {
+    pub async fn new(headers: &HeaderMap, source: &Source, most: usize, within: Duration) -> Result<Pieces, Refusal> {
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        match announced.is_some_and(|bytes| bytes > most) {
-            true => Err(too_large(most)),
-            false => Ok(Pieces { stream: body.into_data_stream(), deadline: Instant::now() + within, most, bytes: 0 }),
+        if announced.is_some_and(|bytes| bytes > most) {
+            return Err(too_large(most));
         }
+        let stream = Arc::clone(source).lock_owned().await;
+        Ok(Pieces { stream, deadline: Instant::now() + within, most, bytes: 0 })
     }
 
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
@@ -71,8 +99,8 @@ impl Pieces {
 }
 
 /// The whole body, as text.
-pub async fn whole(headers: &HeaderMap, body: Body, most: usize, within: Duration) -> Result<String, Refusal> {
-    let mut pieces = Pieces::new(headers, body, most, within)?;
+pub async fn whole(headers: &HeaderMap, source: &Source, most: usize, within: Duration) -> Result<String, Refusal> {
+    let mut pieces = Pieces::new(headers, source, most, within).await?;
     let mut bytes = Vec::new();
     while let Some(piece) = pieces.next().await? {
         bytes.extend_from_slice(&piece);
@@ -111,6 +139,11 @@ pub fn json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
     look_over(text)?;
     let malformed =
         |error: &serde_json::Error| Refusal::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}."));
+    // An array would be taken for the fields in their order.
+    if !text.trim_ascii_start().starts_with('{') {
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(&error))?;
+        return Err(Refusal::field("", "The body must be an object."));
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         if !error.inner().is_data() {
