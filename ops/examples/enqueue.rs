@@ -11,7 +11,11 @@ async fn enqueue(connection: &mut PgConnection, order: &str, amount: i64) -> Res
     let grant = format!("order/{order}");
     let value = json!({"amount": amount, "currency": "JPY"});
     let args = json!({"grant": grant, "user": "user-7", "category": "amazon", "value": value});
-    sqlx::query_scalar("select noshi.enqueue('gift_issuance', $1, $2)").bind(grant).bind(args).fetch_one(connection).await
+    sqlx::query_scalar("select noshi.enqueue('gift_issuance', $1, $2)")
+        .bind(grant)
+        .bind(args)
+        .fetch_one(connection)
+        .await
 }
 
 #[tokio::main(flavor = "current_thread")]

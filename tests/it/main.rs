@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod dump;
 mod engine;
+mod examples;
 mod fleet;
 mod lanes;
 mod mails;

@@ -23,6 +23,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::sync::oneshot;
 
 use crate::{
+    api::Api,
     engine::probe,
     fleet::{Fleet, Process, Terms, fleet_on_url},
     metrics::scrape,
@@ -239,6 +240,66 @@ async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
 
     assert_eq!(stage.found(), [""; 0]);
     sealed_values_open(fleet).await;
+    stage.server.stop().await.unwrap();
+}
+
+/// Codes that are shown over HTTP, and the problems around them: unsealed, asked for again, refused; to good tokens and bad.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_is_shown_stands_nowhere_else() {
+    let _turn = crate::support::turn().await;
+    let stage = stage_with(Terms { seed: 22, ..Terms::default() }).await;
+    for category in ["amazon", "digital", "prepaid"] {
+        stage.fleet.gift(&format!("{category}-0"), category, 500).await;
+    }
+    let worker = stage.worker("issues", None);
+    stage.fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    assert!(worker.stop().await.success());
+    let Stage { server, fleet, evidence } = stage;
+    let (stop, stopped) = oneshot::channel();
+    let activity = tokio::spawn(Stage::watch_activity(fleet.url.clone(), stopped));
+    let api = Api::of(fleet).await;
+    let (app, reader) = (api.token("app", &["reveal"]).await, api.token("desk", &["read"]).await);
+    let ask = |user: &str| json!({"user": user, "reason": "shown in the app"});
+    let mut told = String::new();
+    let mut codes = vec![];
+    for category in ["amazon", "digital", "prepaid"] {
+        let path = format!("/v1/gifts/{category}-0/reveal");
+        let (status, shown) = api.post(&path, &app, &ask("u1")).await;
+        let code = shown["code"].as_str().unwrap_or_default().to_owned();
+        assert!(status == 200 && code.starts_with("CNRY"), "{status}");
+        codes.push(code);
+        for (path, token, body) in
+            [(&path, &app, ask("u2")), (&path, &reader, ask("u1")), (&path, &app, json!({"user": "u1"}))]
+        {
+            told += &api.post(path, token, &body).await.1.to_string();
+        }
+        told += &api.get(&format!("/v1/jobs/gift_issuance/{category}-0"), &reader).await.1.to_string();
+    }
+    told += &api.get("/v1/jobs", &reader).await.1.to_string();
+    let _ = stop.send(());
+    let stage = Stage { server, fleet: api.fleet, evidence };
+    stage.keep("told.txt", &told);
+    stage.keep("pg_stat_activity.txt", activity.await.expect("activity"));
+    for command in [&["job", "show", "gift_issuance", "amazon-0"][..], &["lane", "list"], &["token", "list"]] {
+        let output = stage.noshi(command);
+        stage.keep(&format!("{}.txt", command.join("-")), [output.stdout, output.stderr].concat());
+    }
+    stage.dump().await;
+
+    // The evidence is what it should be: each code is the one that was issued, and each time was written down first.
+    let issued: Vec<String> = ledger(&stage.fleet)
+        .iter()
+        .filter(|line| line["event"] == "issued")
+        .filter_map(|line| line["code_sha256"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(issued.len(), 3, "no code was bought to be shown");
+    assert!(codes.iter().all(|code| issued.contains(&hex::encode(Sha256::digest(code)))));
+    let audit = stage.evidence("noshi.audit.txt");
+    assert_eq!(audit.matches(",reveal,gift/").count(), 3, "{audit}");
+    assert!(told.contains("needs a token with the scope `reveal`") && told.contains("this user has no gift"));
+    let door = fs::read_to_string(&api.door.log).unwrap();
+    assert!(door.contains("noshi.reveal_gift") && door.contains(r#""level":"TRACE""#));
+    assert_eq!(stage.found(), [""; 0]);
     stage.server.stop().await.unwrap();
 }
 

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     intake::{MOST_FAULTS, Rejected},
@@ -20,14 +20,14 @@ pub struct Refusal {
     pub status: StatusCode,
     detail: String,
     /// More members of the problem: `field`, `differences`, `scope`, `faults`, `allowed`.
-    more: Map<String, Value>,
+    more: Vec<(&'static str, Value)>,
     retry_after: Option<u64>,
     challenge: Option<String>,
 }
 
 impl Refusal {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Refusal {
-        Refusal { status, detail: detail.into(), more: Map::new(), retry_after: None, challenge: None }
+        Refusal { status, detail: detail.into(), more: vec![], retry_after: None, challenge: None }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Refusal {
@@ -83,8 +83,8 @@ impl Refusal {
     }
 
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Refusal {
-        self.more.insert(name.to_owned(), value.into());
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Refusal {
+        self.more.push((name, value.into()));
         self
     }
 
@@ -175,8 +175,8 @@ impl IntoResponse for Refusal {
         let title = self.status.canonical_reason().unwrap_or("Refused");
         let mut problem =
             json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
-        if let Some(problem) = problem.as_object_mut() {
-            problem.extend(self.more);
+        for (name, value) in self.more {
+            problem[name] = value;
         }
         let mut response =
             (self.status, [(header::CONTENT_TYPE, "application/problem+json")], Json(problem)).into_response();
