@@ -16,6 +16,7 @@ mod operators;
 mod practice;
 mod private_postgres;
 mod processes;
+mod prune;
 mod recover;
 mod redrive;
 mod roles;
