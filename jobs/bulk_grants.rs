@@ -83,6 +83,8 @@ pub struct BulkGrants;
 impl Job for BulkGrants {
     const KIND: Kind = Kind::BulkGrants;
     const LIMITS: Limits = Limits { steps: 10_000, age: Duration::from_secs(7 * 24 * 60 * 60) };
+    const STATES: &'static [&'static str] = &["registering", "announcing", "announced", "refused"];
+    const UNDOS: &'static [&'static str] = &[];
 
     type Args = Args;
     type State = State;

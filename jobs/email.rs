@@ -181,6 +181,8 @@ pub struct Email;
 impl Job for Email {
     const KIND: Kind = Kind::Email;
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(7 * 24 * 60 * 60) };
+    const STATES: &'static [&'static str] = &["preparing", "sending", "waiting", "accepted", "rejected"];
+    const UNDOS: &'static [&'static str] = &[];
 
     type Args = Args;
     type State = State;

@@ -384,6 +384,9 @@ pub struct GiftIssuance;
 impl Job for GiftIssuance {
     const KIND: Kind = Kind::GiftIssuance;
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(14 * 24 * 60 * 60) };
+    const STATES: &'static [&'static str] =
+        &["routing", "issuing", "inquiring", "pending", "cancelling", "void", "issued", "rejected", "lapsed"];
+    const UNDOS: &'static [&'static str] = &[];
 
     type Args = Args;
     type State = State;

@@ -332,6 +332,10 @@ impl Act {
 pub trait Job: Sized + Send + Sync + 'static {
     const KIND: Kind;
     const LIMITS: Limits;
+    /// The stored names of all states, and of all that may be left to take back. A worker leaves a job alone that stands at a name which
+    /// it does not know: a newer version wrote it.
+    const STATES: &'static [&'static str];
+    const UNDOS: &'static [&'static str];
 
     /// What a producer asks for. New fields get `#[serde(default)]`.
     type Args: Serialize + DeserializeOwned + Clone + Send + Sync;

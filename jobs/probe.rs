@@ -131,6 +131,8 @@ pub struct Probe;
 impl Job for Probe {
     const KIND: Kind = Kind::Probe;
     const LIMITS: Limits = Limits { steps: 1_000, age: Duration::from_secs(24 * 60 * 60) };
+    const STATES: &'static [&'static str] = &["stepping", "calling", "checking", "tallying", "over"];
+    const UNDOS: &'static [&'static str] = &["take_back"];
 
     type Args = Args;
     type State = State;

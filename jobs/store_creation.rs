@@ -242,6 +242,9 @@ pub struct StoreCreation;
 impl Job for StoreCreation {
     const KIND: Kind = Kind::StoreCreation;
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(14 * 24 * 60 * 60) };
+    const STATES: &'static [&'static str] =
+        &["checking", "creating", "finding", "assigning", "registering", "created", "skipped", "refused"];
+    const UNDOS: &'static [&'static str] = &["delete_shop"];
 
     type Args = Args;
     type State = State;

@@ -20,6 +20,7 @@ mod bulk_grants;
 mod email;
 mod gift_issuance;
 mod probe;
+mod released;
 mod store_creation;
 
 /// One line of a table: the same answer under each column's circumstances.

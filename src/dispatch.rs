@@ -144,7 +144,7 @@ impl Dispatcher {
         let want = slots.len();
         let sent = Instant::now();
         crash_point("claim.before");
-        let catch = store::claim::claim(&self.engine.pool, self.engine.worker, lane, want, false).await?;
+        let catch = self.claim_known(lane, want, false).await?;
         if !catch.jobs.is_empty() {
             crash_point("claim.after");
         }
@@ -165,6 +165,11 @@ impl Dispatcher {
             }
             () => Look::after(jittered(self.pace.poll)),
         })
+    }
+
+    async fn claim_known(&self, lane: &str, want: usize, suspect: bool) -> Result<store::claim::Catch, sqlx::Error> {
+        let engine = &self.engine;
+        store::claim::claim_except(&engine.pool, engine.worker, lane, want, suspect, &engine.unknown()).await
     }
 
     /// Waits for the first free slot, then a moment for more, so that claims do not trickle.
@@ -201,7 +206,7 @@ impl Dispatcher {
         };
         let Ok(mut slots) = slots else { return Ok(()) };
         let sent = Instant::now();
-        let catch = store::claim::claim(&self.engine.pool, self.engine.worker, lane, 1, true).await?;
+        let catch = self.claim_known(lane, 1, true).await?;
         if catch.suspects {
             self.suspects = Some(lane.to_owned());
             self.engine.hints.ring();

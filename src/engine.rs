@@ -1,8 +1,9 @@
 //! What every running job of this process shares.
 
 use std::{
+    collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -62,6 +63,8 @@ pub struct Engine {
     pub hints: Hints,
     pub partners: Partners,
     pub stopping: AtomicBool,
+    /// Places where jobs stand that a newer version wrote; they are not claimed again by this process.
+    pub unknown: Mutex<BTreeSet<String>>,
 }
 
 impl Engine {
@@ -121,6 +124,19 @@ impl Engine {
         if !settlement.follow_ups.is_empty() {
             self.hints.available("");
         }
+    }
+
+    /// Leaves a job to the newer version that knows where it stands: given back at once, and not claimed from there again.
+    pub async fn leave_alone(&self, claimed: &Claimed) {
+        let place = claimed.place();
+        if self.unknown.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone()) {
+            tracing::warn!(place, "a newer version wrote this state; jobs there are left alone");
+        }
+        self.hand_back(&[(claimed.id, claimed.lease, claimed.step)]).await;
+    }
+
+    pub fn unknown(&self) -> Vec<String> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Gives jobs back untouched. If the database is away, they are found lost later.

@@ -46,6 +46,9 @@ where
     facts::Fact: From<J::Fact>,
 {
     let claimed = &work.claimed;
+    if !is_known::<J>(claimed) {
+        return engine.leave_alone(claimed).await;
+    }
     let args = match serde_json::from_str::<J::Args>(claimed.args.get()) {
         Ok(args) => args,
         Err(error) => return unread::<J>(engine, claimed, Problem::BadArgs, error.to_string()).await,
@@ -75,6 +78,12 @@ where
         (Err((why, detail)), _) => unread::<J>(engine, claimed, why, detail).await,
         (_, Err(error)) => unread::<J>(engine, claimed, Problem::UnreadableState, error.to_string()).await,
     }
+}
+
+/// This version has the state's name, and the name of what is taken back; whether it can read what is in them is another question.
+fn is_known<J: Job>(claimed: &Claimed) -> bool {
+    (claimed.state.is_none() || J::STATES.contains(&claimed.at.as_str()))
+        && claimed.undo_name().is_none_or(|undo| J::UNDOS.contains(&undo.as_str()))
 }
 
 async fn unread<J: Job>(engine: &Engine, claimed: &Claimed, why: Problem, detail: String) {

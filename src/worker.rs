@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -77,6 +77,7 @@ impl Worker {
             hints: Hints::default(),
             partners,
             stopping: AtomicBool::new(false),
+            unknown: Mutex::default(),
         });
         // Of its own accord it never ends; it goes with the process.
         let quota = tokio::spawn(Arc::clone(&engine.partners.mails).keep_quota(vital.clone()));

@@ -1,4 +1,8 @@
-use super::{Row, assert_drawn, at, cell, now, table, terms_table, this};
+use super::{
+    Row, assert_drawn, at, cell, now,
+    released::{Released, assert_released},
+    table, terms_table, this,
+};
 use crate::{
     Problem,
     bulk_grants::{Announce, Args, BulkGrants, Register, State, World},
@@ -63,4 +67,11 @@ fn released_json_still_reads() {
     }
     assert!(BulkGrants::start(&Args { batch: 0 }).is_err());
     assert_eq!(BulkGrants::id(&ARGS).0, "batch/7");
+}
+
+#[test]
+fn what_was_released_still_reads() {
+    let released = Released { lines: 5, digest: 0x6325_76e0_547c_aa80 };
+    let states = [State::Registering, State::Announcing { after: 10_000 }, State::Announced, refused()];
+    assert_released::<BulkGrants>(&states.map(|state| (state, ARGS)), &[], &released);
 }

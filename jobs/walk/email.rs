@@ -1,6 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Row, assert_drawn, at, cell, now, table, terms_table, this};
+use super::{
+    Row, assert_drawn, at, cell, now,
+    released::{Released, assert_released},
+    table, terms_table, this,
+};
 use crate::{
     Problem,
     email::{Args, Channel, Email, Fate, Prepare, Send, State, Template, World},
@@ -136,4 +140,18 @@ fn released_json_still_reads() {
         assert_eq!(serde_json::to_string(&state).unwrap(), json);
     }
     assert_eq!(Email::id(&args()).0, "gift_granted:1:G-1");
+}
+
+#[test]
+fn what_was_released_still_reads() {
+    let released = Released { lines: 6, digest: 0x167c_1739_5a46_53fd };
+    let params = BTreeMap::from([("value".to_owned(), "500円".to_owned())]);
+    let states = [
+        State::Preparing { sends: 0 },
+        State::Sending { channel: channel(), send_no: 1 },
+        State::Waiting { channel: channel(), send_no: 1 },
+        State::Accepted { message: "m".to_owned() },
+        State::Rejected { why: Problem::MailRejected, detail: Some("d".to_owned()) },
+    ];
+    assert_released::<Email>(&states.map(|state| (state, Args { params: params.clone(), ..args() })), &[], &released);
 }

@@ -3,7 +3,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Row, assert_drawn, at, cell, now, table, terms_table, this};
+use super::{
+    Row, assert_drawn, at, cell, now,
+    released::{Released, assert_released},
+    table, terms_table, this,
+};
 use crate::{
     Problem,
     gift_issuance::{
@@ -519,4 +523,14 @@ fn released_json_still_reads() {
     let read: Args = serde_json::from_str(args).unwrap();
     assert_eq!(serde_json::to_string(&read).unwrap(), args);
     assert!(GiftIssuance::start(&Args { grant: String::new(), ..read }).is_err());
+}
+
+#[test]
+fn what_was_released_still_reads() {
+    let released = Released { lines: 24, digest: 0x01fa_2133_2fa6_cc7e };
+    let mut samples: Vec<_> = contracts().iter().flat_map(states).map(|state| (state, args())).collect();
+    let bare = Args { valid_days: None, ..args() };
+    let whole = Args { provider: Some("p".into()), area: Some("東京".into()), ..args() };
+    samples.extend([(State::Lapsed, bare), (State::Lapsed, whole)]);
+    assert_released::<GiftIssuance>(&samples, &[], &released);
 }

@@ -1,4 +1,8 @@
-use super::{Row, assert_drawn, at, cell, now, table, terms_table, this, unwound};
+use super::{
+    Row, assert_drawn, at, cell, now,
+    released::{Released, assert_released},
+    table, terms_table, this, unwound,
+};
 use crate::{
     machine::{Call, Job},
     probe::{Answer, Args, OnDoubt, Probe, State, TakenBack, Tally, Undo, World},
@@ -102,4 +106,18 @@ fn released_json_still_reads() {
     }
     assert_eq!(serde_json::from_str::<Undo>(r#"{"undo":"take_back"}"#).unwrap(), Undo::TakeBack);
     assert!(Probe::start(&Args::default()).is_err());
+}
+
+#[test]
+fn what_was_released_still_reads() {
+    let released = Released { lines: 7, digest: 0xe336_0c7d_d5c4_bec4 };
+    let states = [
+        State::Stepping { left: 2 },
+        State::Calling { left: 2, turn: 0 },
+        State::Checking { left: 2, turn: 1 },
+        State::Tallying { left: 2 },
+        State::Over,
+    ];
+    let samples = states.map(|state| (state, Args { answers: ANSWERS.to_vec(), ..args(OnDoubt::Ask) }));
+    assert_released::<Probe>(&samples, &[Undo::TakeBack], &released);
 }

@@ -1,6 +1,10 @@
 use std::time::Duration;
 
-use super::{Row, assert_drawn, at, cell, now, table, terms_table, this, unwound};
+use super::{
+    Row, assert_drawn, at, cell, now,
+    released::{Released, assert_released},
+    table, terms_table, this, unwound,
+};
 use crate::{
     Problem,
     machine::{Act, Call, Job, Redirect, This},
@@ -218,4 +222,12 @@ fn released_json_still_reads() {
     assert_eq!(serde_json::to_string(&serde_json::from_str::<Undo>(&undo).unwrap()).unwrap(), undo);
     assert_eq!(StoreCreation::id(&args()).0, "O-1/S-1/7");
     assert!(StoreCreation::start(&Args { public_id: "a/b".to_owned(), ..args() }).is_err());
+}
+
+#[test]
+fn what_was_released_still_reads() {
+    let released = Released { lines: 10, digest: 0x9b27_2031_2557_a0a7 };
+    let whole = Args { address: Some("渋谷 1".to_owned()), phone: Some("03".to_owned()), ..args() };
+    let undo = Undo::DeleteShop { attempt: attempt(), shop: "shop-1".to_owned() };
+    assert_released::<StoreCreation>(&states().map(|state| (state, whole.clone())), &[undo], &released);
 }

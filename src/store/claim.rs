@@ -41,6 +41,23 @@ pub struct Claimed {
     pub wait: Duration,
 }
 
+impl Claimed {
+    /// The stored name of what is being taken back, if anything is.
+    pub fn undo_name(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            undo: String,
+        }
+        self.undo.as_ref().and_then(|undo| serde_json::from_str::<Named>(undo.get()).ok()).map(|named| named.undo)
+    }
+
+    /// Where it stands, in one word, as the claim's statement spells it.
+    pub fn place(&self) -> String {
+        let undo = self.undo_name().map(|undo| format!("/{undo}")).unwrap_or_default();
+        format!("{}/{}{undo}", self.kind, self.at)
+    }
+}
+
 /// What a claim found in a lane.
 #[derive(Debug, Default)]
 pub struct Catch {
@@ -89,6 +106,7 @@ relief as materialized (
         select id, priority, rank from noshi.job where status = 'available' and lost ",
             $lost,
             " and lane = $2 and relief and kind = any($5)
+            and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))
         order by priority, rank, id limit (select k from k) for update skip locked) r
 ),
 writes as materialized (
@@ -96,6 +114,7 @@ writes as materialized (
         select id, priority, rank from noshi.job where status = 'available' and lost ",
             $lost,
             " and lane = $2 and not relief and kind = any($5)
+            and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))
         order by priority, rank, id
         limit (select case when l.closed_code is null then k else 0 end from k, l) for update skip locked) w
 ),
@@ -136,7 +155,8 @@ select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
     (select min(extract(epoch from jitter)) from budget)::float8 as jitter,
-    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lane = $2 and s.kind = any($5)) as suspects
+    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lane = $2 and s.kind = any($5)
+        and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))) as suspects
 from l cross join k left join claimed c on true"
         )
     };
@@ -150,6 +170,18 @@ const CLAIM_WITHOUT_TOKENS: &str = claim_sql!("= 0", "false");
 ///
 /// `suspect` asks for jobs whose last worker died holding them; those are to be claimed one at a time, alone.
 pub async fn claim(pool: &PgPool, worker: i64, lane: &str, want: usize, suspect: bool) -> Result<Catch, sqlx::Error> {
+    claim_except(pool, worker, lane, want, suspect, &[]).await
+}
+
+/// The same, leaving alone what stands at one of these [`Claimed::place`]s: another version knows them.
+pub async fn claim_except(
+    pool: &PgPool,
+    worker: i64,
+    lane: &str,
+    want: usize,
+    suspect: bool,
+    unknown: &[String],
+) -> Result<Catch, sqlx::Error> {
     let sql = match suspect {
         _ if crate::chaos::planted(crate::chaos::Bug::NoTokens) => CLAIM_WITHOUT_TOKENS,
         true => CLAIM_SUSPECT,
@@ -158,7 +190,8 @@ pub async fn claim(pool: &PgPool, worker: i64, lane: &str, want: usize, suspect:
     let want = i32::try_from(want).unwrap_or(i32::MAX);
     // A kind of a newer version is left alone.
     let kinds = Kind::ALL.map(Kind::name).to_vec();
-    let rows = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).fetch_all(pool).await?;
+    let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown);
+    let rows = query.fetch_all(pool).await?;
     let Some(first) = rows.first() else { return Ok(Catch { closed: true, ..Catch::default() }) };
     let mut catch = Catch {
         closed: false,

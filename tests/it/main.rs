@@ -29,3 +29,4 @@ mod stores;
 mod support;
 mod teeth;
 mod vault;
+mod versions;
