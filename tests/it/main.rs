@@ -1,6 +1,6 @@
 mod acts;
-mod audit;
 mod api;
+mod audit;
 mod batches;
 mod crash;
 mod demo;

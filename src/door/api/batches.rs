@@ -114,7 +114,7 @@ impl From<Progress> for Batch {
             batch: p.id,
             kind: p.kind,
             file: p.file,
-            digest: hex::encode(p.digest),
+            digest: p.digest,
             status: p.status,
             submitted_by: p.submitted_by,
             approved_by: p.approved_by,
@@ -189,7 +189,7 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         rows: submitted.rows,
         is_new,
         needs_approval: submitted.needs_approval,
-        digest: hex::encode(digest),
+        digest,
     };
     Ok(answer(StatusCode::OK, &told))
 }
