@@ -107,14 +107,12 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
     if !look_at_schema(&mut connection, it).await? {
         return Ok(());
     }
-    let mend = "connect directly or through a pooler in session mode: roles and time-outs are set per session";
-    it.check(
-        "pooler",
-        health::sessions_hold(url).await?,
-        Health::Bad,
-        "settings of a session outlive its statements",
-        mend,
-    );
+    if !health::sessions_hold(url).await? {
+        let mend = "connect directly or through a pooler in session mode: roles and time-outs are set per session";
+        it.wrong("pooler", Health::Bad, "a session's settings are lost between its statements", mend);
+        return Ok(());
+    }
+    it.good("pooler", "none, or one in session mode");
     let pool = match store::connect(url, Role::Operator, 1).await {
         Ok(pool) => pool,
         Err(error) => {
