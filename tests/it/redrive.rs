@@ -18,7 +18,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::{
     engine::{Running, at_rest, pace, start},
     fleet::{Terms, fleet},
-    processes::until,
+    processes::{count, until},
     support::{TestDatabase, database},
 };
 
@@ -328,6 +328,40 @@ async fn a_plan_that_no_longer_holds_is_refused() {
         let error = sqlx::raw_sql(sql).execute(&desk.db.pool).await.expect_err(sql);
         assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("NS001"), "{error}");
     }
+}
+
+/// Each gift was bought, and the worker that bought it died before the answer was written. A re-drive must find them, not buy again.
+#[tokio::test(flavor = "multi_thread")]
+async fn gifts_in_doubt_are_found_under_their_ids_and_not_bought_again() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    for category in ["amazon", "digital", "prepaid"] {
+        fleet.gift(category, category, 500).await;
+        let mut dies = fleet.worker(category, &[("NOSHI_CRASH", "issue.after@1")], &[]);
+        assert!(dies.killed(Duration::from_secs(20)).await);
+        // As a job is left that was parked with its call's outcome unknown.
+        let park = "update noshi.job set status = 'needs_operator', code = 'poison', worker = null, unsure = true, lost = 0, called_at = clock_timestamp()
+            where status = 'running'";
+        let parked = sqlx::query(park).execute(&fleet.pool).await.unwrap().rows_affected();
+        assert_eq!(parked, 1);
+        fleet.declare_all_dead().await;
+    }
+    let trades = async || {
+        let trades = "select array_agg(id order by id) from noshi.gift_trade";
+        sqlx::query_scalar::<_, Vec<String>>(trades).fetch_one(&fleet.pool).await.unwrap()
+    };
+    let before = trades().await;
+    assert_eq!((count(&fleet, "issued"), before.len()), (3, 3));
+    let worker = fleet.worker("a", &[], &[]);
+    let redriven =
+        fleet.command(&["redrive", "--code", "poison", "--reason", "the machine is replaced", "--yes"]).await;
+    assert!(redriven.status.success(), "{}", String::from_utf8_lossy(&redriven.stderr));
+    fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    let completed = "select count(*) from noshi.job where status = 'completed' and at = 'issued'";
+    let completed: i64 = sqlx::query_scalar(completed).fetch_one(&fleet.pool).await.unwrap();
+    assert_eq!((completed, count(&fleet, "issued"), trades().await), (3, 3, before));
+    each_asked(&fleet.pool, 3, 1).await;
+    assert!(worker.stop().await.success());
 }
 
 /// A batch's totals are of the moment in which nothing was left to be done; a paused batch stays paused.
