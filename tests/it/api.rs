@@ -20,7 +20,7 @@ use reqwest::{Client, RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgListener};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -52,8 +52,14 @@ impl Api {
         Api::of(fleet(Terms::default()).await).await
     }
 
+    /// Its login may what the interface must, and nothing else.
     pub async fn of(fleet: Fleet) -> Api {
-        let door = fleet::open_door(&fleet.url, fleet.dir.path(), "127.0.0.1:0");
+        let name: String = sqlx::query_scalar("select current_database()").fetch_one(&fleet.pool).await.unwrap();
+        let create = format!("create role api_of_{name} login in role noshi_api");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&fleet.pool).await.expect("a login");
+        let url = fleet.url.replacen("//postgres@", &format!("//api_of_{name}@"), 1);
+        assert_ne!(url, fleet.url);
+        let door = fleet::open_door(&url, fleet.dir.path(), "127.0.0.1:0");
         let address = fleet::address(&door, "the door is open").await;
         Api { fleet, door, address, client: Client::builder().no_proxy().build().unwrap() }
     }
