@@ -5,6 +5,7 @@ set role noshi_owner;
 
 -- Facts come in the order of time, and so do tombstones: a range of it is a few pages.
 create index gift_outcome_time on noshi.gift_outcome using brin (happened_at) with (pages_per_range = 32);
+create index gift_trade_time on noshi.gift_trade using brin (started_at) with (pages_per_range = 32);
 create index tombstone_finished on noshi.tombstone using brin (finished_at) with (pages_per_range = 32);
 create index tombstone_about on noshi.tombstone (kind, about);
 create index batch_row_user on noshi.batch_row (user_id) where user_id is not null;
@@ -47,6 +48,22 @@ comment on column noshi.gift_issuance_history.created_at is 'When it was asked f
 comment on column noshi.gift_issuance_history.ended_at is 'When the trade ended.';
 comment on column noshi.gift_issuance_history.finished_at is 'When the job was over.';
 comment on column noshi.gift_issuance_history.pruned is 'The job was moved out; it cannot be acted upon.';
+
+create view noshi.gift_trade_history with (security_barrier) as
+    select t.id as trade_id, t.grant_id, t.generation, t.category, t.provider, t.amount, t.currency, t.started_at, o.outcome, o.happened_at as ended_at
+    from noshi.gift_trade t left join noshi.gift_outcome o on o.trade = t.id;
+
+comment on view noshi.gift_trade_history is 'Trades with providers, for sums of money: facts alone. Name a range of started_at, and a wider one of ended_at too: then only that part of the tables is read.';
+comment on column noshi.gift_trade_history.trade_id is 'Our id of the trade, by which the provider knows it.';
+comment on column noshi.gift_trade_history.grant_id is 'The grant whose gift it is.';
+comment on column noshi.gift_trade_history.generation is 'The first trade of a grant is 0; a later one follows a trade that is proven void.';
+comment on column noshi.gift_trade_history.category is 'Kind of gift, such as digital.';
+comment on column noshi.gift_trade_history.provider is 'Who issues it.';
+comment on column noshi.gift_trade_history.amount is 'Value in minor units of the currency.';
+comment on column noshi.gift_trade_history.currency is 'ISO 4217 code.';
+comment on column noshi.gift_trade_history.started_at is 'When its id was saved, before the first call.';
+comment on column noshi.gift_trade_history.outcome is 'How it ended: issued, refused or void; null: not yet. One that was issued and taken back later has two rows.';
+comment on column noshi.gift_trade_history.ended_at is 'When it ended.';
 
 drop view noshi.gift_grant;
 create view noshi.gift_grant with (security_barrier) as
@@ -162,6 +179,6 @@ comment on column noshi.batch_report.registered_at is 'When its rows were grante
 comment on column noshi.batch_report.cancelled_at is 'When it was cancelled.';
 comment on column noshi.batch_report.settled_at is 'When nothing was left to be done.';
 
-grant select on noshi.gift_issuance_history, noshi.gift_grant, noshi.email_history, noshi.store_report, noshi.batch_report to noshi_reader, noshi_operator;
+grant select on noshi.gift_issuance_history, noshi.gift_trade_history, noshi.gift_grant, noshi.email_history, noshi.store_report, noshi.batch_report to noshi_reader, noshi_operator;
 
 reset role;

@@ -19,6 +19,7 @@ mod processes;
 mod prune;
 mod recover;
 mod redrive;
+mod rights;
 mod roles;
 mod rules;
 mod secrets;

@@ -1,0 +1,282 @@
+//! SQL roles, proved: ops/roles.md is what the catalog grants, and for each role every table, column and function is tried.
+//! `NOSHI_REDRAW=1` draws ops/roles.md and ops/reports.md anew.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+
+use crate::support::database;
+
+const ROLES: &str =
+    "select rolname::text from pg_roles where rolname like 'noshi\\_%' and rolname <> 'noshi_owner' order by 1";
+
+/// Tables and views with their columns, and whether each role may do each thing to each of them.
+const COLUMNS: &str = "select format('%I.%I', n.nspname, c.relname) as name, c.relname::text as bare, c.relkind = 'v' as view, a.attname::text as \"column\",
+    has_schema_privilege($1, n.oid, 'usage') and has_column_privilege($1, c.oid, a.attnum, 'select') as \"select\",
+    has_schema_privilege($1, n.oid, 'usage') and has_column_privilege($1, c.oid, a.attnum, 'insert') as \"insert\",
+    has_schema_privilege($1, n.oid, 'usage') and has_column_privilege($1, c.oid, a.attnum, 'update') as \"update\",
+    has_table_privilege($1, c.oid, 'delete') as \"delete\", has_table_privilege($1, c.oid, 'truncate') as \"truncate\"
+from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+where c.relkind in ('r', 'v') and n.nspname in ('noshi', 'noshi_sealed', 'public') order by 1, a.attnum";
+
+const FUNCTIONS: &str = "select p.proname::text as bare, format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)) as name,
+    format('select %I.%I(%s)', n.nspname, p.proname,
+        (select string_agg('null::' || format_type(t, null), ', ' order by o) from unnest(p.proargtypes::oid[]) with ordinality as t(t, o))) as call,
+    p.proisstrict as strict, has_function_privilege($1, p.oid, 'execute') as may
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('noshi', 'noshi_sealed', 'public') order by 2";
+
+const ACTS: [&str; 3] = ["select", "insert", "update"];
+
+struct Column {
+    table: String,
+    bare: String,
+    view: bool,
+    name: String,
+    may: [bool; 3],
+    delete: bool,
+    truncate: bool,
+}
+
+struct Function {
+    bare: String,
+    name: String,
+    call: String,
+    strict: bool,
+    may: bool,
+}
+
+async fn roles(pool: &PgPool) -> Vec<String> {
+    sqlx::query_scalar(ROLES).fetch_all(pool).await.expect("roles")
+}
+
+async fn columns(pool: &PgPool, role: &str) -> Vec<Column> {
+    let rows = sqlx::query(COLUMNS).bind(role).fetch_all(pool).await.expect("columns");
+    let read = |row: &sqlx::postgres::PgRow| Column {
+        table: row.get("name"),
+        bare: row.get("bare"),
+        view: row.get("view"),
+        name: row.get("column"),
+        may: ACTS.map(|act| row.get(act)),
+        delete: row.get("delete"),
+        truncate: row.get("truncate"),
+    };
+    rows.iter().map(read).collect()
+}
+
+async fn functions(pool: &PgPool, role: &str) -> Vec<Function> {
+    let rows = sqlx::query(FUNCTIONS).bind(role).fetch_all(pool).await.expect("functions");
+    let read = |row: &sqlx::postgres::PgRow| Function {
+        bare: row.get("bare"),
+        name: row.get("name"),
+        call: row.get("call"),
+        strict: row.get("strict"),
+        may: row.get("may"),
+    };
+    rows.iter().map(read).collect()
+}
+
+/// What a role may do to each table, in words: `select`, or `update (status, lane)` where not all columns are meant.
+fn granted(columns: &[Column]) -> BTreeMap<String, String> {
+    let mut tables: BTreeMap<String, Vec<&Column>> = BTreeMap::new();
+    for column in columns {
+        tables.entry(column.table.clone()).or_default().push(column);
+    }
+    let words = |columns: Vec<&Column>| {
+        let mut words = vec![];
+        for (act, name) in ACTS.iter().enumerate() {
+            let some: Vec<&str> = columns.iter().filter(|c| c.may[act]).map(|c| c.name.as_str()).collect();
+            match some.len() {
+                0 => {}
+                all if all == columns.len() => words.push((*name).to_owned()),
+                _ => words.push(format!("{name} ({})", some.join(", "))),
+            }
+        }
+        words.extend(columns[0].delete.then(|| "delete".to_owned()));
+        words.extend(columns[0].truncate.then(|| "truncate".to_owned()));
+        words.join(", ")
+    };
+    tables.into_iter().map(|(table, columns)| (table, words(columns))).collect()
+}
+
+fn assert_drawn(file: &str, drawn: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    if std::env::var_os("NOSHI_REDRAW").is_some() {
+        fs::write(&path, drawn).expect("a file");
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    let differs = there.lines().zip(drawn.lines()).find(|(there, drawn)| there != drawn);
+    assert!(
+        there == drawn,
+        "{file} is not what the database says; draw it anew with NOSHI_REDRAW=1. The first difference: {differs:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_of_roles_is_what_the_catalog_grants() {
+    let pool = database().await.pool;
+    let roles = roles(&pool).await;
+    let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut calls: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for role in &roles {
+        for (table, words) in granted(&columns(&pool, role).await) {
+            tables.entry(table).or_default().push(words);
+        }
+        for function in functions(&pool, role).await {
+            let may = calls.entry(function.name).or_default();
+            may.extend(function.may.then_some(role.as_str()));
+        }
+    }
+    let mut text = String::from(
+        "# What each role may do\n\nDrawn from the catalog of a migrated database; `tests/it/rights.rs` compares it, and tries for each role every table, column and\nfunction: what is not listed is refused. `noshi_owner` owns everything; nobody works as it. No role may delete or truncate unless it is said.\n\n## Tables and views\n\n",
+    );
+    for (table, words) in &tables {
+        let said: Vec<String> = roles
+            .iter()
+            .zip(words)
+            .filter(|(_, words)| !words.is_empty())
+            .map(|(role, words)| format!("- `{role}`: {words}\n"))
+            .collect();
+        let said = if said.is_empty() { "- nobody\n".to_owned() } else { said.concat() };
+        let _ = write!(text, "### {table}\n\n{said}\n");
+    }
+    text += "## Functions\n\n| function | may be executed by |\n|---|---|\n";
+    for (name, may) in &calls {
+        let may = match may.len() {
+            0 => "nobody: for triggers, and inside of other functions".to_owned(),
+            all if all == roles.len() => "everybody".to_owned(),
+            _ => may.join(", "),
+        };
+        let _ = writeln!(text, "| `{name}` | {may} |");
+    }
+    assert_drawn("ops/roles.md", &text);
+}
+
+/// Whether permission on this object was refused; whatever else may have gone wrong.
+async fn is_refused(connection: &mut PgConnection, sql: &str, object: &str) -> bool {
+    let run = |sql: &str| sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+    run("begin").execute(&mut *connection).await.expect("a transaction");
+    let error = run(sql).execute(&mut *connection).await.err();
+    run("rollback").execute(&mut *connection).await.expect("rolled back");
+    let message = error.and_then(|error| error.as_database_error().map(|e| e.message().to_owned())).unwrap_or_default();
+    let of = ["table", "view", "function"].map(|what| format!("permission denied for {what} {object}"));
+    of.iter().any(|of| message.ends_with(of.as_str())) || message.contains("permission denied for schema")
+}
+
+/// A view that cannot be written says so before anybody's permission is looked at.
+async fn fails(connection: &mut PgConnection, sql: &str) -> bool {
+    let begun = format!("begin; {sql}; rollback");
+    let failed = sqlx::raw_sql(AssertSqlSafe(begun)).execute(&mut *connection).await.is_err();
+    sqlx::raw_sql("rollback").execute(&mut *connection).await.expect("rolled back");
+    failed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_role_is_refused_exactly_what_is_not_granted() {
+    let pool = database().await.pool;
+    let mut tried = 0;
+    for role in roles(&pool).await {
+        let login = format!("tries_{role}");
+        let create = format!("create role {login} login in role {role}");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&pool).await.expect("a login");
+        let mut connection = pool.acquire().await.expect("a connection").detach();
+        let become_it =
+            format!("set session authorization {login}; set statement_timeout = '20s'; set lock_timeout = '5s'");
+        sqlx::raw_sql(AssertSqlSafe(become_it)).execute(&mut connection).await.expect("the login's session");
+        let columns = columns(&pool, &role).await;
+        let mut last = String::new();
+        for column in &columns {
+            let Column { table, bare, name, .. } = column;
+            let statements = [
+                format!("select {name} from {table} where false"),
+                format!("insert into {table} ({name}) values (default)"),
+                format!("update {table} set {name} = default where false"),
+            ];
+            for (may, sql) in column.may.iter().zip(statements) {
+                tried += 1;
+                match column.view && !sql.starts_with("select") {
+                    true => assert!(!may && fails(&mut connection, &sql).await, "{role}: {sql}"),
+                    false => assert_eq!(is_refused(&mut connection, &sql, bare).await, !may, "{role}: {sql}"),
+                }
+            }
+            if *table != last {
+                last.clone_from(table);
+                let statements = [
+                    (column.delete, format!("delete from {table} where false")),
+                    (column.truncate, format!("truncate {table}")),
+                ];
+                for (may, sql) in statements {
+                    tried += 1;
+                    match column.view {
+                        true => assert!(!may && fails(&mut connection, &sql).await, "{role}: {sql}"),
+                        false => assert_eq!(is_refused(&mut connection, &sql, bare).await, !may, "{role}: {sql}"),
+                    }
+                }
+            }
+        }
+        for function in functions(&pool, &role).await {
+            assert!(!function.strict, "{} is strict: without arguments it is not called at all", function.name);
+            tried += 1;
+            let refused = is_refused(&mut connection, &function.call, &function.bare).await;
+            assert_eq!(refused, !function.may, "{role}: {}", function.call);
+        }
+    }
+    assert!(tried > 3_000, "only {tried} were tried");
+}
+
+const REPORTS: &str = "select c.relname::text as view, obj_description(c.oid) as about, a.attname::text as \"column\", format_type(a.atttypid, null) as type,
+    col_description(c.oid, a.attnum) as what
+from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
+where n.nspname = 'noshi' and c.relkind = 'v' and has_table_privilege('noshi_reader', c.oid, 'select') order by 1, a.attnum";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_column_of_every_report_says_what_it_is() {
+    let pool = database().await.pool;
+    let mut text = String::from(
+        "# Reports\n\nViews for BI tools, read as `noshi_reader`; no codes, no addresses. Drawn from the comments in the database; `tests/it/rights.rs`\ncompares it. Jobs that were pruned are in them like the others.\n",
+    );
+    let mut last = String::new();
+    for row in sqlx::query(REPORTS).fetch_all(&pool).await.expect("columns") {
+        let view: String = row.get("view");
+        let word = |name: &str| {
+            row.get::<Option<String>, _>(name)
+                .unwrap_or_else(|| panic!("{view}: no {name} of {:?}", row.get::<String, _>("column")))
+        };
+        if view != last {
+            let _ = write!(
+                text,
+                "\n## noshi.{view}\n\n{}\n\n| column | type | what it is |\n|---|---|---|\n",
+                word("about")
+            );
+        }
+        let _ = writeln!(text, "| {} | {} | {} |", word("column"), word("type"), word("what"));
+        last = view;
+    }
+    assert_drawn("ops/reports.md", &text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_tell_of_pruned_jobs_as_of_others() {
+    let pool = database().await.pool;
+    let jobs = "insert into noshi.job (kind, key, fingerprint, args, at, status, outcome, created_at, finished_at) values
+            ('gift_issuance', 'g1', '', '{\"user\": \"u1\"}', 'issued', 'completed', 'issued', now() - interval '101 days', now() - interval '100 days'),
+            ('email', 'gift_granted:1:g1', '', '{\"reference\": \"g1\"}', 'accepted', 'completed', 'accepted', now() - interval '101 days', now() - interval '100 days');
+        insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency) values ('t1', 'g1', 0, 1, 'p', 'digital', 500, 'JPY');
+        insert into noshi.gift_outcome (trade, outcome, card) values ('t1', 'issued', 'c1');
+        insert into noshi.email_event (id, job, event) select 'e', id, 'delivery' from noshi.job where kind = 'email'";
+    sqlx::raw_sql(jobs).execute(&pool).await.expect("jobs");
+    let told = "select jsonb_build_object('gifts', (select jsonb_agg(to_jsonb(h) - 'pruned') from noshi.gift_issuance_history h),
+        'mails', (select jsonb_agg(to_jsonb(h) - 'pruned') from noshi.email_history h))";
+    let told = async || -> serde_json::Value { sqlx::query_scalar(told).fetch_one(&pool).await.expect("a report") };
+    let before = told().await;
+    let gift = &before["gifts"][0];
+    assert_eq!(
+        (gift["user_id"].as_str(), gift["amount"].as_i64(), gift["outcome"].as_str()),
+        (Some("u1"), Some(500), Some("issued"))
+    );
+    assert_eq!(
+        (before["mails"][0]["template"].as_str(), before["mails"][0]["fate"].as_str()),
+        (Some("gift_granted"), Some("delivered"))
+    );
+    let pruned: i32 = sqlx::query_scalar("select pruned from noshi.prune(10)").fetch_one(&pool).await.expect("pruned");
+    assert_eq!((pruned, told().await), (2, before));
+}
