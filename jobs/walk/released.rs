@@ -73,12 +73,10 @@ pub fn assert_released<J: Job>(samples: &[(J::State, J::Args)], undos: &[J::Undo
     let mut seen = BTreeSet::new();
     for line in text.lines() {
         let json: Value = serde_json::from_str(line).unwrap();
-        let read = if json.get("args").is_some() {
-            reads::<J::Args>(&json["args"], None)
-        } else if json.get("state").is_some() {
-            reads::<J::State>(&json["state"], Some("at"))
-        } else {
-            reads::<J::Undo>(&json["undo"], Some("undo"))
+        let read = match () {
+            () if json.get("args").is_some() => reads::<J::Args>(&json["args"], None),
+            () if json.get("state").is_some() => reads::<J::State>(&json["state"], Some("at")),
+            () => reads::<J::Undo>(&json["undo"], Some("undo")),
         };
         read.unwrap_or_else(|why| panic!("{}: {line} was released and does not read: {why}", path.display()));
         seen.extend(json["state"]["at"].as_str().map(str::to_owned));
