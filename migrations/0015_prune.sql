@@ -72,7 +72,7 @@ begin
             return old;
         end if;
     end if;
-    raise exception '% is append-only: % refused; only what was pruned goes', tg_table_name, lower(tg_op) using errcode = 'NS001';
+    raise exception '% is append-only but for what was pruned: % refused', tg_table_name, lower(tg_op) using errcode = 'NS001';
 end $$;
 revoke all on function noshi.only_what_is_pruned() from public;
 drop trigger append_only on noshi.job_event;
