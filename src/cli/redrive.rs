@@ -23,6 +23,7 @@ use crate::{
 };
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+const LOOKS_WITHOUT_CHANGE: u32 = 20;
 
 /// Asks many parked or failed jobs to go on: same jobs, same trade ids. Without a verb: plans, shows, asks you, applies.
 #[derive(Args)]
@@ -403,6 +404,7 @@ async fn apply(
 /// Tells how far it is, until every job was asked and is at rest, or nothing goes on. Whoever stops watching stops nothing.
 async fn watch(pool: &PgPool, number: i64) -> anyhow::Result<()> {
     let mut told = String::new();
+    let mut unchanged = 0;
     loop {
         // A database that is away for a moment ends no re-drive.
         match redrive::one(pool, number).await {
@@ -411,6 +413,11 @@ async fn watch(pool: &PgPool, number: i64) -> anyhow::Result<()> {
                 if now != told {
                     eprintln!("{now}");
                     told = now;
+                    unchanged = 0;
+                }
+                unchanged += 1;
+                if unchanged == LOOKS_WITHOUT_CHANGE {
+                    eprintln!("nothing moved for a while; the workers carry it out: `noshi worker list` shows them");
                 }
                 if (r.status == "done" && r.open == 0) || !matches!(r.status.as_str(), "running" | "done") {
                     return Ok(());
