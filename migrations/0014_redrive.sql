@@ -72,7 +72,8 @@ end $$;
 create trigger frozen before update or delete on noshi.redrive_row for each row execute function noshi.redrive_row_guard();
 create trigger no_truncate before truncate on noshi.redrive_row for each statement execute function noshi.journal_is_append_only();
 
--- Above so many jobs, or so many minor units of any currency, a second person approves. The latest row holds; the schema's owner adds one.
+-- Above so many jobs, or so many minor units of any currency, a second person approves: of what one person applies within 24 hours
+-- without one, so that no plan gets below it by being cut in parts. The latest row holds; the schema's owner adds one.
 create table noshi.redrive_cap (
     id      bigint generated always as identity primary key,
     jobs    integer not null check (jobs >= 0),
@@ -91,6 +92,18 @@ begin
     return null;
 end $$;
 create trigger audited after insert on noshi.redrive_cap for each row execute function noshi.audit_redrive_cap();
+
+-- Whether so much more, applied by this person alone, is over the cap.
+create function noshi.redrive_is_large(p_who text, p_jobs bigint, p_totals jsonb) returns boolean language sql stable
+set search_path = noshi, pg_temp
+as $$
+    with alone as (
+        select jobs, totals from redrive where applied_by = $1 and approved_by is null and applied_at > clock_timestamp() - interval '24 hours'
+        union all select $2, $3)
+    select (select sum(jobs) from alone) > c.jobs
+        or exists (select from alone, jsonb_each_text(alone.totals) m group by m.key having sum(m.value::bigint) > c.amount)
+    from (select * from redrive_cap order by id desc limit 1) c
+$$;
 
 -- Freezes a plan. The jobs, each with the step at which it was looked at, and its act or why it gets none; the lane that the act draws
 -- from. Money is counted here. Must run in the snapshot in which the jobs were looked at.
@@ -130,8 +143,7 @@ begin
             cross join lateral (select max((b.per + b.jitter) / b.calls) as each from lane_budget b where b.lane = c.lane) b
             cross join lateral (select count(*) as waiting from job j where j.lane = c.lane and j.status = 'available') w), '0'),
         sha256(convert_to(coalesce((select string_agg(format('%s %s %s', job, step, act), E'\n' order by job) from e), ''), 'UTF8')),
-        exists (select from (select * from redrive_cap order by id desc limit 1) c
-                where (select count(*) from e) > c.jobs or exists (select from money where total > c.amount))
+        redrive_is_large(who(), (select count(*) from e), coalesce((select jsonb_object_agg(currency, total) from money), '{}'))
     returning id into made;
     insert into redrive_row (redrive, n, job, step, act, refusal, amount, currency, lane, status)
     select made, row_number() over (order by s.job), s.job, s.step, case when s.refusal is null then s.act end, s.refusal,
@@ -178,8 +190,8 @@ declare r redrive;
 begin
     perform must('approve');
     r := redrive_locked(p_redrive, true, p_reason);
-    if r.approved_by is not null or not r.needs_approval then
-        raise exception 're-drive % needs no approval any more', r.id using errcode = 'NS409';
+    if r.approved_by is not null then
+        raise exception 're-drive % was approved by % already', r.id, r.approved_by using errcode = 'NS409';
     end if;
     if r.planned_by = who() then
         raise exception 're-drive % was planned by you; a second person approves it', r.id using errcode = 'NS403';
@@ -213,7 +225,7 @@ begin
     if named is not null then
         raise exception 're-drive % is worth % (minor units), which is more than %', r.id, named, p_max_amount using errcode = 'NS403';
     end if;
-    if r.needs_approval and r.approved_by is null then
+    if r.approved_by is null and (r.needs_approval or redrive_is_large(who(), r.jobs, r.totals)) then
         raise exception 're-drive % is too large for one person (% jobs, %)', r.id, r.jobs, r.totals using errcode = 'NS403',
             hint = 'A second person reads it and approves it: `noshi redrive approve`.';
     end if;
@@ -375,7 +387,7 @@ do $$
 declare f text;
 begin
     for f in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'noshi'::regnamespace
-        and p.proname in ('redrive_row_guard', 'audit_redrive_cap', 'plan_redrive', 'redrive_locked', 'approve_redrive', 'apply_redrive', 'pause_redrive',
+        and p.proname in ('redrive_row_guard', 'audit_redrive_cap', 'redrive_is_large', 'plan_redrive', 'redrive_locked', 'approve_redrive', 'apply_redrive', 'pause_redrive',
                           'resume_redrive', 'cancel_redrive', 'redrive_answers', 'advance_redrive') loop
         execute format('revoke all on function %s from public', f);
     end loop;
