@@ -62,6 +62,12 @@ pub async fn job(connection: &mut PgConnection, kind: &str, id: &str) -> Result<
     sqlx::query_as(JOB).bind(kind).bind(id).fetch_optional(connection).await
 }
 
+/// How a job ended that was pruned since.
+pub async fn pruned(connection: &mut PgConnection, kind: &str, id: &str) -> Result<Option<String>, sqlx::Error> {
+    const PRUNED: &str = "select format('%s at %s', status, at) from noshi.tombstone where kind = $1 and key = $2";
+    sqlx::query_scalar(PRUNED).bind(kind).bind(id).fetch_optional(connection).await
+}
+
 /// Which jobs are listed: the newest first, before the job `before`.
 #[derive(Debug, Default)]
 pub struct Filter {

@@ -623,6 +623,23 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
     assert_eq!(status, 429, "{problem}");
     assert_eq!(api.post("/v1/gifts/kept/reveal", &desk, &ask("u1")).await.0, 200, "it needs no call");
     assert_eq!(api.post("/v1/grants/nobody/issue", &shop, &json!({"user": "u1"})).await.0, 404);
+
+    // What was pruned is still its user's, and its id still names one request.
+    let over = "update noshi.job set finished_at = finished_at - interval '100 days'";
+    sqlx::query(over).execute(&api.fleet.pool).await.unwrap();
+    let pruned: i32 =
+        sqlx::query_scalar("select pruned from noshi.prune(100)").fetch_one(&api.fleet.pool).await.unwrap();
+    assert_eq!(pruned, 3);
+    let (status, shown) = api.post("/v1/gifts/kept/reveal", &desk, &ask("u1")).await;
+    assert!(status == 200 && shown["code"].as_str().is_some_and(|code| code.starts_with("CNRY-")), "{status}");
+    assert_eq!(api.post("/v1/gifts/kept/reveal", &desk, &ask("u2")).await.0, 404);
+    let again = |amount: i64| json!({"kind": "gift_issuance", "id": "kept", "args": gift("kept", amount)});
+    assert_eq!(api.post("/v1/jobs", &shop, &again(500)).await.0, 200);
+    let (status, problem) = api.post("/v1/jobs", &shop, &again(600)).await;
+    let differences = json!([{"field": "value.amount", "recorded": 500, "now": 600}]);
+    assert_eq!((status, &problem["differences"]), (409, &differences), "{problem}");
+    let reader = api.token("desk", &["read"]).await;
+    assert_eq!(api.get("/v1/jobs/gift_issuance/kept", &reader).await.0, 410);
 }
 
 /// What reaches the process slowly, in bulk or in pieces. It must neither fail nor grow.

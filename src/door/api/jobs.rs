@@ -247,8 +247,16 @@ pub struct Shown {
 
 async fn find(connection: &mut sqlx::PgConnection, call: &Call) -> Result<Job, Refusal> {
     let (kind, id) = (call.part("kind")?, call.part("id")?);
-    let job = api::job(connection, kind, id).await?;
-    job.ok_or_else(|| Refusal::not_found(format!("There is no {kind} with the id {id}.")))
+    if let Some(job) = api::job(connection, kind, id).await? {
+        return Ok(job);
+    }
+    Err(match api::pruned(connection, kind, id).await? {
+        Some(end) => {
+            let detail = format!("This job ended as {end}, and was moved out since; `noshi job show` has its story.");
+            Refusal::new(StatusCode::GONE, detail)
+        }
+        None => Refusal::not_found(format!("There is no {kind} with the id {id}.")),
+    })
 }
 
 fn names(acts: &[Act]) -> Vec<String> {
