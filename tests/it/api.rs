@@ -496,6 +496,17 @@ async fn a_token_ends_when_it_is_revoked_and_keeps_its_pace() {
         .await
         .unwrap();
     assert!(!kept.contains(secret) && !std::fs::read_to_string(&api.door.log).unwrap().contains(secret));
+    // A database that lets nobody in is neither bad input nor a promise.
+    let shut = "do $$ declare l text := (select 'api_of_' || current_database()); begin
+        execute format('alter role %I nologin', l);
+        perform pg_terminate_backend(pid) from pg_stat_activity where usename = l;
+    end $$";
+    sqlx::raw_sql(shut).execute(&api.fleet.pool).await.unwrap();
+    let (status, problem) = api.get("/v1/jobs", &api.token("late", &["read"]).await).await;
+    assert!(
+        status == 503 && problem["detail"].as_str().unwrap().contains("send it again with the same id"),
+        "{problem}"
+    );
     let short = api.fleet.command(&["token", "create", "--owner", "x", "--scopes", "read", "--expires", "401d"]).await;
     assert!(!short.status.success());
 }
@@ -624,12 +635,30 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
     assert_eq!(api.post("/v1/gifts/kept/reveal", &desk, &ask("u1")).await.0, 200, "it needs no call");
     assert_eq!(api.post("/v1/grants/nobody/issue", &shop, &json!({"user": "u1"})).await.0, 404);
 
+    // An operator's act: at the step that was looked at, and in the owner's name.
+    let operator = api.token("sato", &["read", "operate"]).await;
+    let path = "/v1/jobs/gift_issuance/again";
+    let seen = api.get(path, &operator).await.1;
+    assert!(seen["may"].as_array().is_some_and(|may| may.contains(&json!("cancel"))), "{seen}");
+    let step = seen["step"].as_i64().unwrap();
+    let act = |step: i64| json!({"act": "cancel", "step": step, "reason": "sent back"});
+    let acts = format!("{path}/acts");
+    assert_eq!(api.post(&acts, &operator, &act(step - 1)).await.0, 409);
+    let (status, asked) = api.post(&acts, &operator, &act(step)).await;
+    assert_eq!((status, &asked["asked"]), (202, &json!("cancel")), "{asked}");
+    assert_eq!(api.post("/v1/gifts/again/reveal", &desk, &ask("u1")).await.0, 409, "it may be on its way back");
+    let who: String = sqlx::query_scalar("select who from noshi.audit where act = 'job cancel'")
+        .fetch_one(&api.fleet.pool)
+        .await
+        .unwrap();
+    assert_eq!(who, "sato");
+
     // What was pruned is still its user's, and its id still names one request.
     let over = "update noshi.job set finished_at = finished_at - interval '100 days'";
     sqlx::query(over).execute(&api.fleet.pool).await.unwrap();
     let pruned: i32 =
         sqlx::query_scalar("select pruned from noshi.prune(100)").fetch_one(&api.fleet.pool).await.unwrap();
-    assert_eq!(pruned, 3);
+    assert_eq!(pruned, 2);
     let (status, shown) = api.post("/v1/gifts/kept/reveal", &desk, &ask("u1")).await;
     assert!(status == 200 && shown["code"].as_str().is_some_and(|code| code.starts_with("CNRY-")), "{status}");
     assert_eq!(api.post("/v1/gifts/kept/reveal", &desk, &ask("u2")).await.0, 404);
