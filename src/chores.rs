@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 
-use crate::{chaos::crash_point, engine::Engine, store};
+use crate::{engine::Engine, store};
 
 const BETWEEN_BATCH_LOOKS: Duration = Duration::from_secs(2);
 const BETWEEN_REDRIVE_LOOKS: Duration = Duration::from_secs(1);
@@ -54,7 +54,6 @@ async fn advance_redrives(engine: Arc<Engine>) {
     loop {
         match store::redrive::advance(&engine.pool).await {
             Ok(Some(turn)) => {
-                crash_point("redrive.after");
                 asked.increment(turn.asked.unsigned_abs().into());
                 drifted.increment(turn.drifted.unsigned_abs().into());
                 match turn.event.as_deref() {
@@ -105,7 +104,6 @@ async fn prune_if_due(pool: &sqlx::PgPool) -> Result<u64, store::batches::BatchE
         if page.is_last() {
             break;
         }
-        crash_point("prune.between_pages");
         last = page;
     }
     Ok(pruned)

@@ -113,7 +113,7 @@ async fn every_job_is_bounded_in_age_and_steps_and_a_newer_kind_is_left_alone() 
     run(pool, "update noshi.job set created_at = created_at - interval '2 days' where key in ('old', 'patient')").await;
     // Time spent waiting in lanes is not age.
     run(pool, "update noshi.job set waited = interval '2 days' where key = 'patient'").await;
-    run(pool, r#"update noshi.job set at = 'dreaming', state = '{"at": "dreaming"}' where key = 'unreadable'"#).await;
+    run(pool, r#"update noshi.job set at = 'stepping', state = '{"at": "stepping", "left": "some"}' where key = 'unreadable'"#).await;
     run(pool, "insert into noshi.job (kind, key, fingerprint, args) values ('of_tomorrow', 'k', '', '{}')").await;
     let worker = start(&db, pace()).await;
     until("all but the unknown kind", Duration::from_secs(60), async || {
@@ -132,7 +132,7 @@ async fn every_job_is_bounded_in_age_and_steps_and_a_newer_kind_is_left_alone() 
     };
     assert_eq!(stands(old).await, parked(Problem::TooOld, "stepping"));
     assert_eq!(stands(circling).await, parked(Problem::TooManySteps, "stepping"));
-    assert_eq!(stands(unreadable).await, parked(Problem::UnreadableState, "dreaming"));
+    assert_eq!(stands(unreadable).await, parked(Problem::UnreadableState, "stepping"));
     assert_eq!(stands(patient).await.0, "completed");
     let tomorrow: (String, i64) =
         sqlx::query_as("select status::text, lease from noshi.job where kind = 'of_tomorrow'")
