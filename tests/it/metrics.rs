@@ -113,11 +113,7 @@ async fn every_series_is_there_at_0_and_none_is_added() {
     let mut text = scrape(&worker).await;
     until("every series", Duration::from_secs(20), async || {
         text = scrape(&worker).await;
-        let unexpected = unexpected(&series(&text));
-        if !unexpected.is_empty() {
-            eprintln!("not yet, or too much: {unexpected:?}");
-        }
-        unexpected.is_empty()
+        unexpected(&series(&text)).is_empty()
     })
     .await;
     let before = series(&text);
