@@ -11,7 +11,8 @@ set role noshi_owner;
 -- Bearer tokens. Of the secret only a digest of its digest is here, so that reading this table lets nobody in.
 create table noshi.token (
     id            text primary key check (id ~ '^[a-z0-9]{12}$'),
-    owner         text not null check (owner ~ '[^[:space:]]'),
+    -- A login's name, or a system's. In small letters, so that nobody is two people by a capital or a space.
+    owner         text not null check (owner ~ '^[^[:space:]]+$' and owner = lower(owner)),
     digest        bytea not null check (octet_length(digest) = 32),
     scopes        text[] not null check (cardinality(scopes) > 0 and scopes <@ array['enqueue', 'read', 'operate', 'approve', 'reveal']),
     -- Requests a second, in each process that serves them.
@@ -165,6 +166,10 @@ begin
     if not pg_has_role(session_user, 'noshi_owner', 'member') and (p_owner <> session_user or p_scopes && array['enqueue', 'reveal']) then
         raise exception 'a token for %, to %, is made by the login that owns the schema', p_owner, array_to_string(p_scopes, ', ') using errcode = 'NS403',
             hint = 'Tokens in your own name, to read, operate and approve, you make yourself.';
+    end if;
+    if coalesce(p_owner, '') !~ '^[^[:space:]]+$' or p_owner <> lower(p_owner) then
+        raise exception 'an owner is named in small letters and without spaces, not %', coalesce(quote_literal(p_owner), 'null') using errcode = 'NS400',
+            hint = 'So that nobody is two people by a capital or a space.';
     end if;
     if p_lasts is null or p_lasts not between interval '1 minute' and interval '400 days' then
         raise exception 'a token lasts from a minute to 400 days, not %', coalesce(p_lasts::text, 'for ever') using errcode = 'NS400';

@@ -87,7 +87,17 @@ fn is_known<J: Job>(claimed: &Claimed) -> bool {
 }
 
 async fn unread<J: Job>(engine: &Engine, claimed: &Claimed, why: Problem, detail: String) {
+    // Nothing is done that was asked of a job which this version cannot read: it goes back to its rest.
+    if claimed.asked.is_some() && claimed.rests {
+        return decline(engine, (claimed.id, claimed.lease, claimed.step)).await;
+    }
     engine.settle(J::KIND, verdict::unread(claimed, why, detail)).await;
+}
+
+async fn decline(engine: &Engine, held: (i64, i64, i32)) {
+    if let Err(error) = store::claim::decline(&engine.pool, engine.worker, held).await {
+        tracing::warn!(%error, "the act could not be declined; the job will be found lost, and looked at again");
+    }
 }
 
 struct Run<'a, J: Job> {
@@ -147,10 +157,7 @@ where
             self.settle(state, self.place().declined(state, undo)).await;
             return;
         }
-        let held = (self.work.claimed.id, self.work.claimed.lease, self.step);
-        if let Err(error) = store::claim::decline(&self.engine.pool, self.engine.worker, held).await {
-            tracing::warn!(%error, "the act could not be declined; the job will be found lost, and looked at again");
-        }
+        decline(self.engine, (self.work.claimed.id, self.work.claimed.lease, self.step)).await;
     }
 
     async fn unwind(&mut self, end: J::State, undo: J::Undo) {

@@ -182,6 +182,14 @@ async fn look_at_server(connection: &mut PgConnection, it: &mut Findings) -> any
         left,
         "a worker takes 11, the API 8: raise max_connections or stop something",
     );
+    let logged = if server.logs_parameters { "with their parameters" } else { "without parameters" };
+    it.check(
+        "server log",
+        !server.logs_parameters,
+        Health::Fair,
+        format!("statements are logged {logged}"),
+        "codes and addresses are sealed before, but ids of users and digests of tokens are not: set log_parameter_max_length = 0",
+    );
     let prepared = format!("{} prepared", server.prepared_transactions);
     it.check(
         "two-phase",

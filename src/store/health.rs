@@ -16,6 +16,8 @@ pub struct Server {
     pub autovacuum: String,
     pub connections_left: i64,
     pub prepared_transactions: i64,
+    /// Statements are logged with their parameters.
+    pub logs_parameters: bool,
     /// Unix time in seconds.
     pub clock: f64,
 }
@@ -25,7 +27,9 @@ pub async fn server(connection: &mut PgConnection) -> Result<Server, sqlx::Error
     (select reset_val from pg_settings where name = 'synchronous_commit') as synchronous_commit, current_setting('fsync') as fsync,
     current_setting('full_page_writes') as full_page_writes, current_setting('autovacuum') as autovacuum,
     current_setting('max_connections')::bigint - (select count(*) from pg_stat_activity where backend_type = 'client backend') as connections_left,
-    (select count(*) from pg_prepared_xacts) as prepared_transactions, extract(epoch from clock_timestamp())::float8 as clock";
+    (select count(*) from pg_prepared_xacts) as prepared_transactions,
+    current_setting('log_parameter_max_length') <> '0' and (current_setting('log_statement') in ('mod', 'all') or current_setting('log_min_duration_statement') <> '-1')
+        as logs_parameters, extract(epoch from clock_timestamp())::float8 as clock";
     sqlx::query_as(SERVER).fetch_one(connection).await
 }
 

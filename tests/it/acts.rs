@@ -289,6 +289,37 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
     assert_eq!(faults, 0);
 }
 
+/// An act asked of a job that this version cannot read leaves it where it rested.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_goes_back_to_its_rest() {
+    let db = database().await;
+    let pool = &db.pool;
+    let place = others().remove(0);
+    let id = put(pool, &place, "completed", 0).await;
+    let broken =
+        r#"update noshi.job set state = '{"at": "registering", "more": 1}', args = '{"batch": "none"}' where id = $1"#;
+    sqlx::query(broken).bind(id).execute(pool).await.unwrap();
+    operate::ask(pool, id, 0, Act::Retry, "because").await.expect("it is asked");
+    let worker = start(&db, pace()).await;
+    until("an answer", Duration::from_secs(20), async || {
+        let stands: (String, Option<String>) =
+            sqlx::query_as("select status::text, asked from noshi.job where id = $1")
+                .bind(id)
+                .fetch_one(pool)
+                .await
+                .unwrap();
+        stands == ("completed".to_owned(), None)
+    })
+    .await;
+    worker.stop().await;
+    let told: Vec<String> = sqlx::query_scalar("select event from noshi.job_event where job = $1 order by happened_at")
+        .bind(id)
+        .fetch_all(pool)
+        .await
+        .unwrap();
+    assert_eq!(told, ["asked", "claimed", "declined"]);
+}
+
 /// A cancel that comes while the call is on its way: the answer is not lost, and then the worker obeys.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_of_a_running_job_its_holder_obeys_after_the_step() {

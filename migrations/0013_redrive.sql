@@ -214,6 +214,11 @@ declare
     named text;
 begin
     perform must('operate');
+    -- One of a person's plans after the other, so that no two pass the cap together; under an older snapshot the other would not be seen.
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'a re-drive is applied in a transaction that is read committed' using errcode = 'NS400';
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('noshi.apply_redrive ' || who(), 0));
     r := redrive_locked(p_redrive, true, p_reason);
     if p_digest is distinct from r.digest and p_digest is not null then
         raise exception 'this is not the digest of re-drive %', r.id using errcode = 'NS409';

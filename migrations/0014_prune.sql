@@ -362,25 +362,8 @@ begin
          'where r.batch = b.id and b.kind = ''stores'' order by r.key;
     if b.kind = ''stores'' and (select count(*) from job j where j.batch = b.id) <> b.rows then
         raise exception ''rows of batch % were asked for before, and are over'', b.id using errcode = ''NS409'';
-    end if;'),
-        ('reveal_gift',
-         'select * into j from job o where o.kind = ''gift_issuance'' and o.key = p_grant;',
-         'select * into j from job o where o.kind = ''gift_issuance'' and o.key = p_grant;
-    if not found then
-        select r.* into j from tombstone t join job_story s on s.id = t.id cross join lateral jsonb_populate_record(null::job, s.job) r
-        where t.kind = ''gift_issuance'' and t.key = p_grant;
-    end if;'),
-        ('conflicts',
-         'field_differences(j.args, r.args)',
-         'case when j.args is null then ''[]'' else field_differences(j.args, r.args) end'),
-        ('conflicts',
-         'join job j on j.kind = p_kind and j.key = r.key
-',
-         'left join job o on o.kind = p_kind and o.key = r.key
-        left join tombstone t on o.id is null and t.kind = p_kind and t.key = r.key
-        left join job_story s on s.id = t.id
-        cross join lateral (select coalesce(o.args, s.job -> ''args'') as args, coalesce(o.fingerprint, t.fingerprint) as fingerprint) j
-')) as c(name, old, new) loop
+    end if;')
+    ) as c(name, old, new) loop
         select pg_get_functiondef(p.oid) into strict body from pg_proc p where p.pronamespace = 'noshi'::regnamespace and p.proname = change.name;
         if strpos(body, change.old) = 0 then
             raise exception '% does not read as it was written', change.name;
