@@ -10,6 +10,7 @@ const BETWEEN_BATCH_LOOKS: Duration = Duration::from_secs(2);
 const BETWEEN_REDRIVE_LOOKS: Duration = Duration::from_secs(1);
 /// How often a process asks whether it is its turn to prune.
 const BETWEEN_PRUNE_LOOKS: Duration = Duration::from_secs(10);
+const BETWEEN_FIGURE_LOOKS: Duration = Duration::from_secs(2);
 
 /// Begins them all; they end when they are aborted.
 pub fn begin(engine: &Arc<Engine>) -> Vec<JoinHandle<()>> {
@@ -17,6 +18,7 @@ pub fn begin(engine: &Arc<Engine>) -> Vec<JoinHandle<()>> {
         tokio::spawn(settle_batches(Arc::clone(engine))),
         tokio::spawn(advance_redrives(Arc::clone(engine))),
         tokio::spawn(prune(Arc::clone(engine))),
+        tokio::spawn(take_figures(Arc::clone(engine))),
     ]
 }
 
@@ -107,4 +109,14 @@ async fn prune_if_due(pool: &sqlx::PgPool) -> Result<u64, store::batches::BatchE
         last = page;
     }
     Ok(pruned)
+}
+
+/// Counts what every process shows, on a budget: one process of the fleet at a time.
+async fn take_figures(engine: Arc<Engine>) {
+    loop {
+        if let Err(error) = store::numbers::take(&engine.pool).await {
+            tracing::warn!(%error, "the figures could not be taken; those of the last time are shown");
+        }
+        tokio::time::sleep(BETWEEN_FIGURE_LOOKS).await;
+    }
 }

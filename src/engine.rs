@@ -121,6 +121,9 @@ impl Engine {
             );
         }
         metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => outcome).increment(1);
+        if let Some(code) = settlement.code {
+            metrics::counter!("noshi_problems_total", "code" => code).increment(1);
+        }
         if !settlement.follow_ups.is_empty() {
             self.hints.available("");
         }

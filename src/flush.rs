@@ -1,6 +1,6 @@
 //! Group commit. While one flush is in flight the next one fills; a job goes on only after its own settle is durable.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use sqlx::PgPool;
 use tokio::{
@@ -53,7 +53,10 @@ async fn flush(pool: PgPool, worker: i64, receiver: Arc<Mutex<mpsc::Receiver<Ent
         }
         let (group, waiting): (Vec<Settlement>, Vec<oneshot::Sender<Settled>>) = entries.drain(..).unzip();
         metrics::histogram!("noshi_settle_group_size").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
-        for (result, sender) in write(&pool, worker, group).await.into_iter().zip(waiting) {
+        let begun = Instant::now();
+        let results = write(&pool, worker, group).await;
+        metrics::histogram!("noshi_settle_seconds").record(begun.elapsed());
+        for (result, sender) in results.into_iter().zip(waiting) {
             // A receiver that is gone was a job that its worker gave up on.
             let _ = sender.send(result);
         }

@@ -58,6 +58,12 @@ impl LeaseClock {
         }
     }
 
+    /// Since the last renewal; for ever once declared dead.
+    pub fn silent_for(&self) -> Duration {
+        let renewed = *self.renewed.lock().expect("no panic happens under this lock");
+        renewed.map_or(Duration::MAX, |at| at.elapsed())
+    }
+
     /// Declared dead: final.
     pub fn dead(&self) {
         *self.renewed.lock().expect("no panic happens under this lock") = None;

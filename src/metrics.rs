@@ -1,18 +1,24 @@
 //! `/metrics`: labels from closed sets only, and every combination registered at 0, so that the first event raises an alert.
 
-use std::{net::SocketAddr, time::Duration};
+mod catalogue;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context;
 use axum::{Router, extract::State, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use noshi_jobs::{Kind, store_creation};
+use noshi_jobs::{Kind, Problem, store_creation};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 
-use crate::store;
+use crate::store::{self, numbers::OPEN_STATUSES};
+
+pub use catalogue::{METRICS, Metric, Of, Type, page};
 
 const JOB_OUTCOMES: [&str; 5] = ["completed", "failed", "compensated", "cancelled", "needs_operator"];
-const OPEN_STATUSES: [&str; 6] = ["scheduled", "available", "running", "retryable", "needs_operator", "compensating"];
 /// Every outcome of a call to a provider.
 const CALL_OUTCOMES: [&str; 15] = [
     "ok",
@@ -31,6 +37,12 @@ const CALL_OUTCOMES: [&str; 15] = [
     "not_found",
     "failed",
 ];
+/// Between two looks at the fleet's figures.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
+/// From a local step to a call that hangs.
+const SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// From a page that somebody waits for to a gift that its provider delivers the next day.
+const LIFETIMES: [f64; 10] = [0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 3_600.0, 21_600.0, 86_400.0];
 const GROUP_SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// One call to a provider and what came of it.
@@ -47,9 +59,12 @@ pub fn install(
 ) -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("noshi_settle_group_size".to_owned()), &GROUP_SIZES)?
+        .set_buckets_for_metric(Matcher::Full("noshi_job_duration_seconds".to_owned()), &LIFETIMES)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .install_recorder()
         .context("the metrics recorder is installed twice")?;
-    describe();
+    catalogue::describe();
+    metrics_process::Collector::default().describe();
     for kind in Kind::ALL.map(Kind::name) {
         metrics::counter!("noshi_steps_total", "kind" => kind).absolute(0);
         metrics::counter!("noshi_stale_settles_total", "kind" => kind).absolute(0);
@@ -59,8 +74,14 @@ pub fn install(
         for status in OPEN_STATUSES {
             metrics::gauge!("noshi_jobs", "kind" => kind, "status" => status).set(0.0);
         }
+        drop(metrics::histogram!("noshi_job_duration_seconds", "kind" => kind));
     }
+    for problem in Problem::ALL {
+        metrics::counter!("noshi_problems_total", "code" => problem.code()).absolute(0);
+    }
+    metrics::gauge!("noshi_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for counter in [
+        "noshi_jobs_pruned_total",
         "noshi_rescues_total",
         "noshi_batch_equation_broken_total",
         "noshi_batches_settled_total",
@@ -71,6 +92,7 @@ pub fn install(
         metrics::counter!(counter).absolute(0);
     }
     drop(metrics::histogram!("noshi_settle_group_size"));
+    drop(metrics::histogram!("noshi_settle_seconds"));
     for provider in providers {
         register_calls(provider, &["issue", "inquire", "cancel"], format!("gift/{provider}"));
     }
@@ -91,64 +113,51 @@ fn register_calls(provider: &'static str, ops: &[&'static str], lane: String) {
         }
     }
     metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => lane).absolute(0);
+    drop(metrics::histogram!("noshi_provider_request_seconds", "provider" => provider));
 }
 
-fn describe() {
-    use metrics::{describe_counter as counter, describe_gauge as gauge, describe_histogram as histogram};
-    counter!("noshi_jobs_total", "Jobs that came to rest, by outcome.");
-    counter!("noshi_steps_total", "Steps settled.");
-    counter!("noshi_stale_settles_total", "Settles refused because the lease was lost.");
-    counter!("noshi_rescues_total", "Jobs taken back from dead workers.");
-    counter!("noshi_batches_settled_total", "Batches with nothing left to be done.");
-    counter!("noshi_batch_equation_broken_total", "Looks at a batch whose rows did not add up.");
-    counter!("noshi_redrive_jobs_asked_total", "Jobs that re-drives asked to go on.");
-    counter!(
-        "noshi_redrive_jobs_drifted_total",
-        "Jobs of re-drives that had moved on by themselves, and were left alone."
-    );
-    counter!("noshi_redrive_canary_pauses_total", "Re-drives paused because their first jobs stood still again.");
-    counter!("noshi_provider_requests_total", "Calls to providers, by operation and outcome.");
-    counter!("noshi_lane_tokens_forfeited_total", "Tokens given up because their slot came too late.");
-    histogram!("noshi_settle_group_size", "Settles that travelled in one statement.");
-    gauge!("noshi_jobs", "Open jobs, by status.");
-    gauge!("noshi_in_doubt_jobs", "Jobs with a call whose outcome is not known.");
-    gauge!("noshi_in_doubt_oldest_seconds", "Age of the oldest doubt.");
-    gauge!("noshi_lane_open", "1 if the lane takes new writes.");
-    gauge!("noshi_lane_tokens", "Tokens handed out by the lane since it exists, for the whole fleet.");
-    gauge!("noshi_oldest_available_seconds", "How long the next job of the lane has been waiting.");
+/// How long a call to a provider took.
+pub fn time_call(provider: &'static str, took: Duration) {
+    metrics::histogram!("noshi_provider_request_seconds", "provider" => provider).record(took);
 }
 
-/// Reads the figures that only the database knows.
+/// Shows what the fleet has counted last.
 async fn refresh(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let open = store::numbers::open(pool).await?;
-    for kind in Kind::ALL.map(Kind::name) {
-        for status in OPEN_STATUSES {
-            let jobs: i64 = open.iter().filter(|o| o.kind == kind && o.status == status).map(|o| o.jobs).sum();
-            metrics::gauge!("noshi_jobs", "kind" => kind, "status" => status).set(jobs as f64);
+    let (figures, age, clock) = store::numbers::read(pool).await?;
+    let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    metrics::gauge!("noshi_clock_ahead_seconds").set(clock - ours);
+    metrics::gauge!("noshi_figures_age_seconds").set(age.as_secs_f64());
+    for store::numbers::Figure { name, labels, value } in figures {
+        if name == "noshi_lane_open" && labels.iter().any(|(_, lane)| !lane.is_empty()) {
+            metrics::counter!("noshi_lane_tokens_forfeited_total", &labels).absolute(0);
         }
+        metrics::gauge!(name, &labels).set(value);
     }
-    let (jobs, oldest) = store::numbers::in_doubt(pool).await?;
-    metrics::gauge!("noshi_in_doubt_jobs").set(jobs as f64);
-    metrics::gauge!("noshi_in_doubt_oldest_seconds").set(oldest.as_secs_f64());
-    for lane in store::lanes::list(pool).await? {
-        let is_open = !lane.paused && lane.closed_for.is_none() && lane.closed_code.is_none();
-        metrics::gauge!("noshi_lane_open", "lane" => lane.name.clone()).set(f64::from(u8::from(is_open)));
-        metrics::gauge!("noshi_lane_tokens", "lane" => lane.name.clone()).set(lane.tokens as f64);
-        if !lane.name.is_empty() {
-            metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => lane.name.clone()).absolute(0);
-        }
-        let oldest = lane.oldest_available.unwrap_or_default();
-        metrics::gauge!("noshi_oldest_available_seconds", "lane" => lane.name).set(oldest);
+    for (state, connections) in
+        [("idle", pool.num_idle()), ("used", (pool.size() as usize).saturating_sub(pool.num_idle()))]
+    {
+        metrics::gauge!("noshi_pool_connections", "state" => state).set(connections as f64);
     }
     Ok(())
 }
 
-/// Serves `/metrics`; the database's figures are at most 10 s old. Returns the address it listens on.
-pub async fn serve(listen: SocketAddr, handle: PrometheusHandle, pool: PgPool) -> anyhow::Result<SocketAddr> {
+/// Serves `/metrics`; what is shown of the fleet is at most 10 s older than its figures. `own` sets what this process knows of itself. Returns the address it listens on.
+pub async fn serve(
+    listen: SocketAddr,
+    handle: PrometheusHandle,
+    pool: PgPool,
+    own: impl Fn() + Clone + Send + Sync + 'static,
+) -> anyhow::Result<SocketAddr> {
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for /metrics"))?;
     let address = listener.local_addr()?;
-    let app = Router::new().route("/metrics", get(async |State(handle): State<PrometheusHandle>| handle.render()));
+    let process = metrics_process::Collector::default();
+    let render = async move |State(handle): State<PrometheusHandle>| {
+        own();
+        process.collect();
+        handle.render()
+    };
+    let app = Router::new().route("/metrics", get(render));
     let upkeep = handle.clone();
     tokio::spawn(async move {
         loop {
@@ -156,7 +165,7 @@ pub async fn serve(listen: SocketAddr, handle: PrometheusHandle, pool: PgPool) -
             if let Err(error) = refresh(&pool).await {
                 tracing::warn!(%error, "the database did not answer for the metrics");
             }
-            tokio::time::sleep(Duration::from_secs(10)).await;
+            tokio::time::sleep(BETWEEN_LOOKS).await;
         }
     });
     tokio::spawn(async move {

@@ -21,7 +21,7 @@ use crate::{
         self,
         claim::Claimed,
         facts,
-        settle::{Settled, Settlement},
+        settle::{Settled, Settlement, Status},
     },
     verdict::{self, Place},
     world::Local,
@@ -265,6 +265,7 @@ where
             match self.try_locally(state, terms).await {
                 Ok((Settled::Applied, settlement, next)) => {
                     self.engine.settled(J::KIND, &settlement);
+                    self.ended(settlement.status);
                     self.entered(settlement.doubt);
                     return next;
                 }
@@ -331,11 +332,22 @@ where
     }
 
     async fn settle(&self, state: &J::State, settlement: Settlement) -> Settled {
+        let status = settlement.status;
         let settled = self.engine.settle(J::KIND, settlement).await;
+        if settled == Settled::Applied {
+            self.ended(status);
+        }
         if settled == Settled::FollowUpConflict {
             self.park_conflict(state).await;
         }
         settled
+    }
+
+    fn ended(&self, status: Status) {
+        if matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
+            let age = self.work.claimed.age + self.work.received.elapsed();
+            metrics::histogram!("noshi_job_duration_seconds", "kind" => J::KIND.name()).record(age);
+        }
     }
 
     /// The step was not recorded: of a write, its answer is lost to us, and only that.

@@ -98,8 +98,15 @@ impl Worker {
 
     /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began; returns the address.
     pub async fn serve_metrics(&self, listen: SocketAddr, recorder: PrometheusHandle) -> anyhow::Result<SocketAddr> {
-        // Never on the heartbeat's connections: counting a large backlog takes its time.
-        figures::serve(listen, recorder, self.engine.pool.clone()).await
+        let engine = Arc::downgrade(&self.engine);
+        let own = move || {
+            if let Some(engine) = engine.upgrade() {
+                metrics::gauge!("noshi_jobs_in_hand").set(engine.held.len() as f64);
+                metrics::gauge!("noshi_heartbeat_age_seconds").set(engine.clock.silent_for().as_secs_f64());
+            }
+        };
+        // Never on the heartbeat's connections.
+        figures::serve(listen, recorder, self.engine.pool.clone(), own).await
     }
 
     pub fn id(&self) -> i64 {

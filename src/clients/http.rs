@@ -10,7 +10,7 @@ mod guard;
 use std::{
     fmt, iter,
     sync::{Arc, Once},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, ensure};
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use self::guard::Guard;
 use super::Budget;
-use crate::chaos::crash_point;
+use crate::{chaos::crash_point, metrics::time_call};
 
 /// An answer larger than this is not read to its end: no provider sends one.
 const MOST_BYTES: usize = 256 * 1024;
@@ -191,6 +191,13 @@ impl Http {
             return Answer::NotSent;
         }
         crash_point("send.before");
+        let begun = Instant::now();
+        let answer = self.execute(request).await;
+        time_call(self.provider, begun.elapsed());
+        answer
+    }
+
+    async fn execute(&self, request: reqwest::Request) -> Answer {
         match self.client.execute(request).await {
             Ok(response) => {
                 crash_point("resp.after_headers");

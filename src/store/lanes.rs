@@ -107,8 +107,8 @@ const LIST: &str = "select l.name, l.paused, l.closed_code, l.tokens,
          order by priority, rank, id limit 1)))::float8 as oldest_available
 from noshi.lane l order by l.name";
 
-pub async fn list(pool: &PgPool) -> Result<Vec<LaneState>, sqlx::Error> {
-    sqlx::query_as(LIST).fetch_all(pool).await
+pub async fn list(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<LaneState>, sqlx::Error> {
+    sqlx::query_as(LIST).fetch_all(executor).await
 }
 
 /// The names of all lanes.
