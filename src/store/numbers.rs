@@ -25,7 +25,7 @@ const TURN: &str = "update noshi.figures_taken set next_at = clock_timestamp() +
 const WRITE: &str =
     "insert into noshi.figure (name, labels, value) select * from unnest($1::text[], $2::jsonb[], $3::float8[])
 on conflict (name, labels) do update set value = excluded.value";
-const TAKEN: &str = "update noshi.figures_taken set taken_at = clock_timestamp(), took = $1, next_at = clock_timestamp() + greatest(interval '10 seconds', 20 * $1)";
+const TAKEN: &str = "update noshi.figures_taken set taken_at = clock_timestamp(), took = make_interval(secs => $1), next_at = clock_timestamp() + make_interval(secs => greatest(10, 20 * $1))";
 
 /// Takes the figures if it is this process's turn.
 pub async fn take(pool: &PgPool) -> Result<bool, sqlx::Error> {
@@ -50,7 +50,7 @@ pub async fn take(pool: &PgPool) -> Result<bool, sqlx::Error> {
         .bind(figures.iter().map(|figure| figure.value).collect::<Vec<_>>())
         .execute(&mut *transaction)
         .await?;
-    sqlx::query(TAKEN).bind(begun.elapsed()).execute(&mut *transaction).await?;
+    sqlx::query(TAKEN).bind(begun.elapsed().as_secs_f64()).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(true)
 }
