@@ -441,7 +441,7 @@ async fn a_large_re_drive_needs_a_second_person() {
     // Roles: a worker advances and nothing else; a producer nothing.
     for (role, sql) in [
         ("noshi_worker", "select noshi.apply_redrive(1, 'why', null, null, null, null)"),
-        ("noshi_worker", "select from noshi.redrive"),
+        ("noshi_worker", "select filter from noshi.redrive"),
         ("noshi_producer", "select noshi.advance_redrive()"),
         ("noshi_operator", "select noshi.advance_redrive()"),
         ("noshi_operator", "insert into noshi.redrive_cap (jobs, amount) values (1, 1)"),

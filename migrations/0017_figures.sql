@@ -23,7 +23,8 @@ insert into noshi.figures_taken default values;
 
 grant select, insert, update on noshi.figure to noshi_worker;
 grant select, update on noshi.figures_taken to noshi_worker;
-grant select on noshi.redrive, noshi.audit_head to noshi_worker;
+grant select (applied_at, done_at, cancelled_at) on noshi.redrive to noshi_worker;
+grant select (seq) on noshi.audit_head to noshi_worker;
 grant select on noshi.figure, noshi.figures_taken to noshi_operator, noshi_api;
 
 -- What became of messages lately.
