@@ -95,7 +95,7 @@ async fn prune(engine: Arc<Engine>) {
     }
 }
 
-async fn prune_if_due(pool: &sqlx::PgPool) -> Result<u64, store::batches::BatchError> {
+async fn prune_if_due(pool: &sqlx::PgPool) -> Result<u64, store::ActError> {
     let mut pruned = 0;
     if !store::prune::is_due(pool).await? {
         return Ok(pruned);

@@ -17,7 +17,7 @@ use sqlx::PgPool;
 use crate::{
     acts::{self, allowed},
     store::{
-        batches::BatchError,
+        ActError,
         redrive::{self, Candidate, Choice, Filter, MOST},
     },
 };
@@ -26,16 +26,16 @@ use crate::{
 pub const ACTS: [Act; 3] = [Act::Inquire, Act::Retry, Act::Rerun];
 
 /// Selects, decides and freezes, in one snapshot; returns the number of the plan.
-pub async fn plan(pool: &PgPool, filter: &Filter, act: Option<Act>) -> Result<i64, BatchError> {
+pub async fn plan(pool: &PgPool, filter: &Filter, act: Option<Act>) -> Result<i64, ActError> {
     let mut transaction = redrive::begin(pool).await?;
     let jobs = redrive::select(&mut transaction, filter).await?;
     if jobs.len() > MOST {
-        return Err(BatchError::refused(format!(
+        return Err(ActError::refused(format!(
             "these are more than {MOST} jobs; narrow the filter, and plan in parts"
         )));
     }
     if let Some(missing) = missing(filter, &jobs) {
-        return Err(BatchError::refused(missing));
+        return Err(ActError::refused(missing));
     }
     let decided: Vec<_> = jobs
         .into_iter()

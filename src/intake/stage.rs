@@ -118,5 +118,5 @@ fn escaped(text: &str) -> String {
 
 /// The database was away for a moment: nothing is wrong with what is staged.
 pub fn is_transient(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(batches::BatchError::Database(error)) if store::is_transient(error))
+    matches!(error.downcast_ref(), Some(store::ActError::Database(error)) if store::is_transient(error))
 }

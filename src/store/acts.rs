@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::{PgPool, Row, postgres::PgRow};
 
-use super::{batches::BatchError, take_time};
+use super::{ActError, take_time};
 
 /// An act that somebody did.
 #[derive(Debug, Clone, Serialize)]
@@ -38,7 +38,7 @@ where ($1::text is null or who = $1) and ($2::text is null or act = $2) and ($3:
 and ($4::interval is null or happened_at > clock_timestamp() - $4) order by id desc limit $5";
 
 /// The latest acts, newest first.
-pub async fn list(pool: &PgPool, which: &Which, most: i64) -> Result<Vec<Done>, BatchError> {
+pub async fn list(pool: &PgPool, which: &Which, most: i64) -> Result<Vec<Done>, ActError> {
     let read = |row: PgRow| {
         Ok(Done {
             id: row.try_get("id")?,
@@ -82,7 +82,7 @@ pub struct Fault {
 }
 
 /// Computes the whole chain again, in one snapshot, and looks for a link that was kept elsewhere.
-pub async fn verify(pool: &PgPool, kept: Option<&Head>) -> Result<(Head, Vec<Fault>), BatchError> {
+pub async fn verify(pool: &PgPool, kept: Option<&Head>) -> Result<(Head, Vec<Fault>), ActError> {
     const VERIFY: &str = "select seq, audit, fault from noshi.verify_audit()";
     const HEAD: &str = "select seq, hash from noshi.audit_head";
     const HELD: &str = "select exists (select from noshi.audit_link where seq = $1 and hash = $2)

@@ -10,44 +10,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow, types::Json};
 
-use super::{enqueue, take_time};
+use super::{ActError, enqueue, take_time};
 use crate::chaos::{Bug, planted};
 
 /// Rows that are announced in one transaction.
 const PAGE: i32 = 10_000;
-
-/// Why a batch was not changed. Nothing of it was.
-#[derive(Debug, thiserror::Error)]
-pub enum BatchError {
-    /// What the database refused, in its own sentence.
-    #[error("{sentence}")]
-    Refused { code: String, sentence: String },
-    #[error("the database did not answer; whether the batch was changed is not known, and doing it again is safe: {0}")]
-    Database(#[source] sqlx::Error),
-}
-
-impl BatchError {
-    /// Refused before the database was asked.
-    pub fn refused(sentence: String) -> BatchError {
-        BatchError::Refused { code: "NS400".to_owned(), sentence }
-    }
-}
-
-impl From<sqlx::Error> for BatchError {
-    fn from(error: sqlx::Error) -> Self {
-        let Some(database) = error.as_database_error() else { return BatchError::Database(error) };
-        let hint = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|e| e.hint());
-        let code = database.code().unwrap_or_default().into_owned();
-        let sentence = match code.as_str() {
-            "42501" => format!("this login may not do that: {}", database.message()),
-            "NS400" | "NS401" | "NS403" | "NS404" | "NS409" | "NS410" => {
-                hint.map_or_else(|| database.message().to_owned(), |hint| format!("{}. {hint}", database.message()))
-            }
-            _ => return BatchError::Database(error),
-        };
-        BatchError::Refused { code, sentence }
-    }
-}
 
 /// A file that is being submitted.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +32,7 @@ pub struct NewBatch<'a> {
 const RECEIVE: &str = "select batch, is_new from noshi.receive_batch($1, $2, $3, $4, $5, $6, $7, $8)";
 
 /// The batch of this file, and whether it is new.
-pub async fn receive(pool: &PgPool, new: &NewBatch<'_>) -> Result<(i64, bool), BatchError> {
+pub async fn receive(pool: &PgPool, new: &NewBatch<'_>) -> Result<(i64, bool), ActError> {
     let row = sqlx::query(RECEIVE)
         .bind(new.kind)
         .bind(new.mode)
@@ -83,7 +50,7 @@ pub async fn receive(pool: &PgPool, new: &NewBatch<'_>) -> Result<(i64, bool), B
 const INVALID: &str = "select noshi.invalid_batch($1, $2, $3, $4, $5, $6)";
 
 /// Records a file with faults, and nothing of its content.
-pub async fn record_invalid(pool: &PgPool, new: &NewBatch<'_>, faults: &Value) -> Result<i64, BatchError> {
+pub async fn record_invalid(pool: &PgPool, new: &NewBatch<'_>, faults: &Value) -> Result<i64, ActError> {
     Ok(sqlx::query_scalar(INVALID)
         .bind(new.kind)
         .bind(new.mode)
@@ -112,7 +79,7 @@ const COPY_RECIPIENTS: &str =
     "copy noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext) from stdin";
 
 /// Stages one chunk, in a transaction of its own; one that is there already is left as it is.
-pub async fn stage(pool: &PgPool, batch: i64, chunk: &Chunk) -> Result<(), BatchError> {
+pub async fn stage(pool: &PgPool, batch: i64, chunk: &Chunk) -> Result<(), ActError> {
     let mut transaction = pool.begin().await?;
     take_time(&mut transaction).await?;
     let sealed = sqlx::query(SEAL_CHUNK)
@@ -139,7 +106,7 @@ pub async fn stage(pool: &PgPool, batch: i64, chunk: &Chunk) -> Result<(), Batch
 async fn call<T>(
     pool: &PgPool,
     run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-) -> Result<T, BatchError> {
+) -> Result<T, ActError> {
     let mut transaction = pool.begin().await?;
     take_time(&mut transaction).await?;
     let value = run(&mut transaction).await?;
@@ -147,13 +114,13 @@ async fn call<T>(
     Ok(value)
 }
 
-pub async fn is_validated(pool: &PgPool, batch: i64) -> Result<bool, BatchError> {
+pub async fn is_validated(pool: &PgPool, batch: i64) -> Result<bool, ActError> {
     const IS_VALIDATED: &str = "select validated_at is not null from noshi.batch where id = $1";
     Ok(sqlx::query_scalar(IS_VALIDATED).bind(batch).fetch_one(pool).await?)
 }
 
 /// All rows are staged. Whether a second person must approve.
-pub async fn validate(pool: &PgPool, batch: i64, rows: i32) -> Result<bool, BatchError> {
+pub async fn validate(pool: &PgPool, batch: i64, rows: i32) -> Result<bool, ActError> {
     const VALIDATE: &str = "select noshi.validate_batch($1, $2)";
     call(pool, async |c| sqlx::query_scalar(VALIDATE).bind(batch).bind(rows).fetch_one(c).await).await
 }
@@ -164,34 +131,34 @@ pub async fn approve(
     batch: i64,
     digest: &[u8],
     reason: &str,
-) -> Result<chrono::DateTime<chrono::Utc>, BatchError> {
+) -> Result<chrono::DateTime<chrono::Utc>, ActError> {
     const APPROVE: &str = "select noshi.approve_batch($1, $2, $3)";
     call(pool, async |c| sqlx::query_scalar(APPROVE).bind(batch).bind(digest).bind(reason).fetch_one(c).await).await
 }
 
-pub async fn release(pool: &PgPool, batch: i64) -> Result<(), BatchError> {
+pub async fn release(pool: &PgPool, batch: i64) -> Result<(), ActError> {
     const RELEASE: &str = "select noshi.release_batch($1)";
     call(pool, async |c| sqlx::query(RELEASE).bind(batch).execute(c).await.map(|_| ())).await
 }
 
-pub async fn pause(pool: &PgPool, batch: i64, reason: &str) -> Result<(), BatchError> {
+pub async fn pause(pool: &PgPool, batch: i64, reason: &str) -> Result<(), ActError> {
     const PAUSE: &str = "select noshi.pause_batch($1, 'operator', $2)";
     call(pool, async |c| sqlx::query(PAUSE).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
 }
 
-pub async fn resume(pool: &PgPool, batch: i64, reason: &str) -> Result<(), BatchError> {
+pub async fn resume(pool: &PgPool, batch: i64, reason: &str) -> Result<(), ActError> {
     const RESUME: &str = "select noshi.resume_batch($1, $2)";
     call(pool, async |c| sqlx::query(RESUME).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
 }
 
 /// Returns how many rows were ended that had been jobs already.
-pub async fn cancel(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, BatchError> {
+pub async fn cancel(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, ActError> {
     const CANCEL: &str = "select noshi.cancel_batch($1, $2)";
     call(pool, async |c| sqlx::query_scalar(CANCEL).bind(batch).bind(reason).fetch_one(c).await).await
 }
 
 /// Asks for another run of every failed job of the batch. Returns how many.
-pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, BatchError> {
+pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, ActError> {
     const RERUN: &str = "select noshi.rerun_batch($1, $2)";
     call(pool, async |c| sqlx::query_scalar(RERUN).bind(batch).bind(reason).fetch_one(c).await).await
 }
@@ -231,18 +198,18 @@ const PROGRESS: &str = "select b.id, b.kind, b.file, encode(b.digest, 'hex') as 
 from noshi.batch b cross join lateral noshi.batch_progress(b.id) p where $1::bigint is null or b.id = $1 order by b.id desc limit $2";
 
 /// The latest batches, or one.
-pub async fn progress(pool: &PgPool, batch: Option<i64>, most: i64) -> Result<Vec<Progress>, BatchError> {
+pub async fn progress(pool: &PgPool, batch: Option<i64>, most: i64) -> Result<Vec<Progress>, ActError> {
     call(pool, async |c| sqlx::query_as(PROGRESS).bind(batch).bind(most).fetch_all(c).await).await
 }
 
 /// What speaks against granting this batch now, in words.
-pub async fn objection(pool: &PgPool, batch: i64) -> Result<Option<String>, BatchError> {
+pub async fn objection(pool: &PgPool, batch: i64) -> Result<Option<String>, ActError> {
     const OBJECTION: &str = "select code || ': ' || detail from noshi.batch_objection($1)";
     call(pool, async |c| sqlx::query_scalar(OBJECTION).bind(batch).fetch_optional(c).await).await
 }
 
 /// The value of a batch by currency, in minor units, and how many users it has, in words.
-pub async fn worth(pool: &PgPool, batch: i64) -> Result<Vec<String>, BatchError> {
+pub async fn worth(pool: &PgPool, batch: i64) -> Result<Vec<String>, ActError> {
     const WORTH: &str =
         "select format('%s %s in %s grants for %s users', sum(amount), currency, count(*), count(distinct user_id))
 from noshi.batch_row where batch = $1 and amount is not null group by currency order by currency";
@@ -258,7 +225,7 @@ pub async fn first_difference(
     pool: &PgPool,
     batch: i64,
     rows: &[(i32, i32, &str, Value, bool)],
-) -> Result<Option<i32>, BatchError> {
+) -> Result<Option<i32>, ActError> {
     let query = sqlx::query_scalar(DIFFERING)
         .bind(batch)
         .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
@@ -269,7 +236,7 @@ pub async fn first_difference(
     call(pool, async |c| query.fetch_one(c).await).await
 }
 
-pub async fn staged(pool: &PgPool, batch: i64) -> Result<i64, BatchError> {
+pub async fn staged(pool: &PgPool, batch: i64) -> Result<i64, ActError> {
     const STAGED: &str = "select count(*) from noshi.batch_row where batch = $1";
     call(pool, async |c| sqlx::query_scalar(STAGED).bind(batch).fetch_one(c).await).await
 }
@@ -280,7 +247,7 @@ where b.id = $1 and b.campaign is not null and exists (
     select from noshi.gift_grant g where g.campaign = b.campaign and g.user_id = r.user_id and g.batch <> b.id)";
 
 /// Users of this batch who have a grant of its campaign from another batch already.
-pub async fn repeated_users(pool: &PgPool, batch: i64) -> Result<i64, BatchError> {
+pub async fn repeated_users(pool: &PgPool, batch: i64) -> Result<i64, ActError> {
     call(pool, async |c| sqlx::query_scalar(REPEATED_USERS).bind(batch).fetch_one(c).await).await
 }
 
@@ -299,7 +266,7 @@ pub struct RowResult {
 const ROWS: &str = "select row_no, line, result, outcome, code, detail, mail from noshi.batch_rows($1, $2 + 1, $2 + $3) order by row_no";
 
 /// The results of the rows after `after`, in the order of the file.
-pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Vec<RowResult>, BatchError> {
+pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Vec<RowResult>, ActError> {
     let rows = call(pool, async |c| sqlx::query(ROWS).bind(batch).bind(after).bind(most).fetch_all(c).await).await?;
     let read = |row: &PgRow| {
         Ok(RowResult {
@@ -316,7 +283,7 @@ pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Ve
 }
 
 /// One chunk of the file's bytes, sealed; `None` behind the last.
-pub async fn file_chunk(pool: &PgPool, batch: i64, chunk: i32) -> Result<Option<Sealed>, BatchError> {
+pub async fn file_chunk(pool: &PgPool, batch: i64, chunk: i32) -> Result<Option<Sealed>, ActError> {
     const FILE: &str = "select key_id, nonce, ciphertext from noshi.batch_file($1, $2)";
     let row = sqlx::query(FILE).bind(batch).bind(chunk).fetch_optional(pool).await?;
     let read = |row: &PgRow| {
@@ -429,7 +396,7 @@ returning format('rows %s, total %s, one user in 24 hours %s, all users in 24 ho
     coalesce(most_per_day::text, 'any'), coalesce(approve_from_rows::text, 'never'), coalesce(approve_from_total::text, 'never'))";
 
 /// Sets the cap that holds from now on, and says what it is; earlier ones stay on record. For the schema's owner only.
-pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<String, BatchError> {
+pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<String, ActError> {
     Ok(sqlx::query_scalar(SET_CAP)
         .bind(&cap.kind)
         .bind(&cap.currency)
@@ -459,7 +426,7 @@ pub struct Counted {
 }
 
 /// Looks at the batch whose turn it is, if any, and settles it when nothing is left to be done.
-pub async fn count_next(pool: &PgPool) -> Result<Option<Counted>, BatchError> {
+pub async fn count_next(pool: &PgPool) -> Result<Option<Counted>, ActError> {
     const COUNT_NEXT: &str = "select batch, status, holds from noshi.count_next_batch()";
     let row = call(pool, async |c| sqlx::query(COUNT_NEXT).fetch_optional(c).await).await?;
     let read = |row: &PgRow| {

@@ -6,7 +6,7 @@ use noshi_jobs::machine::Closing;
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::batches::BatchError;
+use super::ActError;
 use crate::chaos::{Bug, planted};
 
 /// `calls` per `per`, of which `burst` may come at once.
@@ -57,19 +57,19 @@ pub async fn close(pool: &PgPool, lane: &str, closing: Closing) -> Result<(), sq
 }
 
 /// An operator's pause: new writes, inquiries and unwinding all wait.
-pub async fn pause(pool: &PgPool, lane: &str, reason: Option<&str>) -> Result<(), BatchError> {
+pub async fn pause(pool: &PgPool, lane: &str, reason: Option<&str>) -> Result<(), ActError> {
     sqlx::query("select noshi.pause_lane($1, $2)").bind(lane).bind(reason).execute(pool).await?;
     Ok(())
 }
 
 /// Opens a lane that was paused, closed by its breaker, or throttled.
-pub async fn resume(pool: &PgPool, lane: &str, reason: Option<&str>) -> Result<(), BatchError> {
+pub async fn resume(pool: &PgPool, lane: &str, reason: Option<&str>) -> Result<(), ActError> {
     sqlx::query("select noshi.resume_lane($1, $2)").bind(lane).bind(reason).execute(pool).await?;
     Ok(())
 }
 
 /// At most so many calls of a budget, whatever the settings declare; `None`: what they declare.
-pub async fn set(pool: &PgPool, lane: &str, per: Duration, most: Option<u32>, reason: &str) -> Result<(), BatchError> {
+pub async fn set(pool: &PgPool, lane: &str, per: Duration, most: Option<u32>, reason: &str) -> Result<(), ActError> {
     let most = most.map(|most| i32::try_from(most).unwrap_or(i32::MAX));
     sqlx::query("select noshi.set_lane($1, $2, $3, $4)")
         .bind(lane)

@@ -15,11 +15,14 @@ pub mod operate;
 pub mod prune;
 pub mod recover;
 pub mod redrive;
+mod refused;
 pub mod schema;
 pub mod settle;
 pub mod stores;
 pub mod tokens;
 pub mod workers;
+
+pub use refused::ActError;
 
 use std::{str::FromStr, time::Duration};
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::{PgPool, Postgres, QueryBuilder};
 
-use super::batches::BatchError;
+use super::ActError;
 
 /// A job as an operator sees it: no codes, no addresses. Intervals are in seconds.
 #[derive(Debug, Clone, Default, Serialize, sqlx::FromRow)]
@@ -201,7 +201,7 @@ pub async fn journal(pool: &PgPool, job: i64, most: i64) -> Result<Vec<Told>, sq
 }
 
 /// Asks for an act at this very step of a job, in the name of whoever is behind the connection.
-pub async fn ask(pool: &PgPool, job: i64, step: i32, act: Act, reason: &str) -> Result<(), BatchError> {
+pub async fn ask(pool: &PgPool, job: i64, step: i32, act: Act, reason: &str) -> Result<(), ActError> {
     const ASK: &str = "select noshi.ask($1, $2, $3, $4)";
     sqlx::query(ASK).bind(job).bind(step).bind(act.name()).bind(reason).execute(pool).await?;
     Ok(())

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgPool;
 
-use super::batches::BatchError;
+use super::ActError;
 
 /// Jobs that one transaction looks at: a fraction of a second.
 pub const PAGE: i32 = 500;
@@ -28,7 +28,7 @@ impl Pruned {
 }
 
 /// Prunes the next page behind `last`, in a transaction of its own. `None`: another process is at it.
-pub async fn next_page(pool: &PgPool, older_than: Option<&str>, last: &Pruned) -> Result<Option<Pruned>, BatchError> {
+pub async fn next_page(pool: &PgPool, older_than: Option<&str>, last: &Pruned) -> Result<Option<Pruned>, ActError> {
     const PRUNE: &str = "select looked_at, pruned, stories, after::text as after, after_id
 from noshi.prune($1, $2::text::interval, coalesce($3::text::timestamptz, '-infinity'), $4)";
     let page = sqlx::query_as(PRUNE).bind(PAGE).bind(older_than).bind(&last.after).bind(last.after_id);
@@ -62,7 +62,7 @@ pub async fn set_retention(
     stories_for: Option<&str>,
     every: Option<&str>,
     reason: &str,
-) -> Result<(), BatchError> {
+) -> Result<(), ActError> {
     const SET: &str = "select noshi.set_retention($1::text::interval, $2::text::interval, $3::text::interval, $4)";
     sqlx::query(SET).bind(jobs_for).bind(stories_for).bind(every).bind(reason).execute(pool).await?;
     Ok(())

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::{PgPool, Postgres, Row, Transaction, postgres::PgRow, types::Json};
 
-use super::{batches::BatchError, seconds, take_time};
+use super::{ActError, seconds, take_time};
 
 /// Jobs in one plan.
 pub const MOST: usize = 100_000;
@@ -82,7 +82,7 @@ const SELECT: &str = select!(
 const SELECT_IDS: &str = select!("j.kind = $2 and j.key = any($3)");
 
 /// One snapshot for looking and planning.
-pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, BatchError> {
+pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, ActError> {
     let mut transaction = pool.begin_with("begin isolation level repeatable read").await?;
     take_time(&mut transaction).await?;
     Ok(transaction)
@@ -92,7 +92,7 @@ pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Batc
 pub async fn select(
     transaction: &mut Transaction<'static, Postgres>,
     filter: &Filter,
-) -> Result<Vec<Candidate>, BatchError> {
+) -> Result<Vec<Candidate>, ActError> {
     let most = i64::try_from(MOST + 1).unwrap_or(i64::MAX);
     let statuses = filter.status.as_deref().map_or(vec!["needs_operator", "failed"], |status| vec![status]);
     let query = match &filter.ids {
@@ -132,7 +132,7 @@ pub async fn plan(
     mut transaction: Transaction<'static, Postgres>,
     filter: &Filter,
     jobs: &[(Candidate, Choice)],
-) -> Result<i64, BatchError> {
+) -> Result<i64, ActError> {
     let (mut acts, mut refusals, mut lanes) = (vec![], vec![], vec![]);
     for (_, choice) in jobs {
         let (act, refusal, lane) = match choice {
@@ -166,7 +166,7 @@ pub struct Conditions<'a> {
 }
 
 /// Starts a re-drive. From here on the fleet carries it out.
-pub async fn apply(pool: &PgPool, redrive: i64, reason: &str, conditions: &Conditions<'_>) -> Result<(), BatchError> {
+pub async fn apply(pool: &PgPool, redrive: i64, reason: &str, conditions: &Conditions<'_>) -> Result<(), ActError> {
     const APPLY: &str = "select noshi.apply_redrive($1, $2, $3, $4, $5, $6)";
     sqlx::query(APPLY)
         .bind(redrive)
@@ -180,7 +180,7 @@ pub async fn apply(pool: &PgPool, redrive: i64, reason: &str, conditions: &Condi
     Ok(())
 }
 
-pub async fn approve(pool: &PgPool, redrive: i64, digest: &[u8], reason: &str) -> Result<(), BatchError> {
+pub async fn approve(pool: &PgPool, redrive: i64, digest: &[u8], reason: &str) -> Result<(), ActError> {
     const APPROVE: &str = "select noshi.approve_redrive($1, $2, $3)";
     sqlx::query(APPROVE).bind(redrive).bind(digest).bind(reason).execute(pool).await?;
     Ok(())
@@ -194,7 +194,7 @@ pub enum Steer {
     Cancel,
 }
 
-pub async fn steer(pool: &PgPool, redrive: i64, how: Steer, reason: &str) -> Result<(), BatchError> {
+pub async fn steer(pool: &PgPool, redrive: i64, how: Steer, reason: &str) -> Result<(), ActError> {
     let sql = match how {
         Steer::Pause => "select noshi.pause_redrive($1, $2)",
         Steer::Resume => "select noshi.resume_redrive($1, $2)",
@@ -205,7 +205,7 @@ pub async fn steer(pool: &PgPool, redrive: i64, how: Steer, reason: &str) -> Res
 }
 
 /// Sets above what size a second person approves; earlier rows stay on record. For the schema's owner only.
-pub async fn set_cap(pool: &PgPool, jobs: i32, amount: i64) -> Result<(), BatchError> {
+pub async fn set_cap(pool: &PgPool, jobs: i32, amount: i64) -> Result<(), ActError> {
     const SET_CAP: &str = "insert into noshi.redrive_cap (jobs, amount) values ($1, $2)";
     sqlx::query(SET_CAP).bind(jobs).bind(amount).execute(pool).await?;
     Ok(())
@@ -327,14 +327,14 @@ fn read(row: PgRow) -> Result<Redrive, sqlx::Error> {
     })
 }
 
-pub async fn one(pool: &PgPool, redrive: i64) -> Result<Option<Redrive>, BatchError> {
+pub async fn one(pool: &PgPool, redrive: i64) -> Result<Option<Redrive>, ActError> {
     let mut transaction = pool.begin().await?;
     take_time(&mut transaction).await?;
     let found = sqlx::query(ONE).bind(redrive).fetch_optional(&mut *transaction).await?;
     Ok(found.map(read).transpose()?)
 }
 
-pub async fn latest(pool: &PgPool, most: i64) -> Result<Vec<Redrive>, BatchError> {
+pub async fn latest(pool: &PgPool, most: i64) -> Result<Vec<Redrive>, ActError> {
     let mut transaction = pool.begin().await?;
     take_time(&mut transaction).await?;
     let found = sqlx::query(LATEST).bind(most).fetch_all(&mut *transaction).await?;
@@ -354,7 +354,7 @@ pub struct Group {
 }
 
 /// The rows of a re-drive, in groups.
-pub async fn groups(pool: &PgPool, redrive: i64) -> Result<Vec<Group>, BatchError> {
+pub async fn groups(pool: &PgPool, redrive: i64) -> Result<Vec<Group>, ActError> {
     const GROUPS: &str =
         "select w.status, coalesce(w.refusal, w.note, w.act) as what, count(*) as jobs,
         (array_agg(coalesce(j.kind || ' ' || j.key, 'job ' || w.job) order by w.n))[1:5] as such_as

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
 
-use super::batches::BatchError;
+use super::ActError;
 
 /// What every token begins with, so that a leaked one is known for what it is.
 pub const PREFIX: &str = "noshi_";
@@ -64,7 +64,7 @@ pub async fn create(
     pool: &PgPool,
     token: &SecretString,
     new: &NewToken<'_>,
-) -> Result<(String, DateTime<Utc>), BatchError> {
+) -> Result<(String, DateTime<Utc>), ActError> {
     const CREATE: &str = "select noshi.create_token($1, $2, $3, $4, $5, $6)";
     let Some(bearer) = Bearer::read(token.expose_secret()) else { unreachable!("a token of our own making reads") };
     let until = sqlx::query_scalar(CREATE)
@@ -79,7 +79,7 @@ pub async fn create(
     Ok((bearer.id().to_owned(), until))
 }
 
-pub async fn revoke(pool: &PgPool, id: &str, reason: &str) -> Result<(), BatchError> {
+pub async fn revoke(pool: &PgPool, id: &str, reason: &str) -> Result<(), ActError> {
     const REVOKE: &str = "select noshi.revoke_token($1, $2)";
     sqlx::query(REVOKE).bind(id).bind(reason).execute(pool).await?;
     Ok(())
@@ -104,7 +104,7 @@ const LIST: &str = "select id, owner, scopes, per_second, created_by, created_at
     case when revoked_at is not null then 'revoked' when expires_at <= clock_timestamp() then 'expired' else 'good' end as state
 from noshi.token order by created_at desc";
 
-pub async fn list(pool: &PgPool) -> Result<Vec<Listed>, BatchError> {
+pub async fn list(pool: &PgPool) -> Result<Vec<Listed>, ActError> {
     Ok(sqlx::query_as(LIST).fetch_all(pool).await?)
 }
 

@@ -97,7 +97,7 @@ impl Desk {
         intake::submit(pool, &settings.vault().unwrap(), &settings.gifts().unwrap(), &submission).await
     }
 
-    async fn approve(&self, batch: i64) -> Result<(), batches::BatchError> {
+    async fn approve(&self, batch: i64) -> Result<(), store::ActError> {
         let digest = intake::digest_of(&self.files.path().join("grants.csv")).unwrap();
         batches::approve(&self.suzuki, batch, &digest, "read").await.map(drop)
     }

@@ -5,8 +5,7 @@ use std::time::Duration;
 use noshi::{
     redrive::plan,
     store::{
-        self, Role,
-        batches::BatchError,
+        self, ActError, Role,
         redrive::{self, Advanced, Conditions, Filter, Redrive, Steer},
     },
 };
@@ -90,13 +89,13 @@ fn parked(kind: &str) -> Filter {
     Filter { kind: Some(kind.to_owned()), status: Some("needs_operator".to_owned()), ..Filter::default() }
 }
 
-async fn apply(by: &PgPool, number: i64) -> Result<(), BatchError> {
+async fn apply(by: &PgPool, number: i64) -> Result<(), ActError> {
     redrive::apply(by, number, "the lane is mended", &Conditions::default()).await
 }
 
-fn refused<T: std::fmt::Debug>(result: Result<T, BatchError>, why: &str) {
+fn refused<T: std::fmt::Debug>(result: Result<T, ActError>, why: &str) {
     match result {
-        Err(BatchError::Refused { sentence: said, .. }) => assert!(said.contains(why), "{said}"),
+        Err(ActError::Refused { sentence: said, .. }) => assert!(said.contains(why), "{said}"),
         other => panic!("{why}: {other:?}"),
     }
 }
@@ -267,7 +266,7 @@ async fn a_plan_holds_what_may_be_asked_and_names_what_may_not() {
         [("ok1", "retry"), ("busy1", "retry"), ("ask1", "reissue"), ("ask1", "attest_void"), ("unknown1", "rerun")]
     {
         let sql = "select noshi.plan_redrive('{}', array[id], array[step], array[$2], array[null], array[null]) from noshi.job where key = $1";
-        let by_hand = sqlx::query(sql).bind(key).bind(act).execute(&desk.ada).await.map_err(BatchError::from);
+        let by_hand = sqlx::query(sql).bind(key).bind(act).execute(&desk.ada).await.map_err(ActError::from);
         refused(by_hand, "may not be re-driven");
     }
     desk.sql("update noshi.job set asked = 'retry' where key = 'ask2'").await;

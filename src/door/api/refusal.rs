@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     intake::{MOST_FAULTS, Rejected},
-    store::batches::BatchError,
+    store::ActError,
 };
 
 /// A problem. It repeats to the caller what the caller sent at most; it is never logged.
@@ -127,11 +127,11 @@ impl From<sqlx::Error> for Refusal {
     }
 }
 
-impl From<BatchError> for Refusal {
-    fn from(error: BatchError) -> Refusal {
+impl From<ActError> for Refusal {
+    fn from(error: ActError) -> Refusal {
         match error {
-            BatchError::Refused { code, sentence } => Refusal::said(&code, sentence),
-            BatchError::Database(error) => error.into(),
+            ActError::Refused { code, sentence } => Refusal::said(&code, sentence),
+            ActError::Database(error) => error.into(),
         }
     }
 }
@@ -143,7 +143,7 @@ impl From<anyhow::Error> for Refusal {
             Ok(rejected) => return rejected.into(),
             Err(error) => error,
         };
-        let error = match error.downcast::<BatchError>() {
+        let error = match error.downcast::<ActError>() {
             Ok(error) => return error.into(),
             Err(error) => error,
         };
