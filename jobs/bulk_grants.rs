@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Lane, Limits, Never, Redirect, Step, Terms, This, Unwind},
+    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,12 +84,9 @@ impl Job for BulkGrants {
     const KIND: Kind = Kind::BulkGrants;
     const LIMITS: Limits = Limits { steps: 10_000, age: Duration::from_secs(7 * 24 * 60 * 60) };
     const STATES: &'static [&'static str] = &["registering", "announcing", "announced", "refused"];
-    const UNDOS: &'static [&'static str] = &[];
 
     type Args = Args;
     type State = State;
-    type Undo = Never;
-    type Fact = Never;
     type World = dyn World;
 
     fn id(args: &Args) -> JobId {
@@ -111,10 +108,8 @@ impl Job for BulkGrants {
         }
     }
 
-    /// Nothing is granted before the commit that grants everything.
-    fn leaves_behind(_: &State) -> Option<Never> {
-        None
-    }
+    // Nothing is granted before the commit that grants everything.
+    leaves_nothing_behind!();
 
     fn operator(state: &State, act: Act) -> Option<State> {
         match (state, act) {
@@ -136,10 +131,6 @@ impl Job for BulkGrants {
         }
     }
 
-    fn operator_unwinding(undo: &Never, _: Act) -> Option<Redirect<State, Never>> {
-        match *undo {}
-    }
-
     async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
         let pause = Duration::from_secs(10);
         match state {
@@ -157,14 +148,6 @@ impl Job for BulkGrants {
             State::Announced => Step::done("announced", State::Announced),
             State::Refused { why, detail } => refuse("refused", why, detail),
         }
-    }
-
-    fn undo_lane(_: &Args, undo: &Never) -> Option<Lane> {
-        match *undo {}
-    }
-
-    async fn unwind(_: &This<Args>, undo: Never, _: &Self::World) -> Unwind<Never> {
-        match undo {}
     }
 }
 

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Never, Redirect, Step, Terms, This, Unsure, Unwind},
+    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Step, Terms, This, Unsure, leaves_nothing_behind},
 };
 
 /// Between two looks for an event.
@@ -182,12 +182,9 @@ impl Job for Email {
     const KIND: Kind = Kind::Email;
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(7 * 24 * 60 * 60) };
     const STATES: &'static [&'static str] = &["preparing", "sending", "waiting", "accepted", "rejected"];
-    const UNDOS: &'static [&'static str] = &[];
 
     type Args = Args;
     type State = State;
-    type Undo = Never;
-    type Fact = Never;
     type World = dyn World;
 
     fn id(args: &Args) -> JobId {
@@ -214,10 +211,8 @@ impl Job for Email {
         }
     }
 
-    /// A message that went out cannot be taken back.
-    fn leaves_behind(_: &State) -> Option<Never> {
-        None
-    }
+    // A message that went out cannot be taken back.
+    leaves_nothing_behind!();
 
     fn operator(state: &State, act: Act) -> Option<State> {
         let attested = || Some(State::Accepted { message: "attested".to_owned() });
@@ -254,10 +249,6 @@ impl Job for Email {
         }
     }
 
-    fn operator_unwinding(undo: &Never, _: Act) -> Option<Redirect<State, Never>> {
-        match *undo {}
-    }
-
     async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
         match state {
             State::Preparing { sends } => match world.prepare(&this.args).await {
@@ -277,14 +268,6 @@ impl Job for Email {
             State::Accepted { message } => Step::done("accepted", State::Accepted { message }).for_sure(),
             State::Rejected { why, detail } => reject("rejected", why, detail),
         }
-    }
-
-    fn undo_lane(_: &Args, undo: &Never) -> Option<Lane> {
-        match *undo {}
-    }
-
-    async fn unwind(_: &This<Args>, undo: Never, _: &Self::World) -> Unwind<Never> {
-        match undo {}
     }
 }
 

@@ -16,8 +16,10 @@
 //! |---|---|---|---|---|---|
 //! | routing | trade saved |  | → issuing | → issuing | → issuing |
 //! | routing | no provider |  | fail: rejected (no_provider) | fail: rejected (no_provider) | fail: rejected (no_provider) |
+//! | routing | no provider | paid by points | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up |
 //! | routing | occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
 //! | routing | valid days passed |  | fail: lapsed (grant_lapsed) | fail: lapsed (grant_lapsed) | fail: lapsed (grant_lapsed) |
+//! | routing | valid days passed | paid by points | fail: lapsed (grant_lapsed), follow-up | fail: lapsed (grant_lapsed), follow-up | fail: lapsed (grant_lapsed), follow-up |
 //! | issuing | issued |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
 //! | issuing | issued | in doubt | done: issued !, fact | no call: → inquiring ? | done: issued !, fact |
 //! | issuing | any | past the horizon, in doubt | no call: ask (past_horizon) | no call: → inquiring ? | no call: ask (past_horizon) |
@@ -28,6 +30,7 @@
 //! | issuing | resend | patience spent | → cancelling ? | ask (resend_exhausted) ? | → cancelling ? |
 //! | issuing | refused |  | fail: rejected (gift_refused), fact | fail: rejected (gift_refused), fact | fail: rejected (gift_refused), fact |
 //! | issuing | refused | in doubt | ask (doubt_unresolved) | no call: → inquiring ? | → inquiring |
+//! | issuing | refused | paid by points | fail: rejected (gift_refused), fact, follow-up | fail: rejected (gift_refused), fact, follow-up | fail: rejected (gift_refused), fact, follow-up |
 //! | issuing | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
 //! | issuing | throttled | in doubt | snooze, lane throttled | no call: → inquiring ? | snooze, lane throttled |
 //! | issuing | not sent |  | retry | retry | retry |
@@ -46,6 +49,7 @@
 //! | inquiring | accepted, not ready |  | → pending ! | → pending ! | → pending ! |
 //! | inquiring | known by a reference |  | → inquiring | → inquiring | → inquiring |
 //! | inquiring | given up by the provider |  | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact |
+//! | inquiring | given up by the provider | paid by points | fail: rejected (gift_refused) !, fact, follow-up | fail: rejected (gift_refused) !, fact, follow-up | fail: rejected (gift_refused) !, fact, follow-up |
 //! | inquiring | not found |  | → issuing | → inquiring | → issuing |
 //! | inquiring | not found | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
 //! | inquiring | dead |  | → void !, fact | → void !, fact | → void !, fact |
@@ -65,6 +69,7 @@
 //! | pending | accepted, not ready | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
 //! | pending | known by a reference |  | → pending | → pending | → pending |
 //! | pending | given up by the provider |  | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact |
+//! | pending | given up by the provider | paid by points | fail: rejected (gift_refused) !, fact, follow-up | fail: rejected (gift_refused) !, fact, follow-up | fail: rejected (gift_refused) !, fact, follow-up |
 //! | pending | not found |  | snooze | snooze | snooze |
 //! | pending | not found | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
 //! | pending | dead |  | → void !, fact | → void !, fact | → void !, fact |
@@ -119,7 +124,9 @@
 //! | cancelling | too late, and delivered before | past the horizon, in doubt | done: issued ! | → pending | → pending |
 //! | void | the provider told us to reissue |  | no call: → routing | no call: → routing | no call: → routing |
 //! | void | three generations void |  | no call: ask (gift_void) | no call: ask (gift_void) | no call: ask (gift_void) |
+//! | void | three generations void | paid by points | fail: rejected (gift_void), follow-up | fail: rejected (gift_void), follow-up | fail: rejected (gift_void), follow-up |
 //! | void | a person decides |  | no call: ask (gift_void) | no call: ask (gift_void) | no call: ask (gift_void) |
+//! | void | a person decides | paid by points | fail: rejected (gift_void), follow-up | fail: rejected (gift_void), follow-up | fail: rejected (gift_void), follow-up |
 //!
 //! Doubt is resolved by inquiry (照会) or by the same trade id, as the provider's contract says. "Not found" never proves
 //! that nothing will happen. A new generation, with a new trade id, starts only after a proven void (R10–R13, R23).
@@ -134,9 +141,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Never, Redirect, Step, Terms, This, Unsure},
+    JobId, Kind, Problem, Request,
+    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Step, Terms, This, Unsure, leaves_nothing_behind},
     money::Money,
+    point_reversal,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -168,7 +176,13 @@ pub struct Args {
     /// The area of use that the grant is limited to (R40).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub area: Option<String>,
+    /// The exchange of points that paid for it: asked to give them back where this ends without a gift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paid_by: Option<point_reversal::Args>,
 }
+
+/// How the grant ids of gifts begin that points are exchanged for. Only an exchange may ask for one; the database sees to it.
+pub const OF_EXCHANGE: &str = "exchange/";
 
 /// What a provider promises, as its adapter declares it. Kept with the trade: the terms in force when it began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -386,11 +400,9 @@ impl Job for GiftIssuance {
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(14 * 24 * 60 * 60) };
     const STATES: &'static [&'static str] =
         &["routing", "issuing", "inquiring", "pending", "cancelling", "void", "issued", "rejected", "lapsed"];
-    const UNDOS: &'static [&'static str] = &[];
 
     type Args = Args;
     type State = State;
-    type Undo = Never;
     type Fact = Fact;
     type World = dyn World;
 
@@ -406,6 +418,10 @@ impl Job for GiftIssuance {
         }
         if args.value.amount <= 0 {
             return Err("`value` must be more than 0".to_owned());
+        }
+        let exchange = args.paid_by.as_ref().map(|paid| paid.exchange.as_str());
+        if args.grant.strip_prefix(OF_EXCHANGE) != exchange {
+            return Err("`paid_by` and a `grant` that begins with `exchange/` go together, with the same id".to_owned());
         }
         Ok(State::Routing { generation: 0 })
     }
@@ -426,10 +442,8 @@ impl Job for GiftIssuance {
         }
     }
 
-    /// A gift that may exist is never given up: every such place parks or inquires instead of failing.
-    fn leaves_behind(_: &State) -> Option<Never> {
-        None
-    }
+    // A gift that may exist is never given up: every such place parks or inquires instead of failing.
+    leaves_nothing_behind!(with facts);
 
     fn operator(state: &State, act: Act) -> Option<State> {
         match (state, act) {
@@ -510,23 +524,15 @@ impl Job for GiftIssuance {
             State::Void { trade, then: AfterCancel::Reissue } if trade.generation < LAST_GENERATION => {
                 Step::advance("reissue", State::Routing { generation: trade.generation + 1 })
             }
+            // Whoever paid with points has them back at once, and may exchange them again.
+            State::Void { .. } if this.args.paid_by.is_some() => {
+                fail(this, "void", State::Rejected { reason: "void".to_owned() }, Problem::GiftVoid)
+            }
             State::Void { .. } => Step::needs_operator("void", Problem::GiftVoid),
             State::Issued { trade, card } => Step::done("issued", State::Issued { trade, card }),
-            State::Rejected { reason } => Step::fail("rejected", State::Rejected { reason }, Problem::GiftRefused),
-            State::Lapsed => Step::fail("lapsed", State::Lapsed, Problem::GrantLapsed),
+            State::Rejected { reason } => fail(this, "rejected", State::Rejected { reason }, Problem::GiftRefused),
+            State::Lapsed => fail(this, "lapsed", State::Lapsed, Problem::GrantLapsed),
         }
-    }
-
-    fn operator_unwinding(undo: &Never, _: Act) -> Option<Redirect<State, Never>> {
-        match *undo {}
-    }
-
-    fn undo_lane(_: &Args, undo: &Never) -> Option<Lane> {
-        match *undo {}
-    }
-
-    async fn unwind(_: &This<Args>, undo: Never, _: &Self::World) -> crate::machine::Unwind<Never> {
-        match undo {}
     }
 }
 
@@ -543,12 +549,12 @@ fn in_doubt(trade: &Trade) -> Unsure<State> {
 
 async fn route(this: &This<Args>, generation: u8, world: &dyn World) -> Step<GiftIssuance> {
     if this.args.valid_days.is_some_and(|days| this.age > days * DAY) {
-        return Step::fail("lapsed", State::Lapsed, Problem::GrantLapsed);
+        return fail(this, "lapsed", State::Lapsed, Problem::GrantLapsed);
     }
     match world.start_trade(&this.args, generation).await {
         Start::Started(trade) => Step::advance("started", State::Issuing { trade }),
         Start::NoProvider => {
-            Step::fail("no_provider", State::Rejected { reason: "no_provider".to_owned() }, Problem::NoProvider)
+            fail(this, "no_provider", State::Rejected { reason: "no_provider".to_owned() }, Problem::NoProvider)
         }
         Start::Occupied => Step::needs_operator("occupied", Problem::TradeOccupied),
     }
@@ -579,7 +585,7 @@ async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftI
                 Step::needs_operator("refused_in_doubt", Problem::DoubtUnresolved)
             }
         },
-        Issue::Refused(reason) => refused("refused", trade, reason),
+        Issue::Refused(reason) => refused(this, "refused", trade, reason),
         Issue::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
         Issue::NotSent => Step::retry("not_sent"),
         Issue::Unknown => unknown(trade),
@@ -621,9 +627,18 @@ fn issued(outcome: &'static str, this: &This<Args>, trade: Trade, gift: Gift) ->
     Step::done(outcome, State::Issued { trade, card: gift.card }).for_sure().fact(fact)
 }
 
-fn refused(outcome: &'static str, trade: Trade, reason: String) -> Step<GiftIssuance> {
+/// Over without a gift: points that paid for it are given back.
+fn fail(this: &This<Args>, outcome: &'static str, state: State, why: Problem) -> Step<GiftIssuance> {
+    let step = Step::fail(outcome, state, why);
+    match &this.args.paid_by {
+        Some(points) => step.follow_up(Request::PointReversal(points.clone())),
+        None => step,
+    }
+}
+
+fn refused(this: &This<Args>, outcome: &'static str, trade: Trade, reason: String) -> Step<GiftIssuance> {
     let fact = Fact::Refused { trade: trade.id, reason: reason.clone() };
-    Step::fail(outcome, State::Rejected { reason }, Problem::GiftRefused).fact(fact)
+    fail(this, outcome, State::Rejected { reason }, Problem::GiftRefused).fact(fact)
 }
 
 /// The provider says "success" of a card that can no longer be used: do not deliver it.
@@ -649,7 +664,7 @@ fn inquired(
             "known",
             State::Inquiring { trade, not_found: 0, refused: refused_before, reference: Some(known) },
         ),
-        Inquiry::Failed(reason) => refused("failed", trade, reason).for_sure(),
+        Inquiry::Failed(reason) => refused(this, "failed", trade, reason).for_sure(),
         Inquiry::NotFound => not_there(this, trade, not_found + 1, refused_before),
         Inquiry::Dead => dead(trade, AfterCancel::Ask),
         Inquiry::Conflict => Step::needs_operator("conflict", Problem::GiftConflict),
@@ -698,7 +713,7 @@ fn polled(
             Step::done("live", State::Issued { trade, card }).for_sure()
         }
         (Inquiry::Live(gift), None) if then.is_none() => issued("live", this, trade, gift),
-        (Inquiry::Failed(reason), None) if then.is_none() => refused("failed", trade, reason).for_sure(),
+        (Inquiry::Failed(reason), None) if then.is_none() => refused(this, "failed", trade, reason).for_sure(),
         (Inquiry::Dead | Inquiry::Failed(_), _) => dead(trade, then.unwrap_or(AfterCancel::Ask)),
         (Inquiry::Conflict, _) => Step::needs_operator("conflict", Problem::GiftConflict),
         (Inquiry::Known(known), card) if reference.is_none() => {

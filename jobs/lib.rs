@@ -7,6 +7,11 @@ pub mod email;
 pub mod gift_issuance;
 pub mod machine;
 pub mod money;
+pub mod point_exchange;
+pub mod point_expiry;
+pub mod point_grant;
+pub mod point_reversal;
+pub mod point_withdrawal;
 pub mod probe;
 pub mod problem;
 pub mod store_creation;
@@ -25,18 +30,39 @@ pub enum Kind {
     BulkGrants,
     Email,
     GiftIssuance,
+    PointExchange,
+    PointExpiry,
+    PointGrant,
+    PointReversal,
+    PointWithdrawal,
     Probe,
     StoreCreation,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [Kind::BulkGrants, Kind::Email, Kind::GiftIssuance, Kind::Probe, Kind::StoreCreation];
+    pub const ALL: [Kind; 10] = [
+        Kind::BulkGrants,
+        Kind::Email,
+        Kind::GiftIssuance,
+        Kind::PointExchange,
+        Kind::PointExpiry,
+        Kind::PointGrant,
+        Kind::PointReversal,
+        Kind::PointWithdrawal,
+        Kind::Probe,
+        Kind::StoreCreation,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Kind::BulkGrants => "bulk_grants",
             Kind::Email => "email",
             Kind::GiftIssuance => "gift_issuance",
+            Kind::PointExchange => "point_exchange",
+            Kind::PointExpiry => "point_expiry",
+            Kind::PointGrant => "point_grant",
+            Kind::PointReversal => "point_reversal",
+            Kind::PointWithdrawal => "point_withdrawal",
             Kind::Probe => "probe",
             Kind::StoreCreation => "store_creation",
         }
@@ -55,6 +81,11 @@ pub enum Request {
     BulkGrants(bulk_grants::Args),
     Email(email::Args),
     GiftIssuance(gift_issuance::Args),
+    PointExchange(point_exchange::Args),
+    PointExpiry(point_expiry::Args),
+    PointGrant(point_grant::Args),
+    PointReversal(point_reversal::Args),
+    PointWithdrawal(point_withdrawal::Args),
     Probe(probe::Args),
     StoreCreation(store_creation::Args),
 }
@@ -65,6 +96,11 @@ impl Request {
             Request::BulkGrants(_) => Kind::BulkGrants,
             Request::Email(_) => Kind::Email,
             Request::GiftIssuance(_) => Kind::GiftIssuance,
+            Request::PointExchange(_) => Kind::PointExchange,
+            Request::PointExpiry(_) => Kind::PointExpiry,
+            Request::PointGrant(_) => Kind::PointGrant,
+            Request::PointReversal(_) => Kind::PointReversal,
+            Request::PointWithdrawal(_) => Kind::PointWithdrawal,
             Request::Probe(_) => Kind::Probe,
             Request::StoreCreation(_) => Kind::StoreCreation,
         }
@@ -76,6 +112,11 @@ impl Request {
             Request::BulkGrants(args) => bulk_grants::BulkGrants::id(args),
             Request::Email(args) => email::Email::id(args),
             Request::GiftIssuance(args) => gift_issuance::GiftIssuance::id(args),
+            Request::PointExchange(args) => point_exchange::PointExchange::id(args),
+            Request::PointExpiry(args) => point_expiry::PointExpiry::id(args),
+            Request::PointGrant(args) => point_grant::PointGrant::id(args),
+            Request::PointReversal(args) => point_reversal::PointReversal::id(args),
+            Request::PointWithdrawal(args) => point_withdrawal::PointWithdrawal::id(args),
             Request::Probe(args) => probe::Probe::id(args),
             Request::StoreCreation(args) => store_creation::StoreCreation::id(args),
         }

@@ -374,3 +374,39 @@ pub trait Job: Sized + Send + Sync + 'static {
         world: &Self::World,
     ) -> impl Future<Output = Unwind<Self::Undo>> + Send;
 }
+
+/// The part of a `Job` that takes nothing back, because giving it up leaves nothing behind. With its facts, or with none.
+macro_rules! leaves_nothing_behind {
+    () => {
+        type Fact = $crate::machine::Never;
+        $crate::machine::leaves_nothing_behind!(with facts);
+    };
+    (with facts) => {
+        const UNDOS: &'static [&'static str] = &[];
+        type Undo = $crate::machine::Never;
+
+        fn leaves_behind(_: &Self::State) -> Option<Self::Undo> {
+            None
+        }
+
+        fn operator_unwinding(
+            undo: &Self::Undo,
+            _: $crate::machine::Act,
+        ) -> Option<$crate::machine::Redirect<Self::State, Self::Undo>> {
+            match *undo {}
+        }
+
+        fn undo_lane(_: &Self::Args, undo: &Self::Undo) -> Option<$crate::machine::Lane> {
+            match *undo {}
+        }
+
+        async fn unwind(
+            _: &$crate::machine::This<Self::Args>,
+            undo: Self::Undo,
+            _: &Self::World,
+        ) -> $crate::machine::Unwind<Self::Undo> {
+            match undo {}
+        }
+    };
+}
+pub(crate) use leaves_nothing_behind;

@@ -118,6 +118,17 @@ problems! {
         "宛先が登録されていません。付与は有効です。";
     MailUnresolved = "mail_unresolved", "Whether the message was sent is not known, and it may not be sent again by itself. Look, then resend or attest.",
         "メールが送信されたか不明です。";
+    // Of points.
+    PointsInsufficient = "points_insufficient", "The user has too few points that may be used there; none were used and no gift was ordered.",
+        "使えるポイントが足りません。ポイントは減っていません。";
+    PointsConflict = "points_conflict", "The journal knows this operation with other content; nothing was booked. Compare the two.",
+        "同じ依頼番号の仕訳が別の内容で既に存在します。何も記帳していません。";
+    PointsRevoked = "points_revoked", "An operator cancelled it before anything was booked; no points moved.",
+        "記帳の前に取り消されました。ポイントは動いていません。";
+    UserWithdrawn = "user_withdrawn", "The user has withdrawn; nothing was booked.",
+        "退会済みの利用者です。何も記帳していません。";
+    ReversalRefused = "reversal_refused", "The exchange's gift is not over without a gift, so its points were not given back. Look at the gift's job.",
+        "交換のギフトが未発券と確定していないため、ポイントを返還していません。";
     // Of the probe.
     ProbeRefused = "probe_refused", "The probe was told to refuse; nothing outside was touched.",
         "試験用の処理が断られました。";

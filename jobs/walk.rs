@@ -19,6 +19,7 @@ use crate::{
 mod bulk_grants;
 mod email;
 mod gift_issuance;
+mod points;
 mod probe;
 mod released;
 mod store_creation;

@@ -15,6 +15,7 @@ use crate::{
     },
     machine::{Act, Call, Doubt, Job, This, Transition},
     money::{Currency, Money},
+    point_reversal,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -91,20 +92,28 @@ fn args() -> Args {
         provider: None,
         valid_days: Some(30),
         area: None,
+        paid_by: None,
     }
+}
+
+/// For points (ポイント交換).
+fn paid(args: Args) -> Args {
+    let paid_by = Some(point_reversal::Args { exchange: "x1".into(), grace_days: 0 });
+    Args { grant: "exchange/x1".into(), paid_by, ..args }
 }
 
 fn gift() -> Gift {
     Gift { card: "c1".into(), code: None }
 }
 
-const CIRCUMSTANCES: [&str; 4] = ["", "in doubt", "patience spent", "past the horizon, in doubt"];
+const CIRCUMSTANCES: [&str; 5] = ["", "in doubt", "patience spent", "past the horizon, in doubt", "paid by points"];
 
 fn circumstances(when: &str) -> This<Args> {
     let base = this(args());
     match when {
         "" => base,
         "in doubt" => This { unsure: true, ..base },
+        "paid by points" => This { args: paid(args()), ..base },
         "patience spent" => This { in_state: 25 * HOUR, since_call: Some(HOUR), retries: 8, ..base },
         _ => This { unsure: true, since_call: Some(25 * HOUR), ..base },
     }
@@ -275,8 +284,10 @@ fn the_table_is_what_the_code_does() {
         rows(&mut out, answer, &Scripted { start, ..world() }, routing);
     }
     let lapsed = This { age: 31 * 24 * HOUR, ..this(args()) };
-    let cells = vec![cell(&now(GiftIssuance::step(&lapsed, State::Routing { generation: 0 }, &world()))); 3];
-    out.push(Row { at: "routing".into(), answer: "valid days passed".into(), when: "", cells });
+    for (when, lapsed) in [("", lapsed.clone()), ("paid by points", This { args: paid(args()), ..lapsed })] {
+        let cells = vec![cell(&now(GiftIssuance::step(&lapsed, State::Routing { generation: 0 }, &world()))); 3];
+        out.push(Row { at: "routing".into(), answer: "valid days passed".into(), when, cells });
+    }
     for (answer, issue) in issues() {
         rows(&mut out, answer, &Scripted { issue, ..world() }, |c| State::Issuing { trade: trade(c, 0) });
     }

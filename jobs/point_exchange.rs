@@ -1,0 +1,167 @@
+//! Point exchange (ポイント交換): points are used, and in the same commit a gift is ordered for them.
+//!
+//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! |---|---|---|---|---|---|
+//! | using | use_points | – | repeat | – | retry → using, cancel → refused |
+//! | ordered | – | – | repeat | – | – |
+//! | refused | – | – | repeat | – | rerun → using |
+//!
+//! | at | answer | when | leads to |
+//! |---|---|---|---|
+//! | using | used |  | done: ordered, follow-up |
+//! | using | too few points, or the user has withdrawn |  | fail: refused (points_insufficient) |
+//!
+//! What becomes of the gift is the gift's own job. Where it ends refused, lapsed or proven void, that job asks for the points'
+//! return (`point_reversal`) in the commit that ends it; while it is in doubt, the points stay used (R33).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    JobId, Kind, Problem, Request, gift_issuance,
+    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+    money::Money,
+    point_reversal,
+};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Args {
+    /// The producer's own id of the exchange; the idempotency key.
+    pub exchange: String,
+    pub user: String,
+    pub points: i64,
+    /// Where they are used: points limited to an area can be used only there (R40).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<String>,
+    /// The kind of voucher (券種) that they are exchanged for.
+    pub category: String,
+    pub value: Money,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// Points that come back keep their expiry, or live at least this many days where that has passed or is nearer.
+    #[serde(default)]
+    pub grace_days: u32,
+}
+
+impl Args {
+    /// The gift's grant id: nobody else's, because a producer's own grants may not begin like it.
+    fn gift(&self) -> gift_issuance::Args {
+        gift_issuance::Args {
+            grant: format!("{}{}", gift_issuance::OF_EXCHANGE, self.exchange),
+            user: self.user.clone(),
+            category: self.category.clone(),
+            value: self.value,
+            provider: self.provider.clone(),
+            valid_days: None,
+            area: self.area.clone(),
+            paid_by: Some(point_reversal::Args { exchange: self.exchange.clone(), grace_days: self.grace_days }),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+pub enum State {
+    Using,
+    /// The points are used, by this entry of the journal, and the gift is ordered.
+    Ordered {
+        entry: i64,
+    },
+    Refused {
+        why: Problem,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Using {
+    Used(i64),
+    /// Too few points, or the user has withdrawn: nothing was booked.
+    Refused(Problem, String),
+}
+
+/// Everything that point exchange can do to the world.
+pub trait World: Send + Sync {
+    /// In the transaction of the transition that follows.
+    fn use_points(&self) -> Call<'_, Using>;
+}
+
+pub struct PointExchange;
+
+impl Job for PointExchange {
+    const KIND: Kind = Kind::PointExchange;
+    const LIMITS: Limits = Limits { steps: 100, age: Duration::from_secs(7 * 24 * 60 * 60) };
+    const STATES: &'static [&'static str] = &["using", "ordered", "refused"];
+
+    type Args = Args;
+    type State = State;
+    type World = dyn World;
+
+    leaves_nothing_behind!();
+
+    fn id(args: &Args) -> JobId {
+        JobId(args.exchange.clone())
+    }
+
+    fn start(args: &Args) -> Result<State, String> {
+        for (field, value) in [("exchange", &args.exchange), ("user", &args.user), ("category", &args.category)] {
+            if value.is_empty() || value.len() > 90 {
+                return Err(format!("`{field}` must have 1 to 90 bytes"));
+            }
+        }
+        if !(1..=1_000_000_000).contains(&args.points) {
+            return Err("`points` must be 1 to 1,000,000,000".to_owned());
+        }
+        if args.value.amount <= 0 {
+            return Err("`value` must be more than 0".to_owned());
+        }
+        if args.grace_days > 3_650 {
+            return Err("`grace_days` must be at most 3,650".to_owned());
+        }
+        Ok(State::Using)
+    }
+
+    fn terms(_: &Args, state: &State) -> Terms<State> {
+        match state {
+            State::Using => Terms::local(Effect::Local("use_points")),
+            State::Ordered { .. } | State::Refused { .. } => Terms::local(Effect::Pure),
+        }
+    }
+
+    fn operator(state: &State, act: Act) -> Option<State> {
+        match (state, act) {
+            (State::Using, Act::Retry) | (State::Refused { .. }, Act::Rerun) => Some(State::Using),
+            (State::Using, Act::Cancel) => Some(State::Refused { why: Problem::PointsRevoked, detail: None }),
+            (
+                State::Using | State::Ordered { .. } | State::Refused { .. },
+                Act::Retry
+                | Act::Inquire
+                | Act::Cancel
+                | Act::AttestVoid
+                | Act::Reissue
+                | Act::Reject
+                | Act::AttestDone
+                | Act::Rerun
+                | Act::Adopt,
+            ) => None,
+        }
+    }
+
+    async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
+        match state {
+            State::Using => match world.use_points().await {
+                Using::Used(entry) => Step::done("ordered", State::Ordered { entry })
+                    .follow_up(Request::GiftIssuance(this.args.gift())),
+                Using::Refused(why, detail) => refuse(why, Some(detail)),
+            },
+            State::Ordered { entry } => Step::done("ordered", State::Ordered { entry }),
+            State::Refused { why, detail } => refuse(why, detail),
+        }
+    }
+}
+
+fn refuse(why: Problem, detail: Option<String>) -> Step<PointExchange> {
+    Step::fail("refused", State::Refused { why, detail }, why)
+}

@@ -1,0 +1,152 @@
+//! Point grants (ポイント付与): a benefit that was exercised (特典行使) becomes a lot of points, once per source.
+//!
+//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! |---|---|---|---|---|---|
+//! | booking | grant | – | repeat | – | retry → booking, cancel → refused |
+//! | granted | – | – | repeat | – | – |
+//! | refused | – | – | repeat | – | rerun → booking |
+//!
+//! | at | answer | when | leads to |
+//! |---|---|---|---|
+//! | booking | booked |  | done: granted |
+//! | booking | exercised before, or the user has withdrawn |  | fail: refused (points_conflict) |
+//!
+//! The entry, its two lines and the lot are booked in the transaction of the transition. New campaigns are new benefits: the
+//! ledger does not know them (R32). A lot expires at local midnight after its last day (R30, R51).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    JobId, Kind, Problem,
+    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Args {
+    /// What is rewarded, such as `profile_filled`.
+    pub benefit: String,
+    /// For what it is exercised, such as the id of the video; a benefit is granted at most once per source (R34).
+    pub source: String,
+    /// Who receives them: the producer's user id, never a name or an address.
+    pub user: String,
+    pub points: i64,
+    /// Full days after the day of the grant; the points expire at the midnight that ends the last.
+    pub valid_days: u32,
+    /// Whose midnight it is.
+    #[serde(default = "japan")]
+    pub zone: String,
+    /// The area of use that the points are limited to (R40).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<String>,
+}
+
+fn japan() -> String {
+    "Asia/Tokyo".to_owned()
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+pub enum State {
+    Booking,
+    /// In the journal, under this number.
+    Granted {
+        entry: i64,
+    },
+    Refused {
+        why: Problem,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Booking {
+    Booked(i64),
+    /// The benefit was exercised for this source already, or the user has withdrawn, or the zone is unknown: nothing was booked.
+    Refused(Problem, String),
+}
+
+/// Everything that point grants can do to the world.
+pub trait World: Send + Sync {
+    /// In the transaction of the transition that follows.
+    fn grant(&self) -> Call<'_, Booking>;
+}
+
+pub struct PointGrant;
+
+impl Job for PointGrant {
+    const KIND: Kind = Kind::PointGrant;
+    const LIMITS: Limits = Limits { steps: 100, age: Duration::from_secs(7 * 24 * 60 * 60) };
+    const STATES: &'static [&'static str] = &["booking", "granted", "refused"];
+
+    type Args = Args;
+    type State = State;
+    type World = dyn World;
+
+    leaves_nothing_behind!();
+
+    fn id(args: &Args) -> JobId {
+        JobId(format!("{}:{}", args.benefit, args.source))
+    }
+
+    fn start(args: &Args) -> Result<State, String> {
+        for (field, value) in [("benefit", &args.benefit), ("source", &args.source), ("user", &args.user)] {
+            if value.is_empty() || value.len() > 100 {
+                return Err(format!("`{field}` must have 1 to 100 bytes"));
+            }
+        }
+        if args.benefit.contains(':') {
+            return Err("`benefit` must not contain a colon".to_owned());
+        }
+        if !(1..=1_000_000_000).contains(&args.points) {
+            return Err("`points` must be 1 to 1,000,000,000".to_owned());
+        }
+        if args.valid_days > 36_500 {
+            return Err("`valid_days` must be at most 36,500".to_owned());
+        }
+        Ok(State::Booking)
+    }
+
+    fn terms(_: &Args, state: &State) -> Terms<State> {
+        match state {
+            State::Booking => Terms::local(Effect::Local("grant")),
+            State::Granted { .. } | State::Refused { .. } => Terms::local(Effect::Pure),
+        }
+    }
+
+    fn operator(state: &State, act: Act) -> Option<State> {
+        match (state, act) {
+            (State::Booking, Act::Retry) | (State::Refused { .. }, Act::Rerun) => Some(State::Booking),
+            (State::Booking, Act::Cancel) => Some(State::Refused { why: Problem::PointsRevoked, detail: None }),
+            (
+                State::Booking | State::Granted { .. } | State::Refused { .. },
+                Act::Retry
+                | Act::Inquire
+                | Act::Cancel
+                | Act::AttestVoid
+                | Act::Reissue
+                | Act::Reject
+                | Act::AttestDone
+                | Act::Rerun
+                | Act::Adopt,
+            ) => None,
+        }
+    }
+
+    async fn step(_: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
+        match state {
+            State::Booking => match world.grant().await {
+                Booking::Booked(entry) => Step::done("granted", State::Granted { entry }),
+                Booking::Refused(why, detail) => refuse(why, Some(detail)),
+            },
+            State::Granted { entry } => Step::done("granted", State::Granted { entry }),
+            State::Refused { why, detail } => refuse(why, detail),
+        }
+    }
+}
+
+fn refuse(why: Problem, detail: Option<String>) -> Step<PointGrant> {
+    Step::fail("refused", State::Refused { why, detail }, why)
+}

@@ -1,0 +1,101 @@
+//! Point withdrawal (退会失効): a user leaves, and all points that are left expire at once. Their history stays (R47, R48).
+//!
+//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! |---|---|---|---|---|---|
+//! | withdrawing | withdraw | – | repeat | – | retry → withdrawing |
+//! | withdrawn | – | – | repeat | – | – |
+//!
+//! | at | answer | when | leads to |
+//! |---|---|---|---|
+//! | withdrawing | withdrawn |  | done: withdrawn |
+//!
+//! Later grants and exchanges of this user are refused; points that come back from an exchange expire in the same commit.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    JobId, Kind,
+    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Args {
+    /// Whoever comes back gets a new id: this one is over.
+    pub user: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+pub enum State {
+    Withdrawing,
+    /// In the journal, under this number.
+    Withdrawn {
+        entry: i64,
+    },
+}
+
+/// Everything that point withdrawal can do to the world.
+pub trait World: Send + Sync {
+    /// In the transaction of the transition that follows. The number of the entry.
+    fn withdraw(&self) -> Call<'_, i64>;
+}
+
+pub struct PointWithdrawal;
+
+impl Job for PointWithdrawal {
+    const KIND: Kind = Kind::PointWithdrawal;
+    const LIMITS: Limits = Limits { steps: 100, age: Duration::from_secs(7 * 24 * 60 * 60) };
+    const STATES: &'static [&'static str] = &["withdrawing", "withdrawn"];
+
+    type Args = Args;
+    type State = State;
+    type World = dyn World;
+
+    leaves_nothing_behind!();
+
+    fn id(args: &Args) -> JobId {
+        JobId(args.user.clone())
+    }
+
+    fn start(args: &Args) -> Result<State, String> {
+        match args.user.len() {
+            1..=100 => Ok(State::Withdrawing),
+            _ => Err("`user` must have 1 to 100 bytes".to_owned()),
+        }
+    }
+
+    fn terms(_: &Args, state: &State) -> Terms<State> {
+        match state {
+            State::Withdrawing => Terms::local(Effect::Local("withdraw")),
+            State::Withdrawn { .. } => Terms::local(Effect::Pure),
+        }
+    }
+
+    fn operator(state: &State, act: Act) -> Option<State> {
+        match (state, act) {
+            (State::Withdrawing, Act::Retry) => Some(State::Withdrawing),
+            (
+                State::Withdrawing | State::Withdrawn { .. },
+                Act::Retry
+                | Act::Inquire
+                | Act::Cancel
+                | Act::AttestVoid
+                | Act::Reissue
+                | Act::Reject
+                | Act::AttestDone
+                | Act::Rerun
+                | Act::Adopt,
+            ) => None,
+        }
+    }
+
+    async fn step(_: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
+        let entry = match state {
+            State::Withdrawing => world.withdraw().await,
+            State::Withdrawn { entry } => entry,
+        };
+        Step::done("withdrawn", State::Withdrawn { entry })
+    }
+}
