@@ -152,8 +152,9 @@ impl Job for PointExchange {
     async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
         match state {
             State::Using => match world.use_points().await {
-                Using::Used(entry) => Step::done("ordered", State::Ordered { entry })
-                    .follow_up(Request::GiftIssuance(this.args.gift())),
+                Using::Used(entry) => {
+                    Step::done("ordered", State::Ordered { entry }).follow_up(Request::GiftIssuance(this.args.gift()))
+                }
                 Using::Refused(why, detail) => refuse(why, Some(detail)),
             },
             State::Ordered { entry } => Step::done("ordered", State::Ordered { entry }),

@@ -52,7 +52,10 @@ pub enum State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
-    Closed { lots: i64, points: i64 },
+    Closed {
+        lots: i64,
+        points: i64,
+    },
     /// What is left is in other hands at the moment.
     Busy,
     NothingLeft,

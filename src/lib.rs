@@ -22,6 +22,7 @@ pub mod intake;
 pub mod lease;
 pub mod mails;
 pub mod metrics;
+pub mod points;
 pub mod private_postgres;
 pub mod redrive;
 pub mod retry;

@@ -8,6 +8,11 @@ use noshi_jobs::{
     email::Email,
     gift_issuance::GiftIssuance,
     machine::{Act, Job, Redirect},
+    point_exchange::PointExchange,
+    point_expiry::PointExpiry,
+    point_grant::PointGrant,
+    point_reversal::PointReversal,
+    point_withdrawal::PointWithdrawal,
     probe::Probe,
     store_creation::StoreCreation,
 };
@@ -128,6 +133,11 @@ fn leads(job: &Candidate, act: Act) -> Option<Lead> {
         Kind::BulkGrants => lead::<BulkGrants>(job, act),
         Kind::Email => lead::<Email>(job, act),
         Kind::GiftIssuance => lead::<GiftIssuance>(job, act),
+        Kind::PointExchange => lead::<PointExchange>(job, act),
+        Kind::PointExpiry => lead::<PointExpiry>(job, act),
+        Kind::PointGrant => lead::<PointGrant>(job, act),
+        Kind::PointReversal => lead::<PointReversal>(job, act),
+        Kind::PointWithdrawal => lead::<PointWithdrawal>(job, act),
         Kind::Probe => lead::<Probe>(job, act),
         Kind::StoreCreation => lead::<StoreCreation>(job, act),
     }

@@ -84,8 +84,7 @@ fn a_grant_is_what_its_table_says() {
         area: Some("渋谷".into()),
     };
     let (why, detail) = refused();
-    let states =
-        [State::Booking, State::Granted { entry: 7 }, State::Refused { why, detail: Some(detail.clone()) }];
+    let states = [State::Booking, State::Granted { entry: 7 }, State::Refused { why, detail: Some(detail.clone()) }];
     let answers: [(&str, &dyn point_grant::World); 2] = [
         ("booked", &Gives(Booking::Booked(7))),
         ("exercised before, or the user has withdrawn", &Gives(Booking::Refused(why, detail))),
@@ -148,7 +147,8 @@ fn the_gift_of_an_exchange_knows_it() {
     assert!(gift_issuance::GiftIssuance::start(gift).is_ok());
     assert_eq!(gift.paid_by, Some(point_reversal::Args { exchange: "x1".into(), grace_days: 30 }));
     let forged = |grant: &str, paid_by| gift_issuance::Args { grant: grant.into(), paid_by, ..gift.clone() };
-    for bad in [forged("g1", gift.paid_by.clone()), forged("exchange/x2", gift.paid_by.clone()), forged("exchange/x1", None)]
+    for bad in
+        [forged("g1", gift.paid_by.clone()), forged("exchange/x2", gift.paid_by.clone()), forged("exchange/x1", None)]
     {
         assert!(gift_issuance::GiftIssuance::start(&bad).is_err(), "{bad:?}");
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use noshi_jobs::{
-    gift_issuance::{Args, GiftIssuance},
+    gift_issuance::{Args, GiftIssuance, OF_EXCHANGE},
     machine::Job,
     money::{Currency, Money},
 };
@@ -64,6 +64,7 @@ impl<'a> Checks<'a> {
             provider,
             valid_days,
             area: header.optional(row, "area"),
+            paid_by: None,
         };
         Some(Taken {
             line: row.line,
@@ -142,6 +143,9 @@ fn check_ids(header: &Header, row: &Row, faults: &mut Faults<'_>) {
         if header.field(row, column).contains('@') {
             faults.add(column, "this looks like an address; use an id of your own, and `email` for the address");
         }
+    }
+    if header.field(row, "grant_id").starts_with(OF_EXCHANGE) {
+        faults.add("grant_id", "ids that begin with exchange/ belong to exchanges of points; use another");
     }
     let email = header.field(row, "email");
     let (name, host) = email.split_once('@').unwrap_or_default();

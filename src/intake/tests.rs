@@ -80,6 +80,7 @@ fn a_good_file_is_read_to_the_letter() {
         provider: None,
         valid_days: Some(90),
         area: None,
+        paid_by: None,
     };
     assert_eq!(args(first), expected);
     assert_eq!(first.key, "G-1");
@@ -126,6 +127,7 @@ fn every_kind_of_bad_field_is_refused_with_its_line_and_name() {
         ("G,,,,amazon,,1000,JPY,", "user_id", "must not be empty"),
         (&format!("{long},U,,,amazon,,1000,JPY,"), "grant_id", "has 101 bytes; at most 100 fit"),
         ("G\t1,U,,,amazon,,1000,JPY,", "grant_id", "control character"),
+        ("exchange/G,U,,,amazon,,1000,JPY,", "grant_id", "belong to exchanges"),
         ("G,U,山\u{7}田,,amazon,,1000,JPY,", "name", "control character"),
         (" G,U,,,amazon,,1000,JPY,", "grant_id", "begins or ends with a space"),
         ("G,taro@example.jp,,,amazon,,1000,JPY,", "user_id", "looks like an address"),

@@ -12,6 +12,7 @@ pub mod lanes;
 pub mod mails;
 pub mod numbers;
 pub mod operate;
+pub mod point_jobs;
 pub mod prune;
 pub mod recover;
 pub mod redrive;

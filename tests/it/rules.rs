@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Rooms of `src`, lowest first: each may know only what stands before it.
-const ROOMS: [&str; 35] = [
+const ROOMS: [&str; 36] = [
     "acts",
     "chaos",
     "lease",
@@ -26,6 +26,7 @@ const ROOMS: [&str; 35] = [
     "gifts",
     "grants",
     "mails",
+    "points",
     "stores",
     "engine",
     "settings",

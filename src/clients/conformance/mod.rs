@@ -85,6 +85,7 @@ pub fn args(grant: &str) -> Args {
         provider: None,
         valid_days: None,
         area: None,
+        paid_by: None,
     }
 }
 

@@ -1,7 +1,10 @@
 //! Jobs: asked for by producers, seen and acted upon by operators.
 
 use axum::{http::StatusCode, response::Response};
-use noshi_jobs::{Kind, bulk_grants, email, gift_issuance, machine::Act, probe, store_creation};
+use noshi_jobs::{
+    Kind, bulk_grants, email, gift_issuance, machine::Act, point_exchange, point_expiry, point_grant, point_reversal,
+    point_withdrawal, probe, store_creation,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -24,7 +27,8 @@ const STATUSES: [&str; 8] =
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJob<'a> {
-    /// bulk_grants, email, gift_issuance, probe or store_creation.
+    /// bulk_grants, email, gift_issuance, point_exchange, point_expiry, point_grant, point_reversal, point_withdrawal, probe or
+    /// store_creation.
     kind: String,
     /// Your own stable id, 1 to 200 bytes. It may stand in the header Idempotency-Key instead.
     id: Option<String>,
@@ -183,6 +187,11 @@ fn check_args(kind: Kind, args: &str) -> Result<(), (String, String)> {
         Kind::BulkGrants => reads_as::<bulk_grants::Args>(args),
         Kind::Email => reads_as::<email::Args>(args),
         Kind::GiftIssuance => reads_as::<gift_issuance::Args>(args),
+        Kind::PointExchange => reads_as::<point_exchange::Args>(args),
+        Kind::PointExpiry => reads_as::<point_expiry::Args>(args),
+        Kind::PointGrant => reads_as::<point_grant::Args>(args),
+        Kind::PointReversal => reads_as::<point_reversal::Args>(args),
+        Kind::PointWithdrawal => reads_as::<point_withdrawal::Args>(args),
         Kind::Probe => reads_as::<probe::Args>(args),
         Kind::StoreCreation => reads_as::<store_creation::Args>(args),
     }
