@@ -11,6 +11,7 @@
 mod grants;
 mod header;
 mod lines;
+pub mod points;
 pub mod report;
 mod stage;
 mod stores;
@@ -26,6 +27,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use noshi_jobs::money::Currency;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -52,6 +54,8 @@ pub enum FileKind {
     Grants,
     /// Stores on the organisation platform, each for itself.
     Stores,
+    /// Points for users, registered in one commit or not at all.
+    Points,
 }
 
 impl FileKind {
@@ -59,12 +63,32 @@ impl FileKind {
         match self {
             FileKind::Grants => "grants",
             FileKind::Stores => "stores",
+            FileKind::Points => "points",
+        }
+    }
+
+    /// The kind of that stored name; `None` where a newer version wrote it.
+    pub fn from_name(name: &str) -> Option<FileKind> {
+        [FileKind::Grants, FileKind::Stores, FileKind::Points].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Rows are grants of gifts, which may be announced by mail and issued at once.
+    pub const fn brings_gifts(self) -> bool {
+        matches!(self, FileKind::Grants)
+    }
+
+    /// What the amounts of its rows may be in.
+    pub fn units(self) -> Vec<&'static str> {
+        match self {
+            FileKind::Grants => Currency::ALL.map(Currency::code).to_vec(),
+            FileKind::Stores => vec![""],
+            FileKind::Points => vec![points::UNIT],
         }
     }
 
     const fn mode(self) -> &'static str {
         match self {
-            FileKind::Grants => "all_or_nothing",
+            FileKind::Grants | FileKind::Points => "all_or_nothing",
             FileKind::Stores => "per_row",
         }
     }
@@ -73,6 +97,7 @@ impl FileKind {
         match self {
             FileKind::Grants => &grants::COLUMNS,
             FileKind::Stores => &stores::COLUMNS,
+            FileKind::Points => &points::COLUMNS,
         }
     }
 
@@ -81,6 +106,7 @@ impl FileKind {
         match self {
             FileKind::Grants => "grant_id",
             FileKind::Stores => "public_id",
+            FileKind::Points => "source",
         }
     }
 
@@ -241,6 +267,7 @@ impl<'a, R: BufRead> Reading<'a, R> {
             Ok(row) => Some(match self.kind {
                 FileKind::Grants => self.checks.take(header, &row, faults),
                 FileKind::Stores => stores::take(header, &row, &self.request, faults),
+                FileKind::Points => points::take(header, &row, faults),
             }),
             Err(stopped) => {
                 faults.push(stopped.fault);

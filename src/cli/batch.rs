@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use noshi_jobs::money::Currency;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -191,8 +190,11 @@ async fn submit(settings: &Settings, out: Out, args: BatchSubmit) -> anyhow::Res
     if args.kind == FileKind::Grants && gifts.names().next().is_none() {
         bail!("the configuration names no gift provider, so nothing can be offered; name it with --config FILE");
     }
-    if args.kind == FileKind::Stores && (args.mail || args.issue || args.campaign.is_some()) {
-        bail!("--campaign, --mail and --issue are for grants");
+    if args.kind == FileKind::Stores && args.campaign.is_some() {
+        bail!("--campaign is for grants and points");
+    }
+    if !args.kind.brings_gifts() && (args.mail || args.issue) {
+        bail!("--mail and --issue are for grants");
     }
     let submission = Submission {
         path: &args.file,
@@ -234,7 +236,8 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
     let submission = Submission {
         path: &file,
         held: None,
-        kind: if batch.kind == FileKind::Stores.name() { FileKind::Stores } else { FileKind::Grants },
+        kind: FileKind::from_name(&batch.kind)
+            .context("a newer version of noshi received this batch; approve it with that one")?,
         encoding: Encoding::from_name(&batch.encoding),
         campaign: None,
         mails: false,
@@ -250,9 +253,14 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
 }
 
 async fn cap(out: Out, args: BatchCap) -> anyhow::Result<()> {
-    if (args.kind == FileKind::Grants) != Currency::from_code(&args.currency).is_some() {
-        let known = Currency::ALL.map(Currency::code).join(" or ");
-        bail!("--currency is needed for grants ({known}), and only for them");
+    let units = args.kind.units();
+    if !units.contains(&args.currency.as_str()) {
+        match args.kind {
+            FileKind::Stores => bail!("--currency is not for stores"),
+            FileKind::Grants | FileKind::Points => {
+                bail!("--currency of {} is {}", args.kind.name(), units.join(" or "))
+            }
+        }
     }
     let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
     let cap = batches::Cap {

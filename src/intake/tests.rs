@@ -256,3 +256,34 @@ fn a_template_is_a_file_that_is_taken() {
     assert_eq!(taken(FileKind::Stores, Encoding::Utf8, FileKind::Stores.template().as_bytes()).len(), 1);
     assert_eq!(taken(FileKind::Grants, Encoding::Utf8, FileKind::Grants.template().as_bytes()).len(), 1);
 }
+
+#[test]
+fn a_file_of_points_is_read_and_its_faults_named() {
+    let text = "benefit,source,user_id,points,valid_days,area\nautumn,U-1,U-1,500,180,\nautumn,U-2,U-2,5,7,渋谷\n";
+    let rows = taken(FileKind::Points, Encoding::Utf8, text.as_bytes());
+    assert_eq!(rows.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(), ["autumn:U-1", "autumn:U-2"]);
+    let args: serde_json::Value = serde_json::from_str(&rows[1].args).unwrap();
+    assert_eq!(args["value"], serde_json::json!({"amount": 5, "currency": "PT"}));
+    // What is staged reads as the job's own arguments.
+    let job: noshi_jobs::point_grant::Args = serde_json::from_value(args).unwrap();
+    assert_eq!((job.points, job.valid_days, job.area.as_deref()), (5, 7, Some("渋谷")));
+    for (row, field, part) in [
+        ("autumn,U-1,U-1,0,180,", "points", "from 1 to"),
+        ("autumn,U-1,U-1,-5,180,", "points", "whole number"),
+        ("autumn,U-1,U-1,1.5,180,", "points", "whole number"),
+        ("autumn,U-1,U-1,99999999999999999999,180,", "points", "whole number"),
+        ("autumn,U-1,U-1,5,,", "valid_days", "must not be empty"),
+        ("autumn,U-1,U-1,5,x,", "valid_days", "whole number"),
+        ("a:b,U-1,U-1,5,7,", "benefit", "colon"),
+        ("autumn,taro@example.jp,U-1,5,7,", "source", "looks like an address"),
+    ] {
+        let bad = format!("benefit,source,user_id,points,valid_days,area\n{row}\n");
+        let checked = check(FileKind::Points, Encoding::Utf8, bad.as_bytes(), &gifts()).unwrap();
+        let told = checked.faults.iter().any(|f| f.field.as_deref() == Some(field) && f.sentence.contains(part));
+        assert!(told, "{row}: {:?}", checked.faults);
+    }
+    let twice = "benefit,source,user_id,points,valid_days\nautumn,U-1,U-1,5,7\nautumn,U-1,U-2,5,7\n";
+    let checked = check(FileKind::Points, Encoding::Utf8, twice.as_bytes(), &gifts()).unwrap();
+    assert!(checked.faults[0].sentence.contains("line 2 has the same id"), "{:?}", checked.faults);
+    assert_eq!(taken(FileKind::Points, Encoding::Utf8, FileKind::Points.template().as_bytes()).len(), 1);
+}

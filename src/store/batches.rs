@@ -5,6 +5,7 @@ use noshi_jobs::{
     bulk_grants::{Announce, Register},
     email,
     gift_issuance::{self, Sealed},
+    point_grant,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -310,10 +311,10 @@ pub async fn register(connection: &mut PgConnection, batch: i64) -> Result<Regis
     Ok(Register::Refused(Problem::from_code(&code).unwrap_or(Problem::BatchNotApproved), row.try_get("detail")?))
 }
 
-const NEXT_PAGE: &str = "select r.row_no, r.key, r.args, r.mailed, b.mails, b.issues, b.id from noshi.batch b
+const NEXT_PAGE: &str = "select b.kind = 'points' as of_points, r.row_no, r.key, r.args, r.mailed, b.mails, b.issues, b.id from noshi.batch b
 join noshi.batch_row r on r.batch = b.id and r.row_no > $2 where b.id = $1 order by r.row_no limit $3";
 
-/// The follow-up jobs of one page of rows: their mails, and their issuances where the batch says so.
+/// The follow-up jobs of one page of rows: their mails, and their issuances where the batch says so; or their points.
 pub async fn announce(connection: &mut PgConnection, batch: i64, after: i32) -> Result<Announce, sqlx::Error> {
     if batch_is_paused(connection, batch).await? {
         return Ok(Announce::Paused);
@@ -325,6 +326,11 @@ pub async fn announce(connection: &mut PgConnection, batch: i64, after: i32) -> 
     for row in &page {
         let row_no: i32 = row.try_get("row_no")?;
         last = Some(row_no);
+        if row.try_get("of_points")? {
+            let args: Json<point_grant::Args> = row.try_get("args")?;
+            requests.push((row_no, Request::PointGrant(args.0)));
+            continue;
+        }
         let args: Json<gift_issuance::Args> = row.try_get("args")?;
         if row.try_get("mails")? && row.try_get("mailed")? {
             requests.push((row_no, Request::Email(announcement(batch, row_no, &args))));

@@ -39,6 +39,17 @@ enum Kind {
     #[default]
     Grants,
     Stores,
+    Points,
+}
+
+impl Kind {
+    const fn file(self) -> FileKind {
+        match self {
+            Kind::Grants => FileKind::Grants,
+            Kind::Stores => FileKind::Stores,
+            Kind::Points => FileKind::Points,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
@@ -149,8 +160,11 @@ fn no_disk() -> Refusal {
 pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let options: Options = call.query()?;
     let vault = desk.vault()?;
-    if options.kind == Kind::Stores && (options.mail || options.issue || options.campaign.is_some()) {
-        return Err(Refusal::field("kind", "campaign, mail and issue are for grants."));
+    let kind = options.kind.file();
+    if (options.kind == Kind::Stores && options.campaign.is_some())
+        || (!kind.brings_gifts() && (options.mail || options.issue))
+    {
+        return Err(Refusal::field("kind", "mail and issue are for grants, and a campaign is for grants and points."));
     }
     let name = options.file.as_deref().unwrap_or("upload.csv");
     if name.is_empty() || name.len() > 200 || name.contains(['/', '\\']) || name.contains(char::is_control) {
@@ -171,7 +185,7 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let submission = Submission {
         path: Path::new(name),
         held: Some(&held),
-        kind: if options.kind == Kind::Stores { FileKind::Stores } else { FileKind::Grants },
+        kind,
         encoding: match options.encoding {
             Charset::Utf8 => Encoding::Utf8,
             Charset::ShiftJis => Encoding::ShiftJis,
@@ -242,7 +256,9 @@ pub async fn approve(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         let submission = Submission {
             path: Path::new(&batch.file),
             held: Some(&held),
-            kind: if batch.kind == FileKind::Stores.name() { FileKind::Stores } else { FileKind::Grants },
+            kind: FileKind::from_name(&batch.kind).ok_or_else(|| {
+                Refusal::conflict("A newer version received this batch. Nothing was approved; ask that one.")
+            })?,
             encoding: Encoding::from_name(&batch.encoding),
             campaign: None,
             mails: false,
