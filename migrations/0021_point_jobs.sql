@@ -2,18 +2,13 @@ set role noshi_owner;
 
 -- What the jobs of points do to the ledger. A worker names the job; what is booked, and for whom, is read from the job's own arguments,
 -- so that nobody who may run jobs can book what no job asks for. Each is booked once however often it is called.
-create function noshi.running_job(p_job bigint, p_kind text) returns jsonb language plpgsql
+create function noshi.running_job(p_job bigint, p_kind text) returns jsonb language sql
 set search_path = noshi, pg_temp
 as $$
-declare asked jsonb;
-begin
-    -- Held by the transaction: the job cannot end beside it.
-    select args into asked from job where id = p_job and kind = p_kind and status = 'running' for share;
-    if not found then
-        raise exception 'job % is no % that runs', p_job, p_kind using errcode = 'NS403';
-    end if;
-    return asked;
-end $$;
+    -- Held by the transaction: the job cannot end beside it. Null where it has ended: whoever asks then has lost its lease, and its settle
+    -- will be told so.
+    select args from job where id = $1 and kind = $2 and status = 'running' for share
+$$;
 
 -- A refusal's code, which is the name of a page of the runbook.
 create function noshi.point_refusal(p_outcome text) returns text language sql immutable
@@ -29,6 +24,9 @@ declare
     a jsonb := running_job(p_job, 'point_grant');
     now_at timestamptz := clock_timestamp();
 begin
+    if a is null then
+        return;
+    end if;
     if not exists (select from pg_timezone_names z where z.name = a ->> 'zone') and coalesce(a ->> 'zone', 'Asia/Tokyo') <> 'Asia/Tokyo' then
         return query select null::bigint, 'points_conflict', format('there is no time zone %s', a ->> 'zone');
         return;
@@ -43,6 +41,9 @@ set search_path = noshi, pg_temp
 as $$
 declare a jsonb := running_job(p_job, 'point_exchange');
 begin
+    if a is null then
+        return;
+    end if;
     -- The gift is ordered in this very transaction: one that is there before any points were used is not this exchange's.
     if exists (select from job g where g.kind = 'gift_issuance' and g.key = 'exchange/' || (a ->> 'exchange'))
        and not exists (select from point_entry e where e.key = 'use:' || (a ->> 'exchange')) then
@@ -77,6 +78,9 @@ declare
     a jsonb := running_job(p_job, 'point_withdrawal');
     booked record;
 begin
+    if a is null then
+        return null;
+    end if;
     select * into strict booked from book_withdrawal(clock_timestamp(), 'withdraw:' || (a ->> 'user'), a ->> 'user', p_job);
     return booked.entry;
 end $$;
@@ -89,33 +93,38 @@ declare
     a jsonb := running_job(p_job, 'point_expiry');
     due timestamptz;
 begin
+    if a is null then
+        return query select 0, 0::bigint, true;
+        return;
+    end if;
     begin
         due := (a ->> 'due')::timestamptz;
     exception when datetime_field_overflow or invalid_datetime_format or invalid_parameter_value then
         return;
     end;
-    return query select e.lots, e.points, e.more from book_expiries(due, p_lots) e;
+    return query select e.lots, e.points, e.more from book_expiries(due, p_lots, p_job) e;
 end $$;
 
--- A gift that points pay for is ordered by its exchange and by nobody else: its id would be taken, or its end would give points back.
-create function noshi.gift_of_exchange_guard() returns trigger language plpgsql security definer
+-- A gift that points pay for is ordered by its exchange, and points are asked back by that gift, and by nobody else: an id would be
+-- taken that they need, or points would come back that are not owed.
+create function noshi.exchange_guard() returns trigger language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 begin
     if not pg_has_role(session_user, 'noshi_worker', 'member') then
-        raise exception 'a gift''s id must not begin with exchange/: those are ordered by exchanges' using errcode = 'NS400',
-            hint = 'Enqueue a point_exchange, or name the grant otherwise.';
+        raise exception '% % belongs to an exchange of points, which asks for it by itself', new.kind, new.key using errcode = 'NS400',
+            hint = 'Enqueue a point_exchange; a grant''s own id must not begin with exchange/.';
     end if;
     return new;
 end $$;
-create trigger gift_of_exchange before insert on noshi.job for each row
-    when (new.kind = 'gift_issuance' and new.key like 'exchange/%') execute function noshi.gift_of_exchange_guard();
+create trigger of_exchange before insert on noshi.job for each row
+    when (new.kind = 'point_reversal' or (new.kind = 'gift_issuance' and new.key like 'exchange/%')) execute function noshi.exchange_guard();
 
 do $$
 declare f text;
 begin
     for f in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'noshi'::regnamespace
-        and p.proname in ('running_job', 'point_refusal', 'grant_points', 'use_points', 'return_points', 'withdraw_points', 'expire_points', 'gift_of_exchange_guard') loop
+        and p.proname in ('running_job', 'point_refusal', 'grant_points', 'use_points', 'return_points', 'withdraw_points', 'expire_points', 'exchange_guard') loop
         execute format('revoke all on function %s from public', f);
     end loop;
     foreach f in array array['grant_points(bigint)', 'use_points(bigint)', 'return_points(bigint)', 'withdraw_points(bigint)', 'expire_points(bigint, integer)'] loop

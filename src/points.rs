@@ -21,10 +21,10 @@ pub struct PointWorld {
 macro_rules! booked {
     ($world:expr, $operation:ident) => {
         Box::pin(async move {
-            crash_point(concat!(stringify!($operation), ".before"));
+            crash_point("points.before");
             let job = $world.job;
             let booked = $world.local.run(async |connection| point_jobs::$operation(connection, job).await).await;
-            crash_point(concat!(stringify!($operation), ".in_transaction"));
+            crash_point("points.in_transaction");
             booked
         })
     };

@@ -8,33 +8,27 @@ const LOTS: i32 = 1_000;
 
 type Booked = (Option<i64>, Option<String>, Option<String>);
 
-fn refusal((_, code, detail): Booked) -> (Problem, String) {
-    let why = code.as_deref().and_then(Problem::from_code).unwrap_or(Problem::PointsConflict);
-    (why, detail.unwrap_or_default())
+/// No row: the job is not this worker's any more, as its settle will find. Whatever is said then is not recorded.
+fn booked(row: Option<Booked>) -> Result<i64, (Problem, String)> {
+    match row.unwrap_or_default() {
+        (Some(entry), None, _) => Ok(entry),
+        (_, code, detail) => {
+            let why = code.as_deref().and_then(Problem::from_code).unwrap_or(Problem::PointsConflict);
+            Err((why, detail.unwrap_or_default()))
+        }
+    }
 }
 
 pub async fn grant(connection: &mut PgConnection, job: i64) -> Result<Booking, sqlx::Error> {
     const GRANT: &str = "select entry, code, detail from noshi.grant_points($1)";
-    let booked: Booked = sqlx::query_as(GRANT).bind(job).fetch_one(connection).await?;
-    Ok(match booked {
-        (Some(entry), None, _) => Booking::Booked(entry),
-        refused => {
-            let (why, detail) = refusal(refused);
-            Booking::Refused(why, detail)
-        }
-    })
+    let row = sqlx::query_as(GRANT).bind(job).fetch_optional(connection).await?;
+    Ok(booked(row).map_or_else(|(why, detail)| Booking::Refused(why, detail), Booking::Booked))
 }
 
 pub async fn use_points(connection: &mut PgConnection, job: i64) -> Result<Using, sqlx::Error> {
     const USE: &str = "select entry, code, detail from noshi.use_points($1)";
-    let booked: Booked = sqlx::query_as(USE).bind(job).fetch_one(connection).await?;
-    Ok(match booked {
-        (Some(entry), None, _) => Using::Used(entry),
-        refused => {
-            let (why, detail) = refusal(refused);
-            Using::Refused(why, detail)
-        }
-    })
+    let row = sqlx::query_as(USE).bind(job).fetch_optional(connection).await?;
+    Ok(booked(row).map_or_else(|(why, detail)| Using::Refused(why, detail), Using::Used))
 }
 
 pub async fn return_points(connection: &mut PgConnection, job: i64) -> Result<Returning, sqlx::Error> {
@@ -45,7 +39,8 @@ pub async fn return_points(connection: &mut PgConnection, job: i64) -> Result<Re
 
 pub async fn withdraw(connection: &mut PgConnection, job: i64) -> Result<i64, sqlx::Error> {
     const WITHDRAW: &str = "select noshi.withdraw_points($1)";
-    sqlx::query_scalar(WITHDRAW).bind(job).fetch_one(connection).await
+    let entry: Option<i64> = sqlx::query_scalar(WITHDRAW).bind(job).fetch_one(connection).await?;
+    Ok(entry.unwrap_or_default())
 }
 
 pub async fn expire_page(connection: &mut PgConnection, job: i64) -> Result<Page, sqlx::Error> {

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     options::Options,
-    tables::{self, Batch, BatchRow, GiftOutcome, GiftTrade, Job, JobEvent, Lane, Line, Store, Us, Worker},
+    tables::{
+        self, Batch, BatchRow, GiftOutcome, GiftTrade, Job, JobEvent, Lane, Line, PointAllocation, PointEntry,
+        PointLine, PointLot, Store, Us, Worker,
+    },
 };
 
 /// What the checker knows of the job that moves money.
@@ -25,6 +28,10 @@ pub struct History {
     pub batches: Vec<Batch>,
     pub batch_rows: Vec<BatchRow>,
     pub stores: Vec<Store>,
+    pub point_entries: Vec<PointEntry>,
+    pub point_lines: Vec<PointLine>,
+    pub point_lots: Vec<PointLot>,
+    pub point_allocations: Vec<PointAllocation>,
     pub lanes: HashMap<String, Lane>,
     pub workers: HashMap<i64, Worker>,
     pub ledger: Vec<Line>,
@@ -51,6 +58,10 @@ impl History {
             batches: tables::table(dump, "batch")?,
             batch_rows: tables::table(dump, "batch_row")?,
             stores: tables::table(dump, "store")?,
+            point_entries: tables::table(dump, "point_entry")?,
+            point_lines: tables::table(dump, "point_line")?,
+            point_lots: tables::table(dump, "point_lot")?,
+            point_allocations: tables::table(dump, "point_allocation")?,
             lanes: tables::table::<Lane>(dump, "lane")?.into_iter().map(|lane| (lane.name.clone(), lane)).collect(),
             workers: tables::table::<Worker>(dump, "worker")?.into_iter().map(|worker| (worker.id, worker)).collect(),
             ledger,

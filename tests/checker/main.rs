@@ -4,8 +4,8 @@
 //! fields and the names of gift issuance's states, and nothing else.
 //!
 //! `DIR` holds one JSON object a line per table, as `copy (select row_to_json(t) from noshi.job t) to …` writes it:
-//! `job.jsonl`, `job_event.jsonl`, `batch.jsonl`, `batch_row.jsonl`, `gift_trade.jsonl`, `gift_outcome.jsonl`, `store.jsonl`, `lane.jsonl`, `worker.jsonl`; take them in one
-//! snapshot, before the ledger. Anything else that lies there is searched for secrets too.
+//! `job.jsonl`, `job_event.jsonl`, `batch.jsonl`, `batch_row.jsonl`, `gift_trade.jsonl`, `gift_outcome.jsonl`, `store.jsonl`, `lane.jsonl`, `worker.jsonl`,
+//! `point_entry.jsonl`, `point_line.jsonl`, `point_lot.jsonl`, `point_allocation.jsonl`; take them in one snapshot, before the ledger. Anything else that lies there is searched for secrets too.
 //!
 //! Exit status: 0 no violation, 1 violations (one line each), 2 the input cannot be read.
 
@@ -16,6 +16,7 @@ mod history;
 mod journal;
 mod mails;
 mod options;
+mod points;
 mod rate;
 mod report;
 mod secrecy;
@@ -42,6 +43,7 @@ fn judge(options: &Options) -> Result<(Report, String), String> {
     mails::check(&history, &mut report);
     shops::check(&history, &mut report);
     batches::check(&history, &mut report);
+    points::check(&history, options.quiescent, &mut report);
     rate::check(&history, options, &mut report);
     secrecy::check(options, &mut report)?;
     report.sort();

@@ -21,9 +21,13 @@ pub const I20: &str = "I20";
 pub const M1: &str = "M1";
 pub const M2: &str = "M2";
 pub const M3: &str = "M3";
+pub const P1: &str = "P1";
+pub const P2: &str = "P2";
+pub const P3: &str = "P3";
 pub const R11: &str = "R11";
 
-pub const ALWAYS: &[&str] = &[I1, I1B, I2B, I3, I4, I5, I6, I7, I8, I9, I10, I11, I13, I14, I18, I20, R11, M1, M2, M3];
+pub const ALWAYS: &[&str] =
+    &[I1, I1B, I2B, I3, I4, I5, I6, I7, I8, I9, I10, I11, I13, I14, I18, I20, R11, M1, M2, M3, P1, P2, P3];
 pub const QUIESCENT: &[&str] = &[I2];
 pub const RETRY_AFTER: &[&str] = &[I5B];
 

@@ -99,6 +99,37 @@ pub struct Store {
 }
 
 #[derive(Debug, Deserialize)]
+pub struct PointEntry {
+    pub id: i64,
+    pub key: String,
+    pub user_id: String,
+    pub seq: i64,
+    pub balance: i64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct PointLine {
+    pub entry: i64,
+    pub side: String,
+    pub account: String,
+    pub amount: i64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct PointLot {
+    pub id: i64,
+    pub user_id: String,
+    pub amount: i64,
+    pub remaining: i64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct PointAllocation {
+    pub lot: i64,
+    pub amount: i64,
+}
+
+#[derive(Debug, Deserialize)]
 pub struct Lane {
     pub name: String,
     pub tokens: i64,

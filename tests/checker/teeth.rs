@@ -109,7 +109,7 @@ const TRADES: &[Spoilt] = &[
     spoilt("a second generation without a void", "I10", "grant G3", |run| remove(&mut run.outcomes, |row| row["outcome"] == "void")),
     spoilt("a second generation before the void", "I10", "grant G3", |run| first(&mut run.outcomes, &[("outcome", "void")])["happened_at"] = at(2_085)),
     spoilt("a generation was left out", "I10", "grant G3", |run| first(&mut run.trades, &[("id", "T3b")])["generation"] = 2.into()),
-    spoilt("a trade of another grant's job", "I10", "grant G1", |run| first(&mut run.trades, &[("id", "T4")])["grant_id"] = "G1".into()),
+    spoilt("a trade of another grant's job", "I10", "grant exchange/X1", |run| first(&mut run.trades, &[("id", "T4")])["grant_id"] = "exchange/X1".into()),
     spoilt("called void while the gift was live", "I10", "trade T3:", |run| first(&mut run.ledger, &[("event", "voided")])["us"] = us(2_075).into()),
     spoilt("a gift lands after its trade was called void", "I10", "trade T3:", |run| {
         run.issued(2_500, "T3", "C3x");
@@ -198,6 +198,21 @@ const RESTRAINT: &[Spoilt] = &[
 ];
 
 #[rustfmt::skip]
+const POINTS: &[Spoilt] = &[
+    spoilt("an entry does not balance", "P1", "entry 2 (use:X1)", |run| run.point_lines[3]["amount"] = 61.into()),
+    spoilt("an entry without lines", "P1", "entry 4 (reverse:X4)", |run| remove(&mut run.point_lines, |line| line["entry"] == 4)),
+    spoilt("a balance that is not the sum", "P1", "entry 3 (use:X4)", |run| run.point_entries[2]["balance"] = 5.into()),
+    spoilt("an entry is missing from a user's journal", "P1", "where 2 was due", |run| remove(&mut run.point_entries, |entry| entry["id"] == 2)),
+    spoilt("a lot gave more than it had", "P2", "lot 1 of user u1", |run| run.point_allocations[1]["amount"] = 41.into()),
+    spoilt("a lot remembers an allocation that is not there", "P2", "lot 1 of user u1", |run| remove(&mut run.point_allocations, |row| row["entry"] == 3)),
+    spoilt("a lot out of nowhere", "P2", "user u1 owns 40", |run| run.point_lots.push(json!({"id": 3, "user_id": "u1", "amount": 7, "remaining": 7}))),
+    spoilt("points used and no gift ordered", "P3", "exchange X1", |run| run.row(1)["key"] = "G1".into()),
+    spoilt("a gift ordered and no points used", "P3", "exchange X1", |run| run.point_entries[1]["key"] = "use:X9".into()),
+    spoilt("a refused gift and no points returned", "P3", "exchange X4", |run| run.point_entries[3]["key"] = "reverse:X9".into()),
+    spoilt("points returned beside a live gift", "P3", "exchange X1", |run| run.point_entries[3]["key"] = "reverse:X1".into()),
+];
+
+#[rustfmt::skip]
 const MAILS: &[Spoilt] = &[
     spoilt("a message went out three times", "M1", "job 20:", |run| run.mail(22_000, "20")),
     spoilt("a message of no job", "M2", "`77`", |run| run.mail(22_000, "77")),
@@ -208,14 +223,14 @@ const MAILS: &[Spoilt] = &[
 ];
 
 fn all() -> impl Iterator<Item = &'static Spoilt> {
-    [MONEY, SHOPS, TRADES, JOURNAL, RESTRAINT, MAILS].into_iter().flatten()
+    [MONEY, SHOPS, TRADES, JOURNAL, RESTRAINT, MAILS, POINTS].into_iter().flatten()
 }
 
 #[test]
 fn a_good_run_is_clean() {
     let (violations, summary) = good().judged();
     assert!(violations.is_empty(), "{violations:#?}");
-    assert_eq!(summary, "checked 22 invariants over 11 jobs, 79 events, 54 ledger lines: 0 violations");
+    assert_eq!(summary, "checked 25 invariants over 11 jobs, 79 events, 54 ledger lines: 0 violations");
 }
 
 #[test]
@@ -280,7 +295,7 @@ fn a_dump_older_than_the_ledger_is_fair_while_the_fleet_runs() {
     run.args.retain(|arg| arg != "--quiescent");
     let (violations, summary) = run.judged();
     assert!(violations.is_empty(), "{violations:#?}");
-    assert!(summary.starts_with("checked 21 invariants"), "{summary}");
+    assert!(summary.starts_with("checked 24 invariants"), "{summary}");
     // But a second gift is one too many, whenever it comes.
     run.issued(90_002, "T-newer-than-the-dump", "C9x");
     assert_eq!(run.judged().0.len(), 1);

@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use sqlx::{Connection, postgres::PgConnection};
 
 /// What the checker judges, and two more that must not hold a secret either.
-const TABLES: [(&str, &str); 11] = [
+const TABLES: [(&str, &str); 15] = [
     ("job", "select row_to_json(t)::text from noshi.job t"),
     ("job_event", "select row_to_json(t)::text from noshi.job_event t"),
     ("batch", "select row_to_json(t)::text from noshi.batch t"),
@@ -22,6 +22,10 @@ const TABLES: [(&str, &str); 11] = [
     ("lane", "select row_to_json(t)::text from noshi.lane t"),
     ("worker", "select row_to_json(t)::text from noshi.worker t"),
     ("sealed", "select row_to_json(t)::text from noshi_sealed.sealed t"),
+    ("point_entry", "select row_to_json(t)::text from noshi.point_entry t"),
+    ("point_line", "select row_to_json(t)::text from noshi.point_line t"),
+    ("point_lot", "select row_to_json(t)::text from noshi.point_lot t"),
+    ("point_allocation", "select row_to_json(t)::text from noshi.point_allocation t"),
     ("probe_note", "select row_to_json(t)::text from noshi.probe_note t"),
 ];
 

@@ -13,6 +13,7 @@ mod lanes;
 mod mails;
 mod metrics;
 mod operators;
+mod point_jobs;
 mod practice;
 mod private_postgres;
 mod processes;

@@ -37,12 +37,37 @@ pub fn good() -> Run {
     mailed(&mut run);
     store(&mut run);
     taken_back(&mut run);
+    points(&mut run);
     run
+}
+
+/// Two exchanges of one user: job 1 issued the gift of one, job 4 was refused that of the other, whose points came back.
+fn points(run: &mut Run) {
+    let entries = [
+        ("acquire:b:1", 100, "points_granted"),
+        ("use:X1", -60, "points_used"),
+        ("use:X4", -40, "points_used"),
+        ("reverse:X4", 40, "points_used"),
+    ];
+    let mut balance = 0_i64;
+    for (at, (key, amount, against)) in entries.into_iter().enumerate() {
+        let (id, amount): (usize, i64) = (at + 1, amount);
+        balance += amount;
+        run.point_entries.push(json!({"id": id, "key": key, "user_id": "u1", "seq": id, "balance": balance}));
+        let sides = if amount > 0 { ("C", "D") } else { ("D", "C") };
+        for (account, side) in [("user_points", sides.0), (against, sides.1)] {
+            run.point_lines.push(json!({"entry": id, "account": account, "side": side, "amount": amount.abs()}));
+        }
+    }
+    run.point_lots.push(json!({"id": 1, "user_id": "u1", "amount": 100, "remaining": 0}));
+    run.point_lots.push(json!({"id": 2, "user_id": "u1", "amount": 40, "remaining": 40}));
+    run.point_allocations.push(json!({"lot": 1, "entry": 2, "amount": 60}));
+    run.point_allocations.push(json!({"lot": 1, "entry": 3, "amount": 40}));
 }
 
 /// Job 1: routing, issuing, issued.
 fn straight(run: &mut Run) {
-    run.job(1, "gift_issuance", "G1", 500);
+    run.job(1, "gift_issuance", "exchange/X1", 500);
     run.claim(10, 1, LIVING);
     run.trade(12, 1, "T1", 0, "amazon_incentives");
     run.settle(13, 1, "issuing", "started", AVAILABLE);
@@ -114,7 +139,7 @@ fn reissued(run: &mut Run) {
 
 /// Job 4: refused, so it fails and nothing moved.
 fn refused(run: &mut Run) {
-    run.job(4, "gift_issuance", "G4", 70);
+    run.job(4, "gift_issuance", "exchange/X4", 70);
     run.claim(3_000, 4, LIVING);
     run.trade(3_002, 4, "T4", 0, "tango_card");
     run.settle(3_003, 4, "issuing", "started", AVAILABLE);

@@ -23,8 +23,22 @@ fn changed(run: &Run, file: &str, change: impl Fn(String) -> Option<String>) -> 
 #[test]
 fn what_cannot_be_read_is_not_clean() {
     let run = good();
-    for file in ["job", "job_event", "batch", "batch_row", "store", "gift_trade", "gift_outcome", "lane", "worker"]
-        .map(|t| format!("dump/{t}.jsonl"))
+    for file in [
+        "job",
+        "job_event",
+        "batch",
+        "batch_row",
+        "store",
+        "gift_trade",
+        "gift_outcome",
+        "lane",
+        "worker",
+        "point_entry",
+        "point_line",
+        "point_lot",
+        "point_allocation",
+    ]
+    .map(|t| format!("dump/{t}.jsonl"))
     {
         let why = changed(&run, &file, |_| None).expect_err("a missing table");
         assert!(why.contains(&file), "{why}");

@@ -1,0 +1,274 @@
+//! The jobs of points, with real workers and gift providers: granted, exchanged, given back, expired and withdrawn.
+
+use std::time::Duration;
+
+use noshi::simulator::{Command, Fault, Op, Provider};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::{
+    dump::{check, dump},
+    fleet::{Fleet, LIMIT, Terms, fleet},
+    processes::count,
+    support::{database, turn},
+};
+
+const REST: Duration = Duration::from_secs(60);
+
+/// Enqueues a job as a producer does.
+pub async fn enqueue(pool: &PgPool, kind: &str, key: &str, args: Value) -> i64 {
+    sqlx::query_scalar("select noshi.enqueue($1, $2, $3)")
+        .bind(kind)
+        .bind(key)
+        .bind(args)
+        .fetch_one(pool)
+        .await
+        .unwrap_or_else(|error| panic!("{kind} {key}: {error}"))
+}
+
+pub async fn grant(pool: &PgPool, source: &str, user: &str, points: i64) -> i64 {
+    let args = json!({"benefit": "test", "source": source, "user": user, "points": points, "valid_days": 180});
+    enqueue(pool, "point_grant", &format!("test:{source}"), args).await
+}
+
+pub async fn exchange(pool: &PgPool, id: &str, user: &str, points: i64, value: i64) -> i64 {
+    let args = json!({"exchange": id, "user": user, "points": points, "category": "amazon", "value": {"amount": value, "currency": "JPY"}});
+    enqueue(pool, "point_exchange", id, args).await
+}
+
+pub async fn balance(pool: &PgPool, user: &str) -> i64 {
+    sqlx::query_scalar("select noshi.point_balance($1)").bind(user).fetch_one(pool).await.expect("a balance")
+}
+
+/// Status, place and code of a job.
+async fn stands(pool: &PgPool, kind: &str, key: &str) -> (String, String, Option<String>) {
+    sqlx::query_as("select status::text, at, code from noshi.job where kind = $1 and key = $2")
+        .bind(kind)
+        .bind(key)
+        .fetch_one(pool)
+        .await
+        .unwrap_or_else(|error| panic!("{kind} {key}: {error}"))
+}
+
+async fn entries(pool: &PgPool, user: &str) -> Vec<(String, i64, i64)> {
+    sqlx::query_as("select kind, amount, balance from noshi.point_entry where user_id = $1 order by seq")
+        .bind(user)
+        .fetch_all(pool)
+        .await
+        .expect("the entries")
+}
+
+fn done(at: &str) -> (String, String, Option<String>) {
+    ("completed".to_owned(), at.to_owned(), None)
+}
+
+fn failed(code: &str) -> (String, String, Option<String>) {
+    ("failed".to_owned(), "refused".to_owned(), Some(code.to_owned()))
+}
+
+/// The books add up, by their own word and by the independent checker's.
+pub async fn audited(fleet: &Fleet) {
+    let faults: Vec<String> = sqlx::query_scalar("select v::text from noshi.verify_points() v")
+        .fetch_all(&fleet.pool)
+        .await
+        .expect("the books verified");
+    assert!(faults.is_empty(), "{faults:#?}");
+    let rows = fleet.dir.path().join("dump");
+    dump(&fleet.url, &rows).await;
+    let limit = format!("amazon_incentives={LIMIT}");
+    check(&fleet.ledger(), &rows, &["--quiescent", "--limit", &limit]).unwrap_or_else(|said| panic!("{said}"));
+}
+
+fn refuses(fleet: &Fleet, exchange: &str, fault: Fault) {
+    let trade = Some(noshi::clients::trade_id("Noshi", &format!("exchange/{exchange}"), 0));
+    let provider = Provider::AmazonIncentives.into();
+    let script = Command::Script { provider, op: Some(Op::Issue.into()), trade, fault, times: 1, seconds: Some(1) };
+    fleet.control().apply(script).expect("a scripted fault");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_become_gifts_or_come_back() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    grant(pool, "s1", "u1", 1_000).await;
+    let worker = fleet.worker("w", &[], &[]);
+    fleet.at_rest(REST).await.expect("granted points");
+    assert_eq!(stands(pool, "point_grant", "test:s1").await, done("granted"));
+    assert_eq!(balance(pool, "u1").await, 1_000);
+
+    // One is issued, one is answered late, one is refused by the provider, and one is more than there is.
+    refuses(&fleet, "lost", Fault::EffectThenReset);
+    exchange(pool, "plain", "u1", 100, 100).await;
+    exchange(pool, "lost", "u1", 200, 200).await;
+    exchange(pool, "refused", "u1", 300, 5_000_000).await;
+    fleet.at_rest(REST).await.expect("exchanged points");
+    exchange(pool, "poor", "u1", 701, 700).await;
+    fleet.at_rest(REST).await.expect("an exchange without enough points");
+    for (id, status) in [("plain", "completed"), ("lost", "completed"), ("refused", "failed")] {
+        assert_eq!(stands(pool, "point_exchange", id).await, done("ordered"), "{id}");
+        assert_eq!(stands(pool, "gift_issuance", &format!("exchange/{id}")).await.0, status, "{id}");
+    }
+    assert_eq!(stands(pool, "point_exchange", "poor").await, failed("points_insufficient"));
+    assert_eq!(stands(pool, "point_reversal", "refused").await, done("returned"));
+    assert_eq!((balance(pool, "u1").await, count(&fleet, "issued")), (700, 2));
+
+    // What came back keeps its expiry.
+    let expiries: i64 =
+        sqlx::query_scalar("select count(distinct expires_at) from noshi.point_lot where user_id = 'u1'")
+            .fetch_one(pool)
+            .await
+            .expect("the lots");
+    assert_eq!(expiries, 1);
+    audited(&fleet).await;
+
+    // The user leaves, and nothing can be granted or exchanged after that.
+    enqueue(pool, "point_withdrawal", "u1", json!({"user": "u1"})).await;
+    fleet.at_rest(REST).await.expect("a withdrawal");
+    grant(pool, "s2", "u1", 5).await;
+    exchange(pool, "late", "u1", 1, 100).await;
+    fleet.at_rest(REST).await.expect("refusals");
+    assert_eq!(stands(pool, "point_withdrawal", "u1").await, done("withdrawn"));
+    assert_eq!(stands(pool, "point_grant", "test:s2").await, failed("user_withdrawn"));
+    assert_eq!(stands(pool, "point_exchange", "late").await, failed("user_withdrawn"));
+    assert_eq!(entries(pool, "u1").await.last(), Some(&("withdraw".to_owned(), -700, 0)));
+    audited(&fleet).await;
+    assert!(worker.stop().await.success());
+}
+
+/// A gift in doubt keeps its points used; when a person proves it void, they come back at once; an issued one that is taken back
+/// returns them too.
+#[tokio::test(flavor = "multi_thread")]
+async fn doubt_keeps_points_used_and_proof_returns_them() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    grant(pool, "s1", "u1", 1_000).await;
+    let args = json!({"exchange": "doubt", "user": "u1", "points": 400, "category": "digital", "value": {"amount": 400, "currency": "JPY"}});
+    let worker = fleet.worker("w", &[], &[]);
+    fleet.at_rest(REST).await.expect("granted points");
+    // This provider can only be asked, and never got the call.
+    let trade = Some(noshi::clients::trade_id("G", "exchange/doubt", 0));
+    let provider = Provider::GiftOnDemand.into();
+    let fault = Fault::ResetBeforeEffect;
+    let script = Command::Script { provider, op: Some(Op::Issue.into()), trade, fault, times: 1, seconds: Some(1) };
+    fleet.control().apply(script).expect("a scripted fault");
+    enqueue(pool, "point_exchange", "doubt", args).await;
+    exchange(pool, "issued", "u1", 100, 100).await;
+    fleet.at_rest(REST).await.expect("a doubt");
+    let gift = stands(pool, "gift_issuance", "exchange/doubt").await;
+    assert_eq!((gift.0.as_str(), gift.2.as_deref()), ("needs_operator", Some("not_found_in_doubt")));
+    assert_eq!(balance(pool, "u1").await, 500);
+    audited(&fleet).await;
+
+    // Somebody who asks for the points meanwhile is refused, in a way that a person sees.
+    enqueue(pool, "point_reversal", "issued", json!({"exchange": "issued", "grace_days": 0})).await;
+    fleet.at_rest(REST).await.expect("a refused reversal");
+    let refused = stands(pool, "point_reversal", "issued").await;
+    assert_eq!((refused.0.as_str(), refused.2.as_deref()), ("needs_operator", Some("reversal_refused")));
+
+    for (key, act) in [("exchange/doubt", "attest_void"), ("exchange/issued", "cancel")] {
+        let asked = "select noshi.ask(id, step, $2, 'the provider confirms it') from noshi.job where kind = 'gift_issuance' and key = $1";
+        sqlx::query(asked).bind(key).bind(act).execute(pool).await.expect("an act");
+    }
+    fleet.at_rest(REST).await.expect("returned points");
+    for key in ["exchange/doubt", "exchange/issued"] {
+        let gift = stands(pool, "gift_issuance", key).await;
+        assert_eq!(
+            (gift.0.as_str(), gift.1.as_str(), gift.2.as_deref()),
+            ("failed", "rejected", Some("gift_void")),
+            "{key}"
+        );
+    }
+    assert_eq!(stands(pool, "point_reversal", "doubt").await, done("returned"));
+    // What the gift asks for is there already, and parked: it may go on now.
+    let retry = "select noshi.ask(id, step, 'retry', 'the gift was taken back') from noshi.job where kind = 'point_reversal' and key = 'issued' and status = 'needs_operator'";
+    sqlx::query(retry).execute(pool).await.expect("an act");
+    fleet.at_rest(REST).await.expect("all returned");
+    assert_eq!(stands(pool, "point_reversal", "issued").await, done("returned"));
+    assert_eq!(balance(pool, "u1").await, 1_000);
+    audited(&fleet).await;
+    assert!(worker.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_expiry_closes_what_is_due() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    // Lots of yesterday, as the ledger books them.
+    let old = "select noshi.book_grant(clock_timestamp() - interval '10 days', 'acquire:old:' || n, 'u' || n % 7, 5, 'old', n::text,
+        clock_timestamp() - interval '1 day' - n * interval '1 second', null, null) from generate_series(1, 2500) n";
+    sqlx::query(old).execute(pool).await.expect("old lots");
+    grant(pool, "new", "u1", 50).await;
+    for due in ["2999-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2026-13-45T00:00:00Z"] {
+        enqueue(pool, "point_expiry", due, json!({"due": due})).await;
+    }
+    let workers = [fleet.worker("a", &[], &[]), fleet.worker("b", &[], &[])];
+    fleet.at_rest(REST).await.expect("expired lots");
+    assert_eq!(stands(pool, "point_expiry", "2999-01-01T00:00:00Z").await, done("expired"));
+    assert_eq!(stands(pool, "point_expiry", "2026-01-01T00:00:00Z").await, done("expired"));
+    assert_eq!(stands(pool, "point_expiry", "2026-13-45T00:00:00Z").await, failed("bad_args"));
+    let expired: (i64, i64) =
+        sqlx::query_as("select count(*), -sum(amount)::bigint from noshi.point_entry where kind = 'expire'")
+            .fetch_one(pool)
+            .await
+            .expect("the expiries");
+    assert_eq!(expired, (2_500, 12_500));
+    // What the job says it did, beside what the grant's own turn booked.
+    let said: i64 =
+        sqlx::query_scalar("select (state ->> 'lots')::bigint from noshi.job where key = '2999-01-01T00:00:00Z'")
+            .fetch_one(pool)
+            .await
+            .expect("what it closed");
+    let of_u1: i64 =
+        sqlx::query_scalar("select count(*) from noshi.point_entry where kind = 'expire' and user_id = 'u1'")
+            .fetch_one(pool)
+            .await
+            .expect("the expiries of one user");
+    assert!(said == 2_500 || said == 2_500 - of_u1, "{said} of 2,500");
+    assert_eq!((balance(pool, "u1").await, balance(pool, "u2").await), (50, 0));
+    audited(&fleet).await;
+    for worker in workers {
+        assert!(worker.stop().await.success());
+    }
+}
+
+/// Nobody but an exchange orders an exchange's gift, and nobody who may run jobs books what no running job asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_booked_for_running_jobs_alone() {
+    let db = database().await;
+    let pool = &db.pool;
+    sqlx::query("create role outsider login in role noshi_producer").execute(pool).await.expect("a producer");
+    let mut producer = pool.acquire().await.expect("a connection");
+    sqlx::query("set session authorization outsider").execute(&mut *producer).await.expect("its login");
+    let gift = json!({"grant": "exchange/x", "user": "u", "category": "amazon", "value": {"amount": 1, "currency": "JPY"},
+        "paid_by": {"exchange": "x"}});
+    for (kind, key, args) in
+        [("gift_issuance", "exchange/x", gift), ("point_reversal", "x", json!({"exchange": "x", "grace_days": 0}))]
+    {
+        let asked = sqlx::query("select noshi.enqueue($1, $2, $3)").bind(kind).bind(key).bind(args);
+        let refused = asked.execute(&mut *producer).await.expect_err("what nobody paid for");
+        assert!(refused.to_string().contains("belongs to an exchange of points"), "{refused}");
+    }
+    sqlx::query("reset session authorization").execute(&mut *producer).await.expect("the owner again");
+
+    // A worker's login may call the functions, and gets nothing for jobs that do not run, or are of another kind.
+    let job = grant(pool, "s1", "u1", 1_000).await;
+    sqlx::query("set role noshi_worker").execute(&mut *producer).await.expect("a worker's rights");
+    for call in ["select from noshi.grant_points($1)", "select from noshi.use_points($1)"] {
+        let rows = sqlx::query(call).bind(job).fetch_all(&mut *producer).await.expect("no row");
+        assert!(rows.is_empty(), "{call}");
+    }
+    for call in ["select noshi.return_points($1)", "select noshi.withdraw_points($1)"] {
+        let entry: Option<i64> = sqlx::query_scalar(call).bind(job).fetch_one(&mut *producer).await.expect("nothing");
+        assert_eq!(entry, None, "{call}");
+    }
+    let inner = "select noshi.book_grant(clock_timestamp(), 'k', 'u', 1, 'b', 's', clock_timestamp() + interval '1 day', null, null)";
+    let refused = sqlx::query(inner).execute(&mut *producer).await.expect_err("the ledger's own function");
+    assert!(refused.to_string().contains("permission denied"), "{refused}");
+    sqlx::query("reset role").execute(&mut *producer).await.expect("the owner again");
+    let booked: i64 =
+        sqlx::query_scalar("select count(*) from noshi.point_entry").fetch_one(pool).await.expect("the journal");
+    assert_eq!(booked, 0);
+}
