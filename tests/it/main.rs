@@ -1,8 +1,10 @@
 mod acts;
+mod alerts;
 mod api;
 mod audit;
 mod batches;
 mod crash;
+mod debian;
 mod demo;
 mod doctor;
 mod dump;

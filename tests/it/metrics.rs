@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{File, Permissions},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    fs::File,
     process::Command,
     time::Duration,
 };
@@ -22,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    debian::program,
     engine::probe,
     fleet::{self, Process, Terms, fleet},
     processes::{ledger, until},
@@ -179,33 +178,10 @@ async fn the_first_jobs_are_counted() {
     assert_eq!(completed, 20.0);
 }
 
-/// promtool as installed, or unpacked from Debian's package and kept beside the build.
-async fn promtool() -> Result<PathBuf, String> {
-    let works =
-        |program: &Path| Command::new(program).arg("--version").output().is_ok_and(|said| said.status.success());
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("promtool");
-    for program in [Path::new("promtool"), &kept] {
-        if works(program) {
-            return Ok(program.to_owned());
-        }
-    }
-    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
-    let script = "apt-get -q download prometheus && dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool \"$0\"";
-    let mut unpack = tokio::process::Command::new("sh");
-    let unpack = unpack.args(["-c", script]).arg(&kept).current_dir(&folder).kill_on_drop(true).output();
-    match tokio::time::timeout(Duration::from_secs(20), unpack).await {
-        Err(_) => return Err("Debian's package was not fetched within 20 s".to_owned()),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Ok(Ok(said)) if !said.status.success() => return Err(String::from_utf8_lossy(&said.stderr).into_owned()),
-        Ok(Ok(_)) => {}
-    }
-    if works(&kept) { Ok(kept) } else { Err(format!("{} does not run", kept.display())) }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_has_nothing_to_say() {
     let fleet = fleet(Terms::default()).await;
-    let promtool = match promtool().await {
+    let promtool = match program("promtool").await {
         Ok(promtool) => promtool,
         Err(why) => return eprintln!("SKIPPED: there is no promtool: {why}"),
     };
