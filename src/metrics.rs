@@ -4,7 +4,8 @@ mod catalogue;
 
 use std::{
     net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
@@ -121,24 +122,33 @@ pub fn time_call(provider: &'static str, took: Duration) {
     metrics::histogram!("noshi_provider_request_seconds", "provider" => provider).record(took);
 }
 
+/// When the figures were taken, as far as this process knows. It grows old also where the database does not answer.
+type Taken = Arc<Mutex<Option<Instant>>>;
+
 /// Shows what the fleet has counted last.
-async fn refresh(pool: &PgPool) -> Result<(), sqlx::Error> {
+async fn refresh(pool: &PgPool, taken: &Taken) -> Result<(), sqlx::Error> {
     let (figures, age, clock) = store::numbers::read(pool).await?;
     let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     metrics::gauge!("noshi_clock_ahead_seconds").set(clock - ours);
-    metrics::gauge!("noshi_figures_age_seconds").set(age.as_secs_f64());
+    *taken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_sub(age);
     for store::numbers::Figure { name, labels, value } in figures {
         if name == "noshi_lane_open" && labels.iter().any(|(_, lane)| !lane.is_empty()) {
             metrics::counter!("noshi_lane_tokens_forfeited_total", &labels).absolute(0);
         }
         metrics::gauge!(name, &labels).set(value);
     }
-    for (state, connections) in
-        [("idle", pool.num_idle()), ("used", (pool.size() as usize).saturating_sub(pool.num_idle()))]
-    {
+    Ok(())
+}
+
+/// What a scrape has to show even if the database does not answer.
+fn show_own(pool: &PgPool, taken: &Taken) {
+    if let Some(taken) = *taken.lock().unwrap_or_else(PoisonError::into_inner) {
+        metrics::gauge!("noshi_figures_age_seconds").set(taken.elapsed().as_secs_f64());
+    }
+    let idle = pool.num_idle();
+    for (state, connections) in [("idle", idle), ("used", (pool.size() as usize).saturating_sub(idle))] {
         metrics::gauge!("noshi_pool_connections", "state" => state).set(connections as f64);
     }
-    Ok(())
 }
 
 /// Serves `/metrics`; what is shown of the fleet is at most 10 s older than its figures. `own` sets what this process knows of itself. Returns the address it listens on.
@@ -152,8 +162,11 @@ pub async fn serve(
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for /metrics"))?;
     let address = listener.local_addr()?;
     let process = metrics_process::Collector::default();
+    let (taken, shown) = (Taken::default(), pool.clone());
+    let known = Arc::clone(&taken);
     let render = async move |State(handle): State<PrometheusHandle>| {
         own();
+        show_own(&shown, &known);
         process.collect();
         handle.render()
     };
@@ -162,7 +175,7 @@ pub async fn serve(
     tokio::spawn(async move {
         loop {
             upkeep.run_upkeep();
-            if let Err(error) = refresh(&pool).await {
+            if let Err(error) = refresh(&pool, &taken).await {
                 tracing::warn!(%error, "the database did not answer for the metrics");
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;

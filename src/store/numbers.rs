@@ -127,6 +127,7 @@ async fn lanes(connection: &mut PgConnection, figures: &mut Vec<Figure>) -> Resu
 const OLDEST: &str = "with now as (
     select min(x)::text::xid8 as oldest from (
         select backend_xmin::text::bigint as x from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid()
+        union all select backend_xid::text::bigint from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
         union all select transaction::text::bigint from pg_prepared_xacts
         union all select xmin::text::bigint from pg_replication_slots where xmin is not null) h)
 update noshi.figures_taken t set oldest = now.oldest, oldest_at = case when t.oldest = now.oldest then t.oldest_at when now.oldest is not null then clock_timestamp() end

@@ -43,6 +43,7 @@ pub struct Alert {
     expr: String,
     summary: String,
     description: String,
+    #[expect(dead_code)]
     pub datadog: String,
     fires: Case,
     silent: Vec<Case>,
@@ -149,7 +150,8 @@ fn group(name: &str, series: &Series) -> String {
 fn expects(alert: &Alert, at: u32, fires: Option<&BTreeMap<String, String>>) -> String {
     let head = format!("      - eval_time: {at}m\n        alertname: {}\n", alert.name);
     let Some(labels) = fires else { return head + "        exp_alerts: []\n" };
-    let mut expects = head + &format!("        exp_alerts:\n        - exp_labels:\n            severity: {}\n", alert.severity);
+    let mut expects =
+        head + &format!("        exp_alerts:\n        - exp_labels:\n            severity: {}\n", alert.severity);
     for (name, value) in labels {
         expects += &format!("            {name}: {}\n", quoted(value));
     }
@@ -224,7 +226,8 @@ pub fn unknown(expr: &str) -> Vec<String> {
         if name.ends_with("_bucket") {
             known.insert("le");
         }
-        let own = |label: &&String| metric.labels.contains(&label.as_str()) || ["instance", "job"].contains(&label.as_str());
+        let own =
+            |label: &&String| metric.labels.contains(&label.as_str()) || ["instance", "job"].contains(&label.as_str());
         unknown.extend(labels.iter().filter(|label| !own(label)).map(|label| format!("{name}: {label}")));
     }
     let grouping = Regex::new(r"\b(?:by|on|without|ignoring) \(([^)]*)\)").unwrap();

@@ -25,6 +25,7 @@ mod redrive;
 mod rights;
 mod roles;
 mod rules;
+mod runbook;
 mod secrets;
 mod settle;
 mod smtp;
