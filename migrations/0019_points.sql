@@ -256,7 +256,7 @@ begin
     end if;
 end $$;
 
-create function noshi.point_digest(variadic p_content text[]) returns bytea language sql immutable
+create function noshi.point_digest(p_content text[]) returns bytea language sql immutable
 set search_path = noshi, pg_temp
 as $$ select sha256(convert_to(to_jsonb($1)::text, 'UTF8')) $$;
 
@@ -335,7 +335,7 @@ begin
         select u.user_id, e.seq, e.balance from (select distinct user_id from due) u
         cross join lateral (
             select e.seq, e.balance from point_entry e where e.user_id = u.user_id order by e.seq desc limit 1) e)
-    select array_agg(row(d.entry_id, 'expire:' || d.id, point_digest('expire', d.id::text), 'expire', d.user_id,
+    select array_agg(row(d.entry_id, 'expire:' || d.id, point_digest(array['expire', d.id::text]), 'expire', d.user_id,
                          l.seq + d.nth, d.expires_at, null, -d.remaining, l.balance - d.so_far, null, null, null, p_job)::point_entry
                      order by d.entry_id),
            array_agg(row(d.id, d.entry_id, d.remaining)::point_allocation order by d.entry_id),
@@ -385,7 +385,7 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
 as $$
 #variable_conflict use_column
 declare
-    digest constant bytea := point_digest('grant', p_user, p_amount::text, p_benefit, p_source, extract(epoch from p_expires_at)::text, p_area);
+    digest constant bytea := point_digest(array['grant', p_user, p_amount::text, p_benefit, p_source, extract(epoch from p_expires_at)::text, p_area]);
     content constant jsonb := jsonb_build_object('kind', 'grant', 'user', p_user, 'amount', p_amount, 'benefit', p_benefit,
         'source', p_source, 'expires_at', p_expires_at, 'area', p_area);
     turn record;
@@ -451,7 +451,7 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
 as $$
 #variable_conflict use_column
 declare
-    digest constant bytea := point_digest('use', p_user, p_amount::text, p_area);
+    digest constant bytea := point_digest(array['use', p_user, p_amount::text, p_area]);
     content constant jsonb := jsonb_build_object('kind', 'use', 'user', p_user, 'amount', p_amount, 'area', p_area);
     turn record;
     lot record;
@@ -521,7 +521,7 @@ begin
     select array_agg(row(l.id, e.id, l.remaining)::point_allocation order by l.id) into allocations
     from point_lot l where l.user_id = p_user and l.open;
     e.key := p_key;
-    e.digest := point_digest('withdraw', p_user);
+    e.digest := point_digest(array['withdraw', p_user]);
     e.kind := 'withdraw';
     e.user_id := p_user;
     e.seq := p_seq + 1;
@@ -543,7 +543,7 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
 as $$
 #variable_conflict use_column
 declare
-    digest constant bytea := point_digest('reverse', p_use_key, encode(interval_send(p_grace), 'hex'));
+    digest constant bytea := point_digest(array['reverse', p_use_key, encode(interval_send(p_grace), 'hex')]);
     content constant jsonb := jsonb_build_object('kind', 'reverse', 'use', p_use_key);
     used point_entry;
     turn record;
@@ -602,7 +602,7 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
 as $$
 #variable_conflict use_column
 declare
-    digest constant bytea := point_digest('withdraw', p_user);
+    digest constant bytea := point_digest(array['withdraw', p_user]);
     content constant jsonb := jsonb_build_object('kind', 'withdraw', 'user', p_user);
     turn record;
 begin
