@@ -5,6 +5,7 @@
 //! ledger of its own. `NOSHI_CRASH_PAIRS=1` also kills the worker that takes over, at each of its points; `NOSHI_CRASH_SCENES=NAME` plays only
 //! the scenes whose names begin so.
 
+mod exchanges;
 mod points;
 mod scene;
 mod stores;
@@ -226,6 +227,7 @@ async fn judge(case: &Case<'_>, fleet: &Fleet, deaths: usize) -> Result<(), Stri
         .map_err(|error| error.to_string())??;
     match case.scene.cast {
         Cast::Stores => stores::ends(&fleet.pool).await,
+        Cast::Points(gift) => exchanges::ends(&fleet.pool, gift, deaths).await,
         Cast::Gifts(_) | Cast::Prepared(_) | Cast::Probes | Cast::Mails(_) | Cast::Batch(_) => {
             ends(&fleet.pool, case.provider, case.scene, deaths).await
         }
@@ -266,7 +268,10 @@ async fn a_sigkill_at_any_point_breaks_no_rule() {
     };
     let scenes = || SCENES.iter().flat_map(|scene| (0..3).map(move |provider| (scene, provider)));
     let alone = [(&UNWINDING, 0), (&MAILING, 0), (&STORES, 0), (&STORES_EVERYWHERE, 0)];
-    let others = (0..3).map(|provider| (&IN_FLIGHT, provider)).chain(alone);
+    let others = (0..3)
+        .map(|provider| (&IN_FLIGHT, provider))
+        .chain(alone)
+        .chain(exchanges::EXCHANGES.iter().map(|scene| (scene, 0)));
     let only = std::env::var("NOSHI_CRASH_SCENES").ok();
     let wanted = |scene: &Scene| only.as_deref().is_none_or(|only| scene.name.starts_with(only));
     let played = scenes().chain(others).filter(|(scene, _)| wanted(scene));

@@ -11,7 +11,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use tempfile::TempDir;
 
-use super::points::Choose;
+use super::{exchanges::Gift, points::Choose};
 use crate::{
     batches::released,
     engine::probe,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Above what any of the simulated providers sells, and within what the settings say that they do.
-const TOO_MUCH: i64 = 5_000_000;
+pub const TOO_MUCH: i64 = 5_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cast {
@@ -36,6 +36,8 @@ pub enum Cast {
     Batch(i32),
     /// Stores at the organisation platform.
     Stores,
+    /// Points, and the gift that they are exchanged for.
+    Points(Gift),
 }
 
 /// What is done to the first worker, and around it.
@@ -228,7 +230,9 @@ pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fle
             fs::copy(&prepared.ledger, dir.path().join("ledger.jsonl")).expect("a copy of the ledger");
             copy_of(&prepared.database).await
         }
-        Cast::Gifts(_) | Cast::Probes | Cast::Mails(_) | Cast::Batch(_) | Cast::Stores => database().await,
+        Cast::Gifts(_) | Cast::Probes | Cast::Mails(_) | Cast::Batch(_) | Cast::Stores | Cast::Points(_) => {
+            database().await
+        }
     };
     let name = db.name.clone();
     let fleet = fleet_from(db, dir, terms).await;
@@ -250,6 +254,7 @@ pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fle
         }
         Cast::Batch(rows) => released(&fleet.pool, rows, category(provider)).await,
         Cast::Stores => super::stores::set(&fleet).await,
+        Cast::Points(gift) => super::exchanges::set(&fleet, gift).await,
         Cast::Probes => {
             store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
             for id in ["a", "b"] {
@@ -313,7 +318,7 @@ pub async fn ends(pool: &PgPool, provider: Provider, scene: &Scene, deaths: usiz
     let named = match scene.cast {
         Cast::Gifts(named) | Cast::Mails(named) => named.len(),
         Cast::Prepared(gifts) => gifts.len() + 1 + usize::from(provider != Provider::GiftOnDemand),
-        Cast::Probes | Cast::Stores => 2,
+        Cast::Probes | Cast::Stores | Cast::Points(_) => 2,
         // Each grant's issuance, and the batch's own job.
         Cast::Batch(rows) => usize::try_from(rows).unwrap_or_default() + 1,
     };
