@@ -56,6 +56,8 @@ problems! {
         "以前の呼び出しの結果が不明のまま終わろうとしました。照会が必要です。";
     FollowUpConflict = "follow_up_conflict", "A follow-up job exists already with other arguments; the step was not recorded. Compare the two.",
         "後続の処理が別の内容で既に存在します。";
+    LocalRefused = "local_refused", "Our own database refused the step for good; nothing of it was written. Read the worker's log for its words.",
+        "データベースが処理を受け付けませんでした。何も記録していません。";
     // Of gift issuance.
     GiftRefused = "gift_refused", "The provider refused the gift; no money moved. Correct the gift type or amount and grant anew.",
         "提携先がギフトの発券を断りました。代金は発生していません。";

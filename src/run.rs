@@ -30,6 +30,9 @@ use crate::{
 /// Taking something back may be slow, but not for ever.
 const UNWIND_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How often our own database may refuse a step before a person is asked: no retry changes its answer, but a migration under way may.
+const MOST_REFUSALS: u32 = 5;
+
 /// A job in hand, with the moments that its token counts from.
 #[derive(Debug)]
 pub struct Work {
@@ -261,6 +264,7 @@ where
     /// A step whose operation is in our own database: operation and transition in one transaction.
     async fn step_locally(&mut self, state: &J::State, terms: &Terms<J::State>) -> Option<J::State> {
         let mut backoff = DatabaseBackoff::default();
+        let mut refusals = 0;
         loop {
             match self.try_locally(state, terms).await {
                 Ok((Settled::Applied, settlement, next)) => {
@@ -273,6 +277,15 @@ where
                 Ok((Settled::FollowUpConflict, ..)) => {
                     self.park_conflict(state).await;
                     return None;
+                }
+                Err(error) if store::is_answer(&error) => {
+                    tracing::error!(job = self.work.claimed.id, %error, "a local operation was refused");
+                    refusals += 1;
+                    if refusals >= MOST_REFUSALS {
+                        let why = Problem::LocalRefused;
+                        self.engine.settle(J::KIND, self.place().parked(state, why.code(), why, Doubt::AsBefore)).await;
+                        return None;
+                    }
                 }
                 // If the settle was applied after all, the next round finds itself stale, and the job goes on from its row.
                 Err(error) => {

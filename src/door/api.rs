@@ -12,7 +12,7 @@ pub mod refusal;
 pub mod routes;
 pub mod tokens;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -31,7 +31,7 @@ use tokio::{
 use self::{
     refusal::Refusal,
     routes::{ROUTES, Route, Takes},
-    tokens::Tokens,
+    tokens::{Admitted, Tokens},
 };
 use crate::{
     gifts::Gifts,
@@ -45,7 +45,9 @@ const CONNECTIONS: u32 = 8;
 const MOST_REQUESTS: usize = 128;
 /// Of them those with much in hand: many jobs, files, reports. Together they stay below 256 MiB.
 const MOST_LARGE: usize = 2;
-/// How long a large request waits for its turn.
+/// Connections of one request's own, beside the shared ones: what takes several transactions.
+const MOST_OWN: usize = 8;
+/// How long a request waits for its turn at what is scarce.
 const TURN: Duration = Duration::from_secs(3);
 /// For a request beside its body.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -61,6 +63,27 @@ pub struct Desk {
     tokens: Tokens,
     requests: Semaphore,
     large: Arc<Semaphore>,
+    own: Arc<Semaphore>,
+}
+
+/// A connection of a request's own, and its place among them.
+struct Own {
+    pool: PgPool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Deref for Own {
+    type Target = PgPool;
+
+    fn deref(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+/// A place, once there is one; overloaded where none comes free in time.
+async fn turn(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+    let place = timeout(TURN, Arc::clone(places).acquire_owned()).await;
+    place.ok().and_then(Result::ok).ok_or_else(Refusal::overloaded)
 }
 
 impl Desk {
@@ -73,6 +96,7 @@ impl Desk {
             tokens: Tokens::default(),
             requests: Semaphore::new(MOST_REQUESTS),
             large: Arc::new(Semaphore::new(MOST_LARGE)),
+            own: Arc::new(Semaphore::new(MOST_OWN)),
         })
     }
 
@@ -82,9 +106,10 @@ impl Desk {
     }
 
     /// The same as a pool of one connection, for what takes several transactions.
-    async fn pool_of(&self, call: &Call) -> Result<PgPool, Refusal> {
+    async fn pool_of(&self, call: &Call) -> Result<Own, Refusal> {
         self.begin(call).await?.rollback().await?;
-        store::connect_by(&self.url, &call.bearer).await.map_err(Refusal::from)
+        let place = turn(&self.own).await?;
+        Ok(Own { pool: store::connect_by(&self.url, &call.bearer).await?, _place: place })
     }
 
     fn vault(&self) -> Result<&Arc<Vault>, Refusal> {
@@ -108,7 +133,7 @@ pub struct Call {
     /// The body, where the route reads it itself.
     body: body::Source,
     /// Room for a large request; it is given back with the answer's last byte.
-    large: Option<OwnedSemaphorePermit>,
+    large: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 impl Call {
@@ -183,15 +208,14 @@ async fn let_in(
 ) -> Result<Response, Refusal> {
     let _place = desk.requests.try_acquire().map_err(|_| Refusal::overloaded())?;
     let Some(scope) = route.scope else { return Ok(openapi::answer()) };
-    let bearer = desk.tokens.admit(&desk.pool, &parts.headers, scope).await?;
+    let Admitted { bearer, room: _room, large: own_large } =
+        desk.tokens.admit(&desk.pool, &parts.headers, scope).await?;
     if let Some(media) = route.takes.media_type() {
         body::expect_type(&parts.headers, media)?;
     }
     let large = match route.takes.is_large() {
-        true => {
-            let turn = timeout(TURN, Arc::clone(&desk.large).acquire_owned()).await;
-            Some(turn.ok().and_then(Result::ok).ok_or_else(Refusal::overloaded)?)
-        }
+        // The caller's own turn first: whoever waits for that one holds up nobody else.
+        true => Some([turn(&own_large).await?, turn(&desk.large).await?]),
         false => None,
     };
     let text = match route.takes {

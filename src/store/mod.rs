@@ -36,6 +36,18 @@ use sqlx::{
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
+/// Whether the database understood and refused, so that no repetition helps: a rule of ours, a value, a constraint, a right, a name that is
+/// not there. Everything else may pass: a lost connection, a conflict with others, a lack of resources, a shutdown.
+pub fn is_answer(error: &sqlx::Error) -> bool {
+    const CLASSES: [&str; 5] = ["NS", "22", "23", "42", "P0"];
+    match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
+        Some(code) => CLASSES.iter().any(|class| code.starts_with(class)),
+        None => {
+            matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_))
+        }
+    }
+}
+
 /// The group role a process acts in. Its login must be a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

@@ -1,6 +1,7 @@
 mod acts;
 mod alerts;
 mod api;
+mod attacks;
 mod audit;
 mod batches;
 mod crash;

@@ -214,13 +214,13 @@ async fn find(pool: &PgPool, batch: i64) -> Result<Progress, Refusal> {
 }
 
 pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
-    let all = batches::progress(&desk.pool_of(&call).await?, None, 50).await?;
+    let all = batches::progress(&*desk.pool_of(&call).await?, None, 50).await?;
     Ok(answer(StatusCode::OK, &all.into_iter().map(Batch::from).collect::<Vec<_>>()))
 }
 
 pub async fn show(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let batch = call.number("batch")?;
-    shown(&desk.pool_of(&call).await?, batch).await
+    shown(&*desk.pool_of(&call).await?, batch).await
 }
 
 async fn shown(pool: &PgPool, batch: i64) -> Result<Response, Refusal> {

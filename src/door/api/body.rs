@@ -64,9 +64,14 @@ pub async fn drain(source: &Source) {
     let _ = timeout(DRAIN_TIME, all).await;
 }
 
+/// A body may take this long and then comes at least this fast: whoever sends a byte now and then would hold a place for long.
+const PATIENCE: Duration = Duration::from_secs(10);
+const SLOWEST: u32 = 32 * 1024;
+
 /// A body that comes piece by piece. Slow: 408; too large: 413.
 pub struct Pieces {
     stream: OwnedMutexGuard<BodyDataStream>,
+    begun: Instant,
     deadline: Instant,
     most: usize,
     bytes: usize,
@@ -80,11 +85,13 @@ impl Pieces {
             return Err(too_large(most));
         }
         let stream = Arc::clone(source).lock_owned().await;
-        Ok(Pieces { stream, deadline: Instant::now() + within, most, bytes: 0 })
+        Ok(Pieces { stream, begun: Instant::now(), deadline: Instant::now() + within, most, bytes: 0 })
     }
 
     pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
-        let piece = timeout_at(self.deadline, self.stream.next()).await.map_err(|_| {
+        let due = Duration::from_secs_f64(self.bytes as f64 / f64::from(SLOWEST));
+        let deadline = self.deadline.min(self.begun + PATIENCE + due);
+        let piece = timeout_at(deadline, self.stream.next()).await.map_err(|_| {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "The body took too long. Nothing was done; send it again.")
         })?;
         let Some(piece) = piece else { return Ok(None) };

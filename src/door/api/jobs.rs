@@ -315,6 +315,6 @@ pub async fn act(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         let may = names(&acts::allowed(&job.kind, job.state.as_ref(), job.undo.as_ref()));
         return Err(Refusal::conflict(format!("{why}.")).with("allowed", may));
     }
-    operate::ask(&desk.pool_of(&call).await?, job.job, step, known, &reason).await?;
+    operate::ask(&*desk.pool_of(&call).await?, job.job, step, known, &reason).await?;
     Ok(answer(StatusCode::ACCEPTED, &AskedFor { job: job.job, asked: act }))
 }

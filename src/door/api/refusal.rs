@@ -116,6 +116,10 @@ impl From<sqlx::Error> for Refusal {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "The database cannot hold a value of this request (a half of a surrogate pair, or a number out of range). Nothing was done.",
             ),
+            // A lock that did not come free, a deadlock, no connection left: what was begun is undone.
+            Some(_) if ["55P03", "40P01", "40001", "53300"].contains(&code.as_str()) => {
+                Refusal::unavailable("The database is busy with what this needs. Nothing was done; send it again.")
+            }
             _ => {
                 // The code only: a message may quote what was sent.
                 tracing::warn!(code, "the database did not take a request; its sender was told to send it again");

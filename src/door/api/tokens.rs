@@ -10,12 +10,15 @@ use std::{
 use axum::http::{HeaderMap, header};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use sqlx::PgPool;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::Refusal;
 use crate::store::tokens::{self, Bearer, Known};
 
 /// How long a revoked token may still read here. What changes anything, the database asks again.
 const REMEMBERED: Duration = Duration::from_secs(15);
+/// Requests that one token may have in hand: a quarter of all, so that one caller's overload is not everybody's.
+const ROOM: usize = 32;
 /// Entries of tokens that nobody shows any more are dropped beyond this many.
 const MOST: usize = 10_000;
 
@@ -25,14 +28,24 @@ struct Entry {
     known: Known,
     since: Instant,
     pace: Arc<DefaultDirectRateLimiter>,
+    room: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+/// A request that was let in for its token, and what it holds of the token's room.
+pub struct Admitted {
+    pub bearer: Bearer,
+    pub room: OwnedSemaphorePermit,
+    /// One large request at a time.
+    pub large: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 pub struct Tokens(Mutex<HashMap<String, Entry>>);
 
 impl Tokens {
-    /// The bearer of a request, if the token is good, has the scope, and keeps its pace.
-    pub async fn admit(&self, pool: &PgPool, headers: &HeaderMap, scope: &'static str) -> Result<Bearer, Refusal> {
+    /// The bearer of a request, if the token is good, has the scope, and keeps to its pace and room.
+    pub async fn admit(&self, pool: &PgPool, headers: &HeaderMap, scope: &'static str) -> Result<Admitted, Refusal> {
         let bearer = shown(headers)?;
         let entry = self.look_up(pool, &bearer).await?;
         if let Err(not_yet) = entry.pace.check() {
@@ -43,10 +56,15 @@ impl Tokens {
             );
             return Err(Refusal::later(wait, detail));
         }
-        match entry.known.scopes.iter().any(|has| has == scope) {
-            true => Ok(bearer),
-            false => Err(Refusal::missing_scope(scope, &entry.known.scopes)),
+        if !entry.known.scopes.iter().any(|has| has == scope) {
+            return Err(Refusal::missing_scope(scope, &entry.known.scopes));
         }
+        let Ok(room) = Arc::clone(&entry.room).try_acquire_owned() else {
+            let detail =
+                format!("This token has {ROOM} requests in hand, as many as one may. Nothing was done; send it again.");
+            return Err(Refusal::later(Duration::from_secs(1), detail));
+        };
+        Ok(Admitted { bearer, room, large: Arc::clone(&entry.large) })
     }
 
     async fn look_up(&self, pool: &PgPool, bearer: &Bearer) -> Result<Entry, Refusal> {
@@ -63,11 +81,15 @@ impl Tokens {
             }
             return Err(Refusal::bad_token());
         };
-        let pace = match before {
-            Some(entry) if entry.known.per_second == known.per_second => entry.pace,
+        let pace = match &before {
+            Some(entry) if entry.known.per_second == known.per_second => Arc::clone(&entry.pace),
             Some(_) | None => Arc::new(RateLimiter::direct(quota(known.per_second))),
         };
-        let entry = Entry { bearer: bearer.clone(), known, since: Instant::now(), pace };
+        let (room, large) = match before {
+            Some(entry) => (entry.room, entry.large),
+            None => (Arc::new(Semaphore::new(ROOM)), Arc::new(Semaphore::new(1))),
+        };
+        let entry = Entry { bearer: bearer.clone(), known, since: Instant::now(), pace, room, large };
         let mut entries = self.lock();
         if entries.len() >= MOST {
             entries.retain(|_, entry| entry.since.elapsed() < REMEMBERED);

@@ -1,0 +1,159 @@
+//! What an outsider broke once, tried again.
+
+use std::time::Duration;
+
+use noshi::store::{self, Role, batches};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use sqlx::{Executor, PgPool};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::{
+    api::Api,
+    engine::{pace, start},
+    fleet::{Terms, fleet},
+    processes::until,
+    support::{database, turn},
+};
+
+async fn refused(pool: &PgPool, sql: &'static str) -> String {
+    pool.execute(sql).await.expect_err(sql).to_string()
+}
+
+/// One login, two sessions: rows that are committed behind an old snapshot must not be released unjudged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_never_judged_by_an_old_snapshot() {
+    let db = database().await;
+    let pool = &db.pool;
+    let rows = "insert into noshi.batch_row (batch, row_no, line, key, args)
+        select b.id, n, n + 1, 'g' || n, jsonb_build_object('grant', 'g' || n, 'user', 'u', 'category', 'coffee', 'value', '{\"amount\": 1000, \"currency\": \"JPY\"}'::jsonb)
+        from noshi.batch b, generate_series";
+    let insert = async |from: i32, to: i32| {
+        pool.execute(sqlx::AssertSqlSafe(format!("{rows}({from}, {to}) n"))).await.expect("staged rows");
+    };
+    pool.execute(
+        "select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), 'f', 'utf-8', null, false, true)",
+    )
+    .await
+    .expect("a batch");
+    insert(1, 1).await;
+    let mut old = pool.begin_with("begin isolation level repeatable read").await.expect("a transaction");
+    old.execute("select count(*) from noshi.batch_row").await.expect("a snapshot");
+    insert(2, 1_000).await;
+    let said = old.execute("select noshi.validate_batch(1, 1)").await.expect_err("an old snapshot").to_string();
+    assert!(said.contains("read committed"), "{said}");
+    drop(old);
+    // The second wall: a batch that holds more than was judged.
+    pool.execute("alter table noshi.batch disable trigger user; update noshi.batch set rows = 1, validated_at = now()")
+        .await
+        .expect("tampered with");
+    let said = batches::release(pool, 1).await.expect_err("unjudged rows").to_string();
+    assert!(said.contains("other rows than those that were judged"), "{said}");
+}
+
+/// Jobs that only noshi makes are made by nobody else, and a gift is known by its grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn producers_make_no_job_that_is_not_theirs() {
+    let db = database().await;
+    let producer = store::connect(&db.url, Role::Producer, 1).await.expect("a producer");
+    for sql in [
+        "select noshi.enqueue('bulk_grants', 'sq/1', '{\"batch\": 4711}')",
+        "select noshi.enqueue('bulk_grants', 'batch/1', '{\"batch\": 1}')",
+    ] {
+        let said = refused(&producer, sql).await;
+        assert!(said.contains("is made by the release of its batch"), "{said}");
+    }
+    let squatter = "select noshi.enqueue('gift_issuance', 'k', '{\"grant\": \"G-1\", \"user\": \"u\", \"category\": \"coffee\", \"value\": {\"amount\": 1, \"currency\": \"JPY\"}}')";
+    let said = refused(&producer, squatter).await;
+    assert!(said.contains("the id of a gift is its grant: k is not G-1"), "{said}");
+}
+
+/// A step that our own database refuses for good parks its job instead of holding a slot for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_refuses_for_good_is_parked() {
+    let db = database().await;
+    let pool = &db.pool;
+    let tamper = "set session_replication_role = replica;
+        insert into noshi.job (kind, key, fingerprint, args) values ('bulk_grants', 'batch/4711', sha256('x'), '{\"batch\": 4711}')";
+    let mut owner = pool.acquire().await.expect("a connection");
+    owner.execute(tamper).await.expect("a job that nobody can make");
+    owner.close().await.expect("closed");
+    let worker = start(&db, pace()).await;
+    until("a parked job", Duration::from_secs(30), async || {
+        let code: Option<String> = sqlx::query_scalar("select code from noshi.job where status = 'needs_operator'")
+            .fetch_optional(pool)
+            .await
+            .expect("the job");
+        code.as_deref() == Some("local_refused")
+    })
+    .await;
+    worker.stop().await;
+}
+
+/// However many ask for what needs a connection of their own, the database has room for everybody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_interface_takes_few_connections() {
+    let _turn = turn().await;
+    let api = Api::of(fleet(Terms::default()).await).await;
+    let pool = &api.fleet.pool;
+    pool.execute(
+        "select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), 'f', 'utf-8', null, false, true)",
+    )
+    .await
+    .expect("a batch");
+    let tokens =
+        [api.token("a", &["operate"]).await, api.token("b", &["operate"]).await, api.token("c", &["operate"]).await];
+    let mut holder = pool.begin().await.expect("a transaction");
+    holder.execute("select from noshi.batch for update").await.expect("a locked batch");
+    let reason = json!({"reason": "x"});
+    let asked = (0..90).map(|n| api.post("/v1/batches/1/pause", &tokens[n % 3], &reason));
+    let answers = futures::future::join_all(asked);
+    let most = async {
+        let (mut most, began) = (0, tokio::time::Instant::now());
+        while began.elapsed() < Duration::from_secs(3) {
+            let theirs =
+                "select count(*) from pg_stat_activity where usename like 'api_of_%' and datname = current_database()";
+            let now: i64 = sqlx::query_scalar(theirs).fetch_one(pool).await.expect("a count");
+            most = most.max(now);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        most
+    };
+    let (answers, most) = tokio::join!(answers, most);
+    drop(holder);
+    // Eight shared, eight of their own, and those just closing.
+    assert!((9..=24).contains(&most), "{most} connections");
+    for (status, problem) in answers {
+        assert!(
+            status == 429 || (status == 503 && problem["detail"].as_str().unwrap().contains("Nothing was done")),
+            "{status} {problem}"
+        );
+    }
+}
+
+/// One token that holds all it may holds nobody else up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_fills_its_own_room_and_no_more() {
+    let _turn = turn().await;
+    let api = Api::of(fleet(Terms::default()).await).await;
+    let (greedy, other) = (api.token("a", &["enqueue"]).await, api.token("b", &["enqueue", "read"]).await);
+    let mut held = vec![];
+    for kind in ["/v1/jobs"; 60].iter().chain(&["/v1/batches?kind=grants"; 3]) {
+        let media = if kind.starts_with("/v1/jobs") { "application/json" } else { "text/csv" };
+        let mut stream = TcpStream::connect(&api.address).await.expect("a connection");
+        let head = format!(
+            "POST {kind} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: {media}\r\ncontent-length: 100000\r\n\r\n{{",
+            greedy.expose_secret()
+        );
+        stream.write_all(head.as_bytes()).await.expect("half a request");
+        held.push(stream);
+    }
+    let full = async || api.post("/v1/jobs", &greedy, &json!({})).await;
+    until("a full room", Duration::from_secs(8), async || full().await.0 == 429).await;
+    assert!(full().await.1["detail"].as_str().unwrap().contains("as many as one may"), "{}", full().await.1);
+    // Others have theirs, for small requests and for files.
+    assert_eq!(api.get("/v1/jobs", &other).await.0, 200);
+    let (status, said) = api.upload("kind=grants", &other, "grant_id\n").await;
+    assert_eq!((status, said["faults"].as_array().map(Vec::is_empty)), (422, Some(false)), "{said}");
+    drop(held);
+}
