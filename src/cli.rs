@@ -4,6 +4,7 @@ mod ago;
 mod api;
 mod audit;
 mod batch;
+pub mod configuration;
 mod doctor;
 mod job;
 mod lane;
@@ -22,7 +23,11 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{bench, demo, settings::Settings, simulator};
+use crate::{
+    bench, demo,
+    settings::{Settings, environment},
+    simulator,
+};
 
 #[derive(Parser)]
 #[command(name = "noshi", version, about, propagate_version = true, arg_required_else_help = true)]
@@ -104,7 +109,7 @@ impl Database {
 
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     // Only by those that use it: a broken file must not stop the demo.
-    let settings = || Settings::read(cli.config.as_deref());
+    let settings = || Settings::read_with(cli.config.as_deref(), environment::variables());
     let out = cli.output;
     match cli.command {
         Command::Demo(args) => match demo::run(args, stop_signal()).await? {
@@ -114,8 +119,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
                 std::process::exit(130)
             }
         },
-        Command::Worker(command) => worker::run(&settings()?, out, command).await,
-        Command::Api(command) => api::run(&settings()?, command).await,
+        Command::Worker(command) => worker::run(settings, out, command).await,
+        Command::Api(command) => api::run(settings()?, command).await,
         Command::Batch(command) => batch::run(&settings()?, out, command).await,
         Command::Migrate(command) => migrate::run(out, command).await,
         Command::Job(command) => job::run(out, command).await,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -79,7 +79,9 @@ impl Dispatcher {
     pub async fn run(mut self) {
         while !self.engine.stopping() {
             self.heed_hints();
-            if let Err(error) = self.round().await {
+            let round = self.round().await;
+            self.engine.claims.store(round.is_ok(), Ordering::Relaxed);
+            if let Err(error) = round {
                 tracing::warn!(%error, "the database did not answer a claim; claiming again soon");
                 self.due = Instant::now();
                 self.lanes_known_at = None;

@@ -28,6 +28,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{answer::Refused, api::Desk};
 use crate::{
+    probes::Probes,
     settings::Settings,
     store::{self, Role},
 };
@@ -54,10 +55,13 @@ const ENDPOINTS: [Open; 2] = [organization::open, ses::open];
 pub struct Door {
     listener: TcpListener,
     app: Router,
+    probes: Probes,
+    unready: Duration,
 }
 
 impl Door {
-    pub async fn open(settings: &Settings, database_url: &str, listen: SocketAddr) -> anyhow::Result<Door> {
+    pub async fn open(settings: &Settings, database_url: &str) -> anyhow::Result<Door> {
+        let listen = settings.api.listen;
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("cannot listen on {listen}; is another process there, or the port below 1024?"))?;
@@ -73,8 +77,10 @@ impl Door {
             "this login is a member of neither noshi_door, which takes events, nor noshi_api, which serves requests"
         );
         let mut events = Router::new();
+        let mut looks = None;
         if takes_events {
             let pool = store::connect(database_url, Role::Door, CONNECTIONS).await?;
+            looks = Some(pool.clone());
             for open in ENDPOINTS {
                 if let Some(routes) = open(settings, &pool)? {
                     events = events.merge(routes);
@@ -82,22 +88,36 @@ impl Door {
             }
         }
         let requests = match takes_requests {
-            true => api::open(Desk::open(settings, database_url).await?),
+            true => {
+                let desk = Desk::open(settings, database_url).await?;
+                looks = Some(desk.pool());
+                api::open(desk)
+            }
             false => Router::new(),
         };
-        Ok(Door { listener, app: hardened(events, requests) })
+        let looks = looks.context("a door without a pool")?;
+        let probes = Probes::watch(looks, || Ok(()));
+        let app = hardened(events, requests).merge(probes.routes());
+        Ok(Door { listener, app, probes, unready: settings.api.unready() })
     }
 
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Answers until `stop`, and then what is in hand.
+    /// Answers until `stop`, then for a while longer while it says that it is not ready, and then what is in hand.
     pub async fn serve_until(self, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MOST_HEAD_BYTES);
         let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MOST_OPEN)));
-        let mut stop = std::pin::pin!(stop);
+        let (probes, unready) = (self.probes.clone(), self.unready);
+        let mut stop = std::pin::pin!(async move {
+            stop.await;
+            // Whoever spreads requests over several doors needs a moment to notice.
+            probes.stop();
+            tracing::info!(?unready, "not ready any more");
+            tokio::time::sleep(unready).await;
+        });
         loop {
             let accepted = async {
                 let place = Arc::clone(&room).acquire_owned().await;

@@ -63,6 +63,8 @@ pub struct Engine {
     pub hints: Hints,
     pub partners: Partners,
     pub stopping: AtomicBool,
+    /// The last round of claims was answered.
+    pub claims: AtomicBool,
     /// Places where jobs stand that a newer version wrote; they are not claimed again by this process.
     pub unknown: Mutex<BTreeSet<String>>,
 }
@@ -187,6 +189,8 @@ pub struct Pace {
     pub grace: Duration,
     /// LISTEN for hints.
     pub listen: bool,
+    /// How long it says that it is not ready before it stops to claim.
+    pub unready: Duration,
 }
 
 impl Default for Pace {
@@ -197,6 +201,7 @@ impl Default for Pace {
             poll: Duration::from_secs(1),
             grace: Duration::from_secs(30),
             listen: true,
+            unready: Duration::ZERO,
         }
     }
 }

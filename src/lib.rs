@@ -24,6 +24,7 @@ pub mod mails;
 pub mod metrics;
 pub mod points;
 pub mod private_postgres;
+pub mod probes;
 pub mod redrive;
 pub mod retry;
 pub mod run;

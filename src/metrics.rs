@@ -151,12 +151,13 @@ fn show_own(pool: &PgPool, taken: &Taken) {
     }
 }
 
-/// Serves `/metrics`; what is shown of the fleet is at most 10 s older than its figures. `own` sets what this process knows of itself. Returns the address it listens on.
+/// Serves `/metrics`, and `beside` it other routes; what is shown of the fleet is at most 10 s older than its figures. `own` sets what this process knows of itself. Returns the address it listens on.
 pub async fn serve(
     listen: SocketAddr,
     handle: PrometheusHandle,
     pool: PgPool,
     own: impl Fn() + Clone + Send + Sync + 'static,
+    beside: Router,
 ) -> anyhow::Result<SocketAddr> {
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for /metrics"))?;
@@ -182,7 +183,7 @@ pub async fn serve(
         }
     });
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, app.with_state(handle)).await {
+        if let Err(error) = axum::serve(listener, app.with_state(handle).merge(beside)).await {
             tracing::error!(%error, "/metrics ended");
         }
     });

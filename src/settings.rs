@@ -1,11 +1,17 @@
-//! Configuration: one TOML file, named by `NOSHI_CONFIG` or `--config`; unknown keys are refused. Secrets stay in files of their own.
+//! Configuration: one TOML file, named by `NOSHI_CONFIG` or `--config`, and above it the environment; unknown keys are refused in both.
+//! Secrets stay in files of their own.
+
+pub mod environment;
+pub mod keys;
+mod process;
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
@@ -17,25 +23,53 @@ use crate::{
     vault::Vault,
 };
 
-#[derive(Debug, Clone, Default, Deserialize)]
+pub use process::{ApiSettings, WorkerSettings};
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// The file with the keys that seal gift codes and recipients.
     pub vault_key_file: Option<PathBuf>,
+    /// The gift providers.
     pub gifts: GiftSettings,
+    /// Mails.
     pub email: Option<EmailSettings>,
     /// The organisation platform, for stores.
     pub organization: Option<OrganizationSettings>,
+    /// `noshi worker run`.
+    pub worker: WorkerSettings,
+    /// `noshi api run`.
+    pub api: ApiSettings,
 }
 
 impl Settings {
+    /// What the file says, and nothing else.
     pub fn read(file: Option<&Path>) -> anyhow::Result<Settings> {
-        let Some(file) = file else { return Ok(Settings::default()) };
-        let source = config::File::from(file).format(config::FileFormat::Toml).required(true);
-        let settings = config::Config::builder().add_source(source).build();
-        settings
-            .and_then(config::Config::try_deserialize)
-            .with_context(|| format!("the configuration file {} cannot be used", file.display()))
+        Settings::read_with(file, std::iter::empty())
+    }
+
+    /// What the file says, and above it the environment.
+    pub fn read_with(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> anyhow::Result<Settings> {
+        let mut builder = config::Config::builder();
+        if let Some(file) = file {
+            let cannot = || format!("the configuration file {} cannot be used", file.display());
+            let source = config::File::from(file).format(config::FileFormat::Toml).required(true);
+            let alone = config::Config::builder().add_source(source.clone()).build().with_context(cannot)?;
+            let table = alone.try_deserialize().with_context(cannot)?;
+            if let Some(unknown) = keys::unknown(&table).first() {
+                let beside = keys::beside(unknown);
+                return Err(anyhow!("`{unknown}` is no setting; there are {beside}")).with_context(cannot);
+            }
+            builder = builder.add_source(source);
+        }
+        let (builder, set) = environment::add(builder, environment)?;
+        builder.build().and_then(config::Config::try_deserialize).map_err(|error| {
+            let source = source_of(&error.to_string(), file, &set);
+            anyhow!(error).context(format!("{source} cannot be used"))
+        })
     }
 
     /// The vault, which everything that touches codes or recipients needs.
@@ -75,6 +109,16 @@ impl Settings {
             return Ok(Gifts::default());
         }
         Gifts::open(named, self.vault()?)
+    }
+}
+
+/// What an error is about: the variable that set its key, or else the file. The text names the key, or `[0].min` of a list.
+fn source_of(error: &str, file: Option<&Path>, set: &[&'static keys::Key]) -> String {
+    let key = error.rsplit_once("for key `").and_then(|(_, rest)| rest.split(['`', '[']).next());
+    match (set.iter().find(|it| key == Some(it.path.as_str())), file) {
+        (Some(key), _) => format!("the environment variable {}", key.variable()),
+        (None, Some(file)) => format!("the configuration file {}", file.display()),
+        (None, None) => "what the environment sets".to_owned(),
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     host,
     lease::{Held, LeaseClock},
     metrics as figures,
+    probes::Probes,
     retry::DatabaseBackoff,
     store::{self, Role},
 };
@@ -46,6 +47,19 @@ pub struct Worker {
     heartbeat: JoinHandle<Verdict>,
     quota: JoinHandle<()>,
     stop: Arc<Notify>,
+    unready: Duration,
+    probes: Probes,
+}
+
+/// A worker is ready while its heartbeat is answered, and its claims are. With every slot taken it waits, and is ready.
+fn probes(engine: &Arc<Engine>, pool: sqlx::PgPool) -> Probes {
+    let engine = Arc::downgrade(engine);
+    Probes::watch(pool, move || match engine.upgrade() {
+        None => Err("stopping".to_owned()),
+        Some(engine) if !engine.may_call() => Err("the heartbeat is not answered".to_owned()),
+        Some(engine) if !engine.claims.load(Ordering::Relaxed) => Err("no claim was answered".to_owned()),
+        Some(_) => Ok(()),
+    })
 }
 
 /// How a worker process ended.
@@ -77,6 +91,7 @@ impl Worker {
             hints: Hints::default(),
             partners,
             stopping: AtomicBool::new(false),
+            claims: AtomicBool::new(false),
             unknown: Mutex::default(),
         });
         // Of its own accord it never ends; it goes with the process.
@@ -91,12 +106,34 @@ impl Worker {
         let host =
             tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
         let chores = chores::begin(&engine);
+        let unready = pace.unready;
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
+        let probes = probes(&engine, vital.clone());
+        // A heartbeat that stalls ends the process by itself.
+        for (name, turns) in [("dispatcher", &dispatcher), ("host of the jobs", &host)] {
+            probes.needs(name, turns);
+        }
+        flushers.iter().for_each(|flusher| probes.needs("flusher", flusher));
+        chores.iter().for_each(|chore| probes.needs("chore", chore));
         tracing::info!(worker, name, "claiming");
-        Ok(Worker { engine, vital, flushers, host, dispatcher, listener, chores, heartbeat, quota, stop })
+        Ok(Worker {
+            engine,
+            vital,
+            flushers,
+            host,
+            dispatcher,
+            listener,
+            chores,
+            heartbeat,
+            quota,
+            stop,
+            unready,
+            probes,
+        })
     }
 
-    /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began; returns the address.
+    /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began, and the probes beside it; returns
+    /// the address.
     pub async fn serve_metrics(&self, listen: SocketAddr, recorder: PrometheusHandle) -> anyhow::Result<SocketAddr> {
         let engine = Arc::downgrade(&self.engine);
         let own = move || {
@@ -106,7 +143,7 @@ impl Worker {
             }
         };
         // Never on the heartbeat's connections.
-        figures::serve(listen, recorder, self.engine.pool.clone(), own).await
+        figures::serve(listen, recorder, self.engine.pool.clone(), own, self.probes.routes()).await
     }
 
     pub fn id(&self) -> i64 {
@@ -115,6 +152,15 @@ impl Worker {
 
     /// Runs until `shutdown` resolves, then stops in order; or until declared dead, then ends at once.
     pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> End {
+        let unready = self.unready;
+        let probes = self.probes.clone();
+        let shutdown = async move {
+            shutdown.await;
+            // Before the last claim, so that nobody takes it for ready when it claims no more.
+            probes.stop();
+            tracing::info!(?unready, "not ready any more");
+            tokio::time::sleep(unready).await;
+        };
         tokio::select! {
             () = shutdown => {}
             verdict = &mut self.heartbeat => {

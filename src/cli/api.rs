@@ -18,17 +18,23 @@ pub enum ApiCommand {
 pub struct ApiRun {
     #[command(flatten)]
     database: Database,
-    /// Where to listen. It speaks plain HTTP: put it behind what ends TLS for you.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
-    listen: SocketAddr,
+    /// Where to listen (api.listen). It speaks plain HTTP: put it behind what ends TLS for you.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Milliseconds for which it says that it is not ready before it stops to listen (api.unready_ms).
+    #[arg(long)]
+    unready_ms: Option<u64>,
 }
 
-pub async fn run(settings: &Settings, command: ApiCommand) -> anyhow::Result<()> {
+pub async fn run(mut settings: Settings, command: ApiCommand) -> anyhow::Result<()> {
     match command {
         ApiCommand::Run(args) => {
             // Before the first request, so that the earliest signal is heard.
             let stop = stop_signal();
-            let door = Door::open(settings, args.database.url()?, args.listen).await?;
+            let api = &mut settings.api;
+            api.listen = args.listen.unwrap_or(api.listen);
+            api.unready_ms = args.unready_ms.unwrap_or(api.unready_ms);
+            let door = Door::open(&settings, args.database.url()?).await?;
             tracing::info!(address = %door.address()?, "the door is open");
             door.serve_until(stop).await
         }

@@ -1,16 +1,15 @@
 //! `noshi worker`: the processes that do the work.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
 use super::{Database, out::Out, stop_signal};
 use crate::{
-    engine::Pace,
     explain::seconds,
     metrics,
-    settings::Settings,
+    settings::{Settings, WorkerSettings},
     store::{self, Role},
     worker::{End, Worker},
 };
@@ -27,25 +26,28 @@ pub enum WorkerCommand {
 pub struct WorkerRun {
     #[command(flatten)]
     database: Database,
-    /// A name for people; every start is a new worker.
-    #[arg(long, default_value = "worker")]
-    name: String,
-    /// Jobs in hand at once.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    slots: u16,
-    /// Milliseconds of silence after which the worker may be declared dead.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(500..))]
-    lease_ms: u64,
-    /// Milliseconds between looks at an idle lane, when no hint comes.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..))]
-    poll_ms: u64,
-    /// Milliseconds that a graceful stop waits for steps in flight.
-    #[arg(long, default_value_t = 30_000)]
-    grace_ms: u64,
-    /// Do not LISTEN: polling alone.
+    /// A name for people; every start is a new worker (worker.name).
+    #[arg(long)]
+    name: Option<String>,
+    /// Jobs in hand at once (worker.slots).
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    slots: Option<u16>,
+    /// Milliseconds of silence after which the worker may be declared dead (worker.lease_ms).
+    #[arg(long, value_parser = clap::value_parser!(u64).range(500..))]
+    lease_ms: Option<u64>,
+    /// Milliseconds between looks at an idle lane, when no hint comes (worker.poll_ms).
+    #[arg(long, value_parser = clap::value_parser!(u64).range(10..))]
+    poll_ms: Option<u64>,
+    /// Milliseconds that a graceful stop waits for steps in flight (worker.grace_ms).
+    #[arg(long)]
+    grace_ms: Option<u64>,
+    /// Milliseconds for which it says that it is not ready before it stops to claim (worker.unready_ms).
+    #[arg(long)]
+    unready_ms: Option<u64>,
+    /// Do not LISTEN: polling alone (worker.listen).
     #[arg(long)]
     no_listen: bool,
-    /// Serve /metrics here.
+    /// Serve /metrics, /livez and /readyz here (worker.metrics).
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
     /// End at once when standard input ends: whoever holds its other end is gone.
@@ -53,7 +55,26 @@ pub struct WorkerRun {
     exit_with_parent: bool,
 }
 
-pub async fn run(settings: &Settings, out: Out, command: WorkerCommand) -> anyhow::Result<()> {
+impl WorkerRun {
+    /// What is said here wins.
+    fn over(&self, mut settings: WorkerSettings) -> WorkerSettings {
+        settings.name = self.name.clone().unwrap_or(settings.name);
+        settings.slots = self.slots.unwrap_or(settings.slots);
+        settings.lease_ms = self.lease_ms.unwrap_or(settings.lease_ms);
+        settings.poll_ms = self.poll_ms.unwrap_or(settings.poll_ms);
+        settings.grace_ms = self.grace_ms.unwrap_or(settings.grace_ms);
+        settings.unready_ms = self.unready_ms.unwrap_or(settings.unready_ms);
+        settings.listen &= !self.no_listen;
+        settings.metrics = self.metrics.or(settings.metrics);
+        settings
+    }
+}
+
+pub async fn run(
+    settings: impl Fn() -> anyhow::Result<Settings>,
+    out: Out,
+    command: WorkerCommand,
+) -> anyhow::Result<()> {
     match command {
         WorkerCommand::List(database) => {
             let pool = store::connect(database.url()?, Role::Operator, 1).await?;
@@ -69,7 +90,7 @@ pub async fn run(settings: &Settings, out: Out, command: WorkerCommand) -> anyho
                 ],
             )
         }
-        WorkerCommand::Run(args) => run_worker(settings, args).await,
+        WorkerCommand::Run(args) => run_worker(&settings()?, args).await,
     }
 }
 
@@ -77,24 +98,19 @@ async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> 
     if args.exit_with_parent {
         exit_with_parent();
     }
-    let pace = Pace {
-        slots: args.slots.into(),
-        lease: Duration::from_millis(args.lease_ms),
-        poll: Duration::from_millis(args.poll_ms),
-        grace: Duration::from_millis(args.grace_ms),
-        listen: !args.no_listen,
-    };
+    let ours = args.over(settings.worker.clone());
+    let pace = ours.pace()?;
     // Before the first claim, so that the earliest signal is heard.
     let stop = stop_signal();
     let partners = settings.partners()?;
     // Before the first claim, so that every job is counted.
-    let figures = match args.metrics {
+    let figures = match ours.metrics {
         Some(listen) => {
             Some((listen, metrics::install(partners.gifts.names(), partners.mails.name(), partners.stores.calls())?))
         }
         None => None,
     };
-    let worker = Worker::start(args.database.url()?, &args.name, partners, pace).await?;
+    let worker = Worker::start(args.database.url()?, &ours.name, partners, pace).await?;
     if let Some((listen, recorder)) = figures {
         let address = worker.serve_metrics(listen, recorder).await?;
         tracing::info!(%address, "serving /metrics");

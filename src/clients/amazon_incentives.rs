@@ -38,7 +38,7 @@ use crate::vault::Vault;
 pub const NAME: &str = "amazon_incentives";
 
 /// 10 calls a second on any endpoint and a client timeout of 6 s are the vendor's words.
-const DEFAULTS: Defaults = Defaults {
+pub(super) const DEFAULTS: Defaults = Defaults {
     provider: NAME,
     connect_timeout: Duration::from_secs(2),
     read_timeout: Duration::from_secs(6),

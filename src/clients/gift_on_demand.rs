@@ -34,7 +34,7 @@ use crate::vault::{Place, Vault};
 
 pub const NAME: &str = "gift_on_demand";
 
-const DEFAULTS: Defaults = Defaults {
+pub(super) const DEFAULTS: Defaults = Defaults {
     provider: NAME,
     connect_timeout: Duration::from_secs(3),
     read_timeout: Duration::from_secs(10),

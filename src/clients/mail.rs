@@ -5,6 +5,7 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 use anyhow::{Context, ensure};
 use lettre::{Address, message::Mailbox};
 use noshi_jobs::{email::Send, machine::Call};
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -49,18 +50,19 @@ pub trait MailService: std::marker::Send + Sync {
     fn quota(&self) -> Call<'_, Quota>;
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Service {
     Ses,
     Smtp,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmailSettings {
     /// Who the messages are from: `Name <address>` or an address.
     pub from: String,
+    /// `ses` or `smtp`: which of the two tables is used.
     pub service: Service,
     /// Where a message leads; `{reference}` is replaced by what the message is about, percent-encoded.
     pub link: String,
@@ -69,20 +71,28 @@ pub struct EmailSettings {
     pub settle_seconds: u32,
     /// A folder whose templates replace the built-in ones.
     pub templates: Option<PathBuf>,
+    /// Amazon SES.
     pub ses: Option<SesSettings>,
+    /// A mail server.
     pub smtp: Option<SmtpSettings>,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 const fn fifteen_minutes() -> u32 {
     15 * 60
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SesSettings {
+    /// As AWS names it, such as `ap-northeast-1`.
     pub region: String,
     /// Only for a simulator or a private endpoint.
     pub base_url: Option<String>,
+    /// Plain HTTP to another machine, such as a simulator in another container.
     #[serde(default)]
     pub allow_plain_http: bool,
     /// It publishes the events to the topics below; without it no doubt is ever settled by an event.
@@ -91,9 +101,14 @@ pub struct SesSettings {
     pub topics: Vec<String>,
     /// A fixed certificate to check notifications with, instead of Amazon's.
     pub certificate_file: Option<PathBuf>,
+    /// For the connection.
+    #[schemars(extend("default" = millis(ses::CONNECT_TIMEOUT)))]
     pub connect_timeout_ms: Option<u64>,
+    /// For a whole call.
+    #[schemars(extend("default" = millis(ses::TIMEOUT)))]
     pub timeout_ms: Option<u64>,
     /// How differently long two sends may travel; wider spacing, never more than the quota at the receiver.
+    #[schemars(extend("default" = millis(JITTER)))]
     pub jitter_ms: Option<u64>,
     /// How often the account's quota is asked for.
     #[serde(default = "five_minutes")]
@@ -104,7 +119,7 @@ const fn five_minutes() -> NonZeroU32 {
     NonZeroU32::new(300).unwrap()
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tls {
     /// From the first byte, usually at port 465.
@@ -115,16 +130,25 @@ pub enum Tls {
     None,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SmtpSettings {
+    /// The server's name, as its certificate has it.
     pub host: String,
+    /// Usually 465 with `implicit`, 587 with `starttls`.
     pub port: u16,
+    /// `implicit`, `starttls`, or `none`, which goes to this machine only.
     pub tls: Tls,
+    /// Where the server asks for one.
     pub username: Option<String>,
+    /// The file with its password.
     pub password_file: Option<PathBuf>,
+    /// For each part of the dialogue.
+    #[schemars(extend("default" = millis(smtp::TIMEOUT)))]
     pub timeout_ms: Option<u64>,
+    /// The budget, over the whole fleet.
     pub sends_per_second: NonZeroU32,
+    /// One more budget.
     pub sends_per_day: Option<NonZeroU32>,
 }
 

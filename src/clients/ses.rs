@@ -30,8 +30,8 @@ use super::{
 
 pub const NAME: &str = "ses";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
 
 pub struct Ses {
     http: Http,

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use noshi_jobs::{gift_issuance::Contract, money::Currency};
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -28,16 +29,19 @@ const SECOND: Duration = Duration::from_secs(1);
 const HIGHEST: i64 = 1_000_000_000_000;
 
 /// A provider whose table is absent is not used.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GiftSettings {
+    /// Amazon Incentives.
     pub amazon_incentives: Option<Account<AmazonCredentials>>,
+    /// Gift on demand.
     pub gift_on_demand: Option<Account<ApiKey>>,
+    /// Tango Card.
     pub tango_card: Option<Account<TangoCredentials>>,
 }
 
 /// One account at one provider. What is left out is as the adapter's file says.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Account<C> {
     /// Sandbox or production: never a default, since one of them moves money.
@@ -45,11 +49,15 @@ pub struct Account<C> {
     /// Plain HTTP to another machine, such as a simulator in another container.
     #[serde(default)]
     pub allow_plain_http: bool,
+    /// Who we are there.
     pub credentials: C,
     /// What the contract with the provider lets us buy.
     pub ranges: Vec<Range>,
+    /// For the connection, at most half of `timeout_ms`.
     pub connect_timeout_ms: Option<u64>,
+    /// Between two pieces of an answer.
     pub read_timeout_ms: Option<u64>,
+    /// For a whole call.
     pub timeout_ms: Option<u64>,
     /// Longest time after which an unanswered call may still land.
     pub settle_seconds: Option<u32>,
@@ -57,48 +65,62 @@ pub struct Account<C> {
     pub horizon_seconds: Option<u32>,
     /// Between two questions about an accepted gift.
     pub poll_seconds: Option<u32>,
+    /// The budget of the account, over the whole fleet.
     pub calls_per_second: Option<NonZeroU32>,
+    /// One more budget, where the contract has it.
     pub calls_per_day: Option<NonZeroU32>,
     /// How differently long two calls may travel; widens the spacing of calls.
     pub jitter_ms: Option<u64>,
 }
 
 /// `min` and `max` are in minor units (yen, cents), inclusive.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Range {
+    /// What producers ask for.
     pub category: String,
+    /// JPY or USD.
+    #[schemars(with = "String")]
     pub currency: Currency,
+    /// The least that one gift may be worth.
     pub min: i64,
+    /// The most.
     pub max: i64,
     /// The provider's own id of the product.
     #[serde(default)]
     pub product: String,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AmazonCredentials {
     /// Five letters and digits, given by Amazon; every request id begins with it.
     pub partner_id: String,
     /// `us-east-1`, `eu-west-1`, or `us-west-2` (which serves Japan).
     pub region: String,
+    /// The public half of the key.
     pub access_key_id: String,
+    /// The file with the secret half.
     pub secret_key_file: PathBuf,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
+    /// The file with the key.
     pub api_key_file: PathBuf,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TangoCredentials {
+    /// The platform's name.
     pub platform_name: String,
+    /// The file with the platform's key.
     pub platform_key_file: PathBuf,
+    /// The customer that orders.
     pub customer_identifier: String,
+    /// The account that pays.
     pub account_identifier: String,
 }
 
@@ -115,6 +137,24 @@ pub(super) struct Defaults {
 }
 
 const JITTER: Duration = Duration::from_millis(100);
+
+/// What a key of an [`Account`] is where it is left out, as it would be written.
+pub fn usual(provider: &str, key: &str) -> Option<String> {
+    let all = [super::amazon_incentives::DEFAULTS, super::gift_on_demand::DEFAULTS, super::tango_card::DEFAULTS];
+    let defaults = all.iter().find(|defaults| defaults.provider == provider)?;
+    let millis = |time: Duration| time.as_millis().to_string();
+    Some(match key {
+        "connect_timeout_ms" => millis(defaults.connect_timeout),
+        "read_timeout_ms" => millis(defaults.read_timeout),
+        "timeout_ms" => millis(defaults.timeout),
+        "settle_seconds" => defaults.settle_seconds.to_string(),
+        "horizon_seconds" => defaults.horizon_seconds.to_string(),
+        "poll_seconds" => defaults.poll_seconds.to_string(),
+        "calls_per_second" => defaults.calls_per_second.to_string(),
+        "jitter_ms" => millis(JITTER),
+        _ => return None,
+    })
+}
 
 impl<C> Account<C> {
     pub(super) fn budgets(&self, defaults: &Defaults) -> Vec<Budget> {

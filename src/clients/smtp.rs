@@ -32,7 +32,7 @@ use super::{
 
 pub const NAME: &str = "smtp";
 
-const TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
 /// For everything before the body: with the body's own time the whole stays within a step's minute.
 const BEFORE_BODY: Duration = Duration::from_secs(35);
 /// After a reply that the server has too much to do, or closes.

@@ -40,7 +40,7 @@ use crate::vault::{Place, Vault};
 
 pub const NAME: &str = "tango_card";
 
-const DEFAULTS: Defaults = Defaults {
+pub(super) const DEFAULTS: Defaults = Defaults {
     provider: NAME,
     connect_timeout: Duration::from_secs(3),
     read_timeout: Duration::from_secs(10),

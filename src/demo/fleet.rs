@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::stage::Stage;
+use crate::settings::environment;
 
 /// A worker silent for this long is declared dead, and its jobs are taken over.
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -58,7 +59,12 @@ impl Fleet {
     fn member(&self, number: usize) -> anyhow::Result<Member> {
         let log = self.directory.join(format!("worker-{number}.log"));
         let log = OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
-        let mut child = Command::new(&self.program)
+        let mut child = Command::new(&self.program);
+        // The demo is of its own settings alone.
+        for (name, _) in environment::variables().filter(|(name, text)| environment::is_setting(name, text)) {
+            child.env_remove(name);
+        }
+        let mut child = child
             .args(["worker", "run", "--exit-with-parent", "--name", &format!("demo-{number}")])
             .args(["--slots", &SLOTS.to_string()])
             .args(["--lease-ms", &LEASE.as_millis().to_string()])

@@ -100,6 +100,10 @@ impl Desk {
         })
     }
 
+    pub(super) fn pool(&self) -> PgPool {
+        self.pool.clone()
+    }
+
     /// A transaction that is done by the caller's token, which must have the scope.
     async fn begin(&self, call: &Call) -> Result<Transaction<'static, Postgres>, Refusal> {
         Ok(store::tokens::begin(&self.pool, &call.bearer, call.scope).await?)

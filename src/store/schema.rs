@@ -80,3 +80,25 @@ pub async fn pending(url: &str) -> anyhow::Result<Vec<Pending>> {
         .map(|m| Pending { version: m.version, name: m.description.to_string(), sql: m.sql.as_str().to_owned() })
         .collect())
 }
+
+/// Why this program cannot work with the database as it is migrated; `None` where it can. Newer migrations do no harm.
+pub async fn unfit(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
+    const MISSING: &str = "select v from unnest($1::bigint[]) v
+        where not exists (select from _sqlx_migrations m where m.version = v and m.success) order by v";
+    let ours: Vec<i64> = MIGRATIONS.iter().map(|ours| ours.version).collect();
+    let missing = sqlx::query_scalar::<_, i64>(MISSING).bind(ours).fetch_all(pool).await;
+    match missing {
+        Ok(missing) if missing.is_empty() => Ok(None),
+        Ok(missing) => {
+            let missing = missing.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+            Ok(Some(format!("the schema lacks the migrations {missing}; run `noshi migrate up`")))
+        }
+        // Not there, or from before this login could read it.
+        Err(error)
+            if matches!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42P01" | "42501")) =>
+        {
+            Ok(Some("the schema is older than this program; run `noshi migrate up`".to_owned()))
+        }
+        Err(error) => Err(error),
+    }
+}

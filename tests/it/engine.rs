@@ -43,6 +43,7 @@ pub fn pace() -> Pace {
         poll: Duration::from_millis(100),
         grace: Duration::from_secs(5),
         listen: true,
+        unready: Duration::ZERO,
     }
 }
 

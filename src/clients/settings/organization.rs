@@ -3,6 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use anyhow::ensure;
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -20,8 +21,12 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const CALLS_PER_SECOND: u32 = 2;
 const JITTER: Duration = Duration::from_millis(100);
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What is left out is as above.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrganizationSettings {
     /// Staging or production: never a default, since one of them makes real shops.
@@ -29,14 +34,24 @@ pub struct OrganizationSettings {
     /// Plain HTTP to another machine, such as a simulator in another container.
     #[serde(default)]
     pub allow_plain_http: bool,
+    /// The file with our token.
     pub token_file: PathBuf,
     /// The service that every organisation with a store gets.
     pub service: String,
+    /// For the connection, at most half of `timeout_ms`.
+    #[schemars(extend("default" = millis(CONNECT_TIMEOUT)))]
     pub connect_timeout_ms: Option<u64>,
+    /// Between two pieces of an answer.
+    #[schemars(extend("default" = millis(READ_TIMEOUT)))]
     pub read_timeout_ms: Option<u64>,
+    /// For a whole call.
+    #[schemars(extend("default" = millis(TIMEOUT)))]
     pub timeout_ms: Option<u64>,
+    /// The budget of the account, over the whole fleet.
+    #[schemars(extend("default" = CALLS_PER_SECOND))]
     pub calls_per_second: Option<NonZeroU32>,
     /// How differently long two calls may travel; widens the spacing of calls.
+    #[schemars(extend("default" = millis(JITTER)))]
     pub jitter_ms: Option<u64>,
     /// The file with the secret that its events are signed with; without it none are taken.
     pub events_secret_file: Option<PathBuf>,
