@@ -198,10 +198,20 @@ fn parse(line: &str) -> Option<Key> {
 
 #[cfg(unix)]
 fn check_permissions(file: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = fs::metadata(file)?.permissions().mode() & 0o777;
-    ensure!(mode & 0o077 == 0, "others may read or write it (mode {mode:03o}); run `chmod 600` on it");
+    use std::os::unix::fs::MetadataExt;
+    let file = fs::metadata(file)?;
+    let mode = file.mode() & 0o777;
+    let closed = is_closed(mode, file.uid(), rustix::process::geteuid().as_raw());
+    ensure!(closed, "others may read or write it (mode {mode:03o}); run `chmod 600` on it");
     Ok(())
+}
+
+/// Orchestrators hand a secret over as a file of root's that the process may read by its group: a volume of Kubernetes by `fsGroup`,
+/// a credential of systemd by an access list, whose mask shows as the group's bits.
+#[cfg(unix)]
+const fn is_closed(mode: u32, owner: u32, we: u32) -> bool {
+    let handed_over = owner == 0 && we != 0;
+    mode & if handed_over { 0o037 } else { 0o077 } == 0
 }
 
 #[cfg(not(unix))]

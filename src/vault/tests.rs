@@ -119,6 +119,18 @@ fn a_key_file_that_others_may_read_is_refused() {
     assert!(Vault::open(file.path()).is_ok());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_key_file_that_root_hands_to_our_group_is_taken() {
+    let (root, us) = (0, 65_532);
+    assert!(super::is_closed(0o440, root, us));
+    for (mode, owner, we) in
+        [(0o444, root, us), (0o460, root, us), (0o440, us, us), (0o440, root, root), (0o440, 7, us)]
+    {
+        assert!(!super::is_closed(mode, owner, we), "{mode:o} of {owner} for {we}");
+    }
+}
+
 #[test]
 fn a_generated_line_opens_and_differs_each_time() {
     let (a, b) = (generate_key_line(), generate_key_line());
