@@ -221,10 +221,9 @@ as $$ select (($1 at time zone $3)::date + $2 + 1)::timestamp at time zone $3 $$
 
 -- The account against which a kind of entry moves the users' points.
 create function noshi.point_contra(p_kind text) returns noshi.point_account_code language sql immutable
-set search_path = noshi, pg_temp
 as $$
-    select (case $1 when 'grant' then 'points_granted' when 'use' then 'points_used' when 'reverse' then 'points_used'
-            when 'expire' then 'points_expired' when 'withdraw' then 'points_withdrawn' end)::noshi.point_account_code
+    select case $1 when 'grant' then 'points_granted'::noshi.point_account_code when 'use' then 'points_used' when 'reverse' then 'points_used'
+           when 'expire' then 'points_expired' when 'withdraw' then 'points_withdrawn' end
 $$;
 
 -- The one writer of the ledger: entries with their lines, lots and allocations in one statement. Their numbers are given.
@@ -257,7 +256,6 @@ begin
 end $$;
 
 create function noshi.point_digest(p_content text[]) returns bytea language sql immutable
-set search_path = noshi, pg_temp
 as $$ select sha256(convert_to(to_jsonb($1)::text, 'UTF8')) $$;
 
 -- A caller's key never takes the place of one that the ledger gives itself.
@@ -323,27 +321,22 @@ declare
     allocations point_allocation[];
     taken bigint;
 begin
-    with due as materialized (
-        select l.*, nextval('noshi.point_entry_id_seq') as entry_id
-        from (select d.* from unnest(p_users) as u(user_id)
-              cross join lateral (
-                  select l.id, l.user_id, l.remaining, l.granted_at, l.expires_at from point_lot l
-                  where l.user_id = u.user_id and l.open and l.expires_at <= p_due
-                  order by l.expires_at, l.granted_at, l.id limit p_lots) d
-              order by d.expires_at, d.granted_at, d.id limit p_lots) l),
-    last as materialized (
-        select u.user_id, e.seq, e.balance from (select distinct user_id from due) u
-        cross join lateral (
-            select e.seq, e.balance from point_entry e where e.user_id = u.user_id order by e.seq desc limit 1) e)
-    select array_agg(row(d.entry_id, 'expire:' || d.id, point_digest(array['expire', d.id::text]), 'expire', d.user_id,
-                         l.seq + d.nth, d.expires_at, null, -d.remaining, l.balance - d.so_far, null, null, null, p_job)::point_entry
-                     order by d.entry_id),
-           array_agg(row(d.id, d.entry_id, d.remaining)::point_allocation order by d.entry_id),
-           sum(d.remaining)
+    select array_agg(row(n.entry, 'expire:' || n.id, point_digest(array['expire', n.id::text]), 'expire', n.user_id,
+                         n.seq + n.nth, n.expires_at, null, -n.remaining, n.balance - n.so_far, null, null, null, p_job)::point_entry),
+           array_agg(row(n.id, n.entry, n.remaining)::point_allocation),
+           sum(n.remaining)
     into entries, allocations, taken
-    from (select due.*, row_number() over w as nth, (sum(remaining) over w)::bigint as so_far from due
-          window w as (partition by user_id order by expires_at, granted_at, id)) d
-    join last l on l.user_id = d.user_id;
+    from (select d.*, nextval('noshi.point_entry_id_seq') as entry, row_number() over w as nth, (sum(d.remaining) over w)::bigint as so_far
+          from (select u.user_id, e.seq, e.balance, l.id, l.remaining, l.granted_at, l.expires_at
+                from unnest(p_users) as u(user_id)
+                cross join lateral (
+                    select o.seq, o.balance from point_entry o where o.user_id = u.user_id order by o.seq desc limit 1) e
+                cross join lateral (
+                    select o.id, o.remaining, o.granted_at, o.expires_at from point_lot o
+                    where o.user_id = u.user_id and o.open and o.expires_at <= p_due
+                    order by o.expires_at, o.granted_at, o.id limit p_lots) l
+                order by l.expires_at, l.granted_at, l.id limit p_lots) d
+          window w as (partition by d.user_id order by d.expires_at, d.granted_at, d.id)) n;
     if entries is not null then
         perform post_points(entries, null, allocations);
     end if;

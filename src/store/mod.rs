@@ -13,6 +13,7 @@ pub mod mails;
 pub mod numbers;
 pub mod operate;
 pub mod point_jobs;
+pub mod points;
 pub mod prune;
 pub mod recover;
 pub mod redrive;

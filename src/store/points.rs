@@ -1,0 +1,92 @@
+//! Points: what is read of the ledger. Its operations are functions of the database, called by the jobs of points.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgExecutor, PgPool};
+
+use super::take_time;
+
+/// An entry of a user's history.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct PointEntry {
+    /// Of the user's entries the first, the second, and so on.
+    pub seq: i64,
+    pub at: DateTime<Utc>,
+    pub recorded_at: DateTime<Utc>,
+    /// grant, use, reverse, expire or withdraw.
+    pub kind: String,
+    /// What it changed.
+    pub amount: i64,
+    /// What there was after it.
+    pub balance: i64,
+    pub key: String,
+    pub entry: i64,
+    pub benefit: Option<String>,
+    pub source: Option<String>,
+    /// Of a grant.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Where points were used, or where those granted are good; nowhere in particular where there is none.
+    pub area: Option<String>,
+    /// Key of the use that was taken back.
+    pub reverses: Option<String>,
+    pub job: Option<i64>,
+}
+
+/// Points that expire together.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Expiring {
+    pub expires_at: DateTime<Utc>,
+    pub area: Option<String>,
+    pub points: i64,
+}
+
+/// An equation of the ledger that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct LedgerFault {
+    pub equation: String,
+    pub subject: String,
+    pub fault: String,
+}
+
+const BALANCE: &str = "select noshi.point_balance($1, $2, $3)";
+const HISTORY: &str = "select * from noshi.point_history($1, $2, $3)";
+const EXPIRING: &str = "select * from noshi.points_expiring($1, $2, $3)";
+const VERIFY: &str = "select * from noshi.verify_points()";
+
+/// What a user may spend at an instant (now, where none is given), in an area or without one.
+pub async fn balance(
+    executor: impl PgExecutor<'_>,
+    user: &str,
+    at: Option<DateTime<Utc>>,
+    area: Option<&str>,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(BALANCE).bind(user).bind(at).bind(area).fetch_one(executor).await
+}
+
+/// The newest entries before one of the user's numbers, or the newest of all; 1,000 at most.
+pub async fn history(
+    executor: impl PgExecutor<'_>,
+    user: &str,
+    before: Option<i64>,
+    limit: i32,
+) -> Result<Vec<PointEntry>, sqlx::Error> {
+    sqlx::query_as(HISTORY).bind(user).bind(before).bind(limit).fetch_all(executor).await
+}
+
+/// What a user has at an instant (now, where none is given) and loses after it, up to another.
+pub async fn expiring(
+    executor: impl PgExecutor<'_>,
+    user: &str,
+    before: DateTime<Utc>,
+    at: Option<DateTime<Utc>>,
+) -> Result<Vec<Expiring>, sqlx::Error> {
+    sqlx::query_as(EXPIRING).bind(user).bind(before).bind(at).fetch_all(executor).await
+}
+
+/// Computes every equation of the ledger again, from all of it. Empty: they hold.
+pub async fn verify(pool: &PgPool) -> Result<Vec<LedgerFault>, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    take_time(&mut transaction).await?;
+    let faults = sqlx::query_as(VERIFY).fetch_all(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(faults)
+}
