@@ -11,6 +11,7 @@ mod lane;
 mod migrate;
 pub mod out;
 mod pages;
+mod points;
 mod prune;
 mod redrive;
 mod token;
@@ -71,6 +72,9 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Moves out jobs that were over long ago; the fleet does so by itself. A late duplicate is still known.
     Prune(prune::PruneArgs),
+    /// Points: what users own, how it came about, and whether the books hold.
+    #[command(subcommand)]
+    Points(points::PointsCommand),
     /// How long what is over is kept.
     #[command(subcommand)]
     Retention(prune::RetentionCommand),
@@ -126,6 +130,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Job(command) => job::run(out, command).await,
         Command::Redrive(command) => redrive::run(out, command).await,
         Command::Audit(command) => audit::run(out, command).await,
+        Command::Points(command) => points::run(out, command).await,
         Command::Lane(command) => lane::run(out, command).await,
         Command::Doctor(args) => doctor::run(&settings(), out, args).await,
         Command::Prune(args) => prune::run(out, args).await,
@@ -185,6 +190,7 @@ pub fn start_logging(cli: &Cli) {
         | Command::Redrive(_)
         | Command::Audit(_)
         | Command::Lane(_)
+        | Command::Points(_)
         | Command::Doctor(_)
         | Command::Prune(_)
         | Command::Retention(_)

@@ -8,6 +8,7 @@ pub mod body;
 pub mod gifts;
 pub mod jobs;
 pub mod openapi;
+pub mod points;
 pub mod refusal;
 pub mod routes;
 pub mod tokens;

@@ -71,6 +71,8 @@ metrics! {
     Gauge Fleet noshi_batches_paused [] "Batches that are held back.";
     Gauge Fleet noshi_batches_open [] "Released batches with something left to be done.";
     Gauge Fleet noshi_redrives_open [] "Re-drives that were applied and are not done.";
+    Gauge Fleet noshi_points_expiry_late_seconds [] "How long the first of the lots of points that are due has waited for its expiry to be booked.";
+    Gauge Fleet noshi_points_due_lots [] "Lots of points that are due and not booked as expired, up to 10,000.";
     Gauge Fleet noshi_workers_alive [] "Workers heard from within 10 seconds.";
     Gauge Fleet noshi_leases_held [] "Jobs in workers' hands.";
     Gauge Fleet noshi_mail_sends_last_hour [] "Messages that the mail service reported as sent.";

@@ -81,7 +81,7 @@ pub struct Filter {
 pub async fn jobs(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, sqlx::Error> {
     const JOBS: &str = job_columns!(
         "where ($1::text is null or kind = $1) and ($2::text is null or status = $2::noshi.job_status) and ($3::text is null or code = $3)
-    and ($4::bigint is null or id < $4) order by id desc limit $5"
+    and ($4::bigint is null or job.id < $4) order by job.id desc limit $5"
     );
     sqlx::query_as(JOBS)
         .bind(&filter.kind)

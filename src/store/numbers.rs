@@ -150,6 +150,8 @@ figures! {
     "noshi_redrives_open" = "select count(*) from noshi.redrive where applied_at is not null and done_at is null and cancelled_at is null",
     "noshi_workers_alive" = "select count(*) from noshi.worker where dead_at is null and stopped_at is null and seen_at > clock_timestamp() - interval '10 seconds'",
     "noshi_leases_held" = "select count(*) from noshi.job where status = 'running'",
+    "noshi_points_expiry_late_seconds" = "select expiry_late_seconds from noshi.point_figures()",
+    "noshi_points_due_lots" = "select due_lots from noshi.point_figures()",
     "noshi_mail_bounces_last_hour" = "select count(*) from noshi.email_event where received_at > now() - interval '1 hour' and event in ('bounce', 'complaint')",
     "noshi_mail_sends_last_hour" = "select count(*) from noshi.email_event where received_at > now() - interval '1 hour' and event = 'send'",
     "noshi_database_dead_rows" = "select n_dead_tup from pg_stat_user_tables where relid = 'noshi.job'::regclass",

@@ -1,12 +1,14 @@
 //! Points: what is read of the ledger. Its operations are functions of the database, called by the jobs of points.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::Serialize;
 use sqlx::{PgExecutor, PgPool};
 
 use super::take_time;
 
 /// An entry of a user's history.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize, JsonSchema)]
 pub struct PointEntry {
     /// Of the user's entries the first, the second, and so on.
     pub seq: i64,
@@ -32,7 +34,7 @@ pub struct PointEntry {
 }
 
 /// Points that expire together.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize, JsonSchema)]
 pub struct Expiring {
     pub expires_at: DateTime<Utc>,
     pub area: Option<String>,
@@ -40,7 +42,7 @@ pub struct Expiring {
 }
 
 /// An equation of the ledger that does not hold.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize, JsonSchema)]
 pub struct LedgerFault {
     pub equation: String,
     pub subject: String,
@@ -49,7 +51,8 @@ pub struct LedgerFault {
 
 const BALANCE: &str = "select noshi.point_balance($1, $2, $3)";
 const HISTORY: &str = "select * from noshi.point_history($1, $2, $3)";
-const EXPIRING: &str = "select * from noshi.points_expiring($1, $2, $3)";
+const EXPIRING: &str =
+    "select * from noshi.points_expiring($1, coalesce($2, coalesce($3, clock_timestamp()) + interval '90 days'), $3)";
 const VERIFY: &str = "select * from noshi.verify_points()";
 
 /// What a user may spend at an instant (now, where none is given), in an area or without one.
@@ -72,14 +75,14 @@ pub async fn history(
     sqlx::query_as(HISTORY).bind(user).bind(before).bind(limit).fetch_all(executor).await
 }
 
-/// What a user has at an instant (now, where none is given) and loses after it, up to another.
+/// What a user has at an instant (now, where none is given) and loses after it, up to another, or within 90 days.
 pub async fn expiring(
     executor: impl PgExecutor<'_>,
     user: &str,
-    before: DateTime<Utc>,
+    before: impl Into<Option<DateTime<Utc>>>,
     at: Option<DateTime<Utc>>,
 ) -> Result<Vec<Expiring>, sqlx::Error> {
-    sqlx::query_as(EXPIRING).bind(user).bind(before).bind(at).fetch_all(executor).await
+    sqlx::query_as(EXPIRING).bind(user).bind(before.into()).bind(at).fetch_all(executor).await
 }
 
 /// Computes every equation of the ledger again, from all of it. Empty: they hold.

@@ -96,7 +96,8 @@ impl Api {
             .replace("{kind}", "probe")
             .replace("{batch}", "4711")
             .replace("{id}", "nobody")
-            .replace("{grant}", "nobody");
+            .replace("{grant}", "nobody")
+            .replace("{user}", "nobody");
         let request = self.request(route.method.name(), &path, token);
         match route.takes {
             Takes::Nothing | Takes::File => request,
@@ -208,7 +209,8 @@ async fn bodies_are_checked(api: &Api, route: &Route, token: &SecretString) {
         .replace("{kind}", "probe")
         .replace("{batch}", "4711")
         .replace("{id}", "nobody")
-        .replace("{grant}", "nobody");
+        .replace("{grant}", "nobody")
+        .replace("{user}", "nobody");
     let send = async |headers: &[(&str, &str)], body: Vec<u8>| {
         let request =
             headers.iter().fold(api.request("POST", &path, Some(token)), |it, (name, value)| it.header(*name, *value));

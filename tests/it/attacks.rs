@@ -157,3 +157,80 @@ async fn a_token_fills_its_own_room_and_no_more() {
     assert_eq!((status, said["faults"].as_array().map(Vec::is_empty)), (422, Some(false)), "{said}");
     drop(held);
 }
+
+/// What no reader can hold or show is refused before it hides anything else; and worth is never less than nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_that_nobody_can_mean_are_refused() {
+    let db = database().await;
+    let producer = store::connect(&db.url, Role::Producer, 1).await.expect("a producer");
+    let gift = |id: &str, amount: &str, more: &str| {
+        format!(
+            "select noshi.enqueue('gift_issuance', '{id}', '{{\"grant\": \"{id}\", \"user\": \"u\", \"category\": \"c\", \"value\": {{\"amount\": {amount}, \"currency\": \"JPY\"}}{more}}}')"
+        )
+    };
+    let deep = format!(", \"x\": {}{}", "[".repeat(40), "]".repeat(40));
+    for (sql, said) in [
+        (gift("a", "500", ", \"x\": 1e400"), "too large"),
+        (gift("a", "500", &deep), "deeper than 32"),
+        (gift("a", "-100000000", ""), "above 0"),
+        (gift("a", "0", ""), "above 0"),
+        (gift("a", "500.5", ""), "above 0"),
+        (gift("a", "\"abc\"", ""), "above 0"),
+        (gift("a", "1e30", ""), "above 0"),
+        (gift("a\nb", "500", ""), "control characters"),
+        (gift("\u{202e}a", "500", ""), "cannot be seen"),
+        (gift("..", "500", ""), "is not . or .."),
+    ] {
+        let error = producer.execute(sqlx::AssertSqlSafe(sql.clone())).await.expect_err(&sql).to_string();
+        assert!(error.contains(said), "{sql}: {error}");
+    }
+    producer.execute(sqlx::AssertSqlSafe(gift("付与-1", "500", ""))).await.expect("a gift");
+}
+
+/// Sealed values are written by workers, and by whoever submits a batch for that batch; nobody can take the place of a code.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_the_place_of_a_sealed_code() {
+    let db = database().await;
+    let name = &db.name;
+    let logins = format!(
+        "create role sato_{name} login in role noshi_operator; create role door_{name} login in role noshi_api"
+    );
+    db.pool.execute(sqlx::AssertSqlSafe(logins)).await.expect("two logins");
+    for login in ["sato", "door"] {
+        let url = db.url.replacen("//postgres@", &format!("//{login}_{name}@"), 1);
+        let pool = PgPool::connect(&url).await.expect("a session");
+        for (what, subject) in [("gift_code", "trade-1"), ("file", "1/0"), ("recipient", "1/1"), ("suppressed", "x")] {
+            let insert = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext) values ($1, $2, '', '', 'k', '', '')";
+            let error = sqlx::query(insert).bind(what).bind(subject).execute(&pool).await.expect_err(what).to_string();
+            assert!(error.contains("sealed values are taken with a batch"), "{login} {what}: {error}");
+        }
+    }
+}
+
+/// A cancelled batch stays cancelled: nothing of it is asked for any more, nor comes back to life.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_batch_stays_cancelled() {
+    let db = database().await;
+    let pool = &db.pool;
+    pool.execute(
+        "select noshi.receive_batch('stores', 'per_row', sha256('x'), 'f', 'utf-8', null, false, false);
+        insert into noshi.batch_row (batch, row_no, line, key, args)
+        select b.id, 1, 2, 'O/P/1', '{\"organization\": \"O\", \"public_id\": \"P\", \"name\": \"n\", \"request\": \"1\"}' from noshi.batch b;
+        select noshi.validate_batch(id, 1), noshi.release_batch(id) from noshi.batch;
+        select noshi.ask(id, step, 'retry', 'x') from noshi.job;
+        select noshi.cancel_batch(id, 'wrong file') from noshi.batch",
+    )
+    .await
+    .expect("a cancelled batch");
+    let job: (String, Option<String>) =
+        sqlx::query_as("select status::text, asked from noshi.job").fetch_one(pool).await.expect("its job");
+    assert_eq!(job, ("cancelled".to_owned(), None));
+    for (sql, said) in [
+        ("select noshi.ask(id, step, 'retry', 'x') from noshi.job", "which was cancelled"),
+        ("select noshi.rerun_batch(id, 'x') from noshi.batch", "was cancelled"),
+        ("select noshi.cancel_batch(id, ' ') from noshi.batch", "needs a reason"),
+        ("select noshi.set_retention('100000000 days', '100000000 days', '1 hour', 'typo')", "100 years"),
+    ] {
+        assert!(refused(pool, sql).await.contains(said), "{sql}");
+    }
+}

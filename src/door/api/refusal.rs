@@ -111,8 +111,11 @@ impl From<sqlx::Error> for Refusal {
         let code = database.and_then(|error| error.code()).unwrap_or_default().into_owned();
         match database {
             Some(database) if code.starts_with("NS") => Refusal::said(&code, database.message().to_owned()),
+            Some(_) if code.starts_with("23") => {
+                Refusal::conflict("The request is against what is recorded already. Nothing was done.")
+            }
             // A text that PostgreSQL cannot hold, or a value out of its range.
-            Some(_) if code.starts_with("22") || code.starts_with("23") => Refusal::new(
+            Some(_) if code.starts_with("22") => Refusal::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "The database cannot hold a value of this request (a half of a surrogate pair, or a number out of range). Nothing was done.",
             ),

@@ -6,7 +6,7 @@ use axum::{response::Response, routing::MethodFilter};
 use futures::future::BoxFuture;
 use schemars::{Schema, SchemaGenerator};
 
-use super::{Call, Desk, batches, gifts, jobs, refusal::Refusal};
+use super::{Call, Desk, batches, gifts, jobs, points, refusal::Refusal};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -132,7 +132,7 @@ macro_rules! route {
     };
 }
 
-pub static ROUTES: [Route; 17] = [
+pub static ROUTES: [Route; 19] = [
     route!(Post "/v1/jobs" "enqueue" "One job. The same id and arguments again are the same job.",
         json!(jobs::NewJob<'_>), 200 jobs::Enqueued, handle!(jobs::enqueue)),
     route!(Post "/v1/jobs/many" "enqueue" "Up to 10,000 jobs of one kind: all of them, or none.",
@@ -172,6 +172,16 @@ pub static ROUTES: [Route; 17] = [
     },
     route!(Post "/v1/gifts/{grant}/reveal" "reveal" "Shows the code of an issued gift to its user. Each time is written down.",
         json!(gifts::Reveal), 200 gifts::Shown, handle!(gifts::reveal)),
+    Route {
+        query: Some(draw!(points::When)),
+        ..route!(Get "/v1/points/{user}" "read" "What a user's points are worth at an instant, and which of them expire soon.",
+            Takes::Nothing, 200 points::Owned, handle!(points::show))
+    },
+    Route {
+        query: Some(draw!(points::Page)),
+        ..route!(Get "/v1/points/{user}/history" "read" "What happened to a user's points, the newest first, with the balance after each.",
+            Takes::Nothing, 200 points::History, handle!(points::history))
+    },
     Route {
         method: Method::Get,
         path: "/openapi.json",

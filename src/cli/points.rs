@@ -1,0 +1,123 @@
+//! `noshi points`: what users own, how it came about, and whether the books hold.
+
+use anyhow::bail;
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Database, out::Out};
+use crate::store::{
+    self, Role,
+    points::{self, Expiring, LedgerFault, PointEntry},
+};
+
+#[derive(Subcommand)]
+pub enum PointsCommand {
+    /// What a user may spend: now, or at any instant, past or to come.
+    Balance(BalanceArgs),
+    /// What happened to a user's points, the newest first, with the balance after each.
+    History(HistoryArgs),
+    /// What a user loses, and when.
+    Expiring(ExpiringArgs),
+    /// Computes every equation of the ledger again, from all of it.
+    Verify(Database),
+}
+
+#[derive(Args)]
+pub struct BalanceArgs {
+    user: String,
+    /// Such as 2026-10-09T00:00:00+09:00.
+    #[arg(long)]
+    at: Option<DateTime<Utc>>,
+    /// Where they are to be spent: points limited to another area do not count.
+    #[arg(long)]
+    area: Option<String>,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct HistoryArgs {
+    user: String,
+    /// Entries before this one, as the first column numbers them.
+    #[arg(long)]
+    before: Option<i64>,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    limit: i32,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct ExpiringArgs {
+    user: String,
+    /// Up to this instant; without it, within 90 days.
+    #[arg(long)]
+    before: Option<DateTime<Utc>>,
+    #[command(flatten)]
+    database: Database,
+}
+
+pub async fn run(out: Out, command: PointsCommand) -> anyhow::Result<()> {
+    let open = |database: Database| async move { store::connect(database.url()?, Role::Operator, 1).await };
+    match command {
+        PointsCommand::Balance(args) => {
+            let balance =
+                points::balance(&open(args.database).await?, &args.user, args.at, args.area.as_deref()).await?;
+            out.one(&json!({"user": args.user, "at": args.at, "area": args.area, "balance": balance}), |_| {
+                format!("{balance} points")
+            })
+        }
+        PointsCommand::History(args) => {
+            let entries = points::history(&open(args.database).await?, &args.user, args.before, args.limit).await?;
+            history(out, &entries)
+        }
+        PointsCommand::Expiring(args) => {
+            let lots = points::expiring(&open(args.database).await?, &args.user, args.before, None).await?;
+            expiring(out, &lots)
+        }
+        PointsCommand::Verify(database) => verify(out, &points::verify(&open(database).await?).await?),
+    }
+}
+
+fn history(out: Out, entries: &[PointEntry]) -> anyhow::Result<()> {
+    out.list(
+        entries,
+        &[
+            ("NO", |e| e.seq.to_string()),
+            ("AT", |e| e.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
+            ("KIND", |e| e.kind.clone()),
+            ("POINTS", |e| format!("{:+}", e.amount)),
+            ("BALANCE", |e| e.balance.to_string()),
+            ("EXPIRES", |e| {
+                e.expires_at.map_or("–".to_owned(), |at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+            }),
+            ("AREA", |e| e.area.clone().unwrap_or_else(|| "–".to_owned())),
+            ("KEY", |e| e.key.clone()),
+        ],
+    )
+}
+
+fn expiring(out: Out, lots: &[Expiring]) -> anyhow::Result<()> {
+    out.list(
+        lots,
+        &[
+            ("EXPIRES", |l| l.expires_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
+            ("POINTS", |l| l.points.to_string()),
+            ("AREA", |l| l.area.clone().unwrap_or_else(|| "–".to_owned())),
+        ],
+    )
+}
+
+fn verify(out: Out, faults: &[LedgerFault]) -> anyhow::Result<()> {
+    if faults.is_empty() {
+        return out.one(&json!({"holds": true}), |_| "every equation of the ledger holds".to_owned());
+    }
+    out.list(
+        faults,
+        &[("EQUATION", |f| f.equation.clone()), ("OF", |f| f.subject.clone()), ("FAULT", |f| f.fault.clone())],
+    )?;
+    bail!(
+        "the ledger of points does not hold: stop exchanges (`noshi lane pause`), keep the database as it is, and find out who changed it"
+    )
+}
