@@ -15,6 +15,8 @@
 //! | at | answer | when | same id is safe (Amazon) | inquiry only (Gods, Digico) | both (Tango) |
 //! |---|---|---|---|---|---|
 //! | routing | trade saved |  | → issuing | → issuing | → issuing |
+//! | routing | restored: may be called already |  | → issuing ? | → issuing ? | → issuing ? |
+//! | routing | restored: at any of several |  | ask (doubt_unresolved) | ask (doubt_unresolved) | ask (doubt_unresolved) |
 //! | routing | no provider |  | fail: rejected (no_provider) | fail: rejected (no_provider) | fail: rejected (no_provider) |
 //! | routing | no provider | paid by points | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up |
 //! | routing | occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
@@ -327,6 +329,10 @@ pub enum Fact {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Start {
     Started(Trade),
+    /// The database was restored to an earlier point: this trade may have been called already.
+    InDoubt(Trade),
+    /// The same, and it may have been called at any of several providers.
+    Unclear,
     NoProvider,
     /// The grant has a live trade of another job.
     Occupied,
@@ -553,6 +559,8 @@ async fn route(this: &This<Args>, generation: u8, world: &dyn World) -> Step<Gif
     }
     match world.start_trade(&this.args, generation).await {
         Start::Started(trade) => Step::advance("started", State::Issuing { trade }),
+        Start::InDoubt(trade) => Step::advance("restored", State::Issuing { trade }).in_doubt(),
+        Start::Unclear => Step::needs_operator("restored", Problem::DoubtUnresolved),
         Start::NoProvider => {
             fail(this, "no_provider", State::Rejected { reason: "no_provider".to_owned() }, Problem::NoProvider)
         }

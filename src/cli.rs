@@ -14,6 +14,7 @@ mod pages;
 mod points;
 mod prune;
 mod redrive;
+mod restored;
 mod token;
 mod vault;
 mod worker;
@@ -75,6 +76,9 @@ enum Command {
     /// Points: what users own, how it came about, and whether the books hold.
     #[command(subcommand)]
     Points(points::PointsCommand),
+    /// After the database was restored to an earlier point.
+    #[command(subcommand)]
+    Restored(restored::RestoredCommand),
     /// How long what is over is kept.
     #[command(subcommand)]
     Retention(prune::RetentionCommand),
@@ -134,6 +138,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Lane(command) => lane::run(out, command).await,
         Command::Doctor(args) => doctor::run(&settings(), out, args).await,
         Command::Prune(args) => prune::run(out, args).await,
+        Command::Restored(command) => restored::run(out, command).await,
         Command::Retention(command) => prune::run_retention(out, command).await,
         Command::Vault(command) => vault::run(settings, command).await,
         Command::Token(command) => token::run(command, cli.output).await,
@@ -193,6 +198,7 @@ pub fn start_logging(cli: &Cli) {
         | Command::Points(_)
         | Command::Doctor(_)
         | Command::Prune(_)
+        | Command::Restored(_)
         | Command::Retention(_)
         | Command::Vault(_)
         | Command::Token(_)

@@ -61,6 +61,16 @@ impl Gifts {
         Ok(())
     }
 
+    /// The providers that offer this gift.
+    fn able(&self, args: &Args) -> Vec<&dyn GiftProvider> {
+        let wanted = |name: &str| args.provider.as_deref().is_none_or(|wanted| wanted == name);
+        self.providers
+            .iter()
+            .filter(|provider| wanted(provider.name()) && provider.check(&args.category, args.value).is_ok())
+            .map(|provider| &**provider)
+            .collect()
+    }
+
     /// The provider for a new trade: the producer's choice, or the first that offers it and whose lane is open; if none is
     /// open, the first that offers it, where the trade waits.
     async fn route(
@@ -68,13 +78,7 @@ impl Gifts {
         connection: &mut PgConnection,
         args: &Args,
     ) -> Result<Option<&dyn GiftProvider>, sqlx::Error> {
-        let wanted = |name: &str| args.provider.as_deref().is_none_or(|wanted| wanted == name);
-        let able: Vec<&dyn GiftProvider> = self
-            .providers
-            .iter()
-            .filter(|provider| wanted(provider.name()) && provider.check(&args.category, args.value).is_ok())
-            .map(|provider| &**provider)
-            .collect();
+        let able = self.able(args);
         if able.len() < 2 {
             return Ok(able.first().copied());
         }
@@ -120,6 +124,12 @@ impl GiftWorld {
         crash_point("start_trade.before");
         let routed = self.local.run(async |connection| self.gifts.route(connection, args).await).await;
         let Some(provider) = routed else { return Start::NoProvider };
+        let in_doubt =
+            self.local.run(async |connection| store::restored::begins_in_doubt(connection, self.job).await).await;
+        // Which of them it was is not known: asking one would say nothing about the others.
+        if in_doubt && self.gifts.able(args).len() > 1 {
+            return Start::Unclear;
+        }
         let trade = Trade {
             id: clients::trade_id(provider.trade_prefix(), &args.grant, generation),
             provider: provider.name().to_owned(),
@@ -141,7 +151,11 @@ impl GiftWorld {
         };
         let saved = self.local.run(async |connection| store::facts::save_trade(connection, &new).await).await;
         crash_point("start_trade.after");
-        if saved { Start::Started(trade) } else { Start::Occupied }
+        match (saved, in_doubt) {
+            (false, _) => Start::Occupied,
+            (true, false) => Start::Started(trade),
+            (true, true) => Start::InDoubt(trade),
+        }
     }
 }
 

@@ -279,8 +279,13 @@ fn the_table_is_what_the_code_does() {
     let mut out = vec![];
     let routing = |_: &Contract| State::Routing { generation: 0 };
     let started = Start::Started(trade(&contracts()[0], 0));
-    for (answer, start) in [("trade saved", started), ("no provider", Start::NoProvider), ("occupied", Start::Occupied)]
-    {
+    for (answer, start) in [
+        ("trade saved", started),
+        ("restored: may be called already", Start::InDoubt(trade(&contracts()[0], 0))),
+        ("restored: at any of several", Start::Unclear),
+        ("no provider", Start::NoProvider),
+        ("occupied", Start::Occupied),
+    ] {
         rows(&mut out, answer, &Scripted { start, ..world() }, routing);
     }
     let lapsed = This { age: 31 * 24 * HOUR, ..this(args()) };

@@ -18,6 +18,7 @@ pub mod prune;
 pub mod recover;
 pub mod redrive;
 mod refused;
+pub mod restored;
 pub mod schema;
 pub mod settle;
 pub mod stores;

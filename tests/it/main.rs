@@ -25,6 +25,7 @@ mod processes;
 mod prune;
 mod recover;
 mod redrive;
+mod restore;
 mod rights;
 mod roles;
 mod rules;

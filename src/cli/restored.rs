@@ -1,0 +1,67 @@
+//! `noshi restored`: after the database went back to an earlier point.
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Database, out::Out};
+use crate::store::{self, Role, restored};
+
+#[derive(Subcommand)]
+pub enum RestoredCommand {
+    /// Says to which point it went back, before the first worker starts: what may have been called since is in doubt and is asked for.
+    Mark(RestoredMark),
+    /// Whether a restore is marked, and its point.
+    Show(Database),
+    /// Says that what was done after that point is known again: gifts are bought without asking first.
+    End(RestoredEnd),
+}
+
+#[derive(Args)]
+pub struct RestoredMark {
+    /// The point, such as 2026-11-23T00:10:00Z. Rather too early than too late.
+    #[arg(long, value_name = "TIME")]
+    to: DateTime<Utc>,
+    /// For the audit: why.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct RestoredEnd {
+    /// For the audit: how it became known.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    database: Database,
+}
+
+pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
+    let open = |database: Database| async move { store::connect(database.url()?, Role::Operator, 1).await };
+    match command {
+        RestoredCommand::Mark(args) => {
+            let doubted = restored::mark(&open(args.database).await?, args.to, &args.reason).await?;
+            out.one(&json!({"restored_to": args.to, "in_doubt": doubted}), |_| {
+                format!(
+                    "restored to {}: {doubted} unfinished writes are in doubt; no gift is bought before its partner was asked",
+                    args.to.format("%Y-%m-%d %H:%M:%SZ")
+                )
+            })
+        }
+        RestoredCommand::Show(database) => {
+            let point = restored::point(&open(database).await?).await?;
+            out.one(&json!({"restored_to": point}), |_| match point {
+                Some(point) => format!("restored to {}", point.format("%Y-%m-%d %H:%M:%SZ")),
+                None => "no restore is marked".to_owned(),
+            })
+        }
+        RestoredCommand::End(args) => {
+            restored::end(&open(args.database).await?, &args.reason).await?;
+            out.one(&json!({"restored_to": null}), |_| {
+                "over; jobs that are in doubt stay so until they are settled".to_owned()
+            })
+        }
+    }
+}
