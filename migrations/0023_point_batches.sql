@@ -8,8 +8,11 @@ alter table noshi.batch
     add constraint points_bring_no_gift check (kind <> 'points' or not (mails or issues));
 alter table noshi.batch_cap drop constraint batch_cap_kind_check;
 alter table noshi.batch_cap add constraint batch_cap_kind_check check (kind in ('grants', 'stores', 'points'));
+-- As with those before it, what the schema comes with is nobody's act.
+alter table noshi.batch_cap disable trigger audited;
 insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows, approve_from_total) values
     ('points', 'PT', 1000000, 100000000, 100000, 100000000, 100, 100000);
+alter table noshi.batch_cap enable trigger audited;
 -- What caps add up is what will be granted.
 alter table noshi.batch_row add constraint points_add_up check (currency is distinct from 'PT' or (
     (args ->> 'points')::bigint is not distinct from amount and key is not distinct from (args ->> 'benefit') || ':' || (args ->> 'source')));

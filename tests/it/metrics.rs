@@ -12,7 +12,7 @@ use noshi::{
     simulator::Provider,
     store,
 };
-use noshi_jobs::Problem;
+use noshi_jobs::{Kind, Problem};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -78,7 +78,7 @@ fn expected() -> BTreeSet<String> {
             all.insert(format!("{name}{{code=\"{code}\"}}"));
         }
     }
-    for kind in ["bulk_grants", "email", "gift_issuance", "probe", "store_creation"] {
+    for kind in Kind::ALL.map(Kind::name) {
         all.insert(format!("noshi_steps_total{{kind=\"{kind}\"}}"));
         all.insert(format!("noshi_stale_settles_total{{kind=\"{kind}\"}}"));
         for outcome in "completed failed compensated cancelled needs_operator".split(' ') {
