@@ -233,6 +233,9 @@ set search_path = noshi, pg_temp
 as $$
 declare posted bigint;
 begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'points are booked in read committed transactions: in others an operation would not see the one it waited for' using errcode = 'NS400';
+    end if;
     with e as (
         insert into point_entry (id, key, digest, kind, user_id, seq, at, amount, balance, area, exercise, reverses, job)
         overriding system value
@@ -244,13 +247,14 @@ begin
         from e cross join lateral unnest(array['user_points', point_contra(e.kind)]) as l(account) where e.amount <> 0),
     lot as (
         insert into point_lot (entry, user_id, amount, remaining, granted_at, expires_at, area)
-        select n.entry, n.user_id, n.amount, n.amount, n.granted_at, n.expires_at, n.area from unnest(p_lots) n),
+        select n.entry, n.user_id, n.amount, n.amount, n.granted_at, n.expires_at, n.area from unnest(p_lots) n
+        where (select count(*) from e) = cardinality(p_entries)),
     allocation as (
-        insert into point_allocation (lot, entry, amount) select n.lot, n.entry, n.amount from unnest(p_allocations) n)
+        insert into point_allocation (lot, entry, amount) select n.lot, n.entry, n.amount from unnest(p_allocations) n
+        where (select count(*) from e) = cardinality(p_entries))
     select count(*) into posted from e;
     if posted <> cardinality(p_entries) then
-        -- The owner's lock and a look at the key come first: only the same key for two users at the same moment gets here, or a
-        -- transaction whose snapshot is older than its lock.
+        -- The owner's lock and a look at the key came first: only the same key for two users at the same moment gets here.
         raise exception 'another operation with the same key came at this very moment; nothing was booked, do it again' using errcode = '40001';
     end if;
 end $$;
@@ -307,8 +311,22 @@ begin
         when 'use' then jsonb_build_object('user', e.user_id, 'amount', -e.amount, 'area', e.area)
         when 'reverse' then (select jsonb_build_object('use', u.key) from point_entry u where u.id = e.reverses)
         else jsonb_build_object('user', e.user_id) end;
+    if p_content ->> 'kind' <> e.kind then
+        recorded := jsonb_build_object('kind', e.kind);
+        p_content := jsonb_build_object('kind', p_content -> 'kind');
+    end if;
+    -- Of what is asked for only the grace of a reversal is nowhere but in the digest.
     return query select 'conflict', e.id, coalesce(differing_fields(recorded, p_content), 'grace: now another');
 end $$;
+
+-- A benefit was exercised for a source already, with another key: a conflict.
+create function noshi.benefit_exercised(p_key text, p_benefit text, p_source text) returns table (outcome text, entry bigint, detail text)
+language sql stable
+set search_path = noshi, pg_temp
+as $$
+    select 'conflict', e.id, format('source %s of benefit %s was exercised before, with the key %s', $3, $2, e.key)
+    from benefit_exercise x join point_entry e on e.exercise = x.id where x.benefit = $2 and x.source = $3 and e.key <> $1
+$$;
 
 -- Expiries that are due, of owners that the caller has locked: the first lots of each, an entry for each lot at the instant it was due.
 create function noshi.book_due(p_users text[], p_due timestamptz, p_lots integer, p_job bigint) returns table (lots integer, points bigint)
@@ -394,6 +412,10 @@ begin
     if found then
         return;
     end if;
+    return query select * from benefit_exercised(p_key, p_benefit, p_source);
+    if found then
+        return;
+    end if;
     turn := take_point_turn(p_user, p_at, p_job);
     return query select * from point_known(p_key, digest, content);
     if found then
@@ -410,8 +432,7 @@ begin
     insert into benefit_exercise (benefit, source, user_id, at) values (p_benefit, p_source, p_user, turn.at)
     on conflict do nothing returning id into e.exercise;
     if not found then
-        return query select 'conflict', o.id, format('source %s of benefit %s was exercised before, with the key %s', p_source, p_benefit, o.key)
-        from benefit_exercise x join point_entry o on o.exercise = x.id where x.benefit = p_benefit and x.source = p_source;
+        return query select * from benefit_exercised(p_key, p_benefit, p_source);
         return;
     end if;
     e.id := nextval('noshi.point_entry_id_seq');
@@ -816,7 +837,7 @@ begin
     for f in select p.oid::regprocedure as signature, p.proname from pg_proc p
              where p.pronamespace = 'noshi'::regnamespace and p.proname in (
                 'point_entries_are_whole', 'point_lines_balance', 'point_lots_add_up', 'point_allocations_add_up', 'point_expiry_of', 'point_contra',
-                'post_points', 'point_digest', 'check_point_key', 'check_points', 'point_known', 'book_due', 'take_point_turn', 'book_rest',
+                'post_points', 'point_digest', 'check_point_key', 'check_points', 'point_known', 'benefit_exercised', 'book_due', 'take_point_turn', 'book_rest',
                 'book_grant', 'book_use', 'book_reversal', 'book_withdrawal', 'book_expiries',
                 'point_balance', 'point_history', 'points_expiring', 'verify_points') loop
         execute format('revoke all on function %s from public', f.signature);

@@ -18,6 +18,7 @@ mod mails;
 mod metrics;
 mod operators;
 mod point_jobs;
+mod points;
 mod practice;
 mod private_postgres;
 mod probes;
