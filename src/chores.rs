@@ -2,14 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
+use noshi_jobs::Kind;
 use tokio::task::JoinHandle;
 
-use crate::{engine::Engine, store};
+use crate::{
+    chaos::crash_point,
+    engine::Engine,
+    schedule::{Times, Turn},
+    store::{self, schedules::Due},
+};
 
 const BETWEEN_BATCH_LOOKS: Duration = Duration::from_secs(2);
 const BETWEEN_REDRIVE_LOOKS: Duration = Duration::from_secs(1);
 /// How often a process asks whether it is its turn to prune.
 const BETWEEN_PRUNE_LOOKS: Duration = Duration::from_secs(10);
+/// At the latest, at the soonest, where neither a due time nor a change is known of.
+const BETWEEN_SCHEDULE_LOOKS: Duration = Duration::from_secs(15);
+const SOONEST_SCHEDULE_LOOK: Duration = Duration::from_millis(200);
 const BETWEEN_FIGURE_LOOKS: Duration = Duration::from_secs(2);
 
 /// Begins them all; they end when they are aborted.
@@ -18,6 +27,7 @@ pub fn begin(engine: &Arc<Engine>) -> Vec<JoinHandle<()>> {
         tokio::spawn(settle_batches(Arc::clone(engine))),
         tokio::spawn(advance_redrives(Arc::clone(engine))),
         tokio::spawn(prune(Arc::clone(engine))),
+        tokio::spawn(fire_schedules(Arc::clone(engine))),
         tokio::spawn(take_figures(Arc::clone(engine))),
     ]
 }
@@ -109,6 +119,65 @@ async fn prune_if_due(pool: &sqlx::PgPool) -> Result<u64, store::ActError> {
         last = page;
     }
     Ok(pruned)
+}
+
+/// Fires schedules when they are due: whoever comes first has the row, the others pass it over.
+async fn fire_schedules(engine: Arc<Engine>) {
+    loop {
+        let pause = match look_at_schedules(&engine.pool).await {
+            Ok(wait) => wait.clamp(SOONEST_SCHEDULE_LOOK, BETWEEN_SCHEDULE_LOOKS),
+            Err(error) => {
+                tracing::warn!(%error, "the schedules could not be looked at; trying again");
+                Duration::from_secs(1)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = engine.hints.until_schedules_change() => {}
+        }
+    }
+}
+
+/// Fires whatever is due. Returns how long there is nothing to do, by the database's clock.
+async fn look_at_schedules(pool: &sqlx::PgPool) -> Result<Duration, sqlx::Error> {
+    let kinds = Kind::ALL.map(Kind::name);
+    let wait = store::schedules::wait(pool, &kinds).await?;
+    if wait.is_some_and(|wait| wait.is_zero()) {
+        while fire_next(pool, &kinds).await? {}
+        return Ok(store::schedules::wait(pool, &kinds).await?.unwrap_or(BETWEEN_SCHEDULE_LOOKS));
+    }
+    Ok(wait.unwrap_or(BETWEEN_SCHEDULE_LOOKS))
+}
+
+/// False: nothing is due that is not in other hands.
+async fn fire_next(pool: &sqlx::PgPool, kinds: &[&str]) -> Result<bool, sqlx::Error> {
+    let mut transaction = store::schedules::begin(pool).await?;
+    let Some(due) = store::schedules::take_due(&mut transaction, kinds).await? else {
+        return Ok(false);
+    };
+    let Due { cron, zone, missed, next_due, clock, .. } = &due;
+    let turn = Times::read(cron, zone).and_then(|times| {
+        times.turn(*missed, *next_due, *clock).ok_or_else(|| format!("cron: `{cron}` is never due again"))
+    });
+    let moved = match &turn {
+        Ok(turn) => store::schedules::fire(&mut transaction, &due, &turn.fire, turn.skipped, turn.next).await?,
+        Err(why) => {
+            store::schedules::stick(&mut transaction, &due, why).await?;
+            false
+        }
+    };
+    crash_point("schedule.before_commit");
+    transaction.commit().await?;
+    crash_point("schedule.after");
+    match turn.ok().filter(|_| moved) {
+        Some(Turn { fire, skipped, .. }) => {
+            metrics::counter!("noshi_schedule_fired_total").increment(fire.len() as u64);
+            metrics::counter!("noshi_schedule_skipped_total").increment(skipped as u64);
+            tracing::info!(schedule = due.name, fired = fire.len(), skipped, "a schedule was due");
+        }
+        None => tracing::error!(schedule = due.name, "a schedule is stuck: `noshi schedule show` tells why"),
+    }
+    Ok(true)
 }
 
 /// Counts what every process shows, on a budget: one process of the fleet at a time.

@@ -15,6 +15,7 @@ mod points;
 mod prune;
 mod redrive;
 mod restored;
+mod schedule;
 mod token;
 mod vault;
 mod worker;
@@ -69,6 +70,9 @@ enum Command {
     /// Rate budgets: see, pause and open them.
     #[command(subcommand)]
     Lane(lane::LaneCommand),
+    /// Recurring jobs: see, set, pause and trigger them.
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Whether everything is here that the promises rest on, and how to mend what is not.
     Doctor(doctor::DoctorArgs),
     /// Moves out jobs that were over long ago; the fleet does so by itself. A late duplicate is still known.
@@ -136,6 +140,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Audit(command) => audit::run(out, command).await,
         Command::Points(command) => points::run(out, command).await,
         Command::Lane(command) => lane::run(out, command).await,
+        Command::Schedule(command) => schedule::run(out, command).await,
         Command::Doctor(args) => doctor::run(&settings(), out, args).await,
         Command::Prune(args) => prune::run(out, args).await,
         Command::Restored(command) => restored::run(out, command).await,
@@ -196,6 +201,7 @@ pub fn start_logging(cli: &Cli) {
         | Command::Audit(_)
         | Command::Lane(_)
         | Command::Points(_)
+        | Command::Schedule(_)
         | Command::Doctor(_)
         | Command::Prune(_)
         | Command::Restored(_)

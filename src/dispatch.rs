@@ -30,7 +30,10 @@ pub async fn listen(url: String, engine: Arc<Engine>) {
         {
             engine.hints.all();
             // A lost connection loses hints, not jobs.
-            while listener.recv().await.is_ok() {
+            while let Ok(hint) = listener.recv().await {
+                if hint.payload() == "schedule" {
+                    engine.hints.schedules_changed();
+                }
                 engine.hints.all();
             }
         }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 pub struct Hints {
     soon: Mutex<Soon>,
     bell: Notify,
+    schedules: Notify,
 }
 
 /// What was told since the last look.
@@ -52,6 +53,15 @@ impl Hints {
 
     pub async fn rung(&self) {
         self.bell.notified().await;
+    }
+
+    /// A schedule was set or resumed: it may be due sooner than was known.
+    pub fn schedules_changed(&self) {
+        self.schedules.notify_one();
+    }
+
+    pub async fn until_schedules_change(&self) {
+        self.schedules.notified().await;
     }
 
     pub fn take(&self) -> Soon {

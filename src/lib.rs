@@ -28,6 +28,7 @@ pub mod probes;
 pub mod redrive;
 pub mod retry;
 pub mod run;
+pub mod schedule;
 pub mod settings;
 pub mod simulator;
 pub mod store;

@@ -84,6 +84,8 @@ pub fn install(
     for counter in [
         "noshi_jobs_pruned_total",
         "noshi_rescues_total",
+        "noshi_schedule_fired_total",
+        "noshi_schedule_skipped_total",
         "noshi_batch_equation_broken_total",
         "noshi_batches_settled_total",
         "noshi_redrive_jobs_asked_total",

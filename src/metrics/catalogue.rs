@@ -45,6 +45,8 @@ metrics! {
     Counter Process noshi_redrive_jobs_drifted_total [] "Jobs of re-drives that had moved on by themselves, and were left alone.";
     Counter Process noshi_redrive_canary_pauses_total [] "Re-drives paused because their first jobs stood still again.";
     Counter Process noshi_jobs_pruned_total [] "Jobs moved out because they were over long ago.";
+    Counter Process noshi_schedule_fired_total [] "Due times of schedules that became jobs.";
+    Counter Process noshi_schedule_skipped_total [] "Due times of schedules that were missed, and by their policy stay so.";
     Counter Process noshi_provider_requests_total ["provider", "op", "outcome"] "Calls to providers, by operation and outcome.";
     Counter Process noshi_lane_tokens_forfeited_total ["lane"] "Tokens given up because their slot came too late.";
     Histogram Process noshi_settle_group_size [] "Settles that travelled in one statement.";
@@ -73,6 +75,7 @@ metrics! {
     Gauge Fleet noshi_redrives_open [] "Re-drives that were applied and are not done.";
     Gauge Fleet noshi_points_expiry_late_seconds [] "How long the first of the lots of points that are due has waited for its expiry to be booked.";
     Gauge Fleet noshi_points_due_lots [] "Lots of points that are due and not booked as expired, up to 10,000.";
+    Gauge Fleet noshi_schedule_late_seconds [] "How long the schedule that has been due longest waits to be fired; paused ones do not count.";
     Gauge Fleet noshi_workers_alive [] "Workers heard from within 10 seconds.";
     Gauge Fleet noshi_leases_held [] "Jobs in workers' hands.";
     Gauge Fleet noshi_mail_sends_last_hour [] "Messages that the mail service reported as sent.";

@@ -19,6 +19,7 @@ pub mod recover;
 pub mod redrive;
 mod refused;
 pub mod restored;
+pub mod schedules;
 pub mod schema;
 pub mod settle;
 pub mod stores;

@@ -148,6 +148,7 @@ figures! {
     "noshi_batches_paused" = "select count(*) from noshi.batch where paused_at is not null and settled_at is null",
     "noshi_batches_open" = "select count(*) from noshi.batch where released_at is not null and settled_at is null and refused_code is null",
     "noshi_redrives_open" = "select count(*) from noshi.redrive where applied_at is not null and done_at is null and cancelled_at is null",
+    "noshi_schedule_late_seconds" = "select greatest(extract(epoch from clock_timestamp() - min(next_due)), 0) from noshi.schedule where paused_at is null",
     "noshi_workers_alive" = "select count(*) from noshi.worker where dead_at is null and stopped_at is null and seen_at > clock_timestamp() - interval '10 seconds'",
     "noshi_leases_held" = "select count(*) from noshi.job where status = 'running'",
     "noshi_points_expiry_late_seconds" = "select expiry_late_seconds from noshi.point_figures()",

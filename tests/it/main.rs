@@ -31,6 +31,7 @@ mod rights;
 mod roles;
 mod rules;
 mod runbook;
+mod schedules;
 mod secrets;
 mod settle;
 mod smtp;
