@@ -13,6 +13,7 @@ use crate::{
         self, Role,
         operate::{self, Filter, Line, Seen, Told},
         prune::{self, Over},
+        settle::Status,
     },
 };
 
@@ -39,11 +40,12 @@ pub struct JobList {
     #[arg(long)]
     kind: Option<String>,
     /// Such as needs_operator, retryable or failed.
-    #[arg(long)]
-    status: Option<String>,
+    #[arg(long, value_parser = one_status)]
+    status: Option<Status>,
     /// A problem code.
     #[arg(long)]
     code: Option<String>,
+    /// Those that stand in this lane; a job that is over stands in none.
     #[arg(long)]
     lane: Option<String>,
     #[arg(long)]
@@ -130,6 +132,11 @@ pub async fn run(out: Out, command: JobCommand) -> anyhow::Result<()> {
         JobCommand::Inquire(args) => act(out, &args, Act::Inquire).await,
         JobCommand::Resolve(args) => act(out, &args.act, args.r#as.act()).await,
     }
+}
+
+fn one_status(name: &str) -> Result<Status, String> {
+    let known = || format!("there are {}", Status::ALL.map(Status::name).join(", "));
+    Status::ALL.into_iter().find(|status| status.name() == name).ok_or_else(known)
 }
 
 fn kinds() -> Vec<&'static str> {

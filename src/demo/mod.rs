@@ -7,6 +7,7 @@
 pub(crate) mod fleet;
 mod grants;
 pub(crate) mod papers;
+mod points;
 mod practice;
 mod progress;
 pub(crate) mod reconcile;
@@ -119,11 +120,11 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
     let mut script = Script::begin(&stage, &pool, args.count as usize).await?;
     let mut ran = Ran::default();
     let rested = run_to_rest(&pool, &mut fleet, &mut script, &mut ran).await;
-    let grants = script.grants;
+    let (grants, cast) = (script.grants, script.points);
     let bad = fleet.stop().await;
     // Calls whose connections are gone may still land, for as long as the providers say.
     tokio::time::sleep(stage::SETTLE).await;
-    let Stage { simulator, directory, ledger, .. } = stage;
+    let Stage { simulator, directory, ledger, url, .. } = stage;
     simulator.stop().await?;
     door.abort();
     ran.elapsed = begun.elapsed();
@@ -146,9 +147,11 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
     let max_sends = Template::GiftGranted.max_sends().into();
     let (mails, broken) = reconcile::mails::check(&books.ledger, &jobs, max_sends, stage::MAIL_LIMIT);
     it.broken.extend(broken);
+    let (points, broken) = points::check(&url, cast).await?;
+    it.broken.extend(broken);
     papers::write(&directory, &pool).await?;
     it.broken.extend(papers::leaks(&directory)?);
-    println!("\nThe partners' ledger against our database:\n\n{}", table::text(&it, &shops, &mails));
+    println!("\nThe partners' ledger against our database:\n\n{}", table::text(&it, &shops, &mails, &points));
     tell(&ran, &it, audit::rescued(&pool).await?);
     if let Some(keep) = &args.keep {
         papers::keep(&directory, keep)?;
@@ -178,7 +181,7 @@ fn introduce(args: &DemoArgs) {
     let faults = if args.no_faults { "no faults" } else { "about 12 % of all issue calls meet a fault" };
     let limits = stage::LIMITS;
     println!(
-        "{} grants to be mailed and issued, and stores to be created; {WORKERS} workers, two killed on the way; three \
+        "{} grants to be mailed and issued, stores to be created, points to be granted, exchanged and expired; {WORKERS} workers, two killed on the way; three \
          simulated gift providers, an organisation platform and SES ({faults}; seed {}).",
         args.count, args.seed
     );

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, bail};
 use sqlx::PgPool;
 
-use super::{grants, stage::Stage, stores::Cast};
+use super::{grants, points, stage::Stage, stores::Cast};
 use crate::{
     intake::{self, Encoding, FileKind, Submission},
     settings::Settings,
@@ -25,6 +25,9 @@ pub struct Script<'a> {
     pool: &'a PgPool,
     scene: Scene,
     cast: Cast,
+    pub points: points::Cast,
+    /// The batch of points, until its exchanges are asked for.
+    granting: Option<i64>,
     pub grants: usize,
     /// Jobs that all files together lead to.
     pub jobs: u64,
@@ -37,13 +40,25 @@ impl<'a> Script<'a> {
         let (batch, grants) = submit(stage, "grants.csv", &grants::csv(count)?, FileKind::Grants).await?;
         let (stores, first) = submit(stage, "stores.csv", &cast.first(), FileKind::Stores).await?;
         let mails = audit::mailed_rows(pool, batch).await?;
-        // Each grant's issuance and mail, the batch's own job, and the stores of both files.
-        let jobs = grants as u64 + mails + 1 + (first + cast.rows) as u64;
-        Ok(Script { stage, pool, scene: Scene::First { stores }, cast, grants, jobs })
+        let points = points::Cast::of((count / 5).max(20));
+        points::old_ones(stage, points).await?;
+        let (granting, _) = submit(stage, "points.csv", &points.csv(), FileKind::Points).await?;
+        // Each grant's issuance and mail, the batch's own job, the stores of both files, and the points.
+        let jobs = grants as u64 + mails + 1 + (first + cast.rows + points.jobs()) as u64;
+        // Exchanges order gifts too.
+        let grants = grants + points.orders();
+        Ok(Script { stage, pool, scene: Scene::First { stores }, cast, points, granting: Some(granting), grants, jobs })
     }
 
     /// Goes on if something is to be done now; says what was done.
     pub async fn go_on(&mut self) -> anyhow::Result<Option<String>> {
+        if let Some(batch) = self.granting
+            && self.status(batch).await? == "settled"
+        {
+            self.granting = None;
+            points::exchange(self.stage, self.points).await?;
+            return Ok(Some("all points of the campaign are granted; users exchange them for gifts".into()));
+        }
         match self.scene {
             Scene::First { stores } if self.status(stores).await? == "settled" => {
                 let (stores, rows) =
@@ -78,7 +93,7 @@ pub(crate) async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind)
         held: None,
         kind,
         encoding: Encoding::Utf8,
-        campaign: grants.then_some("demo"),
+        campaign: (kind != FileKind::Stores).then_some("demo"),
         mails: grants,
         issues: grants,
     };

@@ -2,13 +2,16 @@
 
 use std::fmt::Write;
 
-use super::reconcile::{Account, Reconciliation, mails::Mails, shops::Shops};
+use super::{
+    points::Points,
+    reconcile::{Account, Reconciliation, mails::Mails, shops::Shops},
+};
 use crate::simulator::Provider;
 
 /// Broken promises told at once.
 const MOST_BROKEN: usize = 20;
 
-pub fn text(it: &Reconciliation, shops: &Shops, mails: &Mails) -> String {
+pub fn text(it: &Reconciliation, shops: &Shops, mails: &Mails, points: &Points) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = writeln!(
@@ -36,6 +39,12 @@ pub fn text(it: &Reconciliation, shops: &Shops, mails: &Mails) -> String {
         }
     }
     others(&mut text, shops, mails);
+    let books = &points.books;
+    let _ = writeln!(
+        text,
+        "points: {} lots granted, {} expired; {} exchanges = {} with a gift + {} given back + {} ask; {} had too few points",
+        books.granted, books.expired, books.used, books.gifts, books.returned, books.asking, books.poor
+    );
     for broken in it.broken.iter().take(MOST_BROKEN) {
         let _ = writeln!(text, "BROKEN: {broken}");
     }

@@ -43,9 +43,9 @@ use crate::{
 
 const CONNECTIONS: u32 = 8;
 /// Requests in hand at once. Each holds 256 KiB at most.
-const MOST_REQUESTS: usize = 128;
+pub const MOST_REQUESTS: usize = 128;
 /// Of them those with much in hand: many jobs, files, reports. Together they stay below 256 MiB.
-const MOST_LARGE: usize = 2;
+pub const MOST_LARGE: usize = 2;
 /// Connections of one request's own, beside the shared ones: what takes several transactions.
 const MOST_OWN: usize = 8;
 /// How long a request waits for its turn at what is scarce.

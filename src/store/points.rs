@@ -93,3 +93,42 @@ pub async fn verify(pool: &PgPool) -> Result<Vec<LedgerFault>, sqlx::Error> {
     transaction.commit().await?;
     Ok(faults)
 }
+
+const GRANT_DUE: &str = "select count(*) from unnest($1::text[]) with ordinality as u(user_id, n),
+    noshi.book_grant(clock_timestamp() - interval '1 year', 'acquire:last_year:' || u.n, u.user_id, $2, 'last_year', u.n::text,
+        clock_timestamp() - interval '1 day', null, null)";
+
+/// Points of a year ago that are due since yesterday, for what plays a past; the login must own the schema.
+pub async fn grant_due(pool: &PgPool, users: &[String], points: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(GRANT_DUE).bind(users).bind(points).execute(pool).await.map(drop)
+}
+
+/// The whole ledger in figures, and what became of exchanges.
+#[derive(Debug, Default, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Books {
+    /// Entries of grants, expiries and uses.
+    pub granted: i64,
+    pub expired: i64,
+    pub used: i64,
+    /// Exchanges that failed for want of points.
+    pub poor: i64,
+    /// Exchanges whose gift is issued and whose points are used; whose gift failed and whose points are back; whose gift asks a person.
+    pub gifts: i64,
+    pub returned: i64,
+    pub asking: i64,
+}
+
+const BOOKS: &str = "with exchanges as (
+    select g.status, r.id is not null as returned from noshi.point_entry u
+    join noshi.job g on g.kind = 'gift_issuance' and g.key = 'exchange/' || substr(u.key, 5)
+    left join noshi.point_entry r on r.reverses = u.id where u.kind = 'use')
+select (select count(*) from noshi.point_entry where kind = 'grant') as granted, (select count(*) from noshi.point_entry where kind = 'expire') as expired,
+    (select count(*) from noshi.point_entry where kind = 'use') as used,
+    (select count(*) from noshi.job where kind = 'point_exchange' and code = 'points_insufficient') as poor,
+    (select count(*) from exchanges where status = 'completed' and not returned) as gifts,
+    (select count(*) from exchanges where status = 'failed' and returned) as returned,
+    (select count(*) from exchanges where status = 'needs_operator' and not returned) as asking";
+
+pub async fn books(pool: &PgPool) -> Result<Books, sqlx::Error> {
+    sqlx::query_as(BOOKS).fetch_one(pool).await
+}

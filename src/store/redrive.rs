@@ -75,7 +75,7 @@ from noshi.job j left join noshi.batch b on b.id = j.batch and b.paused_at is no
     };
 }
 const SELECT: &str = select!(
-    "j.status = any($2::noshi.job_status[]) and j.asked is null and ($3::text is null or j.kind = $3) and ($4::text is null or j.code = $4)
+    "('needs_operator' = any($2) and j.status = 'needs_operator' or 'failed' = any($2) and j.status = 'failed') and j.asked is null and ($3::text is null or j.kind = $3) and ($4::text is null or j.code = $4)
     and ($5::interval is null or coalesce(j.finished_at, j.run_at) > clock_timestamp() - $5)
     and ($6::bigint is null or j.batch = $6 or (j.kind = 'bulk_grants' and j.key = 'batch/' || $6))"
 );
@@ -97,7 +97,9 @@ pub async fn select(
     let statuses = filter.status.as_deref().map_or(vec!["needs_operator", "failed"], |status| vec![status]);
     let query = match &filter.ids {
         Some(ids) => sqlx::query(SELECT_IDS).bind(most).bind(&filter.kind).bind(ids),
+        // Planned for these values, through the index of what stopped.
         None => sqlx::query(SELECT)
+            .persistent(false)
             .bind(most)
             .bind(statuses)
             .bind(&filter.kind)

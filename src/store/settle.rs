@@ -45,6 +45,14 @@ impl Status {
             Status::Cancelled => "cancelled",
         }
     }
+
+    /// A worker has it, or will have it without anybody's doing.
+    pub const fn is_moving(self) -> bool {
+        match self {
+            Status::Scheduled | Status::Available | Status::Running | Status::Retryable => true,
+            Status::NeedsOperator | Status::Completed | Status::Failed | Status::Cancelled => false,
+        }
+    }
 }
 
 /// What a settle does to the counters of the state.

@@ -8,7 +8,7 @@ use std::{
 use futures::future::join_all;
 use noshi::{
     door::api::{
-        openapi,
+        MOST_LARGE, MOST_REQUESTS, openapi,
         routes::{Method, ROUTES, Route, Takes},
     },
     store::{
@@ -777,4 +777,98 @@ fn the_description_is_the_one_that_callers_have() {
         kept == drawn,
         "the interface changed; if callers can live with it, run the tests once with NOSHI_REDRAW=1 and commit {path}"
     );
+}
+
+/// A request whose head is whole and whose body is not: it stays in hand until the rest comes.
+struct Held {
+    stream: TcpStream,
+    rest: Vec<u8>,
+}
+
+impl Held {
+    async fn begin(api: &Api, path: &str, token: &SecretString, body: &Value) -> Held {
+        let body = body.to_string().into_bytes();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            token.expose_secret(),
+            body.len()
+        );
+        let mut stream = TcpStream::connect(&api.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body[..1]).await.unwrap();
+        Held { stream, rest: body[1..].to_vec() }
+    }
+
+    async fn end(mut self) -> String {
+        self.stream.write_all(&self.rest).await.unwrap();
+        let mut answer = String::new();
+        self.stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+/// Takes out those that were answered already, and returns the answers.
+fn take_answered(held: &mut Vec<Held>) -> Vec<String> {
+    let mut answers = vec![];
+    held.retain(|one| {
+        let mut answer = vec![0; 4096];
+        let Ok(bytes) = one.stream.try_read(&mut answer) else { return true };
+        answers.push(String::from_utf8_lossy(&answer[..bytes]).into_owned());
+        false
+    });
+    answers
+}
+
+/// Waits until one of them is answered, which must be by a refusal that tells when to come again.
+async fn one_is_refused(held: &mut Vec<Held>) {
+    let mut answers = vec![];
+    until("a refusal", Duration::from_secs(8), async || {
+        answers.extend(take_answered(held));
+        !answers.is_empty()
+    })
+    .await;
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert!(answers[0].starts_with("HTTP/1.1 429") && answers[0].contains("\r\nretry-after: 1\r\n"), "{}", answers[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_it_takes_at_once_is_refused_and_comes_again() {
+    let _turn = crate::support::turn().await;
+    let api = Api::open().await;
+    let token = api.token("shop", &["enqueue", "read"]).await;
+    // One caller alone has a quarter of the room, and one large request.
+    let owners = ["a", "b", "c", "d", "e"];
+    let tokens = join_all(owners.map(|owner| api.token(owner, &["enqueue"]))).await;
+    let job = |id: &str| json!({"kind": "gift_issuance", "id": id, "args": gift(id, 5)});
+    assert_eq!(api.post("/v1/jobs", &token, &job("first")).await.0, 200);
+
+    let begin = async |n: usize| Held::begin(&api, "/v1/jobs", &tokens[n % 5], &job(&format!("held-{n}"))).await;
+    let mut held = join_all((0..=MOST_REQUESTS).map(begin)).await;
+    one_is_refused(&mut held).await;
+    let (status, problem) = api.post("/v1/jobs", &token, &job("late")).await;
+    assert!(status == 429 && problem["detail"].as_str().unwrap().contains("as many requests in hand"), "{problem}");
+    assert_eq!(take_answered(&mut held), [""; 0], "those in hand go on");
+    let done = held.pop().unwrap().end().await;
+    assert!(done.starts_with("HTTP/1.1 200"), "{done}");
+    assert_eq!(api.post("/v1/jobs", &token, &job("late")).await.0, 200, "a place is free again");
+    for answer in join_all(held.into_iter().map(Held::end)).await {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    let many = |id: &str| json!({"kind": "gift_issuance", "jobs": [{"id": id, "args": gift(id, 5)}]});
+    let begin = async |n: usize| Held::begin(&api, "/v1/jobs/many", &tokens[n % 5], &many(&format!("large-{n}"))).await;
+    let mut large = join_all((0..=MOST_LARGE).map(begin)).await;
+    one_is_refused(&mut large).await;
+    assert_eq!(api.post("/v1/jobs/many", &token, &many("late large")).await.0, 429);
+    assert_eq!(api.post("/v1/jobs", &token, &job("small")).await.0, 200, "small ones go on");
+    assert_eq!(take_answered(&mut large), [""; 0]);
+    let done = large.pop().unwrap().end().await;
+    assert!(done.starts_with("HTTP/1.1 200"), "{done}");
+    assert_eq!(api.post("/v1/jobs/many", &token, &many("late large")).await.0, 200, "a turn is free again");
+    for answer in join_all(large.into_iter().map(Held::end)).await {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let held = "select count(*) from noshi.job where key like 'held-%' or key like 'large-%'";
+    let held: i64 = sqlx::query_scalar(held).fetch_one(&api.fleet.pool).await.unwrap();
+    assert_eq!(usize::try_from(held), Ok(MOST_REQUESTS + MOST_LARGE), "what was let in was done");
 }

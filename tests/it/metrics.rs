@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     debian::program,
     engine::probe,
-    fleet::{self, Process, Terms, fleet},
+    fleet::{self, Fleet, Process, Terms, fleet},
     processes::{ledger, until},
 };
 
@@ -162,6 +162,57 @@ async fn every_series_is_there_at_0_and_none_is_added() {
     let log = std::fs::read_to_string(&worker.log).unwrap();
     let unsent = log.lines().filter(|line| line.contains("not sent")).count();
     assert_eq!(sum("noshi_provider_requests_total"), (answers + unsent) as f64);
+    assert!(worker.stop().await.success());
+}
+
+/// Every series of a scrape, those of histograms and of the process too.
+async fn all_series(worker: &Process) -> BTreeSet<String> {
+    let text = scrape(worker).await;
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.map(|line| line.rsplit_once(' ').expect("a series and its value").0.to_owned()).collect()
+}
+
+/// Runs probes up to this number, and ten gifts and stores with them, each with ids of its own.
+async fn run_jobs(fleet: &Fleet, from: i32, upto: i32) {
+    const PROBES: &str =
+        "select count(*) from noshi.enqueue_rows('probe', array(select 'p' || n from generate_series($1, $2) n),
+        array(select jsonb_build_object('id', 'p' || n, 'steps', 1) from generate_series($1, $2) n))";
+    for first in (from..upto).step_by(10_000) {
+        let last = upto.min(first + 10_000) - 1;
+        sqlx::query(PROBES).bind(first).bind(last).execute(&fleet.pool).await.unwrap();
+    }
+    for n in from..from + 10 {
+        for category in ["amazon", "digital", "prepaid"] {
+            fleet.gift(&format!("{category}-{n}"), category, 500 + i64::from(n)).await;
+        }
+        fleet.store(&format!("O-{n}"), &format!("S-{n}"), "1").await;
+    }
+    let within = Duration::from_secs(60 + u64::from((upto - from).unsigned_abs()) / 50);
+    fleet.at_rest(within).await.unwrap();
+}
+
+/// At size: `NOSHI_JOBS=100000 cargo test --test it metrics::series_do_not_grow_with_jobs -- --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+async fn series_do_not_grow_with_jobs() {
+    let _turn = crate::support::turn().await;
+    let most = std::env::var("NOSHI_JOBS").map_or(3_000, |most| most.parse().expect("a number"));
+    let fleet = fleet(Terms::default()).await;
+    let worker = fleet.worker("counts", &[], &["--metrics", "127.0.0.1:0"]);
+    until("the fleet's figures", Duration::from_secs(20), async || {
+        scrape(&worker).await.contains("noshi_oldest_available_seconds{lane=\"org-platform\"}")
+    })
+    .await;
+    let mut told = vec![all_series(&worker).await];
+    for (from, upto) in [(0, 1_000), (1_000, most)] {
+        run_jobs(&fleet, from, upto).await;
+        told.push(all_series(&worker).await);
+    }
+    println!(
+        "series at the start, after 1,000 jobs and after {most}: {:?}",
+        told.iter().map(BTreeSet::len).collect::<Vec<_>>()
+    );
+    let more: Vec<&String> = told[2].difference(&told[0]).collect();
+    assert!(told[1] == told[2] && more.is_empty(), "{more:?}");
     assert!(worker.stop().await.success());
 }
 

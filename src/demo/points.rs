@@ -1,0 +1,120 @@
+//! The points of the demo: a campaign that is granted from a file, older points that are due, exchanges for gifts, and an expiry.
+
+use anyhow::Context;
+use noshi_jobs::{Kind, gift_issuance::OF_EXCHANGE, money::Currency};
+use serde_json::{Value, json};
+
+use super::stage::Stage;
+use crate::store::{self, Role, enqueue, points};
+
+const POINTS: i64 = 500;
+/// More than the simulated provider sells at once: such a gift is refused, and its points come back.
+const REFUSED: i64 = 600_000;
+
+/// Who asks for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cast {
+    pub users: usize,
+    /// Exchange all that they have.
+    exchanging: usize,
+    /// Exchange it for a gift that is refused.
+    refused: usize,
+    /// Ask for more than they have.
+    poor: usize,
+}
+
+impl Cast {
+    pub const fn of(users: usize) -> Cast {
+        Cast { users, exchanging: users / 2, refused: users / 10, poor: users / 10 }
+    }
+
+    /// Exchanges that order a gift.
+    pub const fn orders(self) -> usize {
+        self.exchanging + self.refused
+    }
+
+    /// Jobs that all this leads to at least: the grants, the batch's, the expiry, the exchanges, their gifts, and the returns of those
+    /// that are surely refused.
+    pub const fn jobs(self) -> usize {
+        self.users + 2 + self.orders() + self.poor + self.orders() + self.refused
+    }
+
+    pub fn csv(self) -> String {
+        let rows = (0..self.users).map(|n| format!("autumn,U-{n:05},U-{n:05},{POINTS},180\n"));
+        std::iter::once("benefit,source,user_id,points,valid_days\n".to_owned()).chain(rows).collect()
+    }
+
+    fn exchanges(self) -> impl Iterator<Item = (String, Value)> {
+        (0..self.orders() + self.poor).map(move |n| {
+            let (points, amount) = match n {
+                n if n < self.exchanging => (POINTS, POINTS),
+                n if n < self.orders() => (POINTS, REFUSED),
+                _ => (POINTS + 1, POINTS),
+            };
+            let id = format!("X-{n:05}");
+            let value = json!({"amount": amount, "currency": Currency::Jpy.code()});
+            (id.clone(), json!({"exchange": id, "user": format!("U-{n:05}"), "points": points, "category": "amazon", "value": value}))
+        })
+    }
+}
+
+/// Last year's points of every third user, due since yesterday; and the expiry that finds them.
+pub async fn old_ones(stage: &Stage, cast: Cast) -> anyhow::Result<()> {
+    let owner = store::connect(&stage.url, Role::Login, 1).await?;
+    let due: Vec<String> = (0..cast.users).step_by(3).map(|n| format!("U-{n:05}")).collect();
+    points::grant_due(&owner, &due, 50).await.context("last year's points")?;
+    ask(stage, Kind::PointExpiry, vec![("2999-01-01T00:00:00Z".to_owned(), json!({"due": "2999-01-01T00:00:00Z"}))]).await
+}
+
+pub async fn exchange(stage: &Stage, cast: Cast) -> anyhow::Result<()> {
+    ask(stage, Kind::PointExchange, cast.exchanges().collect()).await
+}
+
+async fn ask(stage: &Stage, kind: Kind, jobs: Vec<(String, Value)>) -> anyhow::Result<()> {
+    let mut producer = store::connect(&stage.url, Role::Producer, 1).await?.acquire().await?;
+    enqueue::enqueue(&mut producer, kind, &jobs, true).await?;
+    Ok(())
+}
+
+/// What became of the points.
+#[derive(Debug, Default)]
+pub struct Points {
+    pub books: points::Books,
+    pub due: usize,
+}
+
+/// The books against the jobs, in a sentence for each that does not agree.
+pub async fn check(stage_url: &str, cast: Cast) -> anyhow::Result<(Points, Vec<String>)> {
+    let owner = store::connect(stage_url, Role::Login, 1).await?;
+    let books = points::books(&owner).await?;
+    let mut broken: Vec<String> = points::verify(&owner)
+        .await?
+        .into_iter()
+        .map(|fault| format!("points: {} of {}: {}", fault.equation, fault.subject, fault.fault))
+        .collect();
+    let due = cast.users.div_ceil(3);
+    let mut expect = |what: &str, found: i64, wanted: usize| {
+        if usize::try_from(found).ok() != Some(wanted) {
+            broken.push(format!("points: {found} {what}, where {wanted} should be"));
+        }
+    };
+    expect("lots granted", books.granted, cast.users + due);
+    expect("lots expired", books.expired, due);
+    expect("exchanges that used points", books.used, cast.orders());
+    expect("exchanges refused for want of points", books.poor, cast.poor);
+    let ended = books.gifts + books.returned + books.asking;
+    expect(&format!("exchanges with a gift, their points back, or a question (gifts: {OF_EXCHANGE}…)"), ended, cast.orders());
+    Ok((Points { books, due }, broken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cast_adds_up() {
+        let cast = Cast::of(100);
+        assert_eq!((cast.orders(), cast.exchanges().count(), cast.csv().lines().count()), (60, 70, 101));
+        assert_eq!(cast.exchanges().filter(|(_, args)| args["value"]["amount"] == REFUSED).count(), 10);
+    }
+}
