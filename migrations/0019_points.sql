@@ -736,7 +736,9 @@ end $$;
 create function noshi.verify_points() returns table (equation text, subject text, fault text)
 language sql stable security definer
 set search_path = noshi, pg_temp
+set work_mem = '64MB'
 as $$
+    with last as materialized (select distinct on (user_id) user_id, balance, at from point_entry order by user_id, seq desc)
     select 'guards', format('trigger %s of %s', t.tgname, t.tgrelid::regclass), 'it is disabled'
     from pg_trigger t join pg_class c on c.oid = t.tgrelid
     where c.relnamespace = 'noshi'::regnamespace and (c.relname like 'point\_%' or c.relname = 'benefit_exercise') and t.tgenabled <> 'O'
@@ -766,8 +768,7 @@ as $$
     union all
     select 'balance = open lots', format('user %s', coalesce(e.user_id, l.user_id)),
            format('balance %s, open lots %s', coalesce(e.balance, 0), coalesce(l.remaining, 0))
-    from (select distinct on (user_id) user_id, balance from point_entry order by user_id, seq desc) e
-    full join (select user_id, sum(remaining) as remaining from point_lot where open group by user_id) l on l.user_id = e.user_id
+    from last e full join (select user_id, sum(remaining) as remaining from point_lot where open group by user_id) l on l.user_id = e.user_id
     where coalesce(e.balance, 0) <> coalesce(l.remaining, 0)
     union all
     select 'entry follows entry', format('entry %s', e.id),
@@ -792,8 +793,7 @@ as $$
                       else l.expires_at <= e.at end
     union all
     select 'no entry overtakes an expiry', format('lot %s', l.id), format('due at %s, %s has an entry at %s', l.expires_at, l.user_id, e.at)
-    from point_lot l
-    cross join lateral (select o.at from point_entry o where o.user_id = l.user_id order by o.seq desc limit 1) e
+    from point_lot l join last e on e.user_id = l.user_id
     where l.open and l.expires_at < e.at
     union all
     select 'a use is taken back as it was', format('entry %s', r.id), format('%s of %s takes back %s of %s', r.amount, r.user_id, u.amount, u.user_id)

@@ -4,6 +4,7 @@
 
 mod fair;
 mod lane;
+mod points;
 
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,15 @@ pub struct BenchArgs {
     /// Measure fairness alone.
     #[arg(long)]
     fairness: bool,
+    /// Measure the ledger of points alone.
+    #[arg(long)]
+    points: bool,
+    /// Entries of other users in the ledger.
+    #[arg(long, default_value_t = 1_000_000)]
+    entries: u32,
+    /// Lots of points that expire.
+    #[arg(long, default_value_t = 100_000)]
+    lots: u32,
 }
 
 struct Bench {
@@ -60,6 +70,10 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let server = PrivatePostgres::start(Settings { durable: true, shared_buffers: 512, ..Settings::default() }).await?;
     if args.fairness {
         fair::run(&server, args.rows).await?;
+        return server.stop().await;
+    }
+    if args.points {
+        points::run(&server, args.entries, args.lots).await?;
         return server.stop().await;
     }
     let url = server.url("postgres");
