@@ -9,6 +9,7 @@ mod crash;
 mod debian;
 mod demo;
 mod doctor;
+mod documented;
 mod dump;
 mod engine;
 mod examples;

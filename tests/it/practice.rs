@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Stdio, time::Duration};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::Command,
+    process::{Child, Command},
 };
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
@@ -32,26 +32,55 @@ async fn run(command: &str, exports: &str) -> String {
     String::from_utf8(ran.stdout).expect("text")
 }
 
+/// `noshi demo --practice`, and what it says to export.
+pub struct Practice {
+    demo: Child,
+    pub url: String,
+    pub config: String,
+}
+
+impl Practice {
+    pub async fn begin() -> Practice {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_noshi"))
+            .args(["demo", "--practice"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the demo");
+        let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+        let exports = tokio::time::timeout(Duration::from_secs(150), async {
+            loop {
+                let line = lines.next_line().await.expect("a line").expect("it sets the scene");
+                if line.trim_start().starts_with("export ") {
+                    return line;
+                }
+            }
+        });
+        let exports = exports.await.expect("an incident");
+        let value = |name: &str| {
+            let (_, rest) = exports.split_once(&format!("{name}='")).expect("an export");
+            rest.split_once('\'').expect("its end").0.to_owned()
+        };
+        Practice { demo, url: value("DATABASE_URL"), config: value("NOSHI_CONFIG") }
+    }
+
+    fn exports(&self) -> String {
+        format!("export DATABASE_URL='{}' NOSHI_CONFIG='{}'", self.url, self.config)
+    }
+
+    pub async fn end(mut self) {
+        kill_process(Pid::from_raw(self.demo.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.demo.wait()).await.expect("it ends").unwrap();
+        assert_eq!(ended.code(), Some(130));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_incident_of_the_readme_is_mended_as_the_readme_says() {
     let _turn = crate::support::turn().await;
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_noshi"))
-        .args(["demo", "--practice"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the demo");
-    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-    let exports = tokio::time::timeout(Duration::from_secs(150), async {
-        loop {
-            let line = lines.next_line().await.expect("a line").expect("it sets the scene");
-            if line.trim_start().starts_with("export ") {
-                return line;
-            }
-        }
-    });
-    let exports = exports.await.expect("an incident");
+    let practice = Practice::begin().await;
+    let exports = practice.exports();
 
     let readme = fs::read_to_string(README).unwrap();
     let mut redrawn = String::new();
@@ -82,7 +111,5 @@ async fn the_incident_of_the_readme_is_mended_as_the_readme_says() {
     let issued = run("noshi job list --kind gift_issuance --status completed --most 100 -o json", &exports).await;
     assert_eq!(issued.matches("\"spring-").count(), 10);
     assert!(run("noshi audit verify", &exports).await.contains("whole"));
-    kill_process(Pid::from_raw(demo.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(30), demo.wait()).await.expect("it ends").unwrap();
-    assert_eq!(ended.code(), Some(130));
+    practice.end().await;
 }
