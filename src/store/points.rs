@@ -3,9 +3,6 @@
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::{PgExecutor, PgPool};
-
-use super::take_time;
 use sqlx::{Executor, PgExecutor, PgPool};
 
 /// An entry of a user's history.
