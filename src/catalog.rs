@@ -16,6 +16,7 @@ use crate::{
     run::{self, Work},
     store::claim::Claimed,
     stores::StoreWorld,
+    traces::Trace,
     world::{Local, ProbeWorld},
 };
 
@@ -49,8 +50,12 @@ impl Outside<Probe> for Engine {
 }
 
 impl Outside<BulkGrants> for Engine {
-    fn world(&self, _: &Claimed, local: &Local) -> Box<dyn bulk_grants::World> {
-        Box::new(GrantWorld { local: local.clone(), pool: self.pool.clone() })
+    fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn bulk_grants::World> {
+        Box::new(GrantWorld {
+            local: local.clone(),
+            pool: self.pool.clone(),
+            traceparent: Trace::of(claimed).traceparent(),
+        })
     }
 }
 

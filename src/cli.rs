@@ -26,10 +26,12 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
 use crate::{
-    bench, demo,
+    bench, demo, logs,
     settings::{Settings, environment},
-    simulator,
+    simulator, traces,
 };
 
 #[derive(Parser)]
@@ -38,6 +40,12 @@ pub struct Cli {
     /// The configuration file; secrets are in files that it names.
     #[arg(long, env = "NOSHI_CONFIG", global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What is logged, such as `info` or `noshi=debug,warn`.
+    #[arg(long, env = "NOSHI_LOG", global = true, value_name = "FILTER", value_parser = parse_filter)]
+    log: Option<EnvFilter>,
+    /// How it is logged: `json` or `text`. Left out: text where standard error is a terminal, which a person reads; JSON elsewhere.
+    #[arg(long, env = "NOSHI_LOG_FORMAT", global = true, value_enum, value_name = "FORMAT")]
+    log_format: Option<logs::Format>,
     /// How to answer.
     #[arg(short, long, global = true, value_enum, default_value = "table", value_name = "FORMAT")]
     output: out::Out,
@@ -157,6 +165,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
+fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::builder().parse(text).map_err(|error| error.to_string())
+}
+
 /// `noshi batch list | head`: a reader that went away has seen enough.
 pub fn end_quietly_without_a_reader() {
     let usual = std::panic::take_hook();
@@ -187,8 +199,8 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
 }
 
-/// JSON logs on standard error; `NOSHI_LOG` chooses what is logged. Only our own fields are ever logged, never a request or a body.
-pub fn start_logging(cli: &Cli) {
+/// Logs go to standard error, and spans of jobs to a collector where one is named. Only our own fields are ever logged, never a request or a body.
+pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
     let usual = match cli.command {
         // Its progress stands on standard error, and its workers log to files.
         Command::Demo(_) => "error",
@@ -213,6 +225,9 @@ pub fn start_logging(cli: &Cli) {
         | Command::Man(_)
         | Command::Bench(_) => "noshi=info,warn",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NOSHI_LOG").unwrap_or_else(|_| usual.into());
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = cli.log.clone().unwrap_or_else(|| usual.into());
+    let lines = logs::Lines::to_standard_error(cli.log_format.unwrap_or_else(logs::Format::usual));
+    let (spans, export) = traces::layer()?;
+    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).init();
+    Ok(export)
 }

@@ -7,6 +7,7 @@ use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
 };
+use tracing::Span;
 
 use crate::{
     retry::DatabaseBackoff,
@@ -20,7 +21,12 @@ use crate::{
 const GROUP: usize = 256;
 const FLUSHERS: usize = 2;
 
-type Entry = (Settlement, oneshot::Sender<Settled>);
+struct Entry {
+    settlement: Settlement,
+    /// Of its job, so that what is logged of it says which that is.
+    span: Span,
+    result: oneshot::Sender<Settled>,
+}
 
 /// Hands settles over to the flushers.
 #[derive(Clone)]
@@ -37,11 +43,11 @@ impl Flusher {
 
     /// Returns once it is known what became of the settle, however long the database is away.
     pub async fn settle(&self, settlement: Settlement) -> Settled {
-        let (sender, result) = oneshot::channel();
-        if self.0.send((settlement, sender)).await.is_err() {
+        let (result, settled) = oneshot::channel();
+        if self.0.send(Entry { settlement, span: Span::current(), result }).await.is_err() {
             return Settled::Stale;
         }
-        result.await.unwrap_or(Settled::Stale)
+        settled.await.unwrap_or(Settled::Stale)
     }
 }
 
@@ -51,20 +57,19 @@ async fn flush(pool: PgPool, worker: i64, receiver: Arc<Mutex<mpsc::Receiver<Ent
         if receiver.lock().await.recv_many(&mut entries, GROUP).await == 0 {
             return;
         }
-        let (group, waiting): (Vec<Settlement>, Vec<oneshot::Sender<Settled>>) = entries.drain(..).unzip();
-        metrics::histogram!("noshi_settle_group_size").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
+        metrics::histogram!("noshi_settle_group_size").record(u32::try_from(entries.len()).unwrap_or(u32::MAX));
         let begun = Instant::now();
-        let results = write(&pool, worker, group).await;
+        let results = write(&pool, worker, &entries).await;
         metrics::histogram!("noshi_settle_seconds").record(begun.elapsed());
-        for (result, sender) in results.into_iter().zip(waiting) {
+        for (settled, entry) in results.into_iter().zip(entries.drain(..)) {
             // A receiver that is gone was a job that its worker gave up on.
-            let _ = sender.send(result);
+            let _ = entry.result.send(settled);
         }
     }
 }
 
 /// Writes a group, whatever it takes. After a lost answer the journal tells what was applied.
-async fn write(pool: &PgPool, worker: i64, group: Vec<Settlement>) -> Vec<Settled> {
+async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
     let mut backoff = DatabaseBackoff::default();
     let mut results = vec![None; group.len()];
     loop {
@@ -72,7 +77,7 @@ async fn write(pool: &PgPool, worker: i64, group: Vec<Settlement>) -> Vec<Settle
         if places.is_empty() {
             return results.into_iter().map(|result| result.unwrap_or(Settled::Stale)).collect();
         }
-        let rest: Vec<&Settlement> = places.iter().map(|i| &group[*i]).collect();
+        let rest: Vec<&Settlement> = places.iter().map(|i| &group[*i].settlement).collect();
         match store::settle::settle(pool, worker, &rest).await {
             Ok(settled) => {
                 for (place, result) in places.into_iter().zip(settled) {
@@ -84,13 +89,13 @@ async fn write(pool: &PgPool, worker: i64, group: Vec<Settlement>) -> Vec<Settle
                 backoff.pause().await;
                 if let Ok(applied) = store::settle::was_applied(pool, worker, &rest).await {
                     for place in places {
-                        if applied.contains(&group[place].id) {
+                        if applied.contains(&group[place].settlement.id) {
                             results[place] = Some(Settled::Applied);
                         }
                     }
                 }
             }
-            Err(error) => one_by_one(pool, worker, &group, &places, &mut results, &error).await,
+            Err(error) => one_by_one(pool, worker, group, &places, &mut results, &error).await,
         }
     }
 }
@@ -99,23 +104,20 @@ async fn write(pool: &PgPool, worker: i64, group: Vec<Settlement>) -> Vec<Settle
 async fn one_by_one(
     pool: &PgPool,
     worker: i64,
-    group: &[Settlement],
+    group: &[Entry],
     places: &[usize],
     results: &mut [Option<Settled>],
     error: &sqlx::Error,
 ) {
     for &place in places {
-        let alone = std::slice::from_ref(&group[place]);
+        let alone = std::slice::from_ref(&group[place].settlement);
         match store::settle::settle(pool, worker, alone).await {
             Ok(settled) => results[place] = settled.first().copied(),
             Err(alone) if store::is_transient(&alone) => return,
             Err(_) => {
                 let code = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()));
-                tracing::error!(
-                    job = group[place].id,
-                    sqlstate = code,
-                    "a settle cannot be written; the job will be parked"
-                );
+                let _in_hand = group[place].span.enter();
+                tracing::error!(sqlstate = code, "a settle cannot be written; the job will be parked");
                 results[place] = Some(Settled::Stale);
             }
         }

@@ -13,7 +13,7 @@ use crate::{
     chaos::{Bug, crash_point, planted},
     clients::{self, Gate, GiftProvider, GiftSettings},
     lease::LeaseClock,
-    metrics::count_call,
+    metrics::call,
     store::{self, claim::Claimed, facts::NewTrade, lanes::Budget},
     vault::Vault,
     world::Local,
@@ -169,14 +169,11 @@ impl World for GiftWorld {
             // A provider taken out of the settings: nothing was sent, and the trade waits for its return.
             let Some(provider) = self.gifts.provider(&trade.provider) else { return Issue::NotSent };
             crash_point("issue.before");
-            let answer = if planted(Bug::NewIdOnRetry) && self.retries > 0 {
-                let renamed = Trade { id: format!("{}{}", trade.id, self.retries), ..trade.clone() };
-                provider.issue(args, &renamed, &self.gate).await
-            } else {
-                provider.issue(args, trade, &self.gate).await
-            };
+            let renamed = (planted(Bug::NewIdOnRetry) && self.retries > 0)
+                .then(|| Trade { id: format!("{}{}", trade.id, self.retries), ..trade.clone() });
+            let issue = provider.issue(args, renamed.as_ref().unwrap_or(trade), &self.gate);
+            let answer = call(provider.name(), "issue", issue, name_of_issue).await;
             crash_point("issue.after");
-            count_call(provider.name(), "issue", name_of_issue(&answer));
             answer
         })
     }
@@ -185,9 +182,9 @@ impl World for GiftWorld {
         Box::pin(async move {
             let Some(provider) = self.gifts.provider(&trade.provider) else { return Inquiry::NoAnswer };
             crash_point("inquire.before");
-            let answer = provider.inquire(args, trade, reference, &self.gate).await;
+            let inquire = provider.inquire(args, trade, reference, &self.gate);
+            let answer = call(provider.name(), "inquire", inquire, name_of_inquiry).await;
             crash_point("inquire.after");
-            count_call(provider.name(), "inquire", name_of_inquiry(&answer));
             if answer == Inquiry::NotFound && planted(Bug::NotFoundIsVoid) {
                 return Inquiry::Failed("not_found".to_owned());
             }
@@ -199,9 +196,9 @@ impl World for GiftWorld {
         Box::pin(async move {
             let Some(provider) = self.gifts.provider(&trade.provider) else { return Cancel::NotSent };
             crash_point("cancel.before");
-            let answer = provider.cancel(args, trade, card, &self.gate).await;
+            let cancel = provider.cancel(args, trade, card, &self.gate);
+            let answer = call(provider.name(), "cancel", cancel, name_of_cancel).await;
             crash_point("cancel.after");
-            count_call(provider.name(), "cancel", name_of_cancel(&answer));
             answer
         })
     }

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 
 use crate::{
     chaos::{Bug, crash_point, planted},
-    store::batches,
+    store::{batches, enqueue},
     world::Local,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 pub struct GrantWorld {
     pub local: Local,
     pub pool: PgPool,
+    /// What the jobs of its rows inherit.
+    pub traceparent: String,
 }
 
 impl World for GrantWorld {
@@ -37,7 +39,11 @@ impl World for GrantWorld {
     fn announce<'a>(&'a self, args: &'a Args, after: i32) -> Call<'a, Announce> {
         Box::pin(async move {
             crash_point("announce.before");
-            let page = self.local.run(async |connection| batches::announce(connection, args.batch, after).await).await;
+            let announce = async |connection: &mut sqlx::PgConnection| {
+                enqueue::belong_to(connection, &self.traceparent).await?;
+                batches::announce(connection, args.batch, after).await
+            };
+            let page = self.local.run(announce).await;
             crash_point("announce.in_transaction");
             page
         })

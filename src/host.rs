@@ -20,8 +20,9 @@ use apalis_core::{
 };
 use tokio::sync::mpsc;
 use tower::layer::util::Identity;
+use tracing::Instrument;
 
-use crate::{catalog, dispatch::Slotted, engine::Engine};
+use crate::{catalog, dispatch::Slotted, engine::Engine, traces};
 
 struct Claims(mpsc::Receiver<Slotted>);
 
@@ -96,11 +97,13 @@ fn nothing() -> Claims {
 
 async fn run(engine: Arc<Engine>, slotted: Slotted) {
     let (id, lease) = (slotted.work.claimed.id, slotted.work.claimed.lease);
+    let span = traces::in_hand(&slotted.work.claimed);
     let ours = Arc::clone(&engine);
-    let task = tokio::spawn(async move { catalog::run(&ours, &slotted.work).await });
+    let task = tokio::spawn(async move { catalog::run(&ours, &slotted.work).await }.instrument(span.clone()));
     if let Err(error) = task.await {
+        let _in_hand = span.enter();
         // Not a step's panic, which is settled: one of the engine's own. The row is found lost and taken back.
-        tracing::error!(job = id, %error, "a job's task ended abnormally");
+        tracing::error!(%error, "a job's task ended abnormally");
     }
     engine.held.remove(id, lease);
 }

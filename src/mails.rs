@@ -26,7 +26,7 @@ use crate::{
     },
     gifts,
     lease::LeaseClock,
-    metrics::count_call,
+    metrics::{call, count_call},
     store::{self, claim::Claimed, mails::Told},
     vault::Vault,
     world::Local,
@@ -231,9 +231,9 @@ impl World for MailWorld {
                 Err(instead) => return instead,
             };
             crash_point("send_mail.before");
-            let answer = office.service.send(&letter, &self.gate).await;
+            let send = office.service.send(&letter, &self.gate);
+            let answer = call(office.service.name(), "send", send, name_of_send).await;
             crash_point("send_mail.after");
-            count_call(office.service.name(), "send", name_of_send(&answer));
             answer
         })
     }

@@ -8,8 +8,15 @@ use clap::Parser;
 async fn main() -> ExitCode {
     noshi::cli::end_quietly_without_a_reader();
     let cli = noshi::cli::Cli::parse();
-    noshi::cli::start_logging(&cli);
-    match noshi::cli::run(cli).await {
+    let ended = match noshi::cli::start_logging(&cli) {
+        Ok(spans) => {
+            let ended = noshi::cli::run(cli).await;
+            spans.finish().await;
+            ended
+        }
+        Err(error) => Err(error),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("noshi: {error:#}");

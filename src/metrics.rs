@@ -14,8 +14,12 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use noshi_jobs::{Kind, Problem, store_creation};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tracing::Instrument;
 
-use crate::store::{self, numbers::OPEN_STATUSES};
+use crate::{
+    store::{self, numbers::OPEN_STATUSES},
+    traces,
+};
 
 pub use catalogue::{METRICS, Metric, Of, Type, page};
 
@@ -45,6 +49,20 @@ const SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 /// From a page that somebody waits for to a gift that its provider delivers the next day.
 const LIFETIMES: [f64; 10] = [0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 3_600.0, 21_600.0, 86_400.0];
 const GROUP_SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Makes one call for a step, in a span of its own, and counts what came of it.
+pub async fn call<T>(
+    provider: &'static str,
+    op: &'static str,
+    call: impl Future<Output = T>,
+    outcome: fn(&T) -> &'static str,
+) -> T {
+    let span = traces::call(provider, op);
+    let answer = call.instrument(span.clone()).await;
+    traces::came_to(&span, outcome(&answer));
+    count_call(provider, op, outcome(&answer));
+    answer
+}
 
 /// One call to a provider and what came of it.
 pub fn count_call(provider: &'static str, op: &'static str, outcome: &'static str) {

@@ -13,6 +13,8 @@ use noshi_jobs::{
     machine::{Act, Closing, Doubt, Effect, Job, Terms, This, Unwind},
 };
 
+use tracing::{Instrument, Span};
+
 use crate::{
     chaos::crash_point,
     engine::{Engine, Outside},
@@ -23,6 +25,7 @@ use crate::{
         facts,
         settle::{Settled, Settlement, Status},
     },
+    traces,
     verdict::{self, Place},
     world::Local,
 };
@@ -71,6 +74,7 @@ where
         retries: claimed.retries,
         unsure: claimed.unsure,
         fresh: false,
+        at: claimed.at.clone(),
     };
     if let (Ok(state), Ok(undo), Some(asked)) = (&state, &undo, &claimed.asked) {
         return run.obey(state, undo.as_ref(), asked).await;
@@ -112,6 +116,8 @@ struct Run<'a, J: Job> {
     unsure: bool,
     /// The state was entered in this process, a moment ago.
     fresh: bool,
+    /// The name of the state that was settled last.
+    at: String,
 }
 
 impl<J: Job> Run<'_, J>
@@ -138,17 +144,21 @@ where
             if !self.may_go_on(terms.lane.is_some()).await {
                 return self.hand_back().await;
             }
+            let span = traces::step(&self.work.claimed, || verdict::name(&state), self.retries);
             let next = match terms.effect {
-                Effect::Local(_) => self.step_locally(&state, &terms).await,
-                Effect::Pure | Effect::Read(_) | Effect::Write(..) => self.step_outside(&state, &terms).await,
+                Effect::Local(_) => self.step_locally(&state, &terms).instrument(span).await,
+                Effect::Pure | Effect::Read(_) | Effect::Write(..) => {
+                    self.step_outside(&state, &terms).instrument(span).await
+                }
             };
             let Some(next) = next else { return };
             state = next;
+            traces::moved(&self.at);
         }
     }
 
     /// An operator's act, if the state table allows it from here.
-    async fn obey(&self, state: &J::State, undo: Option<&J::Undo>, asked: &str) {
+    async fn obey(&mut self, state: &J::State, undo: Option<&J::Undo>, asked: &str) {
         crash_point("obey.before");
         let settlement = Act::from_name(asked).and_then(|act| self.place().obeyed(state, undo, act));
         if let Some(settlement) = settlement {
@@ -174,6 +184,12 @@ where
         if !self.may_go_on(lane.is_some()).await {
             return self.hand_back().await;
         }
+        let name = || self.work.claimed.undo_name().unwrap_or_else(|| self.at.clone());
+        let span = traces::step(&self.work.claimed, name, self.retries);
+        self.take_back(end, undo).instrument(span).await;
+    }
+
+    async fn take_back(&mut self, end: J::State, undo: J::Undo) {
         crash_point("unwind.before");
         let world = self.engine.world(&self.work.claimed, &Local::default());
         let this = self.this();
@@ -269,7 +285,7 @@ where
             match self.try_locally(state, terms).await {
                 Ok((Settled::Applied, settlement, next)) => {
                     self.engine.settled(J::KIND, &settlement);
-                    self.ended(settlement.status);
+                    self.applied(settlement.status, &settlement.at);
                     self.entered(settlement.doubt);
                     return next;
                 }
@@ -320,6 +336,7 @@ where
             return Ok((self.engine.settle(J::KIND, settlement.clone()).await, settlement, None));
         };
         let (settlement, next) = self.place().stepped(state, terms, step);
+        traces::came_to(&Span::current(), settlement.outcome);
         let settled = store::settle::settle_local(transaction, self.engine.worker, &settlement).await?;
         Ok((settled, settlement, next))
     }
@@ -344,11 +361,12 @@ where
         };
     }
 
-    async fn settle(&self, state: &J::State, settlement: Settlement) -> Settled {
-        let status = settlement.status;
+    async fn settle(&mut self, state: &J::State, settlement: Settlement) -> Settled {
+        let (status, at) = (settlement.status, settlement.at.clone());
+        traces::came_to(&Span::current(), settlement.outcome);
         let settled = self.engine.settle(J::KIND, settlement).await;
         if settled == Settled::Applied {
-            self.ended(status);
+            self.applied(status, &at);
         }
         if settled == Settled::FollowUpConflict {
             self.park_conflict(state).await;
@@ -356,10 +374,12 @@ where
         settled
     }
 
-    fn ended(&self, status: Status) {
+    fn applied(&mut self, status: Status, at: &str) {
+        at.clone_into(&mut self.at);
         if matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
-            let age = self.work.claimed.age + self.work.received.elapsed();
-            metrics::histogram!("noshi_job_duration_seconds", "kind" => J::KIND.name()).record(age);
+            let (claimed, held) = (&self.work.claimed, self.work.received.elapsed());
+            metrics::histogram!("noshi_job_duration_seconds", "kind" => J::KIND.name()).record(claimed.age + held);
+            traces::over(claimed, claimed.existed + held, status.name(), at);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
     chaos::crash_point,
     clients::{Gate, OrganizationPlatform, OrganizationSettings, organization::NAME},
     lease::LeaseClock,
-    metrics::count_call,
+    metrics::call,
     store::{self, claim::Claimed, lanes::Budget},
     world::Local,
 };
@@ -78,9 +78,8 @@ impl World for StoreWorld {
         Box::pin(async move {
             let Some(platform) = &self.stores.platform else { return Create::NotSent };
             crash_point("create_shop.before");
-            let answer = platform.create_shop(args, key, &self.gate).await;
+            let answer = call(NAME, "create_shop", platform.create_shop(args, key, &self.gate), name_of_create).await;
             crash_point("create_shop.after");
-            count_call(NAME, "create_shop", name_of_create(&answer));
             answer
         })
     }
@@ -89,9 +88,8 @@ impl World for StoreWorld {
         Box::pin(async move {
             let Some(platform) = &self.stores.platform else { return Find::NoAnswer };
             crash_point("find_shop.before");
-            let answer = platform.find_shop(args, key, &self.gate).await;
+            let answer = call(NAME, "find_shop", platform.find_shop(args, key, &self.gate), name_of_find).await;
             crash_point("find_shop.after");
-            count_call(NAME, "find_shop", name_of_find(&answer));
             answer
         })
     }
@@ -100,9 +98,8 @@ impl World for StoreWorld {
         Box::pin(async move {
             let Some(platform) = &self.stores.platform else { return Assign::NotSent };
             crash_point("assign_service.before");
-            let answer = platform.assign_service(args, &self.gate).await;
+            let answer = call(NAME, "assign_service", platform.assign_service(args, &self.gate), name_of_assign).await;
             crash_point("assign_service.after");
-            count_call(NAME, "assign_service", name_of_assign(&answer));
             answer
         })
     }
@@ -121,9 +118,8 @@ impl World for StoreWorld {
         Box::pin(async move {
             let Some(platform) = &self.stores.platform else { return Delete::NotSent };
             crash_point("delete_shop.before");
-            let answer = platform.delete_shop(shop, &self.gate).await;
+            let answer = call(NAME, "delete_shop", platform.delete_shop(shop, &self.gate), name_of_delete).await;
             crash_point("delete_shop.after");
-            count_call(NAME, "delete_shop", name_of_delete(&answer));
             answer
         })
     }

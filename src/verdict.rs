@@ -17,6 +17,7 @@ use crate::{
         facts,
         settle::{Progress, Settlement, Status},
     },
+    traces::Trace,
 };
 
 /// A compensation is tried again after at most this long, for ever.
@@ -52,6 +53,7 @@ pub fn blank(claimed: &Claimed, step: i32, outcome: &'static str, code: Option<P
         progress: Progress::Snooze,
         facts: vec![],
         follow_ups: vec![],
+        traceparent: None,
     }
 }
 
@@ -112,6 +114,9 @@ where
         };
         settlement.facts = step.facts.into_iter().map(facts::Fact::from).collect();
         settlement.follow_ups = step.follow_ups;
+        if !settlement.follow_ups.is_empty() {
+            settlement.traceparent = Some(Trace::of(self.claimed).traceparent());
+        }
         let stays = match step.transition {
             Transition::Advance(next) if settlement.status == Status::Running => Some(next),
             Transition::Advance(_)
@@ -294,6 +299,11 @@ fn released(settlement: Settlement) -> Settlement {
 
 fn raw(value: &impl Serialize) -> Box<RawValue> {
     to_raw_value(value).expect("states are plain data")
+}
+
+/// The stored name of a state.
+pub fn name(state: &impl Serialize) -> String {
+    at(&raw(state))
 }
 
 /// The stored name of a state: its serde tag, which stands first.

@@ -37,7 +37,7 @@ use self::{
 use crate::{
     gifts::Gifts,
     settings::Settings,
-    store::{self, Role, tokens::Bearer},
+    store::{self, Role, tokens::Caller},
     vault::Vault,
 };
 
@@ -107,14 +107,14 @@ impl Desk {
 
     /// A transaction that is done by the caller's token, which must have the scope.
     async fn begin(&self, call: &Call) -> Result<Transaction<'static, Postgres>, Refusal> {
-        Ok(store::tokens::begin(&self.pool, &call.bearer, call.scope).await?)
+        Ok(store::tokens::begin(&self.pool, &call.caller, call.scope).await?)
     }
 
     /// The same as a pool of one connection, for what takes several transactions.
     async fn pool_of(&self, call: &Call) -> Result<Own, Refusal> {
         self.begin(call).await?.rollback().await?;
         let place = turn(&self.own).await?;
-        Ok(Own { pool: store::connect_by(&self.url, &call.bearer).await?, _place: place })
+        Ok(Own { pool: store::connect_by(&self.url, &call.caller).await?, _place: place })
     }
 
     fn vault(&self) -> Result<&Arc<Vault>, Refusal> {
@@ -128,7 +128,7 @@ impl Desk {
 
 /// A request that was let in.
 pub struct Call {
-    bearer: Bearer,
+    caller: Caller,
     scope: &'static str,
     path: Vec<(String, String)>,
     uri: Uri,
@@ -169,6 +169,13 @@ impl Call {
 
 fn answer(status: StatusCode, value: &impl Serialize) -> Response {
     (status, Json(value)).into_response()
+}
+
+/// The trace that the caller is in, for the jobs that it asks for. More than one is none, as W3C has it.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let mut sent = headers.get_all("traceparent").iter();
+    let only = sent.next().filter(|_| sent.next().is_none())?;
+    only.to_str().ok().map(|text| text.trim().to_owned()).filter(|text| text.len() <= 512)
 }
 
 /// The interface as routes.
@@ -228,6 +235,7 @@ async fn let_in(
         Takes::Csv | Takes::Nothing | Takes::File => String::new(),
     };
     let body = Arc::clone(source);
-    let call = Call { bearer, scope, path, uri: parts.uri, headers: parts.headers, text, body, large };
+    let caller = Caller { bearer, traceparent: traceparent(&parts.headers) };
+    let call = Call { caller, scope, path, uri: parts.uri, headers: parts.headers, text, body, large };
     (route.handle)(Arc::clone(desk), call).await
 }

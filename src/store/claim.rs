@@ -35,6 +35,10 @@ pub struct Claimed {
     pub retries: u32,
     pub unsure: bool,
     pub age: Duration,
+    /// Since it was asked for, waits in lanes included.
+    pub existed: Duration,
+    /// The trace that it was given.
+    pub traceparent: Option<String>,
     pub in_state: Duration,
     pub since_call: Option<Duration>,
     /// From the receipt of the claim to the slot of its token.
@@ -151,7 +155,7 @@ journal as (
     select id, 'claimed', lease, step, worker, at, at from claimed
 )
 select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.rested is not null as rests, c.lane, c.lease, c.step, c.retries, c.unsure,
-    extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.entered_at)::float8 as in_state,
+    extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.created_at)::float8 as existed, c.traceparent, extract(epoch from l.now - c.entered_at)::float8 as in_state,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
     (select min(extract(epoch from jitter)) from budget)::float8 as jitter,
@@ -228,6 +232,8 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         retries: row.try_get::<i32, _>("retries")?.unsigned_abs(),
         unsure: row.try_get("unsure")?,
         age: seconds(row.try_get("age")?),
+        existed: seconds(row.try_get("existed")?),
+        traceparent: row.try_get("traceparent")?,
         in_state: seconds(row.try_get("in_state")?),
         since_call: row.try_get::<Option<f64>, _>("since_call")?.map(seconds),
         wait: row.try_get::<Option<f64>, _>("wait")?.map_or(Duration::ZERO, seconds),

@@ -50,8 +50,9 @@ pub async fn enqueue(
 }
 
 // Ordered by key, so that concurrent groups lock in one order.
-const FOLLOW_UPS: &str = "insert into noshi.job (kind, key, fingerprint, args)
-select kind, key, sha256(convert_to(args::text, 'UTF8')), args from unnest($1::text[], $2::text[], $3::jsonb[]) as r(kind, key, args)
+const FOLLOW_UPS: &str = "insert into noshi.job (kind, key, fingerprint, args, traceparent)
+select kind, key, sha256(convert_to(args::text, 'UTF8')), args, traceparent
+from unnest($1::text[], $2::text[], $3::jsonb[], $4::text[]) as r(kind, key, args, traceparent)
 order by kind, key on conflict on constraint job_key do nothing";
 
 // As `noshi.enqueue_rows` ranks them: in line with other batches.
@@ -88,16 +89,23 @@ async fn conflicting(connection: &mut PgConnection, asked: &Asked<'_>) -> Result
 /// Inserts follow-up jobs beside the transition that asked for them. Returns a parent whose follow-up exists with other arguments.
 pub async fn follow_ups(
     connection: &mut PgConnection,
-    requests: &[(i64, &Request)],
+    requests: &[(i64, &Request, Option<&str>)],
 ) -> Result<Option<i64>, sqlx::Error> {
     if requests.is_empty() {
         return Ok(None);
     }
-    let asked = asked(requests.iter().map(|(_, request)| *request));
+    let asked = asked(requests.iter().map(|(_, request, _)| *request));
     let (kinds, ids, args) = &asked;
-    sqlx::query(FOLLOW_UPS).bind(kinds).bind(ids).bind(args).execute(&mut *connection).await?;
+    let traces: Vec<Option<&str>> = requests.iter().map(|(.., traceparent)| *traceparent).collect();
+    sqlx::query(FOLLOW_UPS).bind(kinds).bind(ids).bind(args).bind(traces).execute(&mut *connection).await?;
     let conflict = conflicting(connection, &asked).await?.and_then(|n| usize::try_from(n - 1).ok());
-    Ok(conflict.and_then(|n| requests.get(n)).map(|(parent, _)| *parent))
+    Ok(conflict.and_then(|n| requests.get(n)).map(|(parent, ..)| *parent))
+}
+
+/// Jobs that are made in this transaction belong to this trace: a W3C traceparent, which is ignored where it is malformed.
+pub async fn belong_to(connection: &mut PgConnection, traceparent: &str) -> Result<(), sqlx::Error> {
+    const BELONG_TO: &str = "select set_config('noshi.traceparent', $1, true)";
+    sqlx::query(BELONG_TO).bind(traceparent).execute(connection).await.map(|_| ())
 }
 
 /// Inserts jobs that rows of a batch lead to; those that are there already stay as they are. False where one differs.

@@ -93,11 +93,11 @@ pub async fn connect(url: &str, role: Role, connections: u32) -> anyhow::Result<
 }
 
 /// A pool of one connection for one request, whose every transaction is done by this token.
-pub async fn connect_by(url: &str, bearer: &tokens::Bearer) -> anyhow::Result<PgPool> {
-    open(url, Role::Api, 1, Some(bearer.clone())).await
+pub async fn connect_by(url: &str, caller: &tokens::Caller) -> anyhow::Result<PgPool> {
+    open(url, Role::Api, 1, Some(caller.clone())).await
 }
 
-async fn open(url: &str, role: Role, connections: u32, bearer: Option<tokens::Bearer>) -> anyhow::Result<PgPool> {
+async fn open(url: &str, role: Role, connections: u32, caller: Option<tokens::Caller>) -> anyhow::Result<PgPool> {
     let options = PgConnectOptions::from_str(url)
         .context("DATABASE_URL is not a PostgreSQL URL")?
         .application_name("noshi")
@@ -106,15 +106,15 @@ async fn open(url: &str, role: Role, connections: u32, bearer: Option<tokens::Be
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
         .after_connect(move |connection, _| {
-            let bearer = bearer.clone();
+            let caller = caller.clone();
             Box::pin(async move {
                 connection.execute(SESSION).await?;
                 if role == Role::Worker {
                     connection.execute(WORKER_SESSION).await?;
                 }
                 connection.execute(role.set_role()).await?;
-                if let Some(bearer) = &bearer {
-                    tokens::show(connection, bearer).await?;
+                if let Some(caller) = &caller {
+                    tokens::show(connection, caller).await?;
                 }
                 Ok(())
             })

@@ -88,6 +88,8 @@ pub struct Settlement {
     pub progress: Progress,
     pub facts: Vec<facts::Fact>,
     pub follow_ups: Vec<Request>,
+    /// The trace that they belong to.
+    pub traceparent: Option<String>,
 }
 
 /// What became of a settle.
@@ -204,7 +206,7 @@ async fn settle_in(
     let mut follow_ups = vec![];
     for s in group.iter().filter(|s| applied.contains(&s.id)) {
         new_facts.extend(s.facts.iter().map(|fact| (s.id, fact)));
-        follow_ups.extend(s.follow_ups.iter().map(|request| (s.id, request)));
+        follow_ups.extend(s.follow_ups.iter().map(|request| (s.id, request, s.traceparent.as_deref())));
     }
     facts::insert(connection, &new_facts).await?;
     if let Some(id) = enqueue::follow_ups(connection, &follow_ups).await? {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
 
-use super::ActError;
+use super::{ActError, enqueue};
 
 /// What every token begins with, so that a leaked one is known for what it is.
 pub const PREFIX: &str = "noshi_";
@@ -17,6 +17,14 @@ pub const SCOPES: [&str; 5] = ["enqueue", "read", "operate", "approve", "reveal"
 /// A token as it was shown, in the form in which the database may see it: its id, a dot, the hex digest of its secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Bearer(String);
+
+/// Who asks for something, and the trace that it belongs to.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub bearer: Bearer,
+    /// As it was sent: the database ignores it where it is malformed.
+    pub traceparent: Option<String>,
+}
 
 impl fmt::Debug for Bearer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,17 +138,21 @@ pub async fn use_token(pool: &PgPool, bearer: &Bearer) -> Result<Option<Known>, 
 }
 
 /// A transaction in which everything is done by this token, which must have the scope.
-pub async fn begin(pool: &PgPool, bearer: &Bearer, scope: &str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+pub async fn begin(pool: &PgPool, caller: &Caller, scope: &str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     const ACT_BY: &str = "select noshi.act_by($1, $2)";
     let mut transaction = pool.begin().await?;
-    sqlx::query(ACT_BY).bind(&bearer.0).bind(scope).execute(&mut *transaction).await?;
+    sqlx::query(ACT_BY).bind(&caller.bearer.0).bind(scope).execute(&mut *transaction).await?;
+    if let Some(traceparent) = &caller.traceparent {
+        enqueue::belong_to(&mut transaction, traceparent).await?;
+    }
     Ok(transaction)
 }
 
 /// Every transaction of this connection is done by this token.
-pub(super) async fn show(connection: &mut PgConnection, bearer: &Bearer) -> Result<(), sqlx::Error> {
-    const SHOW: &str = "select set_config('noshi.token', $1, false)";
-    sqlx::query(SHOW).bind(&bearer.0).execute(connection).await.map(|_| ())
+pub(super) async fn show(connection: &mut PgConnection, caller: &Caller) -> Result<(), sqlx::Error> {
+    const SHOW: &str =
+        "select set_config('noshi.token', $1, false), set_config('noshi.traceparent', coalesce($2, ''), false)";
+    sqlx::query(SHOW).bind(&caller.bearer.0).bind(&caller.traceparent).execute(connection).await.map(|_| ())
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {

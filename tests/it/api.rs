@@ -68,7 +68,7 @@ impl Api {
         token(&self.fleet.pool, owner, scopes, 10_000).await
     }
 
-    fn request(&self, method: &str, path: &str, token: Option<&SecretString>) -> RequestBuilder {
+    pub fn request(&self, method: &str, path: &str, token: Option<&SecretString>) -> RequestBuilder {
         let request = self.client.request(method.parse().unwrap(), format!("http://{}{path}", self.address));
         match token {
             Some(token) => request.bearer_auth(token.expose_secret()),

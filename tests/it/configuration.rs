@@ -149,7 +149,7 @@ fn the_environment_wins_over_the_file_and_numbers_out_of_range_are_refused() {
 fn every_variable_of_the_command_line_is_read() {
     let flags = flags();
     let variables: Vec<&str> = flags.iter().map(|flag| flag.variable.as_str()).collect();
-    assert_eq!(variables, ["NOSHI_CONFIG", "DATABASE_URL"]);
+    assert_eq!(variables, ["NOSHI_CONFIG", "NOSHI_LOG", "NOSHI_LOG_FORMAT", "DATABASE_URL"]);
     for flag in &flags {
         let run = |value: &str| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_noshi"));
@@ -160,10 +160,13 @@ fn every_variable_of_the_command_line_is_read() {
         };
         let expected = match flag.variable.as_str() {
             "NOSHI_CONFIG" => NONSENSE,
+            "NOSHI_LOG" => "invalid value 'noshi=7f3a' for '--log <FILTER>'",
+            "NOSHI_LOG_FORMAT" => "invalid value '7f3a nonsense' for '--log-format <FORMAT>'",
             "DATABASE_URL" => "DATABASE_URL is not a PostgreSQL URL",
             other => panic!("nobody knows how {other} shows"),
         };
-        let said = run(NONSENSE);
+        // Any word is the name of a target.
+        let said = run(if flag.variable == "NOSHI_LOG" { "noshi=7f3a" } else { NONSENSE });
         assert!(said.contains(expected), "{}: {said}", flag.variable);
     }
 }

@@ -4,6 +4,8 @@ mod api;
 mod attacks;
 mod audit;
 mod batches;
+#[cfg(feature = "otlp")]
+mod collector;
 mod configuration;
 mod crash;
 mod debian;
@@ -18,6 +20,8 @@ mod lanes;
 mod mails;
 mod metrics;
 mod operators;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod point_jobs;
 mod points;
 mod practice;
@@ -40,5 +44,6 @@ mod store;
 mod stores;
 mod support;
 mod teeth;
+mod traces;
 mod vault;
 mod versions;

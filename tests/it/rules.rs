@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Rooms of `src`, lowest first: each may know only what stands before it.
-const ROOMS: [&str; 38] = [
+const ROOMS: [&str; 40] = [
     "acts",
     "chaos",
     "lease",
@@ -20,6 +20,8 @@ const ROOMS: [&str; 38] = [
     "explain",
     "probes",
     "schedule",
+    "traces",
+    "logs",
     "metrics",
     "clients",
     "world",

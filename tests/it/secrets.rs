@@ -22,6 +22,8 @@ use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::sync::oneshot;
 
+#[cfg(feature = "otlp")]
+use crate::collector::Collector;
 use crate::{
     api::Api,
     engine::probe,
@@ -45,6 +47,8 @@ struct Stage {
     fleet: Fleet,
     /// What was said, dumped and fetched, a file each.
     evidence: PathBuf,
+    #[cfg(feature = "otlp")]
+    collector: Collector,
 }
 
 async fn stage() -> Stage {
@@ -69,7 +73,13 @@ async fn stage_with(terms: Terms) -> Stage {
     store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
     let evidence = fleet.dir.path().join("evidence");
     fs::create_dir(&evidence).expect("a folder");
-    Stage { server, fleet, evidence }
+    Stage {
+        server,
+        fleet,
+        evidence,
+        #[cfg(feature = "otlp")]
+        collector: Collector::start().await,
+    }
 }
 
 impl Stage {
@@ -127,8 +137,11 @@ impl Stage {
     }
 
     fn worker(&self, name: &str, bug: Option<&str>) -> Process {
-        let bug = bug.map(|bug| ("NOSHI_BUG", bug));
-        let env: Vec<_> = [("NOSHI_LOG", "trace")].into_iter().chain(bug).collect();
+        let bug = bug.map(|bug| ("NOSHI_BUG", bug.to_owned()));
+        #[cfg(feature = "otlp")]
+        let bug = bug.into_iter().chain(self.collector.environment(name));
+        let env: Vec<_> = [("NOSHI_LOG", "trace".to_owned())].into_iter().chain(bug).collect();
+        let env: Vec<_> = env.iter().map(|(name, text)| (*name, text.as_str())).collect();
         self.fleet.worker(name, &env, &["--metrics", "127.0.0.1:0"])
     }
 
@@ -147,6 +160,8 @@ impl Stage {
     }
 
     async fn dump(&self) {
+        #[cfg(feature = "otlp")]
+        self.keep("spans.bin", self.collector.bytes());
         let tables = "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname like 'noshi%'";
         let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&self.fleet.pool).await.unwrap();
         assert!(tables.len() >= 10, "{tables:?}");
@@ -235,6 +250,11 @@ async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
     );
     assert!(stage.evidence("pg_stat_activity.txt").contains("insert into noshi.job_event"));
     assert!(stage.evidence("metrics-second.txt").contains("noshi_provider_requests_total"));
+    assert!(
+        log.lines().any(|line| line.contains(r#""target":"noshi::clients::http""#) && line.contains(r#""lease":"#))
+    );
+    #[cfg(feature = "otlp")]
+    assert!(stage.collector.spans().len() > 100 && stage.collector.bytes().len() > 10_000);
     let postgres = fs::read_to_string(stage.server.log_path()).unwrap();
     assert!(postgres.contains("insert into noshi_sealed.sealed") && postgres.contains("parameters: $1 = "));
 
@@ -254,7 +274,13 @@ async fn a_code_that_is_shown_stands_nowhere_else() {
     let worker = stage.worker("issues", None);
     stage.fleet.at_rest(Duration::from_secs(60)).await.unwrap();
     assert!(worker.stop().await.success());
-    let Stage { server, fleet, evidence } = stage;
+    let Stage {
+        server,
+        fleet,
+        evidence,
+        #[cfg(feature = "otlp")]
+        collector,
+    } = stage;
     let (stop, stopped) = oneshot::channel();
     let activity = tokio::spawn(Stage::watch_activity(fleet.url.clone(), stopped));
     let api = Api::of(fleet).await;
@@ -277,7 +303,13 @@ async fn a_code_that_is_shown_stands_nowhere_else() {
     }
     told += &api.get("/v1/jobs", &reader).await.1.to_string();
     let _ = stop.send(());
-    let stage = Stage { server, fleet: api.fleet, evidence };
+    let stage = Stage {
+        server,
+        fleet: api.fleet,
+        evidence,
+        #[cfg(feature = "otlp")]
+        collector,
+    };
     stage.keep("told.txt", &told);
     stage.keep("pg_stat_activity.txt", activity.await.expect("activity"));
     for command in [&["job", "show", "gift_issuance", "amazon-0"][..], &["lane", "list"], &["token", "list"]] {

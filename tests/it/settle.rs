@@ -39,6 +39,7 @@ fn done(job: &Claimed) -> Settlement {
         progress: Progress::Advance,
         facts: vec![],
         follow_ups: vec![],
+        traceparent: None,
     }
 }
 

@@ -108,6 +108,12 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
             "description": "The job's id, where the body has none. Both, and different: 422.",
         }));
     }
+    if route.scope == Some("enqueue") {
+        parameters.push(json!({
+            "name": "traceparent", "in": "header", "schema": {"type": "string"},
+            "description": "The trace that the jobs belong to, as W3C has it; ignored where it is malformed.",
+        }));
+    }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
     }
