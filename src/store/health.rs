@@ -26,7 +26,7 @@ pub async fn server(connection: &mut PgConnection) -> Result<Server, sqlx::Error
     const SERVER: &str = "select session_user::text as login, current_setting('server_version_num')::int as version, pg_is_in_recovery() as in_recovery,
     (select reset_val from pg_settings where name = 'synchronous_commit') as synchronous_commit, current_setting('fsync') as fsync,
     current_setting('full_page_writes') as full_page_writes, current_setting('autovacuum') as autovacuum,
-    current_setting('max_connections')::bigint - (select count(*) from pg_stat_activity where backend_type = 'client backend') as connections_left,
+    current_setting('max_connections')::bigint - (select count(*) from pg_stat_activity where datid is not null and usesysid is not null) as connections_left,
     (select count(*) from pg_prepared_xacts) as prepared_transactions,
     current_setting('log_parameter_max_length') <> '0' and (current_setting('log_statement') in ('mod', 'all') or current_setting('log_min_duration_statement') <> '-1')
         as logs_parameters, extract(epoch from clock_timestamp())::float8 as clock";

@@ -157,7 +157,7 @@ figures! {
     "noshi_mail_sends_last_hour" = "select count(*) from noshi.email_event where received_at > now() - interval '1 hour' and event = 'send'",
     "noshi_database_dead_rows" = "select n_dead_tup from pg_stat_user_tables where relid = 'noshi.job'::regclass",
     "noshi_database_live_rows" = "select n_live_tup from pg_stat_user_tables where relid = 'noshi.job'::regclass",
-    "noshi_database_connections_left" = "select current_setting('max_connections')::int - (select count(*) from pg_stat_activity where backend_type = 'client backend')",
+    "noshi_database_connections_left" = "select current_setting('max_connections')::int - (select count(*) from pg_stat_activity where datid is not null and usesysid is not null)",
     "noshi_database_prepared_transactions" = "select count(*) from pg_prepared_xacts",
     "noshi_database_standbys" = "select count(*) from pg_stat_replication",
     "noshi_audit_links" = "select seq from noshi.audit_head",

@@ -112,6 +112,8 @@ impl Alert {
     fn annotations(&self, labels: &BTreeMap<String, String>) -> String {
         let mut summary = self.summary.clone();
         for (name, value) in labels {
+            let or = Regex::new(&format!(r#"\{{\{{ or \$labels\.{name} "[^"]*" \}}\}}"#)).unwrap();
+            summary = or.replace_all(&summary, value.as_str()).into_owned();
             summary = summary.replace(&format!("{{{{ $labels.{name} }}}}"), value);
         }
         format!(
@@ -293,4 +295,12 @@ async fn promtool_accepts_the_rules_and_their_tests_pass() {
     assert!(passed && said.contains(&count), "{said}");
     let (passed, said) = says("promtool", &["test", "rules", "noshi.rules.test.yml"]).await.unwrap();
     assert!(passed && said.contains("SUCCESS"), "{said}");
+}
+
+#[tokio::test]
+async fn the_configurations_are_accepted() {
+    let Some((passed, said)) = says("promtool", &["check", "config", "prometheus.yml"]).await else { return };
+    assert!(passed && said.contains("1 rule files found"), "{said}");
+    let Some((passed, said)) = says("amtool", &["check-config", "alertmanager.yml"]).await else { return };
+    assert!(passed && said.contains("2 receivers"), "{said}");
 }

@@ -36,10 +36,36 @@ pub async fn program(name: &str) -> Result<PathBuf, String> {
     let (_, package) = PACKAGES.iter().find(|(program, _)| *program == name).ok_or("it is in no package of ours")?;
     let unpacked = unpack(package).await?;
     for (program, _) in PACKAGES.iter().filter(|(_, of)| of == package) {
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(program);
-        std::fs::copy(unpacked.path().join("usr/bin").join(program), kept).map_err(|error| error.to_string())?;
+        keep(unpacked.path(), program).map_err(|error| format!("{program}: {error}"))?;
     }
     if works(&kept) { Ok(kept) } else { Err(format!("{} does not run", kept.display())) }
+}
+
+/// Alertmanager reads its templates at this place, whatever it is told. The copy that we keep reads them where it is started.
+const TEMPLATES: &[u8] = b"/usr/share/prometheus/alertmanager";
+
+fn keep(unpacked: &Path, program: &str) -> std::io::Result<()> {
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut text = std::fs::read(unpacked.join("usr/bin").join(program))?;
+    let here = "./".repeat(TEMPLATES.len() / 2).into_bytes();
+    for at in places(&text, TEMPLATES) {
+        text[at..at + here.len()].copy_from_slice(&here);
+    }
+    for template in
+        std::fs::read_dir(unpacked.join("usr/share/prometheus/alertmanager")).into_iter().flatten().flatten()
+    {
+        if template.file_type()?.is_file() {
+            std::fs::copy(template.path(), kept.join(template.file_name()))?;
+        }
+    }
+    std::fs::write(kept.join(program), text)?;
+    std::fs::set_permissions(kept.join(program), Permissions::from_mode(0o755))
+}
+
+fn places(text: &[u8], part: &[u8]) -> Vec<usize> {
+    let parts =
+        regex::bytes::Regex::new(&regex::escape(std::str::from_utf8(part).expect("a path"))).expect("an expression");
+    parts.find_iter(text).map(|found| found.start()).collect()
 }
 
 /// The files of a package, which is not installed.

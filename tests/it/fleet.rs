@@ -45,6 +45,8 @@ pub struct Terms {
     pub seed: u64,
     pub limit: u32,
     pub settle: Duration,
+    /// How long a gift provider remembers a trade id.
+    pub horizon: Duration,
     pub call_timeout: Duration,
     /// How late a call may arrive.
     pub jitter: Duration,
@@ -63,6 +65,7 @@ impl Default for Terms {
             seed: 1,
             limit: LIMIT,
             settle: Duration::from_secs(1),
+            horizon: Duration::from_secs(60),
             call_timeout: Duration::from_millis(700),
             jitter: Duration::from_millis(50),
             mails: false,
@@ -215,11 +218,12 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
     ] {
         text += &format!(
             "[gifts.{name}]\nbase_url = '{}'\n{}\nranges = [{{ category = '{category}', currency = 'JPY', min = 1, max = 10000000, product = '{product}' }}]\n\
-             timeout_ms = {}\nconnect_timeout_ms = 300\nsettle_seconds = {}\nhorizon_seconds = 60\npoll_seconds = 1\ncalls_per_second = {}\njitter_ms = {}\n",
+             timeout_ms = {}\nconnect_timeout_ms = 300\nsettle_seconds = {}\nhorizon_seconds = {}\npoll_seconds = 1\ncalls_per_second = {}\njitter_ms = {}\n",
             simulator.base_url(provider),
             credentials(provider),
             terms.call_timeout.as_millis(),
             terms.settle.as_secs().max(1),
+            terms.horizon.as_secs(),
             terms.limit,
             terms.jitter.as_millis(),
         );

@@ -12,6 +12,7 @@ mod debian;
 mod demo;
 mod doctor;
 mod documented;
+mod drill;
 mod dump;
 mod engine;
 mod examples;
