@@ -164,8 +164,9 @@ async fn arguments_that_nobody_can_mean_are_refused() {
     let db = database().await;
     let producer = store::connect(&db.url, Role::Producer, 1).await.expect("a producer");
     let gift = |id: &str, amount: &str, more: &str| {
+        let grant = id.replace('\n', "\\n");
         format!(
-            "select noshi.enqueue('gift_issuance', '{id}', '{{\"grant\": \"{id}\", \"user\": \"u\", \"category\": \"c\", \"value\": {{\"amount\": {amount}, \"currency\": \"JPY\"}}{more}}}')"
+            "select noshi.enqueue('gift_issuance', '{id}', '{{\"grant\": \"{grant}\", \"user\": \"u\", \"category\": \"c\", \"value\": {{\"amount\": {amount}, \"currency\": \"JPY\"}}{more}}}')"
         )
     };
     let deep = format!(", \"x\": {}{}", "[".repeat(40), "]".repeat(40));

@@ -387,6 +387,43 @@ impl Drill {
         standby
     }
 
+    /// Points that were due yesterday, and no schedule that finds them; then one, of which a person thought better.
+    async fn an_expiry_is_forgotten(&self) {
+        let (pool, began) = (&self.fleet.pool, Instant::now());
+        let old = "select noshi.book_grant(clock_timestamp() - interval '9 days', 'acquire:old:1', 'u1', 5, 'old', '1', clock_timestamp() - interval '1 day', null, null)";
+        sql(pool, old).await;
+        self.stage.arrives("NoshiPointsExpiryLate", &[], began).await;
+        let mended = Instant::now();
+        self.says(&[
+            "schedule",
+            "set",
+            "expiry",
+            "--kind",
+            "point_expiry",
+            "--cron",
+            "0 5 * * *",
+            "--zone",
+            "Asia/Tokyo",
+            "--args",
+            "{\"due\":\"{due}\"}",
+            "--missed",
+            "latest",
+            "--reason",
+            "drill",
+        ])
+        .await;
+        self.says(&["schedule", "trigger", "expiry", "--reason", "late"]).await;
+        self.stage.resolves("NoshiPointsExpiryLate", mended).await;
+
+        // Its due time comes, and it is stuck.
+        let began = Instant::now();
+        sql(pool, "update noshi.schedule set next_due = clock_timestamp() - interval '1 hour', stuck = 'its id exists with other arguments'").await;
+        self.stage.arrives("NoshiScheduleLate", &[], began).await;
+        let mended = Instant::now();
+        self.says(&["schedule", "resume", "expiry", "--reason", "the arguments are mended"]).await;
+        self.stage.resolves("NoshiScheduleLate", mended).await;
+    }
+
     async fn a_clock_runs_ahead(&self) {
         let began = Instant::now();
         self.clock("+30s");
@@ -573,6 +610,7 @@ async fn every_alert_is_heard_and_is_over_when_its_fault_is_mended() {
         drill.mails_come_back(),
         drill.a_report_is_left_open(),
         drill.a_clock_runs_ahead(),
+        drill.an_expiry_is_forgotten(),
         long,
     );
     drill.connections_run_out().await;

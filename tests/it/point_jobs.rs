@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use noshi::simulator::{Command, Fault, Op, Provider};
+use noshi::{
+    simulator::{Command, Fault, Op, Provider},
+    store::tokens::SCOPES,
+};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::{
+    api::Api,
     dump::{check, dump},
     fleet::{Fleet, LIMIT, Terms, fleet},
-    processes::count,
+    processes::{count, until},
     support::{database, turn},
 };
 
@@ -271,4 +275,72 @@ async fn points_are_booked_for_running_jobs_alone() {
     let booked: i64 =
         sqlx::query_scalar("select count(*) from noshi.point_entry").fetch_one(pool).await.expect("the journal");
     assert_eq!(booked, 0);
+}
+
+/// Points in bulk, over HTTP: the same file, the same second person, the same caps; and what users own is read there and by commands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_points_is_approved_granted_and_read_back() {
+    let _turn = turn().await;
+    let api = Api::open().await;
+    let pool = &api.fleet.pool;
+    let (sato, suzuki) = (api.token("sato", &SCOPES).await, api.token("suzuki", &["approve"]).await);
+    let row = |n: usize| format!("autumn,u{n},u{n},500,180\n");
+    let csv: String =
+        std::iter::once("benefit,source,user_id,points,valid_days\n".to_owned()).chain((0..150).map(row)).collect();
+    let (status, made) = api.upload("kind=points&file=points.csv", &sato, &csv).await;
+    assert_eq!((status, &made["rows"], &made["needs_approval"]), (200, &json!(150), &json!(true)), "{made}");
+    assert_eq!(api.upload("kind=points&mail=true", &sato, &csv).await.0, 422);
+    let path = |act: &str| format!("/v1/batches/{}/{act}", made["batch"]);
+    assert_eq!(api.post(&path("release"), &sato, &json!({})).await.0, 403);
+    let approve = json!({"digest": made["digest"], "reason": "read"});
+    assert_eq!(api.post(&path("approve"), &sato, &approve).await.0, 403);
+    let (status, said) = api.post(&path("approve"), &suzuki, &approve).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(api.post(&path("release"), &sato, &json!({})).await.0, 200);
+    let worker = api.fleet.worker("w", &[], &[]);
+    let batch = format!("/v1/batches/{}", made["batch"]);
+    until("a settled batch", REST, async || api.get(&batch, &sato).await.1["status"] == "settled").await;
+    assert_eq!(api.get(&batch, &sato).await.1["completed"], 150);
+    // Granted once, whatever another file says of the same sources.
+    let again = csv.replace(",500,", ",400,");
+    let (_, other) = api.upload("kind=points&file=again.csv", &sato, &again).await;
+    let (status, said) = api
+        .post(
+            &format!("/v1/batches/{}/approve", other["batch"]),
+            &suzuki,
+            &json!({"digest": other["digest"], "reason": "read"}),
+        )
+        .await;
+    assert!(status == 403 && said["detail"].as_str().unwrap().contains("granted by another batch"), "{said}");
+
+    exchange(pool, "x1", "u1", 120, 120).await;
+    api.fleet.at_rest(REST).await.expect("an exchange");
+    let owned = api.get("/v1/points/u1", &sato).await.1;
+    assert_eq!((&owned["balance"], &owned["expiring"]), (&json!(380), &json!([])), "{owned}");
+    let later = api.get("/v1/points/u1?at=2999-01-01T00:00:00Z", &sato).await.1;
+    assert_eq!(later["balance"], 0, "{later}");
+    let (_, first) = api.get("/v1/points/u1/history?limit=1", &sato).await;
+    let (_, second) = api.get(&format!("/v1/points/u1/history?limit=1&before={}", first["next"]), &sato).await;
+    let entry = |page: &Value| {
+        (
+            page["entries"][0]["kind"].clone(),
+            page["entries"][0]["amount"].clone(),
+            page["entries"][0]["balance"].clone(),
+        )
+    };
+    assert_eq!(entry(&first), (json!("use"), json!(-120), json!(380)), "{first}");
+    assert_eq!((entry(&second), &second["next"]), ((json!("grant"), json!(500), json!(500)), &Value::Null), "{second}");
+    assert_eq!(api.get("/v1/points/u1/history?limit=0", &sato).await.0, 422);
+
+    let said = async |arguments: &[&str]| {
+        let output = api.fleet.command(arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("words")
+    };
+    assert_eq!(said(&["points", "balance", "u1"]).await, "380 points\n");
+    assert!(said(&["points", "history", "u1"]).await.contains("use:x1"));
+    let expiring = said(&["points", "expiring", "u1", "--before", "2999-01-01T00:00:00Z", "-o", "json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&expiring).unwrap()[0]["points"], 380);
+    assert_eq!(said(&["points", "verify"]).await, "every equation of the ledger holds\n");
+    assert!(worker.stop().await.success());
 }
