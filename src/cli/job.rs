@@ -136,7 +136,7 @@ pub async fn run(out: Out, command: JobCommand) -> anyhow::Result<()> {
 
 fn one_status(name: &str) -> Result<Status, String> {
     let known = || format!("there are {}", Status::ALL.map(Status::name).join(", "));
-    Status::ALL.into_iter().find(|status| status.name() == name).ok_or_else(known)
+    Status::from_name(name).ok_or_else(known)
 }
 
 fn kinds() -> Vec<&'static str> {

@@ -7,9 +7,9 @@ use noshi_jobs::gift_issuance::Sealed;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
-use sqlx::{FromRow, PgConnection, Row, types::Json};
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row, types::Json};
 
-use super::seconds;
+use super::{operate::newest_first, seconds, settle::Status};
 
 /// A job as producers and operators see it: no codes, no addresses.
 #[derive(Debug, Clone, Serialize, JsonSchema, FromRow)]
@@ -72,31 +72,29 @@ pub async fn pruned(connection: &mut PgConnection, kind: &str, id: &str) -> Resu
 #[derive(Debug, Default)]
 pub struct Filter {
     pub kind: Option<String>,
-    pub status: Option<String>,
+    pub status: Option<Status>,
     pub code: Option<String>,
     pub before: Option<i64>,
     pub limit: i64,
 }
 
-// The first key is a constant but for jobs that move: those are found by their own indexes, wherever they stand, and then sorted. Left to
-// choose, the planner would read the history backwards, in the hope that they lie evenly in it.
-const JOBS: &str = job_columns!(
-    "where ($1::text is null or kind = $1) and ($3::text is null or code = $3) and ($4::bigint is null or job.id < $4)
-    and ($2::text is null or status = $2::noshi.job_status and ($2 <> 'available' or lost = 0 or lost > 0))
-    order by case when $2 in ('scheduled', 'available', 'running', 'retryable') then job.id end desc, job.id desc limit $5"
-);
-
 pub async fn jobs(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, sqlx::Error> {
-    sqlx::query_as(JOBS)
-        // Planned for these values: a plan for any would read the whole history for a rare status.
-        .persistent(false)
-        .bind(&filter.kind)
-        .bind(&filter.status)
-        .bind(&filter.code)
-        .bind(filter.before)
-        .bind(filter.limit)
-        .fetch_all(connection)
-        .await
+    let mut sql = QueryBuilder::<Postgres>::new(job_columns!("where true"));
+    for (sentence, value) in [(" and kind = ", &filter.kind), (" and code = ", &filter.code)] {
+        if let Some(value) = value {
+            sql.push(sentence).push_bind(value);
+        }
+    }
+    if let Some(before) = filter.before {
+        sql.push(" and job.id < ").push_bind(before);
+    }
+    if let Some(status) = filter.status {
+        sql.push(status.condition());
+    }
+    let moving = filter.status.is_some_and(Status::is_moving);
+    sql.push(newest_first(moving)).push_bind(filter.limit);
+    // Planned for these values: a plan for any would read the whole history for a rare kind.
+    sql.build_query_as().persistent(false).fetch_all(connection).await
 }
 
 /// A line of a job's journal.

@@ -132,9 +132,14 @@ pub struct Line {
 }
 
 // One arm for each partial index.
-const AVAILABLE: &str = " and (lost = 0 or lost > 0)";
 const IN_LANE: &str = " and (status = 'available' and lost = 0 or status = 'available' and lost > 0 or status in ('scheduled', 'retryable')
     or status = 'running' or status = 'needs_operator') and lane = ";
+
+/// Few jobs, wherever they stand, are found by their own index and then sorted. Left to choose, the planner would read the history
+/// backwards, in the hope that they lie evenly in it.
+pub(super) const fn newest_first(few: bool) -> &'static str {
+    if few { " order by job.id + 0 desc limit " } else { " order by job.id desc limit " }
+}
 
 pub async fn list(pool: &PgPool, filter: &Filter, kinds: &[&str]) -> Result<Vec<Line>, sqlx::Error> {
     let mut sql = QueryBuilder::<Postgres>::new(
@@ -148,8 +153,7 @@ from noshi.job where true",
         }
     }
     if let Some(status) = filter.status {
-        sql.push(" and status = ").push_bind(status.name()).push("::noshi.job_status");
-        sql.push(if status == Status::Available { AVAILABLE } else { "" });
+        sql.push(status.condition());
     }
     if let Some(batch) = filter.batch {
         sql.push(" and batch = ").push_bind(batch);
@@ -163,13 +167,11 @@ from noshi.job where true",
     if let Some(of) = &filter.of {
         sql.push(" and id = any(").push_bind(find(pool, of, kinds, 1000).await?).push(")");
     }
-    // Few jobs, wherever they stand, are found by their own index and then sorted. Left to choose, the planner would read the history
-    // backwards, in the hope that they lie evenly in it.
     let few = filter.lane.is_some()
         || filter.batch.is_some()
         || filter.in_doubt
         || filter.status.is_some_and(Status::is_moving);
-    sql.push(if few { " order by id + 0 desc limit " } else { " order by id desc limit " }).push_bind(filter.most);
+    sql.push(newest_first(few)).push_bind(filter.most);
     // Planned for these values: a plan for any could use no partial index.
     sql.build_query_as().persistent(false).fetch_all(pool).await
 }

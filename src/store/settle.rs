@@ -46,6 +46,25 @@ impl Status {
         }
     }
 
+    /// For a list. A literal, since no plan for a value that is text at first can use an index of this status alone.
+    pub const fn condition(self) -> &'static str {
+        match self {
+            Status::Scheduled => " and status = 'scheduled'",
+            // One arm for each of its indexes.
+            Status::Available => " and (status = 'available' and lost = 0 or status = 'available' and lost > 0)",
+            Status::Running => " and status = 'running'",
+            Status::Retryable => " and status = 'retryable'",
+            Status::NeedsOperator => " and status = 'needs_operator'",
+            Status::Completed => " and status = 'completed'",
+            Status::Failed => " and status = 'failed'",
+            Status::Cancelled => " and status = 'cancelled'",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| status.name() == name)
+    }
+
     /// A worker has it, or will have it without anybody's doing.
     pub const fn is_moving(self) -> bool {
         match self {

@@ -15,13 +15,12 @@ use crate::{
     store::{
         api::{self, Asked, Event, Filter, Job},
         operate,
+        settle::Status,
     },
 };
 
 const MOST_JOBS: usize = 10_000;
 const JOURNAL: i64 = 30;
-const STATUSES: [&str; 8] =
-    ["scheduled", "available", "running", "retryable", "needs_operator", "completed", "failed", "cancelled"];
 
 /// One job.
 #[derive(Deserialize, JsonSchema)]
@@ -229,9 +228,12 @@ pub struct Listed {
 
 pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let Listing { kind, status, code, before, limit } = call.query()?;
-    if status.as_deref().is_some_and(|status| !STATUSES.contains(&status)) {
-        return Err(Refusal::field("status", format!("There is no such status; there are {}.", STATUSES.join(", "))));
-    }
+    let known = |status: String| {
+        let statuses = Status::ALL.map(Status::name).join(", ");
+        let unknown = || Refusal::field("status", format!("There is no such status; there are {statuses}."));
+        Status::from_name(&status).ok_or_else(unknown)
+    };
+    let status = status.map(known).transpose()?;
     let limit = limit.unwrap_or(50);
     if !(1..=200).contains(&limit) {
         return Err(Refusal::field("limit", "A page has 1 to 200 jobs."));
