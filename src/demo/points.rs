@@ -33,10 +33,10 @@ impl Cast {
         self.exchanging + self.refused
     }
 
-    /// Jobs that all this leads to at least: the grants, the batch's, the expiry, the exchanges, their gifts, and the returns of those
-    /// that are surely refused.
+    /// Jobs that all this leads to at least: the grants, the batch's, the expiry, the exchanges and their gifts. Returns come with the
+    /// commits that end gifts.
     pub const fn jobs(self) -> usize {
-        self.users + 2 + self.orders() + self.poor + self.orders() + self.refused
+        self.users + 2 + self.orders() + self.poor + self.orders()
     }
 
     pub fn csv(self) -> String {
