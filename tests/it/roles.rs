@@ -299,7 +299,10 @@ async fn the_door_keeps_events_and_sees_nothing() {
     run(&door, changed).await.expect("two changes");
     refused_to_everybody(&place, &door).await;
     for (table, column) in place.tables().await {
-        refused(&door, format!("select from {table}")).await;
+        // Which migrations there are, its probes must know.
+        if !table.ends_with("_sqlx_migrations") {
+            refused(&door, format!("select from {table}")).await;
+        }
         refused(&door, format!("insert into {table} ({column}) values (default)")).await;
         refused(&door, format!("update {table} set {column} = {column}")).await;
     }
