@@ -74,6 +74,55 @@ impl Kind {
     }
 }
 
+/// From a kind to its job: `with_job!(kind, J => f::<J>())`.
+#[macro_export]
+macro_rules! with_job {
+    ($kind:expr, $job:ident => $body:expr) => {
+        match $kind {
+            $crate::Kind::BulkGrants => {
+                type $job = $crate::bulk_grants::BulkGrants;
+                $body
+            }
+            $crate::Kind::Email => {
+                type $job = $crate::email::Email;
+                $body
+            }
+            $crate::Kind::GiftIssuance => {
+                type $job = $crate::gift_issuance::GiftIssuance;
+                $body
+            }
+            $crate::Kind::PointExchange => {
+                type $job = $crate::point_exchange::PointExchange;
+                $body
+            }
+            $crate::Kind::PointExpiry => {
+                type $job = $crate::point_expiry::PointExpiry;
+                $body
+            }
+            $crate::Kind::PointGrant => {
+                type $job = $crate::point_grant::PointGrant;
+                $body
+            }
+            $crate::Kind::PointReversal => {
+                type $job = $crate::point_reversal::PointReversal;
+                $body
+            }
+            $crate::Kind::PointWithdrawal => {
+                type $job = $crate::point_withdrawal::PointWithdrawal;
+                $body
+            }
+            $crate::Kind::Probe => {
+                type $job = $crate::probe::Probe;
+                $body
+            }
+            $crate::Kind::StoreCreation => {
+                type $job = $crate::store_creation::StoreCreation;
+                $body
+            }
+        }
+    };
+}
+
 /// A job somebody asks for: a row of a file, or a follow-up of another job. Its id is derived, so equal requests are one job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]

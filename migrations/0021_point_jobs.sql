@@ -105,26 +105,11 @@ begin
     return query select e.lots, e.points, e.more from book_expiries(due, p_lots, p_job) e;
 end $$;
 
--- A gift that points pay for is ordered by its exchange, and points are asked back by that gift, and by nobody else: an id would be
--- taken that they need, or points would come back that are not owed.
-create function noshi.exchange_guard() returns trigger language plpgsql security definer
-set search_path = noshi, pg_temp
-as $$
-begin
-    if not pg_has_role(session_user, 'noshi_worker', 'member') then
-        raise exception '% % belongs to an exchange of points, which asks for it by itself', new.kind, new.key using errcode = 'NS400',
-            hint = 'Enqueue a point_exchange; a grant''s own id must not begin with exchange/.';
-    end if;
-    return new;
-end $$;
-create trigger of_exchange before insert on noshi.job for each row
-    when (new.kind = 'point_reversal' or (new.kind = 'gift_issuance' and new.key like 'exchange/%')) execute function noshi.exchange_guard();
-
 do $$
 declare f text;
 begin
     for f in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'noshi'::regnamespace
-        and p.proname in ('running_job', 'point_refusal', 'grant_points', 'use_points', 'return_points', 'withdraw_points', 'expire_points', 'exchange_guard') loop
+        and p.proname in ('running_job', 'point_refusal', 'grant_points', 'use_points', 'return_points', 'withdraw_points', 'expire_points') loop
         execute format('revoke all on function %s from public', f);
     end loop;
     foreach f in array array['grant_points(bigint)', 'use_points(bigint)', 'return_points(bigint)', 'withdraw_points(bigint)', 'expire_points(bigint, integer)'] loop

@@ -42,7 +42,9 @@ $$;
 
 -- Requests that nobody can mean, refused before they are jobs. The job of a batch is made by the batch's release alone: a producer could
 -- take its id, or name a batch that never was. A gift's id is its grant: by it the code is sealed, shown, and issued at most once. What no
--- reader can hold (a number beyond doubles, depth without end) or show (control characters, reversed text) would hide other jobs.
+-- reader can hold (a number beyond doubles, depth without end) or show (control characters, reversed text) would hide other jobs. A gift
+-- that points pay for is ordered by its exchange, and points are asked back by that gift, and by nobody else: an id would be taken that
+-- they need, or points would come back that are not owed.
 create function noshi.job_guard() returns trigger language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
@@ -53,6 +55,10 @@ begin
         raise exception 'the arguments of % go deeper than 32 levels', new.key using errcode = 'NS400';
     elsif jsonb_path_exists(new.args, '$.** ? (@.type() == "number" && (@ > 1e300 || @ < -1e300))') then
         raise exception 'the arguments of % hold a number that is too large', new.key using errcode = 'NS400';
+    elsif (new.kind = 'point_reversal' or (new.kind = 'gift_issuance' and new.key like 'exchange/%'))
+        and not pg_has_role(session_user, 'noshi_worker', 'member') then
+        raise exception '% % belongs to an exchange of points, which asks for it by itself', new.kind, new.key using errcode = 'NS400',
+            hint = 'Enqueue a point_exchange; a grant''s own id must not begin with exchange/.';
     elsif new.kind = 'bulk_grants' then
         if not exists (select from batch b where 'batch/' || b.id = new.key and new.args = jsonb_build_object('batch', b.id) and b.released_at is not null) then
             raise exception 'bulk_grants % is made by the release of its batch', new.key using errcode = 'NS403', hint = 'Submit a file: `noshi batch submit`.';

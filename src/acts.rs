@@ -2,33 +2,15 @@
 
 use noshi_jobs::{
     Kind,
-    bulk_grants::BulkGrants,
-    email::Email,
-    gift_issuance::GiftIssuance,
     machine::{Act, Job},
-    point_exchange::PointExchange,
-    point_expiry::PointExpiry,
-    point_grant::PointGrant,
-    point_reversal::PointReversal,
-    point_withdrawal::PointWithdrawal,
-    probe::Probe,
-    store_creation::StoreCreation,
+    with_job,
 };
 use serde_json::Value;
 
 /// The acts that the state table allows; none where this version cannot read the job.
 pub fn allowed(kind: &str, state: Option<&Value>, undo: Option<&Value>) -> Vec<Act> {
     match Kind::from_name(kind) {
-        Some(Kind::BulkGrants) => of::<BulkGrants>(state, undo),
-        Some(Kind::Email) => of::<Email>(state, undo),
-        Some(Kind::GiftIssuance) => of::<GiftIssuance>(state, undo),
-        Some(Kind::PointExchange) => of::<PointExchange>(state, undo),
-        Some(Kind::PointExpiry) => of::<PointExpiry>(state, undo),
-        Some(Kind::PointGrant) => of::<PointGrant>(state, undo),
-        Some(Kind::PointReversal) => of::<PointReversal>(state, undo),
-        Some(Kind::PointWithdrawal) => of::<PointWithdrawal>(state, undo),
-        Some(Kind::Probe) => of::<Probe>(state, undo),
-        Some(Kind::StoreCreation) => of::<StoreCreation>(state, undo),
+        Some(kind) => with_job!(kind, J => of::<J>(state, undo)),
         None => vec![],
     }
 }

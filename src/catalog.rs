@@ -1,10 +1,10 @@
-//! From a stored kind to its job: the one place that a new kind must be added to outside `jobs/`.
+//! From a stored kind to its job and what it meets: the one place that a new kind must be added to outside `jobs/`.
 
 use noshi_jobs::{
     Kind, bulk_grants, bulk_grants::BulkGrants, email, email::Email, gift_issuance, gift_issuance::GiftIssuance,
     machine::Job, point_exchange::PointExchange, point_expiry::PointExpiry, point_grant::PointGrant,
     point_reversal::PointReversal, point_withdrawal::PointWithdrawal, probe, probe::Probe, store_creation,
-    store_creation::StoreCreation,
+    store_creation::StoreCreation, with_job,
 };
 
 use crate::{
@@ -22,16 +22,7 @@ use crate::{
 
 pub async fn run(engine: &Engine, work: &Work) {
     match Kind::from_name(&work.claimed.kind) {
-        Some(Kind::BulkGrants) => run::run::<BulkGrants>(engine, work).await,
-        Some(Kind::Email) => run::run::<Email>(engine, work).await,
-        Some(Kind::GiftIssuance) => run::run::<GiftIssuance>(engine, work).await,
-        Some(Kind::PointExchange) => run::run::<PointExchange>(engine, work).await,
-        Some(Kind::PointExpiry) => run::run::<PointExpiry>(engine, work).await,
-        Some(Kind::PointGrant) => run::run::<PointGrant>(engine, work).await,
-        Some(Kind::PointReversal) => run::run::<PointReversal>(engine, work).await,
-        Some(Kind::PointWithdrawal) => run::run::<PointWithdrawal>(engine, work).await,
-        Some(Kind::Probe) => run::run::<Probe>(engine, work).await,
-        Some(Kind::StoreCreation) => run::run::<StoreCreation>(engine, work).await,
+        Some(kind) => with_job!(kind, J => run::run::<J>(engine, work).await),
         // Claims ask for known kinds only.
         None => engine.hand_back(&[(work.claimed.id, work.claimed.lease, work.claimed.step)]).await,
     }
@@ -71,32 +62,15 @@ impl Outside<StoreCreation> for Engine {
     }
 }
 
-impl Outside<PointExchange> for Engine {
-    fn world(&self, claimed: &Claimed, local: &Local) -> Box<<PointExchange as Job>::World> {
-        Box::new(PointWorld { local: local.clone(), job: claimed.id })
-    }
+/// All jobs of points meet the same world.
+macro_rules! point_worlds {
+    ($($job:ty),+) => {
+        $(impl Outside<$job> for Engine {
+            fn world(&self, claimed: &Claimed, local: &Local) -> Box<<$job as Job>::World> {
+                Box::new(PointWorld { local: local.clone(), job: claimed.id })
+            }
+        })+
+    };
 }
 
-impl Outside<PointExpiry> for Engine {
-    fn world(&self, claimed: &Claimed, local: &Local) -> Box<<PointExpiry as Job>::World> {
-        Box::new(PointWorld { local: local.clone(), job: claimed.id })
-    }
-}
-
-impl Outside<PointGrant> for Engine {
-    fn world(&self, claimed: &Claimed, local: &Local) -> Box<<PointGrant as Job>::World> {
-        Box::new(PointWorld { local: local.clone(), job: claimed.id })
-    }
-}
-
-impl Outside<PointReversal> for Engine {
-    fn world(&self, claimed: &Claimed, local: &Local) -> Box<<PointReversal as Job>::World> {
-        Box::new(PointWorld { local: local.clone(), job: claimed.id })
-    }
-}
-
-impl Outside<PointWithdrawal> for Engine {
-    fn world(&self, claimed: &Claimed, local: &Local) -> Box<<PointWithdrawal as Job>::World> {
-        Box::new(PointWorld { local: local.clone(), job: claimed.id })
-    }
-}
+point_worlds!(PointExchange, PointExpiry, PointGrant, PointReversal, PointWithdrawal);

@@ -151,7 +151,7 @@ async fn look_at_schedules(pool: &sqlx::PgPool) -> Result<Duration, sqlx::Error>
 
 /// False: nothing is due that is not in other hands.
 async fn fire_next(pool: &sqlx::PgPool, kinds: &[&str]) -> Result<bool, sqlx::Error> {
-    let mut transaction = store::schedules::begin(pool).await?;
+    let mut transaction = pool.begin().await?;
     let Some(due) = store::schedules::take_due(&mut transaction, kinds).await? else {
         return Ok(false);
     };

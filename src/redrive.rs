@@ -4,17 +4,8 @@
 
 use noshi_jobs::{
     Kind,
-    bulk_grants::BulkGrants,
-    email::Email,
-    gift_issuance::GiftIssuance,
     machine::{Act, Job, Redirect},
-    point_exchange::PointExchange,
-    point_expiry::PointExpiry,
-    point_grant::PointGrant,
-    point_reversal::PointReversal,
-    point_withdrawal::PointWithdrawal,
-    probe::Probe,
-    store_creation::StoreCreation,
+    with_job,
 };
 use serde_json::Value;
 use sqlx::PgPool;
@@ -129,18 +120,7 @@ struct Lead {
 }
 
 fn leads(job: &Candidate, act: Act) -> Option<Lead> {
-    match Kind::from_name(&job.kind)? {
-        Kind::BulkGrants => lead::<BulkGrants>(job, act),
-        Kind::Email => lead::<Email>(job, act),
-        Kind::GiftIssuance => lead::<GiftIssuance>(job, act),
-        Kind::PointExchange => lead::<PointExchange>(job, act),
-        Kind::PointExpiry => lead::<PointExpiry>(job, act),
-        Kind::PointGrant => lead::<PointGrant>(job, act),
-        Kind::PointReversal => lead::<PointReversal>(job, act),
-        Kind::PointWithdrawal => lead::<PointWithdrawal>(job, act),
-        Kind::Probe => lead::<Probe>(job, act),
-        Kind::StoreCreation => lead::<StoreCreation>(job, act),
-    }
+    with_job!(Kind::from_name(&job.kind)?, J => lead::<J>(job, act))
 }
 
 fn lead<J: Job>(job: &Candidate, act: Act) -> Option<Lead> {

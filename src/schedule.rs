@@ -9,11 +9,7 @@ use croner::{
     Cron,
     parser::{CronParser, Seconds, Year},
 };
-use noshi_jobs::{
-    Kind, bulk_grants::BulkGrants, email::Email, gift_issuance::GiftIssuance, machine::Job,
-    point_exchange::PointExchange, point_expiry::PointExpiry, point_grant::PointGrant, point_reversal::PointReversal,
-    point_withdrawal::PointWithdrawal, probe::Probe, store_creation::StoreCreation,
-};
+use noshi_jobs::{Kind, machine::Job, with_job};
 use serde_json::Value;
 
 use crate::store::schedules::Missed;
@@ -95,18 +91,7 @@ fn unknown_zone(zone: &str) -> String {
 
 /// The id of the jobs that these arguments ask for, with `{due}` in it. `Err` names the field, and how to mend it.
 pub fn id(kind: Kind, args: &Value) -> Result<String, String> {
-    match kind {
-        Kind::BulkGrants => id_of::<BulkGrants>(args),
-        Kind::Email => id_of::<Email>(args),
-        Kind::GiftIssuance => id_of::<GiftIssuance>(args),
-        Kind::PointExchange => id_of::<PointExchange>(args),
-        Kind::PointExpiry => id_of::<PointExpiry>(args),
-        Kind::PointGrant => id_of::<PointGrant>(args),
-        Kind::PointReversal => id_of::<PointReversal>(args),
-        Kind::PointWithdrawal => id_of::<PointWithdrawal>(args),
-        Kind::Probe => id_of::<Probe>(args),
-        Kind::StoreCreation => id_of::<StoreCreation>(args),
-    }
+    with_job!(kind, J => id_of::<J>(args))
 }
 
 fn id_of<J: Job>(args: &Value) -> Result<String, String> {

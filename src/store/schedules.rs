@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{FromRow, PgConnection, PgPool};
 
 use super::ActError;
 
@@ -69,10 +69,6 @@ pub async fn fire(
 pub async fn stick(connection: &mut PgConnection, due: &Due, why: &str) -> Result<(), sqlx::Error> {
     const STICK: &str = "select noshi.stick_schedule($1, $2, $3)";
     sqlx::query(STICK).bind(&due.name).bind(due.next_due).bind(why).execute(connection).await.map(|_| ())
-}
-
-pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    pool.begin().await
 }
 
 /// A schedule as it stands.

@@ -2,8 +2,9 @@
 
 use axum::{http::StatusCode, response::Response};
 use noshi_jobs::{
-    Kind, bulk_grants, email, gift_issuance, machine::Act, point_exchange, point_expiry, point_grant, point_reversal,
-    point_withdrawal, probe, store_creation,
+    Kind,
+    machine::{self, Act},
+    with_job,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -182,18 +183,7 @@ async fn conflict(desk: &Desk, call: &Call, kind: &str, rows: &[Asked<'_>], erro
 }
 
 fn check_args(kind: Kind, args: &str) -> Result<(), (String, String)> {
-    match kind {
-        Kind::BulkGrants => reads_as::<bulk_grants::Args>(args),
-        Kind::Email => reads_as::<email::Args>(args),
-        Kind::GiftIssuance => reads_as::<gift_issuance::Args>(args),
-        Kind::PointExchange => reads_as::<point_exchange::Args>(args),
-        Kind::PointExpiry => reads_as::<point_expiry::Args>(args),
-        Kind::PointGrant => reads_as::<point_grant::Args>(args),
-        Kind::PointReversal => reads_as::<point_reversal::Args>(args),
-        Kind::PointWithdrawal => reads_as::<point_withdrawal::Args>(args),
-        Kind::Probe => reads_as::<probe::Args>(args),
-        Kind::StoreCreation => reads_as::<store_creation::Args>(args),
-    }
+    with_job!(kind, J => reads_as::<<J as machine::Job>::Args>(args))
 }
 
 fn reads_as<T: DeserializeOwned>(args: &str) -> Result<(), (String, String)> {
