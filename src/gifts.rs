@@ -14,7 +14,12 @@ use crate::{
     clients::{self, Gate, GiftProvider, GiftSettings},
     lease::LeaseClock,
     metrics::call,
-    store::{self, claim::Claimed, facts::NewTrade, lanes::Budget},
+    store::{
+        self,
+        claim::Claimed,
+        facts::{NewTrade, Saved},
+        lanes::Budget,
+    },
     vault::Vault,
     world::Local,
 };
@@ -73,20 +78,24 @@ impl Gifts {
 
     /// The provider for a new trade: the producer's choice, or the first that offers it and whose lane is open; if none is
     /// open, the first that offers it, where the trade waits.
-    async fn route(
-        &self,
-        connection: &mut PgConnection,
-        args: &Args,
-    ) -> Result<Option<&dyn GiftProvider>, sqlx::Error> {
+    async fn route(&self, connection: &mut PgConnection, args: &Args) -> Result<Option<Routed<'_>>, sqlx::Error> {
         let able = self.able(args);
-        if able.len() < 2 {
-            return Ok(able.first().copied());
+        let several = able.len() > 1;
+        if !several {
+            return Ok(able.first().map(|provider| Routed { provider: *provider, several }));
         }
         let lanes: Vec<String> = able.iter().map(|provider| lane(provider.name())).collect();
         let open = store::facts::open_lanes(connection, &lanes).await?;
         let first_open = able.iter().find(|provider| open.contains(&lane(provider.name())));
-        Ok(first_open.or(able.first()).copied())
+        Ok(first_open.or(able.first()).map(|provider| Routed { provider: *provider, several }))
     }
+}
+
+/// Where a new trade goes.
+struct Routed<'a> {
+    provider: &'a dyn GiftProvider,
+    /// Others offer the gift too.
+    several: bool,
 }
 
 fn lane(provider: &str) -> String {
@@ -123,13 +132,7 @@ impl GiftWorld {
     async fn start(&self, args: &Args, generation: u8) -> Start {
         crash_point("start_trade.before");
         let routed = self.local.run(async |connection| self.gifts.route(connection, args).await).await;
-        let Some(provider) = routed else { return Start::NoProvider };
-        let in_doubt =
-            self.local.run(async |connection| store::restored::begins_in_doubt(connection, self.job).await).await;
-        // Which of them it was is not known: asking one would say nothing about the others.
-        if in_doubt && self.gifts.able(args).len() > 1 {
-            return Start::Unclear;
-        }
+        let Some(Routed { provider, several }) = routed else { return Start::NoProvider };
         let trade = Trade {
             id: clients::trade_id(provider.trade_prefix(), &args.grant, generation),
             provider: provider.name().to_owned(),
@@ -149,12 +152,14 @@ impl GiftWorld {
             amount: args.value.amount,
             currency: args.value.currency.code(),
         };
-        let saved = self.local.run(async |connection| store::facts::save_trade(connection, &new).await).await;
+        let saved = self.local.run(async |connection| store::facts::save_trade(connection, &new, several).await).await;
         crash_point("start_trade.after");
-        match (saved, in_doubt) {
-            (false, _) => Start::Occupied,
-            (true, false) => Start::Started(trade),
-            (true, true) => Start::InDoubt(trade),
+        match saved {
+            Saved::Saved => Start::Started(trade),
+            Saved::InDoubt => Start::InDoubt(trade),
+            // Which of them it was is not known: asking one would say nothing about the others.
+            Saved::Unclear => Start::Unclear,
+            Saved::Occupied => Start::Occupied,
         }
     }
 }

@@ -144,18 +144,39 @@ pub struct NewTrade<'a> {
     pub currency: &'a str,
 }
 
-const SAVE_TRADE: &str =
-    "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
-select $1, $2, $3, $4, $5, $6, $7, $8
-where not exists (
-    -- At most one live trade per grant: every older one must be proven void.
-    select from noshi.gift_trade t where t.grant_id = $2 and t.id <> $1
-    and not exists (select from noshi.gift_outcome o where o.trade = t.id and o.outcome = 'void'))
-on conflict do nothing returning id";
+// After a restore a call for this job may have been made that was lost: it may be as old as the restore's point.
+const SAVE_TRADE: &str = "with doubted as (
+    update noshi.job j set called_at = least(coalesce(j.called_at, s.restored_to), s.restored_to)
+    from noshi.server_seen s where j.id = $4 and s.restored_to is not null returning j.id),
+saved as (
+    insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+    select $1, $2, $3, $4, $5, $6, $7, $8
+    where not ($9 and exists (select from doubted)) and not exists (
+        -- At most one live trade per grant: every older one must be proven void.
+        select from noshi.gift_trade t where t.grant_id = $2 and t.id <> $1
+        and not exists (select from noshi.gift_outcome o where o.trade = t.id and o.outcome = 'void'))
+    on conflict do nothing returning id)
+select exists (select from saved), exists (select from doubted)";
 
-/// Saves a trade id before its first call (R11). False where the grant has a live trade already.
-pub async fn save_trade(connection: &mut PgConnection, trade: &NewTrade<'_>) -> Result<bool, sqlx::Error> {
-    let saved = sqlx::query(SAVE_TRADE)
+/// What became of a trade that was to be saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    Saved,
+    /// And a call under its id may have been made before, in what a restore has forgotten; the settle raises the doubt.
+    InDoubt,
+    /// That, and it could have been made at another provider: not saved.
+    Unclear,
+    /// The grant has a live trade already: not saved.
+    Occupied,
+}
+
+/// Saves a trade id before its first call (R11). `several`: more than one provider offers the gift.
+pub async fn save_trade(
+    connection: &mut PgConnection,
+    trade: &NewTrade<'_>,
+    several: bool,
+) -> Result<Saved, sqlx::Error> {
+    let saved: (bool, bool) = sqlx::query_as(SAVE_TRADE)
         .bind(trade.id)
         .bind(trade.grant)
         .bind(trade.generation)
@@ -164,9 +185,15 @@ pub async fn save_trade(connection: &mut PgConnection, trade: &NewTrade<'_>) -> 
         .bind(trade.category)
         .bind(trade.amount)
         .bind(trade.currency)
-        .fetch_optional(connection)
+        .bind(several)
+        .fetch_one(connection)
         .await?;
-    Ok(saved.is_some())
+    Ok(match saved {
+        (_, true) if several => Saved::Unclear,
+        (false, _) => Saved::Occupied,
+        (true, true) => Saved::InDoubt,
+        (true, false) => Saved::Saved,
+    })
 }
 
 const TALLY: &str = "insert into noshi.probe_tally (name, job) values ($1, $2) on conflict do nothing returning name";

@@ -1,7 +1,7 @@
 //! A restore to an earlier point: what was called after it left no trace here.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 
 use super::{ActError, take_time};
 
@@ -25,14 +25,4 @@ pub async fn end(pool: &PgPool, reason: &str) -> Result<(), ActError> {
 
 pub async fn point(pool: &PgPool) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     sqlx::query_scalar("select restored_to from noshi.server_seen").fetch_one(pool).await
-}
-
-const BEGIN_IN_DOUBT: &str =
-    "update noshi.job j set called_at = least(coalesce(j.called_at, s.restored_to), s.restored_to)
-from noshi.server_seen s where j.id = $1 and s.restored_to is not null returning j.id";
-
-/// Whether a call for this job may have been made that was lost; if so, it may be as old as the restore's point. In the
-/// transaction that begins its trade, whose settle raises the doubt.
-pub async fn begins_in_doubt(connection: &mut PgConnection, job: i64) -> Result<bool, sqlx::Error> {
-    Ok(sqlx::query(BEGIN_IN_DOUBT).bind(job).fetch_optional(connection).await?.is_some())
 }
