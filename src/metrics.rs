@@ -91,7 +91,7 @@ pub fn install(
             metrics::counter!("noshi_jobs_total", "kind" => kind, "outcome" => outcome).absolute(0);
         }
         for status in OPEN_STATUSES {
-            metrics::gauge!("noshi_jobs", "kind" => kind, "status" => status).set(0.0);
+            metrics::gauge!("noshi_open_jobs", "kind" => kind, "status" => status).set(0.0);
         }
         drop(metrics::histogram!("noshi_job_duration_seconds", "kind" => kind));
     }
@@ -148,10 +148,12 @@ type Taken = Arc<Mutex<Option<Instant>>>;
 /// Shows what the fleet has counted last.
 async fn refresh(pool: &PgPool, taken: &Taken) -> Result<(), sqlx::Error> {
     let (figures, age, clock) = store::numbers::read(pool).await?;
-    let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    metrics::gauge!("noshi_clock_ahead_seconds").set(clock - ours);
+    let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    metrics::gauge!("noshi_clock_ahead_seconds").set(clock - here);
     *taken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_sub(age);
-    for store::numbers::Figure { name, labels, value } in figures {
+    // Of another version, figures may be left, or be there already.
+    let ours = |figure: &store::numbers::Figure| METRICS.iter().any(|metric| metric.name == figure.name);
+    for store::numbers::Figure { name, labels, value } in figures.into_iter().filter(ours) {
         if name == "noshi_lane_open" && labels.iter().any(|(_, lane)| !lane.is_empty()) {
             metrics::counter!("noshi_lane_tokens_forfeited_total", &labels).absolute(0);
         }

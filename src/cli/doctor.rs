@@ -11,7 +11,7 @@ use super::{Database, out::Out};
 use crate::{
     explain::seconds,
     settings::Settings,
-    store::{self, Role, health, lanes, operate},
+    store::{self, Role, health, lanes, operate, restored},
 };
 
 #[derive(Args)]
@@ -127,6 +127,7 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
     };
     look_at_work(&pool, it).await?;
     look_at_lanes(&pool, it).await?;
+    look_at_restores(&pool, it).await?;
     look_at_keys(&pool, settings, it).await
 }
 
@@ -283,6 +284,19 @@ async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
         if lanes.is_empty() { "all known".to_owned() } else { format!("jobs wait in {lanes}") },
         "no worker has this partner in its settings: name it there",
     );
+    Ok(())
+}
+
+async fn look_at_restores(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    match restored::point(pool).await? {
+        None => it.good("restores", "none is marked"),
+        Some(point) => it.wrong(
+            "restores",
+            Health::Fair,
+            format!("marked as restored to {}", point.format("%Y-%m-%d %H:%M:%SZ")),
+            "gifts are bought only after their partner was asked, or park: once what happened after that point is known, `noshi restored end`",
+        ),
+    }
     Ok(())
 }
 

@@ -154,17 +154,12 @@ struct Shown {
 
 impl From<Schedule> for Shown {
     fn from(schedule: Schedule) -> Shown {
-        let state = match (&schedule.paused_at, &schedule.stuck) {
-            (Some(_), _) => "paused",
-            (None, Some(_)) => "stuck",
-            (None, None) => "on",
-        };
         // What a newer version wrote may be nothing that this one can read.
         let next = Times::read(&schedule.cron, &schedule.zone).map(|times| {
             let all = std::iter::successors(Some(schedule.next_due), |last| times.after(*last));
             all.take(SHOWN).map(|due| times.local(due)).collect()
         });
-        Shown { state, next: next.unwrap_or_default(), schedule }
+        Shown { state: schedule.state(), next: next.unwrap_or_default(), schedule }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod openapi;
 pub mod points;
 pub mod refusal;
 pub mod routes;
+pub mod schedules;
 pub mod tokens;
 
 use std::{ops::Deref, sync::Arc, time::Duration};

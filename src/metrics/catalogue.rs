@@ -59,7 +59,7 @@ metrics! {
     Gauge Process noshi_pool_connections ["state"] "Connections of the work pool.";
     Gauge Process noshi_build_info ["version"] "1.";
     Gauge Fleet noshi_figures_age_seconds [] "Since the figures of the fleet were taken.";
-    Gauge Fleet noshi_jobs ["kind", "status"] "Open jobs, by status.";
+    Gauge Fleet noshi_open_jobs ["kind", "status"] "Open jobs, by status.";
     Gauge Fleet noshi_parked_jobs ["code"] "Jobs that wait for a person, by problem code.";
     Gauge Fleet noshi_parked_oldest_seconds ["code"] "How long the first of them has been waiting.";
     Gauge Fleet noshi_compensation_stuck_jobs [] "Jobs whose taking back has been failing for an hour.";

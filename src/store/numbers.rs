@@ -81,7 +81,7 @@ async fn open_jobs(connection: &mut PgConnection, figures: &mut Vec<Figure>) -> 
     for kind in Kind::ALL.map(Kind::name) {
         for status in OPEN_STATUSES {
             let jobs = open.iter().filter(|(k, s, ..)| k == kind && s == status).map(|(_, _, jobs, _)| jobs).sum();
-            figures.push(figure("noshi_jobs", labels([("kind", kind), ("status", status)]), jobs));
+            figures.push(figure("noshi_open_jobs", labels([("kind", kind), ("status", status)]), jobs));
         }
     }
     let stuck = open.iter().filter_map(|(.., stuck)| *stuck).sum();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool};
@@ -72,7 +73,7 @@ pub async fn stick(connection: &mut PgConnection, due: &Due, why: &str) -> Resul
 }
 
 /// A schedule as it stands.
-#[derive(Debug, Clone, Serialize, FromRow)]
+#[derive(Debug, Clone, Serialize, JsonSchema, FromRow)]
 pub struct Schedule {
     pub name: String,
     pub kind: String,
@@ -96,6 +97,17 @@ pub struct Schedule {
     pub created_at: DateTime<Utc>,
     pub changed_by: String,
     pub changed_at: DateTime<Utc>,
+}
+
+impl Schedule {
+    /// Whether it fires.
+    pub fn state(&self) -> &'static str {
+        match (&self.paused_at, &self.stuck) {
+            (Some(_), _) => "paused",
+            (None, Some(_)) => "stuck",
+            (None, None) => "on",
+        }
+    }
 }
 
 const LIST: &str = "select name, kind, key as id, args, priority, cron, zone, missed, next_due, last_due, last_job, fired, skipped, stuck,

@@ -11,6 +11,7 @@ use noshi::metrics::{METRICS, Metric, Of, Type};
 use noshi_jobs::Problem;
 use regex::{Captures, Regex};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::debian::program;
 
@@ -43,8 +44,7 @@ pub struct Alert {
     expr: String,
     summary: String,
     description: String,
-    #[expect(dead_code)]
-    pub datadog: String,
+    datadog: String,
     fires: Case,
     silent: Vec<Case>,
 }
@@ -103,6 +103,36 @@ impl Alert {
             None => format!("[{}]", shorter(&span[1])),
         });
         range.into_owned()
+    }
+
+    /// The monitor that Datadog takes.
+    pub fn monitor(&self, source: &Source) -> Value {
+        let codes = |codes: &[String]| codes.join(",");
+        let query = self.datadog.replace("UNEXPECTED", &codes(&source.codes.unexpected));
+        let query = query.replace("EXHAUSTED", &codes(&source.codes.exhausted));
+        // A service check has no threshold in its query: so many failures in a row.
+        let threshold =
+            query.rsplit_once(['<', '>']).map_or("5", |(_, threshold)| threshold.trim_start_matches('=').trim());
+        let threshold: f64 = threshold.parse().unwrap_or_else(|_| panic!("{}: {query}", self.name));
+        let mut options = json!({"thresholds": {"critical": threshold}, "include_tags": true, "notify_audit": false});
+        if query.starts_with('"') {
+            options["thresholds"]["ok"] = json!(1);
+        } else if query.contains("default_zero") {
+            // Where zero is the fault, nothing at all is one too.
+            options["on_missing_data"] = json!("show_and_notify_no_data");
+        }
+        let words = Regex::new(r#"\{\{ (?:or )?\$labels\.(\w+)(?: "[^"]*")? \}\}"#).unwrap();
+        let tag = |label: &str| if label == "instance" { "endpoint".to_owned() } else { label.to_owned() };
+        let summary = words.replace_all(&self.summary, |label: &Captures| format!("{{{{{}.name}}}}", tag(&label[1])));
+        json!({
+            "name": format!("{}: {summary}", self.name),
+            "type": if query.starts_with('"') { "service check" } else { "query alert" },
+            "query": query,
+            "message": format!("{}\n\nRunbook: {}\n\n@webhook-noshi-{}", self.description, self.runbook(), self.severity),
+            "priority": if self.severity == "page" { 1 } else { 3 },
+            "tags": ["service:noshi", format!("severity:{}", self.severity)],
+            "options": options,
+        })
     }
 
     pub fn runbook(&self) -> String {
@@ -182,7 +212,7 @@ fn rule_tests(source: &Source) -> String {
 }
 
 /// Compares a drawn file, or draws it.
-fn drawn(file: &str, text: &str) {
+pub fn drawn(file: &str, text: &str) {
     let path = format!("{OPS}/{file}");
     if std::env::var_os("NOSHI_REDRAW").is_some() {
         fs::create_dir_all(Path::new(&path).parent().unwrap()).unwrap();

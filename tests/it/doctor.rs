@@ -40,6 +40,7 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
         "keys",
         "partners",
         "settings",
+        "restores",
     ] {
         assert_eq!(health(&found, what), "good", "{found:?}");
     }
@@ -60,9 +61,13 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
     let key = fleet.dir.path().join("vault.key");
     let made = fleet.command(&["vault", "new-key"]).await.stdout;
     std::fs::write(&key, String::from_utf8_lossy(&made).replace("k1", "k9")).unwrap();
+    let mark = ["restored", "mark", "--to", "2026-11-01T00:00:00Z", "--reason", "the disk was lost"];
+    assert!(fleet.command(&mark).await.status.success());
     let (well, found) = examined(&fleet).await;
     assert!(!well);
-    for (what, is) in [("lanes", "fair"), ("lanes of jobs", "bad"), ("keys", "bad"), ("workers", "good")] {
+    let expected =
+        [("lanes", "fair"), ("lanes of jobs", "bad"), ("keys", "bad"), ("restores", "fair"), ("workers", "good")];
+    for (what, is) in expected {
         assert_eq!(health(&found, what), is, "{found:?}");
     }
     assert!(worker.stop().await.success());

@@ -5,7 +5,7 @@
 //! What is no real fault but a superuser's hand in the rows: the batch that does not add up, and the hour after which bounces
 //! are forgotten.
 
-mod stage;
+pub mod stage;
 
 use std::{
     path::{Path, PathBuf},
@@ -186,6 +186,7 @@ impl Drill {
             seen.await.is_ok_and(|seen| !seen.is_empty())
         })
         .await;
+        crate::dashboard::answers(&self.stage).await;
         // Starting is no fault either, except that nobody was there to be scraped.
         let heard = self.stage.notices.all();
         let beyond =

@@ -8,6 +8,8 @@ mod batches;
 mod collector;
 mod configuration;
 mod crash;
+mod dashboard;
+mod datadog;
 mod debian;
 mod demo;
 mod doctor;

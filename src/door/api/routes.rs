@@ -6,7 +6,7 @@ use axum::{response::Response, routing::MethodFilter};
 use futures::future::BoxFuture;
 use schemars::{Schema, SchemaGenerator};
 
-use super::{Call, Desk, batches, gifts, jobs, points, refusal::Refusal};
+use super::{Call, Desk, batches, gifts, jobs, points, refusal::Refusal, schedules};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -132,7 +132,7 @@ macro_rules! route {
     };
 }
 
-pub static ROUTES: [Route; 19] = [
+pub static ROUTES: [Route; 20] = [
     route!(Post "/v1/jobs" "enqueue" "One job. The same id and arguments again are the same job.",
         json!(jobs::NewJob<'_>), 200 jobs::Enqueued, handle!(jobs::enqueue)),
     route!(Post "/v1/jobs/many" "enqueue" "Up to 10,000 jobs of one kind: all of them, or none.",
@@ -182,6 +182,8 @@ pub static ROUTES: [Route; 19] = [
         ..route!(Get "/v1/points/{user}/history" "read" "What happened to a user's points, the newest first, with the balance after each.",
             Takes::Nothing, 200 points::History, handle!(points::history))
     },
+    route!(Get "/v1/schedules" "read" "Recurring jobs: when each is due next, and how it stands.",
+        Takes::Nothing, 200 Vec<schedules::Shown>, handle!(schedules::list)),
     Route {
         method: Method::Get,
         path: "/openapi.json",
