@@ -31,13 +31,20 @@ const MOST_FOR_A_BALANCE: Duration = Duration::from_millis(5);
 const MOST_FOR_A_TRANSACTION: Duration = Duration::from_secs(5);
 const KILLS: usize = 3;
 
+/// How long statements take is what is printed; it is no news beside that.
+fn quiet(url: &str) -> anyhow::Result<PgConnectOptions> {
+    Ok(PgConnectOptions::from_str(url)?.disable_statement_logging())
+}
+
+async fn connect(url: &str) -> anyhow::Result<PgConnection> {
+    Ok(PgConnection::connect_with(&quiet(url)?).await?)
+}
+
 /// `entries` of other users, and `lots` that expire.
 pub async fn run(server: &PrivatePostgres, entries: u32, lots: u32) -> anyhow::Result<()> {
     let url = server.url("postgres");
     store::migrate(&url).await?;
-    // What loads and verifies takes long, and that is no news.
-    let options = PgConnectOptions::from_str(&url)?.disable_statement_logging();
-    let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await?;
+    let pool = PgPoolOptions::new().max_connections(4).connect_with(quiet(&url)?).await?;
     sqlx::raw_sql(LOAD).execute(&pool).await.context("the loader")?;
     fill(&pool, "long", 1, LONG_HISTORY / 2, ["170 days", "1 minute", "180 days"]).await?;
     balances(&pool, "alone in the ledger").await?;
@@ -136,7 +143,7 @@ async fn repeat(
     user: impl Fn() -> String,
     lasts: Duration,
 ) -> anyhow::Result<Vec<Duration>> {
-    let mut connection = PgConnection::connect(&url).await?;
+    let mut connection = connect(&url).await?;
     let mut took = vec![];
     let begun = Instant::now();
     while begun.elapsed() < lasts {
@@ -181,7 +188,7 @@ async fn rates(url: &str, users: u32) -> anyhow::Result<()> {
 async fn runner(url: String) -> anyhow::Result<Vec<Duration>> {
     let mut took = vec![];
     'connected: loop {
-        let mut connection = PgConnection::connect(&url).await?;
+        let mut connection = connect(&url).await?;
         loop {
             let begun = Instant::now();
             let page =
@@ -201,7 +208,7 @@ async fn runner(url: String) -> anyhow::Result<Vec<Duration>> {
 }
 
 const EXPIRED: &str = "select count(*) from noshi.point_entry where kind = 'expire'";
-const KILL: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity where query like '%book_expiries%' and pid <> pg_backend_pid()";
+const KILL: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity where query like 'select more from noshi.book_expiries%'";
 
 /// A million lots by two runners, killed three times, while grants go on.
 async fn expiry(pool: &PgPool, url: &str, lots: u32) -> anyhow::Result<()> {
@@ -212,7 +219,7 @@ async fn expiry(pool: &PgPool, url: &str, lots: u32) -> anyhow::Result<()> {
     let granting = tokio::spawn({
         let url = url.to_owned();
         async move {
-            let mut connection = PgConnection::connect(&url).await?;
+            let mut connection = connect(&url).await?;
             let mut took = vec![];
             while !OVER.load(Ordering::Relaxed) {
                 took.push(book(&mut connection, Operation::Grant, "meanwhile").await?);
