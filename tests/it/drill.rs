@@ -53,7 +53,7 @@ async fn number(pool: &PgPool, sql: &str) -> i64 {
 }
 
 /// What nobody waits for in a drill.
-async fn hurry(pool: PgPool) {
+pub async fn hurry(pool: PgPool) {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {
         tick.tick().await;

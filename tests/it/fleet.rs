@@ -249,10 +249,15 @@ impl Fleet {
 
     /// `args` win over what is usual in the tests.
     pub fn worker(&self, name: &str, env: &[(&str, &str)], args: &[&str]) -> Process {
+        self.worker_of(env!("CARGO_BIN_EXE_noshi"), name, env, args)
+    }
+
+    /// The same of another build of this program.
+    pub fn worker_of(&self, program: &str, name: &str, env: &[(&str, &str)], args: &[&str]) -> Process {
         let elsewhere = env.iter().any(|(name, _)| *name == "AWS_SHARED_CREDENTIALS_FILE");
         let usual = [("--lease-ms", "2000"), ("--poll-ms", "100"), ("--slots", "64")];
         let log = self.dir.path().join(format!("{name}.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_noshi"))
+        let child = Command::new(program)
             .args(["worker", "run", "--name", name])
             .args(usual.iter().filter(|(flag, _)| !args.contains(flag)).flat_map(|(flag, value)| [flag, value]))
             .args(args)

@@ -37,6 +37,7 @@ mod redrive;
 mod restore;
 mod rights;
 mod roles;
+mod rolling;
 mod rules;
 mod runbook;
 mod schedules;

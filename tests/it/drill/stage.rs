@@ -48,6 +48,12 @@ impl Notices {
         self.0.lock().expect("the notices").clone()
     }
 
+    /// Names of those that told of a fault since then.
+    pub fn fired_since(&self, then: Instant) -> Vec<String> {
+        let fired = self.all().into_iter().filter(|notice| notice.firing && notice.at >= then);
+        fired.map(|notice| notice.name).collect()
+    }
+
     fn of(&self, name: &str) -> Vec<Notice> {
         self.all().into_iter().filter(|notice| notice.name == name).collect()
     }
