@@ -5,11 +5,21 @@ use noshi_jobs::{Kind, gift_issuance::OF_EXCHANGE, money::Currency};
 use serde_json::{Value, json};
 
 use super::stage::Stage;
-use crate::store::{self, Role, enqueue, points};
+use crate::{
+    schedule::{self, Times},
+    store::{
+        self, Role, enqueue, points,
+        schedules::{self, Missed, Wanted},
+    },
+};
 
 const POINTS: i64 = 500;
 /// More than the simulated provider sells at once: such a gift is refused, and its points come back.
 const REFUSED: i64 = 600_000;
+
+/// Five minutes after midnight.
+const NIGHTLY: &str = "5 0 * * *";
+const ZONE: &str = "Asia/Tokyo";
 
 /// Who asks for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +68,29 @@ impl Cast {
     }
 }
 
-/// Last year's points of every third user, due since yesterday; and the expiry that finds them.
+/// Last year's points of every third user, due since yesterday; and the nightly expiry (ポイント失効), triggered once to find them.
 pub async fn old_ones(stage: &Stage, cast: Cast) -> anyhow::Result<()> {
     let owner = store::connect(&stage.url, Role::Login, 1).await?;
     let due: Vec<String> = (0..cast.users).step_by(3).map(|n| format!("U-{n:05}")).collect();
     points::grant_due(&owner, &due, 50).await.context("last year's points")?;
-    ask(stage, Kind::PointExpiry, vec![("2999-01-01T00:00:00Z".to_owned(), json!({"due": "2999-01-01T00:00:00Z"}))])
-        .await
+    let operator = store::connect(&stage.url, Role::Operator, 1).await?;
+    let times = Times::read(NIGHTLY, ZONE).map_err(anyhow::Error::msg)?;
+    let args = json!({"due": "{due}"});
+    let id = schedule::id(Kind::PointExpiry, &args).map_err(anyhow::Error::msg)?;
+    let nightly = Wanted {
+        name: "point-expiry",
+        kind: Kind::PointExpiry.name(),
+        id: &id,
+        args: &args,
+        priority: 1,
+        cron: NIGHTLY,
+        zone: ZONE,
+        missed: Missed::Latest,
+    };
+    let next = |clock| times.after(clock).ok_or_else(|| format!("{NIGHTLY} is never due"));
+    schedules::set(&operator, &nightly, next, "points expire at midnight").await?;
+    schedules::trigger(&operator, nightly.name, "last year's are due").await?;
+    Ok(())
 }
 
 pub async fn exchange(stage: &Stage, cast: Cast) -> anyhow::Result<()> {
