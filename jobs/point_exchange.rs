@@ -107,9 +107,12 @@ impl Job for PointExchange {
 
     fn start(args: &Args) -> Result<State, String> {
         for (field, value) in [("exchange", &args.exchange), ("user", &args.user), ("category", &args.category)] {
-            if value.is_empty() || value.len() > 90 {
+            if value.trim().is_empty() || value.len() > 90 {
                 return Err(format!("`{field}` must have 1 to 90 bytes"));
             }
+        }
+        if args.area.as_deref().is_some_and(str::is_empty) {
+            return Err("`area` must name one, or be left out".to_owned());
         }
         if !(1..=1_000_000_000).contains(&args.points) {
             return Err("`points` must be 1 to 1,000,000,000".to_owned());

@@ -93,9 +93,12 @@ impl Job for PointGrant {
 
     fn start(args: &Args) -> Result<State, String> {
         for (field, value) in [("benefit", &args.benefit), ("source", &args.source), ("user", &args.user)] {
-            if value.is_empty() || value.len() > 100 {
+            if value.trim().is_empty() || value.len() > 100 {
                 return Err(format!("`{field}` must have 1 to 100 bytes"));
             }
+        }
+        if args.area.as_deref().is_some_and(str::is_empty) {
+            return Err("`area` must name one, or be left out".to_owned());
         }
         if args.benefit.contains(':') {
             return Err("`benefit` must not contain a colon".to_owned());

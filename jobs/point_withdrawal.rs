@@ -60,10 +60,10 @@ impl Job for PointWithdrawal {
     }
 
     fn start(args: &Args) -> Result<State, String> {
-        match args.user.len() {
-            1..=100 => Ok(State::Withdrawing),
-            _ => Err("`user` must have 1 to 100 bytes".to_owned()),
+        if args.user.trim().is_empty() || args.user.len() > 100 {
+            return Err("`user` must have 1 to 100 bytes".to_owned());
         }
+        Ok(State::Withdrawing)
     }
 
     fn terms(_: &Args, state: &State) -> Terms<State> {

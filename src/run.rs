@@ -299,7 +299,9 @@ where
                     refusals += 1;
                     if refusals >= MOST_REFUSALS {
                         let why = Problem::LocalRefused;
-                        self.engine.settle(J::KIND, self.place().parked(state, why.code(), why, Doubt::AsBefore)).await;
+                        let mut parked = self.place().parked(state, why.code(), why, Doubt::AsBefore);
+                        parked.detail = store::said(&error);
+                        self.engine.settle(J::KIND, parked).await;
                         return None;
                     }
                 }

@@ -284,6 +284,14 @@ async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
         if lanes.is_empty() { "all known".to_owned() } else { format!("jobs wait in {lanes}") },
         "no worker has this partner in its settings: name it there",
     );
+    let kinds = waiting.unknown_kinds.join(", ");
+    it.check(
+        "kinds of jobs",
+        waiting.unknown_kinds.is_empty(),
+        Health::Fair,
+        if kinds.is_empty() { "all known".to_owned() } else { format!("jobs wait that are {kinds}") },
+        "they wait for a newer version; if there is none, the producer's kind is misspelt: nothing was done for them",
+    );
     Ok(())
 }
 

@@ -138,7 +138,7 @@ pub struct Call {
     text: String,
     /// The body, where the route reads it itself.
     body: body::Source,
-    /// Room for a large request; it is given back with the answer's last byte.
+    /// Room for a large request: the caller's own, then everybody's. Given back with the answer.
     large: Option<[OwnedSemaphorePermit; 2]>,
 }
 

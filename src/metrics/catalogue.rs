@@ -64,7 +64,7 @@ metrics! {
     Gauge Fleet noshi_parked_oldest_seconds ["code"] "How long the first of them has been waiting.";
     Gauge Fleet noshi_compensation_stuck_jobs [] "Jobs whose taking back has been failing for an hour.";
     Gauge Fleet noshi_in_doubt_jobs [] "Jobs with a call whose outcome is not known.";
-    Gauge Fleet noshi_in_doubt_oldest_seconds [] "Age of the oldest doubt.";
+    Gauge Fleet noshi_in_doubt_oldest_seconds [] "Age of the oldest doubt that is being inquired; those that wait for a person are told by their codes.";
     Gauge Fleet noshi_lane_open ["lane"] "1 if the lane takes new writes.";
     Gauge Fleet noshi_lane_shut ["lane", "why"] "1 if the lane is shut for this reason.";
     Gauge Fleet noshi_lane_tokens ["lane"] "Tokens handed out by the lane since it exists.";

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use noshi_jobs::Kind;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 
 /// The server and its settings, as this login sees them.
@@ -99,21 +100,29 @@ pub async fn sealed_keys(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("select noshi.sealed_keys()").fetch_all(pool).await
 }
 
-/// Lanes that jobs wait in and that no worker has opened, and jobs that ask for a person, with those in doubt.
+/// Lanes that jobs wait in and that no worker has opened, kinds that jobs wait for and that this program does not know, and jobs that ask
+/// for a person, with those in doubt.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Waiting {
     pub unknown_lanes: Vec<String>,
+    pub unknown_kinds: Vec<String>,
     pub parked: i64,
     pub in_doubt: i64,
 }
 
 pub async fn waiting(pool: &PgPool) -> Result<Waiting, sqlx::Error> {
-    // Lane by lane through the index: the backlog may be long.
+    // Lane by lane and kind by kind through their indexes: the backlog may be long.
     const WAITING: &str = "with recursive l as (
     select min(lane) as lane from noshi.job where status = 'available' and lost = 0
     union all
-    select (select min(lane) from noshi.job where status = 'available' and lost = 0 and lane > l.lane) from l where l.lane is not null)
+    select (select min(lane) from noshi.job where status = 'available' and lost = 0 and lane > l.lane) from l where l.lane is not null),
+k as (
+    select min(kind) as kind from noshi.job
+    union all
+    select (select min(kind) from noshi.job where kind > k.kind) from k where k.kind is not null)
 select coalesce((select array_agg(lane order by lane) from l where lane is not null and not exists (select from noshi.lane n where n.name = l.lane)), '{}') as unknown_lanes,
+    coalesce((select array_agg(kind order by kind) from k where kind <> all ($1)
+        and exists (select from noshi.job j where j.kind = k.kind and j.status = 'available')), '{}') as unknown_kinds,
     (select count(*) from noshi.job where status = 'needs_operator') as parked, (select count(*) from noshi.job where unsure) as in_doubt";
-    sqlx::query_as(WAITING).fetch_one(pool).await
+    sqlx::query_as(WAITING).bind(Kind::ALL.map(Kind::name)).fetch_one(pool).await
 }

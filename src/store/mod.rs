@@ -51,6 +51,17 @@ pub fn is_answer(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Which of the database's rules refused. Our own rules speak for themselves; others' words may hold what was refused.
+pub fn said(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?;
+    let code = error.code()?;
+    Some(match (code.starts_with("NS"), error.constraint()) {
+        (true, _) => error.message().to_owned(),
+        (false, Some(constraint)) => format!("SQLSTATE {code}, {constraint}"),
+        (false, None) => format!("SQLSTATE {code}"),
+    })
+}
+
 /// The group role a process acts in. Its login must be a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -81,7 +92,7 @@ impl Role {
 /// No statement of ours is slow; one that is must not hold the fleet up.
 ///
 /// Without `jit = off` a plan that looks expensive, be it because it is forbidden or may end early, would be compiled for up to a second.
-const SESSION: &str = "set statement_timeout = '5s'; set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '10s'; set jit = off";
+const SESSION: &str = "set statement_timeout = '5s'; set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '10s'; set jit = off; set default_transaction_isolation = 'read committed'";
 
 /// A worker touches few rows of large tables, always by an index. The planner must not think otherwise of a table that was
 /// small when it was last analyzed (measured: claims by hash join over the whole table were 10 times slower at 20,000 rows).

@@ -142,7 +142,7 @@ macro_rules! figures {
 
 figures! {
     "noshi_in_doubt_jobs" = "select count(*) from noshi.job where unsure",
-    "noshi_in_doubt_oldest_seconds" = "select coalesce(extract(epoch from clock_timestamp() - min(called_at)), 0) from noshi.job where unsure",
+    "noshi_in_doubt_oldest_seconds" = "select coalesce(extract(epoch from clock_timestamp() - min(called_at)), 0) from noshi.job where unsure and status <> 'needs_operator'",
     "noshi_batches_awaiting_approval" = "select count(*) from noshi.batch where needs_approval and validated_at is not null and released_at is null and cancelled_at is null
         and coalesce(approved_until <= clock_timestamp(), true)",
     "noshi_batches_paused" = "select count(*) from noshi.batch where paused_at is not null and settled_at is null",

@@ -51,7 +51,7 @@ const BALANCE: &str = "select noshi.point_balance($1, $2, $3)";
 const HISTORY: &str = "select * from noshi.point_history($1, $2, $3)";
 const EXPIRING: &str =
     "select * from noshi.points_expiring($1, coalesce($2, coalesce($3, clock_timestamp()) + interval '90 days'), $3)";
-const VERIFY: &str = "select * from noshi.verify_points()";
+const VERIFY: &str = "select * from noshi.verify_points() union all select * from noshi.verify_exchanges()";
 /// All rows of all years are read.
 const TAKE_TIME: &str = "set local statement_timeout = '2h'";
 

@@ -313,6 +313,9 @@ async fn a_job_is_asked_for_once_and_found_again() {
     let (status, problem) = by_key("b", &new).await;
     assert_eq!((status, &problem["field"]), (422, &json!("Idempotency-Key")));
     assert_eq!(api.post("/v1/jobs", &producer, &bare).await.1["field"], "id");
+    let twice = api.request("POST", "/v1/jobs", Some(&producer)).header("idempotency-key", "a/1");
+    let (status, problem) = told(twice.header("idempotency-key", "a/2").json(&bare).send().await.unwrap()).await;
+    assert_eq!((status, &problem["field"]), (422, &json!("Idempotency-Key")));
 
     // Other arguments under the same id: every field that differs, and nothing written.
     let mut other = new.clone();

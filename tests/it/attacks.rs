@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use noshi::store::{self, Role, batches};
+use noshi::{
+    door::api::MOST_LARGE,
+    store::{self, Role, batches},
+};
 use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::{Executor, PgPool};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
 
 use crate::{
     api::Api,
@@ -66,6 +72,15 @@ async fn producers_make_no_job_that_is_not_theirs() {
     let squatter = "select noshi.enqueue('gift_issuance', 'k', '{\"grant\": \"G-1\", \"user\": \"u\", \"category\": \"coffee\", \"value\": {\"amount\": 1, \"currency\": \"JPY\"}}')";
     let said = refused(&producer, squatter).await;
     assert!(said.contains("the id of a gift is its grant: k is not G-1"), "{said}");
+    for (kind, key, args) in [
+        ("point_exchange", "again", "{\"exchange\": \"e-1\"}"),
+        ("point_grant", "squat", "{\"benefit\": \"b\", \"source\": \"1\"}"),
+        ("point_withdrawal", "u2", "{\"user\": \"u1\"}"),
+    ] {
+        let asked = sqlx::query("select noshi.enqueue($1, $2, $3::jsonb)").bind(kind).bind(key).bind(args);
+        let said = asked.execute(&producer).await.expect_err(kind).to_string();
+        assert!(said.contains("is made of its arguments"), "{said}");
+    }
 }
 
 /// A step that our own database refuses for good parks its job instead of holding a slot for ever.
@@ -156,6 +171,36 @@ async fn a_token_fills_its_own_room_and_no_more() {
     let (status, said) = api.upload("kind=grants", &other, "grant_id\n").await;
     assert_eq!((status, said["faults"].as_array().map(Vec::is_empty)), (422, Some(false)), "{said}");
     drop(held);
+}
+
+/// Reports that are read a byte at a time keep nobody from theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_hold_up_themselves() {
+    let _turn = turn().await;
+    let api = Api::of(fleet(Terms::default()).await).await;
+    let other = api.token("c", &["enqueue", "read"]).await;
+    let rows = (0..20_000).map(|n| format!("R-{n},u{n},Hana,hana+{n}@example.jp,digital,1,JPY\n"));
+    let file = std::iter::once("grant_id,user_id,name,email,category,amount,currency\n".to_owned()).chain(rows);
+    let (status, batch) = api.upload("kind=grants", &other, &file.collect::<String>()).await;
+    assert_eq!(status, 200, "{batch}");
+    let report = format!("/v1/batches/{}/report", batch["batch"]);
+    let mut slow = vec![];
+    for n in 0..MOST_LARGE {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4_096).expect("a small one");
+        let mut stream = socket.connect(api.address.parse().expect("an address")).await.expect("a connection");
+        let token = api.token(&format!("slow-{n}"), &["read"]).await;
+        let ask =
+            format!("GET {report} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", token.expose_secret());
+        stream.write_all(ask.as_bytes()).await.expect("a request");
+        let mut first = [0; 15];
+        stream.read_exact(&mut first).await.expect("the first bytes");
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        slow.push(stream);
+    }
+    let answer = api.request("GET", &report, Some(&other)).send().await.expect("an answer");
+    assert_eq!((answer.status().as_u16(), answer.text().await.expect("a report").lines().count()), (200, 20_001));
+    drop(slow);
 }
 
 /// What no reader can hold or show is refused before it hides anything else; and worth is never less than nothing.

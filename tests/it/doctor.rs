@@ -41,13 +41,14 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
         "partners",
         "settings",
         "restores",
+        "kinds of jobs",
     ] {
         assert_eq!(health(&found, what), "good", "{found:?}");
     }
 
     // A lane that was paused, a job for a lane that nobody has, a key that was lost, a snapshot that is held.
     assert!(fleet.command(&["lane", "pause", "gift/tango_card"]).await.status.success());
-    sqlx::raw_sql("select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 2, \"lane\": \"nobody\"}')")
+    sqlx::raw_sql("select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 2, \"lane\": \"nobody\"}'), noshi.enqueue('gift_isuance', 'g', '{}')")
         .execute(&fleet.pool)
         .await
         .unwrap();
@@ -61,14 +62,15 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
     let key = fleet.dir.path().join("vault.key");
     let made = fleet.command(&["vault", "new-key"]).await.stdout;
     std::fs::write(&key, String::from_utf8_lossy(&made).replace("k1", "k9")).unwrap();
-    let mark = ["restored", "mark", "--to", "2026-11-01T00:00:00Z", "--reason", "the disk was lost"];
-    assert!(fleet.command(&mark).await.status.success());
     let (well, found) = examined(&fleet).await;
     assert!(!well);
     let expected =
-        [("lanes", "fair"), ("lanes of jobs", "bad"), ("keys", "bad"), ("restores", "fair"), ("workers", "good")];
+        [("lanes", "fair"), ("lanes of jobs", "bad"), ("keys", "bad"), ("kinds of jobs", "fair"), ("workers", "good")];
     for (what, is) in expected {
         assert_eq!(health(&found, what), is, "{found:?}");
     }
+    let mark = ["restored", "mark", "--to", "2026-11-01T00:00:00Z", "--reason", "the disk was lost"];
+    assert!(fleet.command(&mark).await.status.success());
+    assert_eq!(health(&examined(&fleet).await.1, "restores"), "fair");
     assert!(worker.stop().await.success());
 }

@@ -1,4 +1,4 @@
-//! Every command of README.md and of the pages in ops/docs is run as it stands there, or says why not in its block's first line:
+//! Every command of README.md, of the pages in ops/docs, and of those in ops that have some, is run as it stands there, or says why not in its block's first line:
 //! ```` ```sh not-run="needs a cluster" ````. README's are run by practice.rs.
 //!
 //! A page is one session of a shell: a home, a database server and an environment of its own, in a copy of this clone. Only the ports differ.
@@ -79,7 +79,7 @@ fn every_page_starts_from_a_command_and_is_run_by_a_test() {
         assert_eq!(runs == 0, not_run.contains(&&*name), "{page}");
     }
     // So that nobody marks a block lightly: more of them takes a change here.
-    let all = pages().into_iter().chain(["README.md".to_owned()]);
+    let all = pages().into_iter().chain(["README.md", "ops/http.md", "ops/schedules.md"].map(str::to_owned));
     let marked = all.flat_map(|page| blocks(&page)).filter(|block| block.not_run.is_some()).count();
     assert_eq!(marked, 10, "blocks that are not run");
 }
@@ -280,7 +280,7 @@ async fn a_new_operator_gets_there_by_the_page_alone() {
 
 /// Pages for those who have an installation: a migrated database, with a superuser's login.
 #[tokio::test(flavor = "multi_thread")]
-async fn upgrading_backup_and_capacity() {
+async fn upgrading_backup_capacity_and_schedules() {
     let _turn = crate::support::turn().await;
     let (server, programs) = server().await;
     server.create_database("noshi").await.unwrap();
@@ -307,8 +307,8 @@ async fn upgrading_backup_and_capacity() {
         sqlx::query_scalar::<_, i64>(alive).fetch_one(&pool).await.is_ok_and(|alive| alive == 1)
     })
     .await;
-    for page in ["upgrading", "backup", "capacity"] {
-        session.run(&format!("ops/docs/{page}.md"), |_| false, Duration::from_secs(90)).await;
+    for page in ["docs/upgrading", "docs/backup", "docs/capacity", "schedules"] {
+        session.run(&format!("ops/{page}.md"), |_| false, Duration::from_secs(90)).await;
     }
     worker.kill().await.unwrap();
     drop(pool);
@@ -331,6 +331,21 @@ async fn producing() {
     let out =
         Session::new(&[programs], &environment).run("ops/docs/producing.md", |_| false, Duration::from_secs(60)).await;
     assert!(out.contains("again job") && out.contains("refused NS409"), "{out}");
+    practice.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http() {
+    let _turn = crate::support::turn().await;
+    let practice = Practice::begin().await;
+    let owner = practice.url.replace("demo_suzuki", "postgres");
+    let environment = [("DATABASE_URL", owner.as_str()), ("NOSHI_CONFIG", &practice.config)];
+    let out = Session::new(&[programs(&owner).await], &environment)
+        .run("ops/http.md", |_| false, Duration::from_secs(60))
+        .await;
+    let answers = ["\"id\":\"order/42\"}", "is revoked", "\"field\":\"value.amount\"", "\"journal\":", "\"batch\":"];
+    let missing: Vec<_> = answers.iter().filter(|answer| !out.contains(**answer)).collect();
+    assert!(missing.is_empty(), "{missing:?}: {out}");
     practice.end().await;
 }
 

@@ -72,10 +72,9 @@ fn failed(code: &str) -> (String, String, Option<String>) {
 
 /// The books add up, by their own word and by the independent checker's.
 pub async fn audited(fleet: &Fleet) {
-    let faults: Vec<String> = sqlx::query_scalar("select v::text from noshi.verify_points() v")
-        .fetch_all(&fleet.pool)
-        .await
-        .expect("the books verified");
+    let equations =
+        "select v::text from noshi.verify_points() v union all select v::text from noshi.verify_exchanges() v";
+    let faults: Vec<String> = sqlx::query_scalar(equations).fetch_all(&fleet.pool).await.expect("the books verified");
     assert!(faults.is_empty(), "{faults:#?}");
     let rows = fleet.dir.path().join("dump");
     dump(&fleet.url, &rows).await;
@@ -195,6 +194,76 @@ async fn doubt_keeps_points_used_and_proof_returns_them() {
     assert!(worker.stop().await.success());
 }
 
+/// A reversal that waits does so longer than its gift is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn points_come_back_after_their_gift_was_moved_out() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    let worker = fleet.worker("w", &[], &[]);
+    grant(pool, "s1", "u1", 1_000).await;
+    fleet.at_rest(REST).await.expect("granted points");
+    let lane = async |act: &str| {
+        fleet.command(&["lane", act, "gift/amazon_incentives", "--reason", "t"]).await.status.success()
+    };
+    assert!(lane("pause").await);
+    exchange(pool, "slow", "u1", 400, 5_000_000).await;
+    until("used points", REST, async || balance(pool, "u1").await == 600).await;
+    let mut held = pool.begin().await.expect("a session");
+    let hold = "select from noshi.point_owner where user_id = 'u1' for update";
+    sqlx::query(hold).execute(&mut *held).await.expect("the user's turn");
+    assert!(lane("resume").await);
+    until("a refused gift", REST, async || stands(pool, "gift_issuance", "exchange/slow").await.0 == "failed").await;
+    let faults = "select count(*) from noshi.verify_exchanges()";
+    let open = "update noshi.job set finished_at = finished_at - interval '100 days' where key = 'exchange/slow'";
+    sqlx::query(open).execute(pool).await.expect("a gift of long ago");
+    let pruned: i32 = sqlx::query_scalar("select pruned from noshi.prune(100)").fetch_one(pool).await.expect("a prune");
+    assert_eq!((pruned, stands(pool, "point_reversal", "slow").await.0.as_str()), (1, "running"));
+    assert_eq!(sqlx::query_scalar::<_, i64>(faults).fetch_one(pool).await.expect("the equation"), 0);
+    held.rollback().await.expect("the end of a turn");
+    fleet.at_rest(REST).await.expect("returned points");
+    assert_eq!(stands(pool, "point_reversal", "slow").await, done("returned"));
+    assert_eq!(balance(pool, "u1").await, 1_000);
+    assert!(worker.stop().await.success());
+
+    // Without the reversal it would be a fault: it is seen.
+    let mut tampered = pool.begin().await.expect("a session");
+    let forget = "set local session_replication_role = replica; delete from noshi.point_entry where kind = 'reverse'";
+    sqlx::raw_sql(forget).execute(&mut *tampered).await.expect("a forgotten reversal");
+    assert_eq!(sqlx::query_scalar::<_, i64>(faults).fetch_one(&mut *tampered).await.expect("the equation"), 1);
+}
+
+/// Points end at a midnight of the zone that the grant names. What is a rule or an abbreviation is no zone.
+#[tokio::test(flavor = "multi_thread")]
+async fn zones_are_names() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    let zones = ["Asia/Tokyo", "UTC", "America/Argentina/Ushuaia", "Etc/GMT+9"];
+    let others = ["Mars/Phobos", "JST", "JST-9", "EST5EDT,M3.2.0/2,M11.1.0", "../etc/passwd"];
+    for zone in zones.iter().chain(&others) {
+        let args = json!({"benefit": "zone", "source": zone, "user": "u", "points": 1, "valid_days": 3, "zone": zone});
+        enqueue(pool, "point_grant", &format!("zone:{zone}"), args).await;
+    }
+    let worker = fleet.worker("w", &[], &[]);
+    fleet.at_rest(REST).await.expect("grants and refusals");
+    for zone in zones {
+        assert_eq!(stands(pool, "point_grant", &format!("zone:{zone}")).await, done("granted"), "{zone}");
+    }
+    for zone in others {
+        assert_eq!(stands(pool, "point_grant", &format!("zone:{zone}")).await, failed("points_conflict"), "{zone}");
+    }
+    let midnights: i64 = sqlx::query_scalar(
+        "select count(*) from noshi.point_lot l join noshi.point_entry e on e.id = l.entry join noshi.benefit_exercise x on x.id = e.exercise
+        where (l.expires_at at time zone x.source)::time = '00:00' and (l.expires_at at time zone x.source)::date = (e.at at time zone x.source)::date + 4",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("the lots");
+    assert_eq!(midnights, 4);
+    assert!(worker.stop().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduled_expiry_closes_what_is_due() {
     let _turn = turn().await;
@@ -255,6 +324,10 @@ async fn points_are_booked_for_running_jobs_alone() {
         let refused = asked.execute(&mut *producer).await.expect_err("what nobody paid for");
         assert!(refused.to_string().contains("belongs to an exchange of points"), "{refused}");
     }
+    // A due time can be guessed: its schedule would find its place taken.
+    let due = "select noshi.enqueue('point_expiry', '2030-01-01T00:00:00Z', '{\"due\": \"2030-01-01T00:00:00Z\"}')";
+    let refused = sqlx::query(due).execute(&mut *producer).await.expect_err("what a schedule asks for");
+    assert!(refused.to_string().contains("is asked for by a schedule"), "{refused}");
     sqlx::query("reset session authorization").execute(&mut *producer).await.expect("the owner again");
 
     // A worker's login may call the functions, and gets nothing for jobs that do not run, or are of another kind.

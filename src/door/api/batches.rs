@@ -354,12 +354,13 @@ pub async fn report(desk: &Desk, mut call: Call) -> Result<Response, Refusal> {
     intake::report::write(&pool, desk.vault()?, &progress, BufWriter::new(&file)).await?;
     pool.close().await;
     file.seek(SeekFrom::Start(0)).context("a report cannot be read again")?;
-    let large = call.large.take();
-    let pieces = futures::stream::try_unfold((tokio::fs::File::from_std(file), large), async |(mut file, large)| {
+    // It is made; how slowly it is read is the caller's own affair.
+    let own = call.large.take().map(|[own, _shared]| own);
+    let pieces = futures::stream::try_unfold((tokio::fs::File::from_std(file), own), async |(mut file, own)| {
         let mut piece = vec![0; PIECE];
         let read = file.read(&mut piece).await?;
         piece.truncate(read);
-        Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(piece), (file, large))))
+        Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(piece), (file, own))))
     });
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()),

@@ -98,7 +98,12 @@ pub async fn enqueue_many(desk: &Desk, call: Call) -> Result<Response, Refusal> 
 
 /// The header and the body may both name the job, and then they name the same.
 fn id_of(call: &Call, id: Option<String>) -> Result<String, Refusal> {
-    let key = match call.headers.get("idempotency-key").map(|key| str::from_utf8(key.as_bytes())) {
+    let mut keys = call.headers.get_all("idempotency-key").iter();
+    let (key, second) = (keys.next(), keys.next());
+    if second.is_some() {
+        return Err(Refusal::field("Idempotency-Key", "There is more than one; which of them is meant is not known."));
+    }
+    let key = match key.map(|key| str::from_utf8(key.as_bytes())) {
         None => None,
         Some(Ok(key)) => Some(key.trim().trim_matches('"').to_owned()),
         Some(Err(_)) => return Err(Refusal::field("Idempotency-Key", "The key is not UTF-8.")),
