@@ -101,6 +101,10 @@ $$;
 revoke all on function noshi.verify_exchanges() from public;
 grant execute on function noshi.verify_exchanges() to noshi_operator;
 
+-- A row whose id no job can have would stop its whole batch after the release.
+alter table noshi.batch_row add constraint key_is_plain
+    check (key !~ U&'[\0001-\001f\007f-\009f\200b-\200f\202a-\202e\2060-\2069\feff]' and key not in ('.', '..')) not valid;
+
 -- An instant that no program can hold would hide all schedules.
 do $$
 declare

@@ -84,12 +84,27 @@ impl Header {
             if text.chars().any(char::is_control) {
                 faults.add(name, "this holds a control character, such as a tab");
             }
-            if text.trim() != text && name != "name" && name != "address" {
-                faults.add(name, "this begins or ends with a space");
+            // Everything else is an id, or part of one: what is not seen in it would make two that look alike.
+            if name != "name" && name != "address" {
+                if text.trim() != text {
+                    faults.add(name, "this begins or ends with a space");
+                }
+                if let Some(unseen) = text.chars().find(|c| is_unseen(*c)) {
+                    faults
+                        .add(name, format!("this holds a character that cannot be seen, U+{:04X}", u32::from(unseen)));
+                }
+                if text == "." || text == ".." {
+                    faults.add(name, "this cannot be part of an address");
+                }
             }
         }
         true
     }
+}
+
+/// As the database refuses them in ids (`job_guard`): marks of direction and of width, and those of no width.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// The names of the columns, as a header has them.

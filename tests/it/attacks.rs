@@ -173,6 +173,21 @@ async fn a_token_fills_its_own_room_and_no_more() {
     drop(held);
 }
 
+/// An id that no job can have is refused with its row, not after the whole batch was released.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_have_ids_that_jobs_can_have() {
+    let db = database().await;
+    let batch: i64 = sqlx::query_scalar("select batch from noshi.receive_batch('points', 'all_or_nothing', sha256('x'), 'x.csv', 'utf-8', null, false, false)")
+        .fetch_one(&db.pool)
+        .await
+        .expect("a batch");
+    let row = "insert into noshi.batch_row (batch, row_no, line, key, args) values ($1, 1, 2, $2, '{\"user\": \"u\", \"points\": 1}')";
+    for (key, is_plain) in [("b:zw\u{200b}x", false), ("b:a\nb", false), ("..", false), ("b:x", true)] {
+        let put = sqlx::query(row).bind(batch).bind(key).execute(&db.pool).await;
+        assert_eq!(put.is_ok(), is_plain, "{key:?}: {put:?}");
+    }
+}
+
 /// Reports that are read a byte at a time keep nobody from theirs.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_readers_hold_up_themselves() {

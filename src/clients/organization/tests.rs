@@ -33,7 +33,7 @@ fn settings(dir: &TempDir, base_url: &str, token: &str) -> OrganizationSettings 
     fs::write(&file, format!("{token}\n")).unwrap();
     let text = format!(
         "base_url = '{base_url}'\ntoken_file = '{}'\nservice = 'reserve'\ncalls_per_second = 2000\njitter_ms = 0\n\
-         timeout_ms = 600\nread_timeout_ms = 300\nconnect_timeout_ms = 200\n",
+         timeout_ms = 1500\nread_timeout_ms = 1000\nconnect_timeout_ms = 1000\n",
         file.display()
     );
     let source = config::File::from_str(&text, config::FileFormat::Toml);
