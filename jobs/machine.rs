@@ -375,6 +375,20 @@ pub trait Job: Sized + Send + Sync + 'static {
     ) -> impl Future<Output = Unwind<Self::Undo>> + Send;
 }
 
+/// Texts that the ledger of points can hold, by their fields: 1 to `most` bytes, and not of spaces alone.
+pub(crate) fn texts_fit(most: usize, texts: &[(&str, &str)]) -> Result<(), String> {
+    let wrong = texts.iter().find(|(_, text)| text.trim().is_empty() || text.len() > most);
+    wrong.map_or(Ok(()), |(field, _)| Err(format!("`{field}` must have 1 to {most} bytes")))
+}
+
+/// An area of use is named, or there is none.
+pub(crate) fn area_is_named(area: Option<&str>) -> Result<(), String> {
+    match area {
+        Some("") => Err("`area` must name one, or be left out".to_owned()),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The part of a `Job` that takes nothing back, because giving it up leaves nothing behind. With its facts, or with none.
 macro_rules! leaves_nothing_behind {
     () => {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request, gift_issuance,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit},
     money::Money,
     point_reversal,
 };
@@ -106,14 +106,8 @@ impl Job for PointExchange {
     }
 
     fn start(args: &Args) -> Result<State, String> {
-        for (field, value) in [("exchange", &args.exchange), ("user", &args.user), ("category", &args.category)] {
-            if value.trim().is_empty() || value.len() > 90 {
-                return Err(format!("`{field}` must have 1 to 90 bytes"));
-            }
-        }
-        if args.area.as_deref().is_some_and(str::is_empty) {
-            return Err("`area` must name one, or be left out".to_owned());
-        }
+        texts_fit(90, &[("exchange", &args.exchange), ("user", &args.user), ("category", &args.category)])?;
+        area_is_named(args.area.as_deref())?;
         if !(1..=1_000_000_000).contains(&args.points) {
             return Err("`points` must be 1 to 1,000,000,000".to_owned());
         }

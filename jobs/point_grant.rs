@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,14 +92,8 @@ impl Job for PointGrant {
     }
 
     fn start(args: &Args) -> Result<State, String> {
-        for (field, value) in [("benefit", &args.benefit), ("source", &args.source), ("user", &args.user)] {
-            if value.trim().is_empty() || value.len() > 100 {
-                return Err(format!("`{field}` must have 1 to 100 bytes"));
-            }
-        }
-        if args.area.as_deref().is_some_and(str::is_empty) {
-            return Err("`area` must name one, or be left out".to_owned());
-        }
+        texts_fit(100, &[("benefit", &args.benefit), ("source", &args.source), ("user", &args.user)])?;
+        area_is_named(args.area.as_deref())?;
         if args.benefit.contains(':') {
             return Err("`benefit` must not contain a colon".to_owned());
         }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind, texts_fit},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +60,7 @@ impl Job for PointWithdrawal {
     }
 
     fn start(args: &Args) -> Result<State, String> {
-        if args.user.trim().is_empty() || args.user.len() > 100 {
-            return Err("`user` must have 1 to 100 bytes".to_owned());
-        }
+        texts_fit(100, &[("user", &args.user)])?;
         Ok(State::Withdrawing)
     }
 

@@ -192,3 +192,27 @@ fn an_expiry_is_what_its_table_says() {
     draw::<PointExpiry>("point_expiry.rs", &args, &states, &answers, &NOTHING);
     assert!(PointExpiry::start(&Args { due: "tomorrow".into() }).is_err());
 }
+
+/// What the ledger would refuse at every try is refused before the first.
+#[test]
+fn blanks_are_no_names() {
+    let grant = |user: &str, area: Option<&str>| {
+        let text = |text: &str| text.to_owned();
+        PointGrant::start(&point_grant::Args {
+            benefit: text("b"),
+            source: text("s"),
+            user: text(user),
+            points: 1,
+            valid_days: 1,
+            zone: text("UTC"),
+            area: area.map(text),
+        })
+    };
+    assert!(grant("u", None).is_ok() && grant("u", Some("shop")).is_ok());
+    for user in ["", " ", "\u{3000}", &"u".repeat(101)] {
+        assert_eq!(grant(user, None).unwrap_err(), "`user` must have 1 to 100 bytes");
+        let leaves = PointWithdrawal::start(&point_withdrawal::Args { user: user.to_owned() });
+        assert_eq!(leaves.unwrap_err(), "`user` must have 1 to 100 bytes");
+    }
+    assert_eq!(grant("u", Some("")).unwrap_err(), "`area` must name one, or be left out");
+}

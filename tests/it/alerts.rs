@@ -219,7 +219,7 @@ pub fn drawn(file: &str, text: &str) {
         fs::write(&path, text).unwrap();
     }
     let there = fs::read_to_string(&path).unwrap_or_default();
-    assert!(there == text, "ops/{file} is not what ops/alerts.toml says; NOSHI_REDRAW=1 draws it");
+    assert!(there == text, "ops/{file} is not what its source says; NOSHI_REDRAW=1 draws it");
 }
 
 #[test]

@@ -173,6 +173,23 @@ async fn a_token_fills_its_own_room_and_no_more() {
     drop(held);
 }
 
+/// Points are booked in read committed transactions, whatever a login or a database prefers.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_read_committed() {
+    let db = database().await;
+    let prefer = "do $$ begin execute format('alter database %I set default_transaction_isolation = ''repeatable read''', current_database()); end $$";
+    db.pool.execute(prefer).await.expect("a preference");
+    let show = "show transaction_isolation";
+    let plain: String =
+        sqlx::query_scalar(show).fetch_one(&PgPool::connect(&db.url).await.expect("a session")).await.expect("its own");
+    assert_eq!(plain, "repeatable read");
+    for role in [Role::Login, Role::Worker, Role::Operator, Role::Producer] {
+        let ours = store::connect(&db.url, role, 1).await.expect("a session");
+        let level: String = sqlx::query_scalar(show).fetch_one(&ours).await.expect("its level");
+        assert_eq!(level, "read committed", "{role:?}");
+    }
+}
+
 /// An id that no job can have is refused with its row, not after the whole batch was released.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_have_ids_that_jobs_can_have() {

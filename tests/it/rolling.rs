@@ -46,10 +46,9 @@ async fn load(fleet: &Fleet, asked: &Asked) {
     let mut pace = tokio::time::interval(Duration::from_millis(150));
     while !asked.enough.load(Ordering::Relaxed) {
         pace.tick().await;
-        for category in CATEGORIES.iter().take(2) {
+        for _ in 0..2 {
             let n = asked.gifts.fetch_add(1, Ordering::Relaxed);
-            let category = if *category == "digital" { CATEGORIES[1 + n as usize % 2] } else { category };
-            fleet.gift(&format!("roll-{n}"), category, 500).await;
+            fleet.gift(&format!("roll-{n}"), CATEGORIES[n as usize % CATEGORIES.len()], 500).await;
         }
         let n = asked.mails.fetch_add(1, Ordering::Relaxed);
         fleet.mail_to(&format!("mail-{n}"), "Hana", &format!("hana+{n}@example.jp")).await;
@@ -175,7 +174,7 @@ async fn count(pool: &PgPool, what: &str) -> i64 {
 }
 
 /// By the partners' own ledger, and by our tables.
-async fn everything_was_done_once(fleet: &Fleet, asked: &Asked) {
+async fn everything_was_done_once(fleet: &Fleet, asked: &Asked, newer: i64) {
     let pool = &fleet.pool;
     let (gifts, mails) = (asked.gifts.load(Ordering::Relaxed), asked.mails.load(Ordering::Relaxed));
     let of = |kind: &str| format!("noshi.job where kind = '{kind}' and status = 'completed'");
@@ -192,11 +191,7 @@ async fn everything_was_done_once(fleet: &Fleet, asked: &Asked) {
     assert_eq!(count(pool, "noshi.job_event where event = 'rescued'").await, 0, "a job was rescued");
     assert_eq!(count(pool, "noshi.worker where dead_at is not null").await, 0, "a worker was declared dead");
     let untouched = format!("noshi.job where {NEWER} and step = 0 and status = 'available' and lost = 0");
-    assert_eq!(
-        count(pool, &untouched).await,
-        count(pool, &format!("noshi.job where {NEWER}")).await,
-        "jobs of a newer version were touched"
-    );
+    assert_eq!(count(pool, &untouched).await, newer, "jobs of a newer version were touched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,7 +239,7 @@ async fn four_workers_are_restarted_one_after_another_under_load() {
     let ((), workers) = tokio::join!(load(&fleet, &asked), rolling);
     let open = format!("noshi.job where status in ('scheduled', 'available', 'running', 'retryable') and not {NEWER}");
     until("everything at rest", Duration::from_secs(60), async || count(&fleet.pool, &open).await == 0).await;
-    everything_was_done_once(&fleet, &asked).await;
+    everything_was_done_once(&fleet, &asked, if earlier.is_none() { 20 } else { 0 }).await;
     eprintln!("{} gifts and {} mails", asked.gifts.load(Ordering::Relaxed), asked.mails.load(Ordering::Relaxed));
     for (name, process) in workers {
         if earlier.is_none() {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::{
     fleet::{Fleet, Process, Terms, fleet},
@@ -262,6 +262,20 @@ async fn what_cannot_be_is_refused_and_says_how_to_mend_it() {
         let refused = noshi(&fleet, &[&arguments[..], &["--missed", "latest", "--reason", WHY]].concat()).await;
         let refused = refused.expect_err(value);
         assert!(refused.contains(said) && refused.contains(&flag[2..]), "{flag} {value}: {refused}");
+    }
+    // Past the command: what no program can hold, or no column.
+    for (priority, missed, next, said) in [
+        ("1", "every", "infinity", "over a hundred years away"),
+        ("1", "every", "294000-01-01", "over a hundred years away"),
+        ("null", "every", "2099-01-01", "priority is 0 or 1"),
+        ("2", "every", "2099-01-01", "priority is 0 or 1"),
+        ("1", "foo", "2099-01-01", "missed is every, latest or none"),
+    ] {
+        let set = format!(
+            "select noshi.set_schedule('bad', 'probe', 'bad/{{due}}', '{{}}', {priority}::smallint, '* * * * *', 'UTC', '{missed}', '{next}', 'r')"
+        );
+        let refused = sqlx::query(AssertSqlSafe(set)).execute(&fleet.pool).await.expect_err(next).to_string();
+        assert!(refused.contains(said), "{priority} {missed} {next}: {refused}");
     }
     let kept: i64 =
         sqlx::query_scalar("select count(*) from noshi.schedule").fetch_one(&fleet.pool).await.expect("a count");
