@@ -2,20 +2,13 @@ set role noshi_owner;
 
 -- What an attack on points found.
 
--- No control characters, none that cannot be seen, and nothing that a path takes for a folder.
-create function noshi.id_is_plain(id text) returns boolean language sql immutable
-as $$ select $1 !~ U&'[\0001-\001f\007f-\009f\200b-\200f\202a-\202e\2060-\2069\feff]' and $1 not in ('.', '..') $$;
-revoke all on function noshi.id_is_plain(text) from public;
--- Who puts rows into a batch has its constraint ask.
-grant execute on function noshi.id_is_plain(text) to noshi_operator, noshi_api;
-
 -- The ids of point expiries are due times, which anybody can guess: a producer that takes one first would leave its schedule without a job.
 -- So they are asked for by schedules, and by whoever may trigger one.
 create or replace function noshi.job_guard() returns trigger language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 begin
-    if not id_is_plain(new.key) then
+    if new.key ~ U&'[\0001-\001f\007f-\009f\200b-\200f\202a-\202e\2060-\2069\feff]' or new.key in ('.', '..') then
         raise exception 'an id holds no control characters, none that cannot be seen, and is not . or ..' using errcode = 'NS400';
     elsif jsonb_path_exists(new.args, '$.**{33 to last}') then
         raise exception 'the arguments of % go deeper than 32 levels', new.key using errcode = 'NS400';
@@ -73,15 +66,7 @@ begin
         expires_at, a ->> 'area', p_job) b;
 end $$;
 
--- Whether an exchange's gift ended without being issued. It may be moved out by then: its reversal may have waited for a person.
-create function noshi.exchange_failed(p_exchange text) returns boolean language sql stable
-set search_path = noshi, pg_temp
-as $$
-    select exists (select from job g where g.kind = 'gift_issuance' and g.key = 'exchange/' || $1 and g.status = 'failed')
-        or exists (select from tombstone g where g.kind = 'gift_issuance' and g.key = 'exchange/' || $1 and g.status = 'failed')
-$$;
-revoke all on function noshi.exchange_failed(text) from public;
-
+-- The gift may be moved out before its points come back: the reversal may have waited for a person.
 create or replace function noshi.return_points(p_job bigint) returns bigint language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
@@ -90,7 +75,8 @@ declare
     returned record;
 begin
     -- The gift asked for this in the commit that ended it, and a gift that ended so never begins again.
-    if not exchange_failed(a ->> 'exchange') then
+    if not exists (select from job g where g.kind = 'gift_issuance' and g.key = 'exchange/' || (a ->> 'exchange') and g.status = 'failed')
+        and not exists (select from tombstone g where g.kind = 'gift_issuance' and g.key = 'exchange/' || (a ->> 'exchange') and g.status = 'failed') then
         return null;
     end if;
     select * into strict returned from book_reversal(clock_timestamp(), 'reverse:' || (a ->> 'exchange'), 'use:' || (a ->> 'exchange'),
@@ -105,7 +91,10 @@ set search_path = noshi, pg_temp
 as $$
     select 'no gift, so the points are back', format('exchange %s', x.id), 'its gift failed, and nothing returns its points'
     from (select e.id as entry, substr(e.key, 5) as id from point_entry e where e.kind = 'use' and e.job is not null and e.key like 'use:%') x
-    where exchange_failed(x.id)
+    where exists (
+            select from job g where g.kind = 'gift_issuance' and g.key = 'exchange/' || x.id and g.status = 'failed'
+            union all
+            select from tombstone g where g.kind = 'gift_issuance' and g.key = 'exchange/' || x.id and g.status = 'failed')
       and not exists (select from point_entry r where r.reverses = x.entry)
       and not exists (select from job r where r.kind = 'point_reversal' and r.key = x.id and r.status not in ('completed', 'failed', 'cancelled'))
 $$;
@@ -113,7 +102,8 @@ revoke all on function noshi.verify_exchanges() from public;
 grant execute on function noshi.verify_exchanges() to noshi_operator;
 
 -- A row whose id no job can have would stop its whole batch after the release.
-alter table noshi.batch_row add constraint key_is_plain check (noshi.id_is_plain(key)) not valid;
+alter table noshi.batch_row add constraint key_is_plain
+    check (key !~ U&'[\0001-\001f\007f-\009f\200b-\200f\202a-\202e\2060-\2069\feff]' and key not in ('.', '..')) not valid;
 
 -- An instant that no program can hold would hide all schedules.
 do $$
