@@ -21,6 +21,7 @@ mod faults;
 mod gift_on_demand;
 mod ledger;
 mod limiter;
+pub mod link;
 mod organization_platform;
 mod partner;
 mod publish;
