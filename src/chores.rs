@@ -105,7 +105,7 @@ async fn prune(engine: Arc<Engine>) {
     }
 }
 
-async fn prune_if_due(pool: &sqlx::PgPool) -> Result<u64, store::ActError> {
+async fn prune_if_due(pool: &crate::store::PgPool) -> Result<u64, store::ActError> {
     let mut pruned = 0;
     if !store::prune::is_due(pool).await? {
         return Ok(pruned);
@@ -139,7 +139,7 @@ async fn fire_schedules(engine: Arc<Engine>) {
 }
 
 /// Fires whatever is due. Returns how long there is nothing to do, by the database's clock.
-async fn look_at_schedules(pool: &sqlx::PgPool) -> Result<Duration, sqlx::Error> {
+async fn look_at_schedules(pool: &crate::store::PgPool) -> Result<Duration, sqlx::Error> {
     let kinds = Kind::ALL.map(Kind::name);
     let wait = store::schedules::wait(pool, &kinds).await?;
     if wait.is_some_and(|wait| wait.is_zero()) {
@@ -150,7 +150,7 @@ async fn look_at_schedules(pool: &sqlx::PgPool) -> Result<Duration, sqlx::Error>
 }
 
 /// False: nothing is due that is not in other hands.
-async fn fire_next(pool: &sqlx::PgPool, kinds: &[&str]) -> Result<bool, sqlx::Error> {
+async fn fire_next(pool: &crate::store::PgPool, kinds: &[&str]) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let Some(due) = store::schedules::take_due(&mut transaction, kinds).await? else {
         return Ok(false);

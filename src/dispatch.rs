@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::postgres::PgListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
@@ -25,12 +24,10 @@ pub struct Slotted {
 /// Listens for hints of other processes, for as long as the process lives.
 pub async fn listen(url: String, engine: Arc<Engine>) {
     loop {
-        if let Ok(mut listener) = PgListener::connect(&url).await
-            && listener.listen("noshi").await.is_ok()
-        {
+        if let Ok(mut listener) = store::db::Listener::connect(&url, "noshi").await {
             engine.hints.all();
             // A lost connection loses hints, not jobs.
-            while let Ok(hint) = listener.recv().await {
+            while let Ok(hint) = listener.hear().await {
                 if hint.payload() == "schedule" {
                     engine.hints.schedules_changed();
                 }

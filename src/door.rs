@@ -11,6 +11,7 @@ pub mod sns;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
+use crate::store::PgPool;
 use anyhow::{Context, ensure};
 use axum::{
     Router,
@@ -23,7 +24,6 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{answer::Refused, api::Desk};

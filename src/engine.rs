@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
+use crate::store::PgPool;
 use noshi_jobs::{
     Kind,
     machine::{Closing, Job},
 };
-use sqlx::PgPool;
 
 use crate::{
     chaos::crash_point,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use sqlx::PgPool;
+use crate::store::PgPool;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,

@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{
     gift_issuance::{Args, Cancel, Inquiry, Issue, Start, Trade, World},
     machine::Call,
     money::Money,
 };
-use sqlx::{PgConnection, PgPool};
 
 use crate::{
     chaos::{Bug, crash_point, planted},

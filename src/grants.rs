@@ -5,7 +5,7 @@ use noshi_jobs::{
     machine::Call,
 };
 
-use sqlx::PgPool;
+use crate::store::PgPool;
 
 use crate::{
     chaos::{Bug, crash_point, planted},
@@ -39,7 +39,7 @@ impl World for GrantWorld {
     fn announce<'a>(&'a self, args: &'a Args, after: i32) -> Call<'a, Announce> {
         Box::pin(async move {
             crash_point("announce.before");
-            let announce = async |connection: &mut sqlx::PgConnection| {
+            let announce = async |connection: &mut crate::store::PgConnection| {
                 enqueue::belong_to(connection, &self.traceparent).await?;
                 batches::announce(connection, args.batch, after).await
             };

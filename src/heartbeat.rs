@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::PgPool;
+use crate::store::PgPool;
 
 use crate::{chaos::crash_point, engine::Engine, store};
 

@@ -26,11 +26,11 @@ use std::{
     path::Path,
 };
 
+use crate::store::PgPool;
 use anyhow::{Context, bail, ensure};
 use noshi_jobs::money::Currency;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 
 use self::{
     header::{Column, Header},

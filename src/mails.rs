@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{
     email::{Args, Channel, Fate, Prepare, Send, World},
     machine::Call,
 };
-use sqlx::{PgConnection, PgPool};
 
 use self::{letters::Letters, recipient::Recipient};
 use crate::{

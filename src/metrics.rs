@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use crate::store::PgPool;
 use anyhow::Context;
 use axum::{Router, extract::State, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use noshi_jobs::{Kind, Problem, store_creation};
-use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tracing::Instrument;
 

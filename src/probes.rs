@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::store::PgPool;
 use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
-use sqlx::PgPool;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::store;
@@ -126,7 +126,7 @@ mod tests {
 
     /// A pool that never connects: nobody listens at port 9.
     fn without_database() -> PgPool {
-        sqlx::postgres::PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:9/none").unwrap()
+        PgPool::plain("postgres://nobody@127.0.0.1:9/none", 1).unwrap()
     }
 
     #[tokio::test]

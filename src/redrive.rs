@@ -2,13 +2,13 @@
 //!
 //! A job in doubt is inquired, or goes on from where it stands under the same ids; nothing that would send anew is ever chosen for it.
 
+use crate::store::PgPool;
 use noshi_jobs::{
     Kind,
     machine::{Act, Job, Redirect},
     with_job,
 };
 use serde_json::Value;
-use sqlx::PgPool;
 
 use crate::{
     acts::{self, allowed},

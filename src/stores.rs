@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::store::PgPool;
 use noshi_jobs::{
     machine::Call,
     store_creation::{Args, Assign, Create, Delete, Find, Insert, LANE, LookUp, World},
 };
-use sqlx::PgPool;
 
 use crate::{
     chaos::crash_point,

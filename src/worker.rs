@@ -38,7 +38,7 @@ const VITAL_CONNECTIONS: u32 = 2;
 
 pub struct Worker {
     engine: Arc<Engine>,
-    vital: sqlx::PgPool,
+    vital: crate::store::PgPool,
     flushers: Vec<JoinHandle<()>>,
     host: JoinHandle<()>,
     dispatcher: JoinHandle<()>,
@@ -52,7 +52,7 @@ pub struct Worker {
 }
 
 /// A worker is ready while its heartbeat is answered, and its claims are. With every slot taken it waits, and is ready.
-fn probes(engine: &Arc<Engine>, pool: sqlx::PgPool) -> Probes {
+fn probes(engine: &Arc<Engine>, pool: crate::store::PgPool) -> Probes {
     let engine = Arc::downgrade(engine);
     Probes::watch(pool, move || match engine.upgrade() {
         None => Err("stopping".to_owned()),
@@ -74,6 +74,8 @@ impl Worker {
     pub async fn start(url: &str, name: &str, partners: Partners, pace: Pace) -> anyhow::Result<Worker> {
         let pool = store::connect(url, Role::Worker, WORK_CONNECTIONS).await?;
         let vital = store::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
+        // A beat that is not answered is tried again while the lease still holds.
+        let vital = vital.with_patience((pace.lease * 3 / 10).clamp(Duration::from_secs(1), store::db::PATIENCE));
         partners
             .declare_lanes(&vital)
             .await

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::store::{PgPool, Transaction};
 use noshi_jobs::{
     machine::Call,
     probe::{self, Answer, TakenBack, Tally},
 };
-use sqlx::{PgPool, Postgres, Transaction};
 use tokio::sync::{Mutex, Notify};
 
 use crate::store::facts;
@@ -17,7 +17,7 @@ pub struct Local(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    transaction: Mutex<Option<Transaction<'static, Postgres>>>,
+    transaction: Mutex<Option<Transaction>>,
     failure: Mutex<Option<sqlx::Error>>,
     failed: Notify,
 }
@@ -28,7 +28,7 @@ impl Local {
         Ok(())
     }
 
-    pub async fn take(&self) -> Option<Transaction<'static, Postgres>> {
+    pub async fn take(&self) -> Option<Transaction> {
         self.0.transaction.lock().await.take()
     }
 
@@ -44,7 +44,10 @@ impl Local {
 
     /// Runs an operation in the step's transaction. A job has no outcome for a database that is away, so on an error this
     /// does not return: the engine drops the step and its transaction, and tries again.
-    pub async fn run<T>(&self, operation: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>) -> T {
+    pub async fn run<T>(
+        &self,
+        operation: impl AsyncFnOnce(&mut crate::store::PgConnection) -> Result<T, sqlx::Error>,
+    ) -> T {
         let mut transaction = self.0.transaction.lock().await;
         let error = match transaction.as_mut() {
             Some(transaction) => match operation(transaction).await {

@@ -2,10 +2,10 @@
 
 use std::{fmt::Write, time::Duration};
 
+use crate::store::PgPool;
 use anyhow::{Context, ensure};
 use noshi_jobs::Kind;
 use serde_json::json;
-use sqlx::PgPool;
 
 use crate::{
     demo::{

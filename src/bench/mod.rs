@@ -8,11 +8,12 @@ mod points;
 
 use std::time::{Duration, Instant};
 
+use crate::store::PgPool;
 use anyhow::{Context, ensure};
 use clap::Args;
 use noshi_jobs::Kind;
 use serde_json::{Value, json};
-use sqlx::{Executor, PgPool, postgres::PgPoolOptions};
+use sqlx::Executor;
 
 use crate::{
     engine::{Pace, Partners},
@@ -78,7 +79,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     }
     let url = server.url("postgres");
     store::migrate(&url).await?;
-    let pool = PgPoolOptions::new().max_connections(4).connect(&url).await?;
+    let pool = PgPool::plain(&url, 4)?;
     store::lanes::declare(&pool, LANE, &[]).await?;
     let mut bench = Bench { url, pool, args, floor: 0.0 };
     let profile = if cfg!(debug_assertions) { "debug (use --release)" } else { "release" };

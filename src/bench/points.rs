@@ -6,12 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::store::{PgConnection, PgPool};
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 
 use crate::{
     private_postgres::PrivatePostgres,
@@ -37,14 +35,14 @@ fn quiet(url: &str) -> anyhow::Result<PgConnectOptions> {
 }
 
 async fn connect(url: &str) -> anyhow::Result<PgConnection> {
-    Ok(PgConnection::connect_with(&quiet(url)?).await?)
+    Ok(PgConnection::connect_with(&quiet(url)?, PgPool::LONG).await?)
 }
 
 /// `entries` of other users, and `lots` that expire.
 pub async fn run(server: &PrivatePostgres, entries: u32, lots: u32) -> anyhow::Result<()> {
     let url = server.url("postgres");
     store::migrate(&url).await?;
-    let pool = PgPoolOptions::new().max_connections(4).connect_with(quiet(&url)?).await?;
+    let pool = PgPool::plain_with(quiet(&url)?, 4);
     sqlx::raw_sql(LOAD).execute(&pool).await.context("the loader")?;
     fill(&pool, "long", 1, LONG_HISTORY / 2, ["170 days", "1 minute", "180 days"]).await?;
     balances(&pool, "alone in the ledger").await?;

@@ -6,11 +6,11 @@ use std::{
     path::PathBuf,
 };
 
+use crate::store::PgPool;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use super::{Database, out::Out};
 use crate::{

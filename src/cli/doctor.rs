@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
+use crate::store::{PgConnection, PgPool};
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{Database, out::Out};
 use crate::{

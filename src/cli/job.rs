@@ -1,10 +1,10 @@
 //! `noshi job`: jobs found, seen, explained and acted upon.
 
+use crate::store::PgPool;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::{Database, out::Out};
 use crate::{

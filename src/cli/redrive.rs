@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
+use crate::store::PgPool;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::{Database, ago, out::Out};
 use crate::{

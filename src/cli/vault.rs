@@ -58,7 +58,7 @@ async fn rotate(settings: &Settings, url: &str) -> anyhow::Result<()> {
 
 /// A suppressed address is also found by its digest, which hangs on the key.
 async fn digest_again(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut crate::store::PgConnection,
     keys: &vault::Vault,
     row: &store::facts::SealedRow,
 ) -> anyhow::Result<()> {

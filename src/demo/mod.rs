@@ -22,9 +22,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::store::PgPool;
 use anyhow::{Context, bail};
 use noshi_jobs::email::Template;
-use sqlx::PgPool;
 
 use self::{
     fleet::Fleet,

@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::store::PgPool;
 use anyhow::Context;
-use sqlx::PgPool;
 
 use crate::{simulator::Line, store::audit};
 

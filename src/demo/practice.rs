@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
+use crate::store::PgPool;
 use anyhow::ensure;
 use noshi_jobs::Kind;
 use serde_json::json;
-use sqlx::PgPool;
 
 use super::{
     fleet::Fleet,

@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use crate::store::PgPool;
 use anyhow::{Context, bail};
-use sqlx::PgPool;
 
 use super::{grants, points, stage::Stage, stores::Cast};
 use crate::{

@@ -16,6 +16,7 @@ pub mod tokens;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
+use crate::store::{PgPool, Transaction};
 use axum::{
     Json, Router,
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
@@ -24,7 +25,6 @@ use axum::{
     routing::on,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{PgPool, Postgres, Transaction};
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -107,7 +107,7 @@ impl Desk {
     }
 
     /// A transaction that is done by the caller's token, which must have the scope.
-    async fn begin(&self, call: &Call) -> Result<Transaction<'static, Postgres>, Refusal> {
+    async fn begin(&self, call: &Call) -> Result<Transaction, Refusal> {
         Ok(store::tokens::begin(&self.pool, &call.caller, call.scope).await?)
     }
 

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::store::PgPool;
 use axum::{
     Router,
     extract::State,
@@ -18,7 +19,6 @@ use axum::{
 use ring::hmac;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
-use sqlx::PgPool;
 
 use super::answer::{Received, Refused};
 use crate::{

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use crate::store::PgPool;
 use anyhow::{Context, ensure};
 use axum::{Router, extract::State, http::StatusCode, routing::post};
 use rand::RngCore;
 use secrecy::SecretString;
-use sqlx::PgPool;
 
 use self::event::Told;
 use super::{
@@ -70,7 +70,7 @@ impl Desk {
 
     async fn suppress(
         &self,
-        connection: &mut sqlx::PgConnection,
+        connection: &mut crate::store::PgConnection,
         reason: &'static str,
         address: &SecretString,
         event: &str,

@@ -2,9 +2,9 @@
 
 use std::io::{BufReader, Write};
 
+use crate::store::PgPool;
 use anyhow::{Context, bail};
 use noshi_jobs::{Problem, gift_issuance::Sealed};
-use sqlx::PgPool;
 
 use super::{Encoding, lines::Lines};
 use crate::{

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
+use crate::store::PgPool;
 use anyhow::ensure;
 use secrecy::SecretString;
-use sqlx::PgPool;
 
 use super::{Checked, Reading, Submission, Taken};
 use crate::{

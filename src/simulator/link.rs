@@ -5,6 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,11 +14,8 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixStream},
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
@@ -29,6 +27,14 @@ pub enum Way {
     Up,
     /// To it.
     Down,
+}
+
+/// What a link leads to.
+#[derive(Debug, Clone)]
+pub enum Upstream {
+    Tcp(SocketAddr),
+    /// A server that listens on a socket of the file system alone.
+    Unix(PathBuf),
 }
 
 /// A relay to one address. It ends, and with it every flow, when it is dropped.
@@ -49,7 +55,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    upstream: Option<SocketAddr>,
+    upstream: Option<Upstream>,
     /// One way; a round trip takes twice that.
     delay: Duration,
     refuses: bool,
@@ -69,6 +75,11 @@ struct Flow {
 impl Link {
     /// Relays to `upstream` from a free port of loopback.
     pub async fn start(upstream: SocketAddr) -> std::io::Result<Link> {
+        Link::start_to(Upstream::Tcp(upstream)).await
+    }
+
+    /// The same, to wherever that is.
+    pub async fn start_to(upstream: Upstream) -> std::io::Result<Link> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let inner = Arc::new(Inner::default());
@@ -84,6 +95,10 @@ impl Link {
 
     /// New flows go there, as after a failover of what a name points to.
     pub fn lead_to(&self, upstream: SocketAddr) {
+        self.lead(Upstream::Tcp(upstream));
+    }
+
+    pub fn lead(&self, upstream: Upstream) {
         self.inner.with(|state| state.upstream = Some(upstream));
     }
 
@@ -182,7 +197,7 @@ async fn accept(listener: TcpListener, inner: Arc<Inner>) {
         let upstream = inner.with(|state| {
             flow.silent.store(state.mutes_new, Ordering::Release);
             state.flows.retain(|flow| !flow.gone.load(Ordering::Acquire));
-            (!state.refuses).then(|| state.flows.push(Arc::clone(&flow))).and(state.upstream)
+            (!state.refuses).then(|| state.flows.push(Arc::clone(&flow))).and(state.upstream.clone())
         });
         if let Some(upstream) = upstream {
             tokio::spawn(relay(near, upstream, Arc::clone(&inner), flow));
@@ -190,14 +205,14 @@ async fn accept(listener: TcpListener, inner: Arc<Inner>) {
     }
 }
 
-async fn relay(near: TcpStream, upstream: SocketAddr, inner: Arc<Inner>, flow: Arc<Flow>) {
+async fn relay(near: TcpStream, upstream: Upstream, inner: Arc<Inner>, flow: Arc<Flow>) {
     let cut = flow.cut.notified();
     tokio::pin!(cut);
     cut.as_mut().enable();
     let both = async {
-        let Ok(far) = TcpStream::connect(upstream).await else { return };
-        let _ = (near.set_nodelay(true), far.set_nodelay(true));
-        let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+        let Ok((far_in, far_out)) = reach(&upstream).await else { return };
+        let _ = near.set_nodelay(true);
+        let (near_in, near_out) = near.into_split();
         tokio::join!(
             pass(near_in, far_out, Arc::clone(&inner), &flow, Way::Up),
             pass(far_in, near_out, Arc::clone(&inner), &flow, Way::Down)
@@ -210,8 +225,31 @@ async fn relay(near: TcpStream, upstream: SocketAddr, inner: Arc<Inner>, flow: A
     flow.gone.store(true, Ordering::Release);
 }
 
+type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+async fn reach(upstream: &Upstream) -> std::io::Result<Halves> {
+    Ok(match upstream {
+        Upstream::Tcp(address) => {
+            let far = TcpStream::connect(address).await?;
+            far.set_nodelay(true)?;
+            let (far_in, far_out) = far.into_split();
+            (Box::new(far_in), Box::new(far_out))
+        }
+        Upstream::Unix(path) => {
+            let (far_in, far_out) = UnixStream::connect(path).await?.into_split();
+            (Box::new(far_in), Box::new(far_out))
+        }
+    })
+}
+
 /// One way of a flow. Chunks wait side by side, so that a long way does not make a narrow one.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, inner: Arc<Inner>, flow: &Flow, way: Way) {
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    inner: Arc<Inner>,
+    flow: &Flow,
+    way: Way,
+) {
     let (sender, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(1024);
     let taken = async {
         let mut chunk = vec![0; 16 * 1024];

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::store::PgPool;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{PgPool, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 
 use super::{ActError, take_time};
 

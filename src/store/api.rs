@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use crate::store::PgConnection;
 use chrono::{DateTime, Utc};
 use noshi_jobs::gift_issuance::Sealed;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
-use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row, types::Json};
+use sqlx::{FromRow, Postgres, QueryBuilder, Row, types::Json};
 
 use super::{operate::newest_first, seconds, settle::Status};
 

@@ -1,7 +1,8 @@
 //! What the books are compared by: every gift job and every trade, as they stand.
 
+use crate::store::PgPool;
 use futures::TryStreamExt;
-use sqlx::{PgPool, Row};
+use sqlx::Row;
 
 /// How many jobs stand in a status, and how many of them are in doubt.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Batches: files received, staged, judged, released, counted. What is legal the functions of the schema decide.
 
+use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{
     Problem, Request,
     bulk_grants::{Announce, Register},
@@ -9,7 +10,7 @@ use noshi_jobs::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow, types::Json};
+use sqlx::{Row, postgres::PgRow, types::Json};
 
 use super::{ActError, enqueue, take_time};
 use crate::chaos::{Bug, planted};
@@ -95,9 +96,7 @@ pub async fn stage(pool: &PgPool, batch: i64, chunk: &Chunk) -> Result<(), ActEr
     }
     for (sql, text) in [(COPY_ROWS, &chunk.rows), (COPY_RECIPIENTS, &chunk.recipients)] {
         if !text.is_empty() {
-            let mut copy = transaction.copy_in_raw(sql).await?;
-            copy.send(text.as_bytes()).await?;
-            copy.finish().await?;
+            transaction.copy_in(sql, text.as_bytes()).await?;
         }
     }
     Ok(transaction.commit().await?)

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::store::PgPool;
 use noshi_jobs::{Kind, Problem};
 use serde_json::value::RawValue;
-use sqlx::{PgPool, Row, postgres::PgRow, types::Json};
+use sqlx::{Row, postgres::PgRow, types::Json};
 
 use super::seconds;
 

@@ -1,8 +1,9 @@
 //! How jobs come in: through the producer's function, or as follow-ups of a transition.
 
+use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{Kind, Request};
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool, Row, types::Json};
+use sqlx::{Row, types::Json};
 
 /// Why a request was not taken. Nothing of it was written.
 #[derive(Debug, thiserror::Error)]

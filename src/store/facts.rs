@@ -1,7 +1,8 @@
 //! Facts: inserted, never updated, written in a group with other jobs' facts. And the local operations, each in its own transaction.
 
+use crate::store::PgConnection;
 use noshi_jobs::{gift_issuance, machine::Never, probe, store_creation};
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 
 use crate::chaos::{Bug, planted};
 

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::store::{PgConnection, PgPool};
 use noshi_jobs::Kind;
-use sqlx::{Connection, Executor, PgConnection, PgPool};
+use sqlx::Executor;
 
 /// The server and its settings, as this login sees them.
 #[derive(Debug, Clone, sqlx::FromRow)]

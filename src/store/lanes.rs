@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::store::PgPool;
 use noshi_jobs::machine::Closing;
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::ActError;
 use crate::chaos::{Bug, planted};

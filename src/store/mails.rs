@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::store::{PgConnection, PgPool};
 use chrono::{DateTime, Utc};
 use noshi_jobs::{email::Fate, gift_issuance::Sealed};
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::Row;
 
 use super::lanes::Budget;
 

@@ -5,6 +5,7 @@ pub mod api;
 pub mod audit;
 pub mod batches;
 pub mod claim;
+pub mod db;
 pub mod enqueue;
 pub mod facts;
 pub mod health;
@@ -26,16 +27,14 @@ pub mod stores;
 pub mod tokens;
 pub mod workers;
 
+pub use db::{PgConnection, PgPool, PoolConnection, Transaction};
 pub use refused::ActError;
 
 use std::{str::FromStr, time::Duration};
 
 use anyhow::Context;
-use sqlx::{
-    Executor, PgPool,
-    migrate::Migrator,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use futures::future::BoxFuture;
+use sqlx::{Executor, migrate::Migrator, postgres::PgConnectOptions};
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -87,6 +86,14 @@ impl Role {
             Role::Login => "reset role",
         }
     }
+
+    /// Whether a server that takes no writes is of no use to it.
+    const fn writes(self) -> bool {
+        match self {
+            Role::Worker | Role::Operator | Role::Producer | Role::Door | Role::Api => true,
+            Role::Login => false,
+        }
+    }
 }
 
 /// No statement of ours is slow; one that is must not hold the fleet up.
@@ -96,7 +103,7 @@ const SESSION: &str = "set statement_timeout = '5s'; set lock_timeout = '2s'; se
 
 /// A worker touches few rows of large tables, always by an index. The planner must not think otherwise of a table that was
 /// small when it was last analyzed (measured: claims by hash join over the whole table were 10 times slower at 20,000 rows).
-const WORKER_SESSION: &str = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off";
+const WORKER_SESSION: &str = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; ";
 
 /// Opens a pool whose every connection acts as `role`.
 pub async fn connect(url: &str, role: Role, connections: u32) -> anyhow::Result<PgPool> {
@@ -113,26 +120,33 @@ async fn open(url: &str, role: Role, connections: u32, caller: Option<tokens::Ca
         .context("DATABASE_URL is not a PostgreSQL URL")?
         .application_name("noshi")
         .options([("synchronous_commit", "on")]);
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(5))
-        .after_connect(move |connection, _| {
-            let caller = caller.clone();
-            Box::pin(async move {
-                connection.execute(SESSION).await?;
-                if role == Role::Worker {
-                    connection.execute(WORKER_SESSION).await?;
-                }
-                connection.execute(role.set_role()).await?;
-                if let Some(caller) = &caller {
-                    tokens::show(connection, caller).await?;
-                }
-                Ok(())
-            })
-        })
-        .connect_with(options)
-        .await
-        .context("cannot connect to PostgreSQL; check DATABASE_URL, and that the login is a member of the noshi roles")
+    let worker = if role == Role::Worker { WORKER_SESSION } else { "" };
+    // One round trip for all of it.
+    let session = format!("{SESSION}; {worker}{}", role.set_role());
+    let pool = PgPool::new(
+        options,
+        connections,
+        role.writes(),
+        Box::new(move |connection| prepare(connection, session.clone(), caller.clone())),
+    );
+    pool.acquire().await.context(
+        "cannot connect to PostgreSQL; check DATABASE_URL, and that the login is a member of the noshi roles",
+    )?;
+    Ok(pool)
+}
+
+fn prepare(
+    connection: &mut PgConnection,
+    session: String,
+    caller: Option<tokens::Caller>,
+) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+    Box::pin(async move {
+        connection.execute(sqlx::AssertSqlSafe(session)).await?;
+        match &caller {
+            Some(caller) => tokens::show(connection, caller).await,
+            None => Ok(()),
+        }
+    })
 }
 
 const IS_MEMBER: &str =
@@ -145,35 +159,34 @@ pub async fn may_act_as(url: &str, role: &str) -> anyhow::Result<bool> {
 }
 
 /// A file is read and written in few, large statements.
-pub async fn take_time(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
+pub async fn take_time(connection: &mut crate::store::PgConnection) -> Result<(), sqlx::Error> {
     const TAKE_TIME: &str =
         "set local statement_timeout = '5min'; set local idle_in_transaction_session_timeout = '1min'";
-    connection.execute(TAKE_TIME).await.map(|_| ())
+    connection.execute(TAKE_TIME).await?;
+    // The server gives up first.
+    connection.lengthen(Duration::from_secs(5 * 60 + 10));
+    Ok(())
 }
 
 pub async fn migrate(url: &str) -> anyhow::Result<()> {
     let pool = connect(url, Role::Login, 1).await?;
     let mut connection = pool.acquire().await?;
     connection.execute("set statement_timeout = 0; set lock_timeout = '10s'").await?;
-    MIGRATIONS.run(&mut *connection).await.context("a migration failed; the database is as it was before it")?;
+    connection.migrate(&MIGRATIONS).await.context("a migration failed; the database is as it was before it")?;
     // For `noshi doctor`.
     connection.execute("grant select on _sqlx_migrations to noshi_operator").await?;
     Ok(())
 }
 
-/// The failure may pass: the connection was lost, the server restarts, or a transaction lost a race.
+/// The failure may pass: the connection was lost, the server restarts or is not the one to write to, or a transaction lost a race.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     let Some(database) = error.as_database_error() else {
         return !matches!(error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_));
     };
     let code = database.code().unwrap_or_default();
-    // 40: rolled back by a race; 53: out of resources; 55P03, 57014: a lock or a statement took too long; 57P, 08: shutting down, lost;
-    // 58, XX: what a server that is crashing says.
-    code.starts_with("40")
-        || code.starts_with("53")
-        || code.starts_with("57")
-        || code.starts_with("08")
-        || code == "55P03"
+    // 40: rolled back by a race; 53: out of resources; 55P03, 57014: a lock or a statement took too long. What ends the connection ends
+    // with it: another one leads to a server that is up, and writable.
+    ["40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || db::ends_connection(error)
 }
 
 /// Seconds as the database gives them.

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{Kind, Problem};
-use sqlx::{PgConnection, PgPool, types::Json};
+use sqlx::types::Json;
 
 use super::take_time;
 

@@ -1,9 +1,10 @@
 //! Operators look at jobs, and ask for acts. What comes of an act a worker decides, by the state table.
 
+use crate::store::PgPool;
 use noshi_jobs::machine::Act;
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{PgPool, Postgres, QueryBuilder};
+use sqlx::{Postgres, QueryBuilder};
 
 use super::{ActError, settle::Status};
 

@@ -1,7 +1,7 @@
 //! What the jobs of points book in the ledger: each call names its job, and the database reads there what to book.
 
+use crate::store::PgConnection;
 use noshi_jobs::{Problem, point_exchange::Using, point_expiry::Page, point_grant::Booking, point_reversal::Returning};
-use sqlx::PgConnection;
 
 /// Lots that are closed in one transaction.
 const LOTS: i32 = 1_000;

@@ -1,9 +1,10 @@
 //! Points: what is read of the ledger. Its operations are functions of the database, called by the jobs of points.
 
+use crate::store::PgPool;
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::{Executor, PgExecutor, PgPool};
+use sqlx::{Executor, PgExecutor};
 
 /// An entry of a user's history.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize, JsonSchema)]

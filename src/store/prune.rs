@@ -1,8 +1,8 @@
 //! What is over moves out of the way: into stories and tombstones. What may go the schema decides.
 
+use crate::store::PgPool;
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::PgPool;
 
 use super::ActError;
 

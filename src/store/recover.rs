@@ -1,6 +1,7 @@
 //! What a death leaves: jobs of dead workers, and writes in doubt after the server's timeline changed.
 
-use sqlx::{PgPool, Row};
+use crate::store::PgPool;
+use sqlx::Row;
 
 use crate::chaos::crash_point;
 

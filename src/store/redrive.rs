@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::store::{PgPool, Transaction};
 use chrono::{DateTime, Utc};
 use noshi_jobs::machine::Act;
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{PgPool, Postgres, Row, Transaction, postgres::PgRow, types::Json};
+use sqlx::{Row, postgres::PgRow, types::Json};
 
 use super::{ActError, seconds, take_time};
 
@@ -82,17 +83,14 @@ const SELECT: &str = select!(
 const SELECT_IDS: &str = select!("j.kind = $2 and j.key = any($3)");
 
 /// One snapshot for looking and planning.
-pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, ActError> {
+pub async fn begin(pool: &PgPool) -> Result<Transaction, ActError> {
     let mut transaction = pool.begin_with("begin isolation level repeatable read").await?;
     take_time(&mut transaction).await?;
     Ok(transaction)
 }
 
 /// The jobs of a filter, at most one more than a plan may hold.
-pub async fn select(
-    transaction: &mut Transaction<'static, Postgres>,
-    filter: &Filter,
-) -> Result<Vec<Candidate>, ActError> {
+pub async fn select(transaction: &mut Transaction, filter: &Filter) -> Result<Vec<Candidate>, ActError> {
     let most = i64::try_from(MOST + 1).unwrap_or(i64::MAX);
     let statuses = filter.status.as_deref().map_or(vec!["needs_operator", "failed"], |status| vec![status]);
     let query = match &filter.ids {
@@ -131,7 +129,7 @@ const PLAN: &str = "select noshi.plan_redrive($1, $2, $3, $4, $5, $6)";
 
 /// Freezes the plan, and commits; returns its number.
 pub async fn plan(
-    mut transaction: Transaction<'static, Postgres>,
+    mut transaction: Transaction,
     filter: &Filter,
     jobs: &[(Candidate, Choice)],
 ) -> Result<i64, ActError> {

@@ -1,7 +1,7 @@
 //! A restore to an earlier point: what was called after it left no trace here.
 
+use crate::store::PgPool;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use super::{ActError, take_time};
 

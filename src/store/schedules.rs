@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::store::{PgConnection, PgPool};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::FromRow;
 
 use super::ActError;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::store::PgPool;
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::{MIGRATIONS, Role, connect};
 

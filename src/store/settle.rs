@@ -2,9 +2,10 @@
 
 use std::{borrow::Borrow, collections::HashSet, time::Duration};
 
+use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{Request, machine::Doubt};
 use serde_json::value::RawValue;
-use sqlx::{PgConnection, PgPool, Row, types::Json};
+use sqlx::{Row, types::Json};
 
 use super::{enqueue, facts};
 use crate::chaos::{Bug, crash_point, planted};
@@ -286,7 +287,7 @@ async fn settle_once(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Resul
 
 /// Settles one job inside the transaction of its local operation, and commits both or neither.
 pub async fn settle_local(
-    mut transaction: sqlx::Transaction<'static, sqlx::Postgres>,
+    mut transaction: crate::store::Transaction,
     worker: i64,
     settlement: &Settlement,
 ) -> Result<Settled, sqlx::Error> {

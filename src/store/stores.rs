@@ -1,7 +1,8 @@
 //! Stores: what is here already, the one insert that makes a store, and what the platform tells of them.
 
+use crate::store::{PgConnection, PgPool};
 use noshi_jobs::store_creation::{Args, Insert, LookUp};
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::Row;
 
 use super::batches;
 

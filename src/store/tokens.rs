@@ -2,11 +2,12 @@
 
 use std::{fmt, time::Duration};
 
+use crate::store::{PgConnection, PgPool, Transaction};
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::FromRow;
 
 use super::{ActError, enqueue};
 
@@ -138,7 +139,7 @@ pub async fn use_token(pool: &PgPool, bearer: &Bearer) -> Result<Option<Known>, 
 }
 
 /// A transaction in which everything is done by this token, which must have the scope.
-pub async fn begin(pool: &PgPool, caller: &Caller, scope: &str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+pub async fn begin(pool: &PgPool, caller: &Caller, scope: &str) -> Result<Transaction, sqlx::Error> {
     const ACT_BY: &str = "select noshi.act_by($1, $2)";
     let mut transaction = pool.begin().await?;
     sqlx::query(ACT_BY).bind(&caller.bearer.0).bind(scope).execute(&mut *transaction).await?;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::{PgPool, Row};
+use crate::store::PgPool;
+use sqlx::Row;
 
 const REGISTER: &str = "insert into noshi.worker (name) values ($1) returning id";
 

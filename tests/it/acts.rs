@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::{
     acts, explain,
     simulator::{Fault, Op, Provider},
@@ -13,7 +14,6 @@ use noshi_jobs::{
     point_exchange, point_expiry, point_grant, point_reversal, point_withdrawal, probe, store_creation,
 };
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use crate::{
     engine::{pace, start},

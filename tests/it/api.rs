@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures::future::join_all;
+use noshi::store::PgPool;
 use noshi::{
     door::api::{
         MOST_LARGE, MOST_REQUESTS, openapi,
@@ -20,7 +21,7 @@ use reqwest::{Client, RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, PgPool, postgres::PgListener};
+use sqlx::{AssertSqlSafe, postgres::PgListener};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

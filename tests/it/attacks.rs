@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::{
     door::api::MOST_LARGE,
     store::{self, Role, batches},
 };
 use secrecy::ExposeSecret;
 use serde_json::json;
-use sqlx::{Executor, PgPool};
+use sqlx::Executor;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -92,7 +93,7 @@ async fn what_the_database_refuses_for_good_is_parked() {
         insert into noshi.job (kind, key, fingerprint, args) values ('bulk_grants', 'batch/4711', sha256('x'), '{\"batch\": 4711}')";
     let mut owner = pool.acquire().await.expect("a connection");
     owner.execute(tamper).await.expect("a job that nobody can make");
-    owner.close().await.expect("closed");
+    owner.detach().close().await.expect("closed");
     let worker = start(&db, pace()).await;
     until("a parked job", Duration::from_secs(30), async || {
         let code: Option<String> = sqlx::query_scalar("select code from noshi.job where status = 'needs_operator'")

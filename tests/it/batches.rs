@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Output, time::Duration};
 
+use noshi::store::PgPool;
 use noshi::{
     engine::Partners,
     intake::{self, Encoding, FileKind, Submission},
@@ -12,7 +13,7 @@ use noshi::{
 };
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
-use sqlx::{Executor, PgPool};
+use sqlx::Executor;
 use tempfile::TempDir;
 
 use crate::{

@@ -233,7 +233,7 @@ fn copy(from: &Path, to: &Path) {
 /// PostgreSQL's own programs.
 async fn programs(url: &str) -> PathBuf {
     let programs = "select setting from pg_config where name = 'BINDIR'";
-    let pool = sqlx::PgPool::connect(url).await.unwrap();
+    let pool = noshi::store::PgPool::connect(url).await.unwrap();
     PathBuf::from(sqlx::query_scalar::<_, String>(programs).fetch_one(&pool).await.unwrap())
 }
 
@@ -301,7 +301,7 @@ async fn upgrading_backup_capacity_and_schedules() {
     };
     noshi::store::migrate(&url).await.unwrap();
     let mut worker = worker();
-    let pool = sqlx::PgPool::connect(&url).await.unwrap();
+    let pool = noshi::store::PgPool::connect(&url).await.unwrap();
     until("a worker", Duration::from_secs(20), async || {
         let alive = "select count(*) from noshi.worker where dead_at is null";
         sqlx::query_scalar::<_, i64>(alive).fetch_one(&pool).await.is_ok_and(|alive| alive == 1)

@@ -13,13 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use noshi::store::PgPool;
 use noshi::{
     private_postgres::{PrivatePostgres, Settings},
     simulator::{Command as Order, Errand, Fault, Op, Partner, Provider},
     store,
 };
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::{process::Child, task::JoinSet};
 
 use crate::{

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::{
     engine::{Pace, Partners},
     worker::Worker,
 };
 use serde_json::json;
-use sqlx::PgPool;
 use tokio::sync::oneshot;
 
 use crate::support::{TestDatabase, database};

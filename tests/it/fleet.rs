@@ -9,8 +9,8 @@ use std::{
 };
 
 use noshi::simulator::{self, Control, Partner, PerProvider, Provider, SNS_TEST_CERTIFICATE, Simulator};
+use noshi::store::PgPool;
 use serde_json::{Value, json};
-use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -86,7 +86,7 @@ pub async fn fleet_from(database: TestDatabase, dir: TempDir, terms: Terms) -> F
 
 /// On a server that the test may crash.
 pub async fn fleet_on_url(url: String, terms: Terms) -> Fleet {
-    let pool = PgPoolOptions::new().max_connections(8).connect_lazy(&url).expect("a URL");
+    let pool = PgPool::plain(&url, 8).expect("a URL");
     fleet_on(url, pool, tempfile::tempdir().expect("a directory"), terms).await
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::{
     simulator::{Fault, Op, Provider},
     store::{
@@ -13,7 +14,6 @@ use noshi::{
 };
 use noshi_jobs::machine::Closing;
 use serde_json::json;
-use sqlx::PgPool;
 
 use crate::{
     engine::probe,

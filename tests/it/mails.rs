@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use noshi::store::PgPool;
 use noshi::{
     simulator::{Command, Errand, Fault, Partner, Publishing, Sending},
     store::{self, mails::Told},
@@ -10,7 +11,6 @@ use noshi::{
 use rustix::process::Signal;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use crate::{
     dump::{check, dump},

@@ -20,6 +20,7 @@ mod engine;
 mod examples;
 mod fleet;
 mod lanes;
+mod links;
 mod mails;
 mod metrics;
 mod operators;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::{
     simulator::{Command, Fault, Op, Provider},
     store::tokens::SCOPES,
 };
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use crate::{
     api::Api,

@@ -5,8 +5,9 @@ mod random;
 mod tampering;
 
 use chrono::{DateTime, Utc};
+use noshi::store::PgPool;
 use noshi::store::points::{balance, expiring, history, verify};
-use sqlx::{PgExecutor, PgPool, Row, postgres::PgRow};
+use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 use crate::support::{TestDatabase, database};
 

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use noshi::store::PgPool;
 use rustix::process::Signal;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

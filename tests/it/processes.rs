@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::{
     private_postgres::{PrivatePostgres, Settings},
     simulator::{Fault, Op, Provider},
@@ -9,7 +10,6 @@ use noshi::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use crate::{
     engine::probe,

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
+use noshi::store::PgPool;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 
 use crate::{

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::store::{
     claim::{claim, hand_back},
     recover, workers,
 };
 use noshi_jobs::Problem;
 use serde_json::json;
-use sqlx::PgPool;
 
 use crate::{
     engine::{at_rest, pace, probe, start},

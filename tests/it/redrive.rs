@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::{
     redrive::plan,
     store::{
@@ -12,7 +13,7 @@ use noshi::{
 use noshi_jobs::machine::Act;
 use rand::Rng;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 
 use crate::{
     engine::{Running, at_rest, pace, start},

@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use noshi::store::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::support::database;
 

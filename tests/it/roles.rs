@@ -4,8 +4,9 @@
 use std::{process::Output, time::Duration};
 
 use noshi::private_postgres::{PrivatePostgres, Settings};
+use noshi::store::PgPool;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use sqlx::AssertSqlSafe;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::fleet::{Fleet, Terms, fleet_on_url};
@@ -29,7 +30,7 @@ async fn server() -> &'static PrivatePostgres {
 }
 
 async fn pool(url: &str) -> PgPool {
-    PgPoolOptions::new().max_connections(2).connect(url).await.expect("a connection")
+    PgPool::connect(url).await.expect("a connection")
 }
 
 async fn run(pool: &PgPool, sql: impl Into<String>) -> Result<(), sqlx::Error> {

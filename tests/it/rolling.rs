@@ -11,8 +11,8 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use noshi::store::PgPool;
 use rustix::process::Signal;
-use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 use crate::{

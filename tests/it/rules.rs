@@ -159,6 +159,29 @@ fn all_sql_is_in_the_store() {
     }
 }
 
+/// Every wait for the database is bounded in one place: who talked to a driver's own pool, connection or listener could wait for ever.
+#[test]
+fn nobody_talks_to_the_database_past_the_bound() {
+    let raw = ["PgPool", "PgConnection", "PgListener", "Transaction", "PoolConnection", "PgPoolOptions", "Pool<"];
+    for file in sources("src") {
+        // The private server is ours, on this machine, and is set up before anything can wait for it.
+        if file.ends_with("store/db.rs") || room(&file) == "private_postgres" {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        for import in text.split("use sqlx::").skip(1).map(|rest| rest.split(';').next().unwrap()) {
+            let named = raw.iter().find(|raw| import.split(|c: char| !c.is_alphanumeric()).any(|word| word == **raw));
+            assert_eq!(named, None, "{}: take it from the store, where every wait is bounded", file.display());
+        }
+        for raw in raw {
+            for path in ["sqlx::", "sqlx::postgres::", "sqlx::pool::"] {
+                let spelled = text.contains(&format!("{path}{raw}"));
+                assert!(!spelled, "{}: {path}{raw} waits without a bound", file.display());
+            }
+        }
+    }
+}
+
 /// `backoff` is unmaintained; it stays behind our own functions.
 #[test]
 fn one_file_knows_backoff() {

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 
 use crate::{
     fleet::{Fleet, Process, Terms, fleet},

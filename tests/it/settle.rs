@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use noshi::store::PgPool;
 use noshi::store::{
     self,
     claim::Claimed,
@@ -11,7 +12,7 @@ use noshi::store::{
 };
 use noshi_jobs::{Request, gift_issuance, machine::Doubt, money, probe::Args, probe::Note};
 use serde_json::{Value, json};
-use sqlx::{PgPool, Row};
+use sqlx::Row;
 
 use crate::{
     fleet::{Terms, fleet},

@@ -1,8 +1,8 @@
 //! What the store promises of requests and of the journal: one job for one id, and history that only grows.
 
+use noshi::store::PgPool;
 use noshi::store::{self, claim::Claimed};
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use crate::support::database;
 

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use noshi::private_postgres::{PrivatePostgres, Settings};
-use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use noshi::store::PgPool;
+use sqlx::PgConnection;
 use sqlx::{Connection, Executor};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -46,8 +47,7 @@ pub async fn copy_of(template: &str) -> TestDatabase {
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
     server.create_from_template(template, &name).await.expect("a copy of a database");
     let url = server.url(&name);
-    let pool =
-        PgPoolOptions::new().max_connections(16).connect(&url).await.expect("a connection to the test's database");
+    let pool = PgPool::plain(&url, 16).expect("the URL of the test's database");
     TestDatabase { name, url, pool }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use noshi::store;
+use noshi::store::PgPool;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use crate::{
     api::Api,

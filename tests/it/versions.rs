@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use noshi::store::PgPool;
 use noshi::store::claim;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 
 use crate::{
     fleet::{Terms, fleet},

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use crate::store::PgPool;
 use anyhow::Context;
 use axum::{
     body::{Body, Bytes},
@@ -18,7 +19,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use tokio::io::AsyncReadExt;
 
 use super::{Call, Desk, answer, body, refusal::Refusal};

@@ -251,7 +251,7 @@ pub struct Shown {
     journal: Vec<Event>,
 }
 
-async fn find(connection: &mut sqlx::PgConnection, call: &Call) -> Result<Job, Refusal> {
+async fn find(connection: &mut crate::store::PgConnection, call: &Call) -> Result<Job, Refusal> {
     let (kind, id) = (call.part("kind")?, call.part("id")?);
     if let Some(job) = api::job(connection, kind, id).await? {
         return Ok(job);

@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::store::PgPool;
 use axum::http::{HeaderMap, header};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
-use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::Refusal;

@@ -1,11 +1,11 @@
 //! Points whose workers are killed: granted, exchanged for a gift that is issued, or refused, or whose answer is lost; expired, withdrawn.
 
+use noshi::store::PgPool;
 use noshi::{
     clients::trade_id,
     simulator::{Command, Fault, Op, Provider},
 };
 use serde_json::json;
-use sqlx::PgPool;
 
 use super::{
     points::Choose,

@@ -2,13 +2,13 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use noshi::store::PgPool;
 use noshi::{
     clients::trade_id,
     simulator::{Command, Fault, Op, Provider},
     store,
 };
 use serde_json::json;
-use sqlx::PgPool;
 use tempfile::TempDir;
 
 use super::{exchanges::Gift, points::Choose};

@@ -1,8 +1,8 @@
 //! Stores whose workers are killed: plain, with an answer that is lost or late, taken back, and looked for.
 
 use noshi::simulator::{Command, Errand, Fault, Partner};
+use noshi::store::PgPool;
 use serde_json::json;
-use sqlx::PgPool;
 
 use super::{
     points::Choose,

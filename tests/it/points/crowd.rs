@@ -8,11 +8,9 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use noshi::store::PgPool;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::{Grant, Said, assert_holds, at, balance, everything, expire, grant, rows, spend, take_back, withdraw};
 use crate::{
@@ -173,16 +171,19 @@ enum Operation {
     Withdraw { key: String, user: &'static str },
 }
 
-async fn book(connection: &mut PgConnection, operation: &Operation) -> Result<Said, sqlx::Error> {
+async fn book<C>(connection: &mut C, operation: &Operation) -> Result<Said, sqlx::Error>
+where
+    for<'c> &'c mut C: sqlx::PgExecutor<'c>,
+{
     let at = Utc::now();
     match operation {
         Operation::Grant { key, user, amount, expires_at, area } => {
             let g = Grant { at, key, user, amount: *amount, source: key, expires_at: *expires_at, area: *area };
-            grant(connection, g).await
+            grant(&mut *connection, g).await
         }
-        Operation::Use { key, user, amount, area } => spend(connection, at, key, (user, *amount, *area)).await,
-        Operation::TakeBack { key, used } => take_back(connection, at, key, (used, 0)).await,
-        Operation::Withdraw { key, user } => withdraw(connection, at, key, user).await,
+        Operation::Use { key, user, amount, area } => spend(&mut *connection, at, key, (user, *amount, *area)).await,
+        Operation::TakeBack { key, used } => take_back(&mut *connection, at, key, (used, 0)).await,
+        Operation::Withdraw { key, user } => withdraw(&mut *connection, at, key, user).await,
     }
 }
 
@@ -191,7 +192,7 @@ async fn book_all(connection: &mut PgConnection, operations: &[Operation]) -> Re
     let mut transaction = connection.begin().await?;
     let mut said = vec![];
     for operation in operations {
-        said.push(book(&mut transaction, operation).await?);
+        said.push(book(&mut *transaction, operation).await?);
     }
     transaction.commit().await?;
     Ok(said)
@@ -272,8 +273,7 @@ async fn killed_in_the_middle_and_done_again_it_adds_up() {
     let TestDatabase { pool, url, .. } = database().await;
     pool.close().await;
     let options = PgConnectOptions::from_str(&url).expect("a URL").application_name("killer");
-    let killer: PgPool =
-        PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("the killer's connection");
+    let killer: PgPool = PgPool::plain_with(options, 1);
     let begun = Utc::now();
     let clients: Vec<_> = (0..CLIENTS as u64).map(|n| tokio::spawn(client(url.clone(), n / 2, begun, &OVER))).collect();
     // As they get on: on a busy machine a client that is killed every few milliseconds never does anything.
@@ -324,7 +324,7 @@ async fn is_booked_as_it_was_answered(pool: &PgPool, booked: &[(Operation, Said)
     let before = everything(pool).await;
     let mut connection = pool.acquire().await.expect("a connection");
     for (entry, (operation, _)) in &there {
-        let again = book(&mut connection, operation).await.expect("an answer");
+        let again = book(&mut *connection, operation).await.expect("an answer");
         assert_eq!((again.outcome.as_str(), again.entry), ("replayed", Some(*entry)), "{operation:?}");
     }
     drop(connection);

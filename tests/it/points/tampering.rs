@@ -1,6 +1,7 @@
 //! Behind the functions' backs: what the tables refuse even to their owner, and what `verify_points` sees once all guards are off.
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
+use noshi::store::PgPool;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::{Grant, assert_holds, at, expire, grant, spend, take_back, withdraw};
 use crate::support::{TestDatabase, database};

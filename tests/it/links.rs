@@ -1,0 +1,151 @@
+//! Links to the database that go silent, and servers that are the wrong one. Nobody is told, and yet every wait ends.
+
+use std::{path::PathBuf, time::Duration};
+
+use noshi::{
+    simulator::link::{Link, Upstream, Way},
+    store::{self, PgPool, Role},
+};
+use sqlx::{Connection, Executor};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    processes::until,
+    support::{TestDatabase, database, server},
+};
+
+/// A link to a server that listens in a directory, and a URL that leads over it.
+pub async fn link_to(url: &str) -> (Link, String) {
+    let (rest, options) = url.split_once('?').expect("options");
+    let directory = options.split('&').find_map(|option| option.strip_prefix("host=")).expect("a directory");
+    let directory = percent_encoding::percent_decode_str(directory).decode_utf8_lossy().into_owned();
+    let link = Link::start_to(Upstream::Unix(PathBuf::from(directory).join(".s.PGSQL.5432"))).await.expect("a link");
+    let over = rest.replace("localhost:5432", &link.address().to_string());
+    (link, format!("{over}?sslmode=disable"))
+}
+
+async fn pool(db: &TestDatabase, connections: u32) -> (Link, PgPool) {
+    let (link, url) = link_to(&db.url).await;
+    (link, store::connect(&url, Role::Worker, connections).await.expect("a pool"))
+}
+
+async fn one(pool: &PgPool) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar("select 1").fetch_one(pool).await
+}
+
+/// Statements in flight, connections that lie idle, and those who wait for a place: all of it over flows that deliver nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wait_of_a_pool_ends_when_its_flows_go_silent() {
+    let db = database().await;
+    let (link, pool) = pool(&db, 4).await;
+    let pool = pool.with_patience(Duration::from_secs(1));
+    let held = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    drop(held);
+    let waits: Vec<_> = (0..8)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move { pool.execute("select pg_sleep(0.5)").await.map(|_| ()) })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    link.silence();
+    let begun = Instant::now();
+    for wait in waits {
+        let ended = timeout(Duration::from_secs(6), wait).await.expect("a wait without an end").unwrap();
+        if let Err(error) = ended {
+            assert!(store::is_transient(&error), "{error}");
+        }
+    }
+    assert_eq!(one(&pool).await.unwrap(), 1, "new flows work");
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}
+
+/// A future that its owner gave up on must not take the pool's place with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_given_up_in_silence_leaves_its_place() {
+    let db = database().await;
+    let (link, pool) = pool(&db, 1).await;
+    for transaction in [false, true] {
+        assert_eq!(one(&pool).await.unwrap(), 1);
+        let asks = async {
+            match transaction {
+                false => pool.execute("select pg_sleep(60)").await.map(|_| ()),
+                true => pool.begin().await?.execute("select pg_sleep(60)").await.map(|_| ()),
+            }
+        };
+        let asked =
+            timeout(Duration::from_millis(300), async { tokio::join!(asks, async { link.silence_at(Way::Down, 2) }) });
+        assert!(asked.await.is_err(), "it was answered");
+        link.silence();
+        let begun = Instant::now();
+        assert_eq!(one(&pool).await.unwrap(), 1);
+        assert!(begun.elapsed() < Duration::from_secs(2), "the only place came back after {:?}", begun.elapsed());
+        assert!(pool.size() <= 1, "{pool:?}");
+    }
+}
+
+/// The moments are generated: each chunk of a conversation, in each way, over a flow that goes silent right there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_may_go_silent_at_any_chunk_of_a_conversation() {
+    let db = database().await;
+    db.pool.execute("create table said (n int)").await.unwrap();
+    db.pool.execute("grant all on said to noshi_worker").await.unwrap();
+    let (link, pool) = pool(&db, 2).await;
+    let pool = pool.with_patience(Duration::from_millis(700));
+    let talk = async || -> Result<(), sqlx::Error> {
+        one(&pool).await?;
+        let mut transaction = pool.begin().await?;
+        sqlx::query("insert into said values ($1)").bind(1).execute(&mut *transaction).await?;
+        let rows: Vec<i32> =
+            sqlx::query_scalar("select generate_series(1, 20000)").fetch_all(&mut *transaction).await?;
+        assert_eq!(rows.len(), 20_000);
+        transaction.commit().await
+    };
+    talk().await.unwrap();
+    for way in [Way::Up, Way::Down] {
+        let before = link.passed(way);
+        talk().await.unwrap();
+        let chunks = link.passed(way) - before;
+        for nth in 0..chunks {
+            link.silence_at(way, nth);
+            let ended = timeout(Duration::from_secs(5), talk()).await;
+            let ended = ended.unwrap_or_else(|_| panic!("{way:?} {nth} of {chunks}: a wait without an end"));
+            if let Err(error) = ended {
+                assert!(store::is_transient(&error), "{way:?} {nth}: {error}");
+            }
+            let again = timeout(Duration::from_secs(5), talk()).await.expect("it goes on");
+            assert!(again.is_ok() || link.waits(), "{way:?} {nth} of {chunks}: {again:?}");
+        }
+    }
+    until("every place is free again", Duration::from_secs(5), async || pool.num_idle() as u32 == pool.size()).await;
+}
+
+/// Read-only at once, for whoever is connected: what a primary becomes that was demoted under its clients.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_a_server_that_takes_no_writes_is_left() {
+    let db = database().await;
+    let (_link, pool) = pool(&db, 1).await;
+    let backend = async || sqlx::query_scalar::<_, i32>("select pg_backend_pid()").fetch_one(&pool).await.unwrap();
+    let first = backend().await;
+    // It is told by a statement: the connection goes, and the error is one that may pass.
+    pool.execute("set default_transaction_read_only = on").await.unwrap();
+    let error = pool.execute("update noshi.lane set tokens = tokens").await.unwrap_err();
+    assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("25006"));
+    assert!(store::is_transient(&error));
+    let second = backend().await;
+    assert_ne!(first, second, "the connection was used again");
+    // It is found out before it is used.
+    pool.execute("set default_transaction_read_only = on").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    pool.execute("update noshi.lane set tokens = tokens").await.expect("over another connection");
+    // A server that takes none at all is none to connect to; it is let in again once it does.
+    let name = &db.name;
+    let set = |on: &str| sqlx::AssertSqlSafe(format!("alter database {name} set default_transaction_read_only = {on}"));
+    let mut elsewhere = sqlx::postgres::PgConnection::connect(&server().await.url("postgres")).await.unwrap();
+    elsewhere.execute(set("on")).await.unwrap();
+    let (_other, url) = link_to(&db.url).await;
+    let error = store::connect(&url, Role::Worker, 1).await.expect_err("a server that takes no writes");
+    assert!(format!("{error:#}").contains("takes no writes"), "{error:#}");
+    elsewhere.execute(set("off")).await.unwrap();
+    store::connect(&url, Role::Worker, 1).await.expect("it takes writes again");
+}
