@@ -55,6 +55,7 @@ const EXPIRING: &str =
 const VERIFY: &str = "select * from noshi.verify_points() union all select * from noshi.verify_exchanges()";
 /// All rows of all years are read.
 const TAKE_TIME: &str = "set local statement_timeout = '2h'";
+const TIME: std::time::Duration = std::time::Duration::from_secs(2 * 60 * 60 + 10);
 
 /// What a user may spend at an instant (now, where none is given), in an area or without one.
 pub async fn balance(
@@ -90,6 +91,7 @@ pub async fn expiring(
 pub async fn verify(pool: &PgPool) -> Result<Vec<LedgerFault>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     transaction.execute(TAKE_TIME).await?;
+    transaction.lengthen(TIME);
     let faults = sqlx::query_as(VERIFY).fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(faults)
