@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::{
-    fleet::{Fleet, Process, Terms, fleet_on_url},
+    fleet::{Fleet, LIMIT, Process, Terms, fleet_on_url},
     processes::{ledger, until},
 };
 
@@ -177,9 +177,14 @@ struct Scene {
 }
 
 impl Scene {
-    async fn start(call: Duration) -> Scene {
+    async fn start() -> Scene {
+        Scene::at(LIMIT).await
+    }
+
+    /// With so many calls a second of each partner.
+    async fn at(limit: u32) -> Scene {
         let pair = Pair::start().await;
-        let terms = Terms { call_timeout: call, horizon: Duration::from_secs(900), ..Terms::default() };
+        let terms = Terms { limit, horizon: Duration::from_secs(900), ..Terms::default() };
         let fleet = fleet_on_url(url_of(&pair.address()), terms).await;
         Scene { pair, fleet, grants: vec![] }
     }
@@ -278,7 +283,7 @@ async fn a_failover_that_lost_nothing_puts_nothing_in_doubt_that_was_not_claimed
     let _turn = crate::support::turn().await;
     let backlog = if times() > 1 { 10_000 } else { 600 };
     for round in 0..times() {
-        let mut scene = Scene::start(Duration::from_millis(700)).await;
+        let mut scene = Scene::start().await;
         scene.pair.follow(Follows::Synchronously).await;
         scene.ask("backlog", backlog).await;
         let workers = scene.workers();
@@ -314,7 +319,7 @@ async fn a_failover_that_lost_nothing_puts_nothing_in_doubt_that_was_not_claimed
 async fn commits_that_are_lost_are_noticed_and_no_gift_is_bought_twice() {
     let _turn = crate::support::turn().await;
     for round in 0..times() {
-        let mut scene = Scene::start(Duration::from_millis(700)).await;
+        let mut scene = Scene::start().await;
         scene.pair.follow(Follows::Behind).await;
         let workers = scene.workers();
         scene.ask("waiting", 900).await;
@@ -323,8 +328,8 @@ async fn commits_that_are_lost_are_noticed_and_no_gift_is_bought_twice() {
         scene.pair.fall_behind().await;
         let before = scene.bought().len();
         scene.ask("later", 60).await;
-        until("gifts are bought that the standby knows nothing of", Duration::from_secs(30), async || {
-            scene.bought().len() > before + 200
+        until("gifts are bought that the standby knows nothing of", Duration::from_secs(60), async || {
+            scene.bought().len() > before + 60
         })
         .await;
         scene.pair.fail_over().await;
@@ -346,7 +351,7 @@ async fn commits_that_are_lost_are_noticed_and_no_gift_is_bought_twice() {
 async fn a_claim_whose_wait_for_the_standby_was_cancelled_is_not_called_on() {
     let _turn = crate::support::turn().await;
     for _ in 0..times() {
-        let mut scene = Scene::start(Duration::from_millis(700)).await;
+        let mut scene = Scene::start().await;
         scene.pair.follow(Follows::Synchronously).await;
         let workers = scene.workers();
         scene.ask("waiting", 300).await;
@@ -377,17 +382,19 @@ async fn a_claim_whose_wait_for_the_standby_was_cancelled_is_not_called_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_died_with_its_server_leaves_a_bounded_doubt() {
     let _turn = crate::support::turn().await;
-    let mut scene = Scene::start(Duration::from_millis(700)).await;
+    // Slow lanes, so that a busy machine's longer window leaves much of the backlog outside.
+    const SLOW: u32 = 20;
+    let mut scene = Scene::at(SLOW).await;
     scene.pair.follow(Follows::Behind).await;
     let mut first = scene.fleet.worker("first", &[], &[]);
-    scene.ask("waiting", 1_500).await;
+    scene.ask("waiting", 1_200).await;
     let waits = "select count(*) from noshi.job where at = 'issuing' and status = 'available'";
-    until("jobs wait for their call", Duration::from_secs(30), async || scene.count(waits).await > 800).await;
+    until("jobs wait for their call", Duration::from_secs(30), async || scene.count(waits).await > 600).await;
     scene.pair.fall_behind().await;
     let before = scene.bought().len();
     scene.ask("later", 30).await;
     until("gifts are bought that the standby knows nothing of", Duration::from_secs(30), async || {
-        scene.bought().len() > before + 100
+        scene.bought().len() > before + 40
     })
     .await;
     first.signal(Signal::KILL);
@@ -395,10 +402,17 @@ async fn a_worker_that_died_with_its_server_leaves_a_bounded_doubt() {
     scene.pair.fail_over().await;
     let second = scene.fleet.worker("second", &[], &[]);
     let (verdict, _, doubted) = scene.dealt_with().await;
-    let untouched =
-        "select count(*) from noshi.job where not unsure and called_at is null and status in ('available', 'running')";
-    let untouched = scene.count(untouched).await;
-    assert!(verdict == "lost" && doubted > 0 && untouched > 100, "{verdict}, {doubted} in doubt, {untouched} not");
+    let window = "select extract(epoch from seen_at - known_to)::float8 from noshi.failover";
+    let window: f64 = sqlx::query_scalar(window).fetch_one(&scene.fleet.pool).await.unwrap();
+    // Of three lanes, and as much again of what had not come to its lane.
+    let most = 2.0 * 3.0 * (f64::from(SLOW) * window + 2.0);
+    assert!(
+        verdict == "lost" && doubted > 0 && (doubted as f64) < most,
+        "{verdict}, {doubted} in doubt, at most {most}"
+    );
+    let untouched = "select count(*) from noshi.job where not unsure and status in ('available', 'running')";
+    assert!(scene.count(untouched).await > 0, "the whole backlog is in doubt after {window} s");
+    println!("{doubted} in doubt, of at most {most:.0}, after a window of {window:.1} s");
     scene.judge("a worker that died with its server").await;
     scene.end(vec![second]).await;
 }
