@@ -58,6 +58,8 @@ problems! {
         "後続の処理が別の内容で既に存在します。";
     LocalRefused = "local_refused", "Our own database refused the step for good; nothing of it was written. Read the worker's log for its words.",
         "データベースが処理を受け付けませんでした。何も記録していません。";
+    SettleRefused = "settle_refused", "Our own database refuses to record what the step came to; a call may have been made. Inquire, and find out why it refuses.",
+        "結果をデータベースに記録できませんでした。呼び出しは済んでいる可能性があります。";
     // Of gift issuance.
     GiftRefused = "gift_refused", "The provider refused the gift; no money moved. Correct the gift type or amount and grant anew.",
         "提携先がギフトの発券を断りました。代金は発生していません。";

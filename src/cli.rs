@@ -228,6 +228,7 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
     let filter = cli.log.clone().unwrap_or_else(|| usual.into());
     let lines = logs::Lines::to_standard_error(cli.log_format.unwrap_or_else(logs::Format::usual));
     let (spans, export) = traces::layer()?;
-    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).init();
+    let warnings = crate::store::notices::Warnings.with_filter(crate::store::notices::filter());
+    tracing_subscriber::registry().with(spans).with(warnings).with(lines.with_filter(filter)).init();
     Ok(export)
 }

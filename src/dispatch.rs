@@ -13,6 +13,7 @@ use crate::{
     engine::{Engine, Pace},
     run::Work,
     store::{self, claim::HORIZON},
+    witness::Claim,
 };
 
 /// A claimed job and the slot that it occupies until it is let go.
@@ -232,6 +233,24 @@ impl Dispatcher {
         jitter: Duration,
     ) {
         let received = Instant::now();
+        let remembered = jobs.iter().map(|job| Claim {
+            job: job.id,
+            lease: job.lease,
+            kind: job.kind.clone(),
+            key: job.key.clone(),
+            calls: job.calls,
+            at: sent,
+        });
+        // Before anything is begun: whoever testifies afterwards knows of them.
+        if let Some(timeline) = jobs.first().map(|job| &job.timeline)
+            && !self.engine.witness.claimed(timeline, remembered)
+        {
+            tracing::warn!(
+                jobs = jobs.len(),
+                "these were claimed on another timeline: nothing is begun, they are given back"
+            );
+            return;
+        }
         self.engine.held.add(jobs.iter().map(|job| (job.id, job.lease)));
         for (mut claimed, slot) in jobs.into_iter().zip(slots) {
             claimed.latest = sent.checked_add(claimed.wait.saturating_add(jitter));

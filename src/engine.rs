@@ -11,7 +11,7 @@ use std::{
 
 use crate::store::PgPool;
 use noshi_jobs::{
-    Kind,
+    Kind, Problem,
     machine::{Closing, Job},
 };
 
@@ -29,6 +29,7 @@ use crate::{
         settle::{Settled, Settlement, Status},
     },
     stores::Stores,
+    witness::Witness,
     world::Local,
 };
 
@@ -56,6 +57,8 @@ impl Partners {
 
 pub struct Engine {
     pub worker: i64,
+    pub token: sqlx::types::Uuid,
+    pub witness: Arc<Witness>,
     pub pool: PgPool,
     pub flusher: Flusher,
     pub held: Held,
@@ -93,11 +96,18 @@ impl Engine {
                     "stale: the lease was lost, nothing was written"
                 );
             }
+            Settled::Refused => self.refused(kind),
             Settled::FollowUpConflict => {
                 tracing::error!(job = written.id, "a follow-up exists with other arguments; the step was not recorded");
             }
         }
         settled
+    }
+
+    /// The job was parked because the database refuses what its step led to.
+    fn refused(&self, kind: Kind) {
+        metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => "needs_operator").increment(1);
+        metrics::counter!("noshi_problems_total", "code" => Problem::SettleRefused.code()).increment(1);
     }
 
     /// After a settle is durable: figures, and a hint where the job waits for somebody.
@@ -147,6 +157,7 @@ impl Engine {
     /// Gives jobs back untouched. If the database is away, they are found lost later.
     pub async fn hand_back(&self, jobs: &[(i64, i64, i32)]) {
         crash_point("hand_back.before");
+        jobs.iter().for_each(|(job, lease, _)| self.witness.not_called(*job, *lease));
         if let Err(error) = store::claim::hand_back(&self.pool, self.worker, jobs).await {
             tracing::warn!(%error, jobs = jobs.len(), "could not hand jobs back; they will be found lost");
         }

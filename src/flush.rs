@@ -15,6 +15,7 @@ use crate::{
         self,
         settle::{Settled, Settlement},
     },
+    witness::Witness,
 };
 
 /// Settles that travel together at most, and groups in flight at once.
@@ -34,10 +35,12 @@ pub struct Flusher(mpsc::Sender<Entry>);
 
 impl Flusher {
     /// The flushers end when the last handle is gone and everything is written.
-    pub fn start(pool: PgPool, worker: i64) -> (Self, Vec<JoinHandle<()>>) {
+    pub fn start(pool: PgPool, worker: i64, witness: Arc<Witness>) -> (Self, Vec<JoinHandle<()>>) {
         let (sender, receiver) = mpsc::channel(4 * GROUP);
         let receiver = Arc::new(Mutex::new(receiver));
-        let tasks = (0..FLUSHERS).map(|_| tokio::spawn(flush(pool.clone(), worker, Arc::clone(&receiver)))).collect();
+        let tasks = (0..FLUSHERS)
+            .map(|_| tokio::spawn(flush(pool.clone(), worker, Arc::clone(&witness), Arc::clone(&receiver))))
+            .collect();
         (Flusher(sender), tasks)
     }
 
@@ -51,7 +54,7 @@ impl Flusher {
     }
 }
 
-async fn flush(pool: PgPool, worker: i64, receiver: Arc<Mutex<mpsc::Receiver<Entry>>>) {
+async fn flush(pool: PgPool, worker: i64, witness: Arc<Witness>, receiver: Arc<Mutex<mpsc::Receiver<Entry>>>) {
     let mut entries = Vec::with_capacity(GROUP);
     loop {
         if receiver.lock().await.recv_many(&mut entries, GROUP).await == 0 {
@@ -61,6 +64,8 @@ async fn flush(pool: PgPool, worker: i64, receiver: Arc<Mutex<mpsc::Receiver<Ent
         let begun = Instant::now();
         let results = write(&pool, worker, &entries).await;
         metrics::histogram!("noshi_settle_seconds").record(begun.elapsed());
+        let applied = results.iter().zip(&entries).filter(|(settled, _)| **settled == Settled::Applied);
+        witness.settled(applied.map(|(_, entry)| entry.settlement.hold()));
         for (settled, entry) in results.into_iter().zip(entries.drain(..)) {
             // A receiver that is gone was a job that its worker gave up on.
             let _ = entry.result.send(settled);
@@ -73,7 +78,8 @@ async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
     let mut backoff = DatabaseBackoff::default();
     let mut results = vec![None; group.len()];
     loop {
-        let places: Vec<usize> = (0..group.len()).filter(|i| results[*i].is_none()).collect();
+        let open = group.iter().enumerate().filter(|(place, _)| results[*place].is_none());
+        let places = store::settle::first_of_each_job(open.map(|(place, entry)| (place, &entry.settlement)));
         if places.is_empty() {
             return results.into_iter().map(|result| result.unwrap_or(Settled::Stale)).collect();
         }
@@ -89,35 +95,48 @@ async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
                 backoff.pause().await;
                 if let Ok(applied) = store::settle::was_applied(pool, worker, &rest).await {
                     for place in places {
-                        if applied.contains(&group[place].settlement.id) {
+                        if applied.contains(&group[place].settlement.hold()) {
                             results[place] = Some(Settled::Applied);
                         }
                     }
                 }
             }
-            Err(error) => one_by_one(pool, worker, group, &places, &mut results, &error).await,
+            Err(_) => one_by_one(pool, worker, group, &places, &mut results).await,
         }
     }
 }
 
-/// One bad row must not hold its neighbours back. What cannot be written stays running, is found lost, and is parked.
-async fn one_by_one(
-    pool: &PgPool,
-    worker: i64,
-    group: &[Entry],
-    places: &[usize],
-    results: &mut [Option<Settled>],
-    error: &sqlx::Error,
-) {
+/// One bad row must not hold its neighbours back. What cannot be written is parked with the reason, while it is still held.
+async fn one_by_one(pool: &PgPool, worker: i64, group: &[Entry], places: &[usize], results: &mut [Option<Settled>]) {
     for &place in places {
-        let alone = std::slice::from_ref(&group[place].settlement);
-        match store::settle::settle(pool, worker, alone).await {
-            Ok(settled) => results[place] = settled.first().copied(),
-            Err(alone) if store::is_transient(&alone) => return,
-            Err(_) => {
-                let code = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()));
-                let _in_hand = group[place].span.enter();
-                tracing::error!(sqlstate = code, "a settle cannot be written; the job will be parked");
+        let Entry { settlement, span, .. } = &group[place];
+        let refused = match store::settle::settle(pool, worker, std::slice::from_ref(settlement)).await {
+            Ok(settled) => {
+                results[place] = settled.first().copied();
+                continue;
+            }
+            Err(error) if store::is_transient(&error) => return,
+            Err(error) => error,
+        };
+        let why = store::said(&refused);
+        let parked = store::settle::park_refused(pool, worker, settlement, why.as_deref()).await;
+        let _in_hand = span.enter();
+        match parked {
+            Ok(settled) => {
+                tracing::error!(
+                    why,
+                    "the database refuses what a step led to; the job is parked, and nothing of the step is written"
+                );
+                results[place] = Some(settled);
+            }
+            Err(error) if store::is_transient(&error) => return,
+            // It stays running, is found lost, and is parked in the end.
+            Err(error) => {
+                tracing::error!(
+                    why,
+                    parking = store::said(&error),
+                    "a settle cannot be written, nor the job parked; it will be found lost"
+                );
                 results[place] = Some(Settled::Stale);
             }
         }

@@ -27,15 +27,17 @@ pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> V
         let begun = Instant::now();
         beats.fetch_add(1, Ordering::Relaxed);
         crash_point("renew.before");
-        match store::workers::renew(&pool, engine.worker).await {
-            Ok(true) => {
+        // First: a renewal on a new timeline would hide how far the old one is known here.
+        match seen_and_renewed(&engine, &pool).await {
+            Ok(Some(beat)) => {
                 engine.clock.renewed(begun);
+                engine.witness.beat(beat);
                 crash_point("renew.after");
                 if let Err(error) = look_after(&engine, &pool, &mut strays).await {
                     tracing::warn!(%error, "the database did not answer the heartbeat's questions");
                 }
             }
-            Ok(false) => {
+            Ok(None) => {
                 engine.clock.dead();
                 tracing::error!(worker = engine.worker, "declared dead: this process starts nothing more and ends");
                 return Verdict::DeclaredDead;
@@ -47,14 +49,62 @@ pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> V
     }
 }
 
-async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i64)>) -> Result<(), sqlx::Error> {
-    if store::recover::see_server(pool).await? {
-        tracing::error!("the server's timeline changed: every unfinished write is in doubt, and every lease is void");
+async fn seen_and_renewed(engine: &Engine, pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
+    if let Some(timeline) = store::recover::see_server(pool).await?
+        && !engine.witness.is_on(&timeline)
+    {
+        testify(engine, pool, &timeline).await?;
     }
+    store::workers::beat(pool, engine.worker, Some(engine.token)).await
+}
+
+/// Tells, once for each timeline, what the database had acknowledged to this process. Nothing is called on a claim of the old timeline any more.
+async fn testify(engine: &Engine, pool: &PgPool, timeline: &str) -> Result<(), sqlx::Error> {
+    tracing::warn!(timeline, "the server's timeline changed: nothing is claimed until the fleet knows what was lost");
+    let said = engine.witness.testify(timeline);
+    match store::recover::testify(pool, engine.worker, &said).await {
+        Ok(0) => tracing::info!(timeline, "everything that was acknowledged to this worker is there"),
+        Ok(missing) => tracing::error!(
+            timeline,
+            missing,
+            "acknowledged commits are missing: the calls behind them are in doubt, and nobody buys again before its partner was asked"
+        ),
+        Err(error) => {
+            engine.witness.not_heard(timeline);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+async fn deal(engine: &Engine, pool: &PgPool) -> Result<(), sqlx::Error> {
+    use store::recover::Dealt;
+    match store::recover::deal(pool).await? {
+        Dealt::Known | Dealt::Waits => return Ok(()),
+        Dealt::Whole { silent } => {
+            tracing::warn!(silent, "the failover lost nothing: only what dead workers had in hand is in doubt")
+        }
+        Dealt::Lost { missing, silent, doubted } => {
+            metrics::counter!("noshi_commits_lost_total").increment(1);
+            tracing::error!(
+                missing,
+                silent,
+                doubted,
+                "commits were lost with the server: see the runbook, NoshiCommitsLost"
+            );
+        }
+    }
+    metrics::counter!("noshi_timeline_changes_total").increment(1);
+    engine.hints.all();
+    Ok(())
+}
+
+async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i64)>) -> Result<(), sqlx::Error> {
     for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
         crash_point("declare_dead.after");
         tracing::warn!(worker, "declared a silent worker dead");
     }
+    deal(engine, pool).await?;
     let rescued = store::recover::rescue(pool).await?;
     if rescued > 0 {
         crash_point("rescue.after");
@@ -67,11 +117,18 @@ async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i
     let held = store::workers::held(pool, engine.worker).await?;
     let missing: HashSet<(i64, i64)> =
         held.into_iter().filter(|(id, lease)| !engine.held.contains(*id, *lease)).collect();
-    let lost: Vec<(i64, i64)> = missing.intersection(strays).copied().collect();
+    // Of a claim whose answer never came nothing was called; of a task that ended, who knows.
+    let (lost, unheard): (Vec<_>, Vec<_>) =
+        missing.intersection(strays).copied().partition(|(job, lease)| engine.witness.ever_held(*job, *lease));
+    if !unheard.is_empty() {
+        tracing::warn!(jobs = unheard.len(), "gave back jobs whose claim was never answered: nothing was called");
+        store::recover::never_held(pool, engine.worker, &unheard).await?;
+        crash_point("rescue_lost.after");
+        engine.hints.all();
+    }
     if !lost.is_empty() {
         tracing::error!(jobs = lost.len(), "took back jobs that this process had lost sight of");
         store::recover::rescue_lost(pool, engine.worker, &lost).await?;
-        crash_point("rescue_lost.after");
         engine.hints.all();
     }
     *strays = missing;

@@ -37,5 +37,6 @@ pub mod stores;
 pub mod traces;
 pub mod vault;
 pub mod verdict;
+pub mod witness;
 pub mod worker;
 pub mod world;

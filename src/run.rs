@@ -250,7 +250,9 @@ where
             metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => work.claimed.lane.clone()).increment(1);
             return false;
         }
-        !self.engine.stopping() && self.engine.may_call()
+        // What another server acknowledged is in doubt already, if it is not here: then nothing is called on it any more.
+        let known = self.engine.witness.is_on(&work.claimed.timeline);
+        known && !self.engine.stopping() && self.engine.may_call()
     }
 
     async fn hand_back(&self) {
@@ -289,7 +291,7 @@ where
                     self.entered(settlement.doubt);
                     return next;
                 }
-                Ok((Settled::Stale, ..)) => return None,
+                Ok((Settled::Stale | Settled::Refused, ..)) => return None,
                 Ok((Settled::FollowUpConflict, ..)) => {
                     self.park_conflict(state).await;
                     return None;

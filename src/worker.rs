@@ -30,6 +30,7 @@ use crate::{
     probes::Probes,
     retry::DatabaseBackoff,
     store::{self, Role},
+    witness::Witness,
 };
 
 /// Connections of one worker: the work pool, and two for the heartbeat that work can never starve.
@@ -81,11 +82,15 @@ impl Worker {
             .await
             .context("cannot declare the lanes; is the schema migrated (`noshi migrate up`)?")?;
         let clock = Arc::new(LeaseClock::new(pace.lease));
-        let worker = store::workers::register(&vital, name).await.context("cannot register as a worker")?;
+        let identity = store::workers::enter(&vital, name).await.context("cannot register as a worker")?;
+        let store::workers::Identity { id: worker, token, timeline } = identity;
+        let witness = Arc::new(Witness::on(timeline));
         crash_point("register.after");
-        let (flusher, flushers) = Flusher::start(pool.clone(), worker);
+        let (flusher, flushers) = Flusher::start(pool.clone(), worker, Arc::clone(&witness));
         let engine = Arc::new(Engine {
             worker,
+            token,
+            witness,
             pool,
             flusher,
             held: Held::default(),

@@ -167,6 +167,7 @@ async fn look_at_server(connection: &mut PgConnection, it: &mut Findings) -> any
         let bad = if what == "autovacuum" || what == "synchronous_commit" { Health::Fair } else { Health::Bad };
         it.check(what, firm, bad, value.clone(), why);
     }
+    look_at_standbys(&server, it);
     let clock = format!("{lead:+.1} s beside this machine's");
     it.check(
         "clock",
@@ -200,6 +201,30 @@ async fn look_at_server(connection: &mut PgConnection, it: &mut Findings) -> any
         "a forgotten prepared transaction keeps vacuum from its work: commit or roll it back (pg_prepared_xacts)",
     );
     Ok(())
+}
+
+/// Whether a failover can lose what was acknowledged.
+fn look_at_standbys(server: &health::Server, it: &mut Findings) {
+    let local = matches!(server.synchronous_commit.as_str(), "local" | "off");
+    match (server.standbys, server.commits_wait) {
+        (0, false) => it.good("standbys", "none: a failover is a restore"),
+        (0, true) => it.wrong(
+            "standbys",
+            Health::Bad,
+            "commits wait for a standby, and none streams",
+            "bring the standby back: until then every step waits, and waits that are cancelled are commits that a failover loses",
+        ),
+        (found, true) if !local => it.good("standbys", format!("{found}, and commits wait for them")),
+        (found, waits) => {
+            let found = match waits {
+                true => format!("{found}, and commits with synchronous_commit = {} do not wait", server.synchronous_commit),
+                false => format!("{found}, and no commit waits for them"),
+            };
+            let mend = "a failover can lose the last commits: the workers notice, and what may have been called is in doubt. \
+                        Name the standbys in synchronous_standby_names, with synchronous_commit = on";
+            it.wrong("standbys", Health::Fair, found, mend);
+        }
+    }
 }
 
 /// Whether there is a schema to look further into.

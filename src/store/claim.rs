@@ -7,7 +7,7 @@ use noshi_jobs::{Kind, Problem};
 use serde_json::value::RawValue;
 use sqlx::{Row, postgres::PgRow, types::Json};
 
-use super::seconds;
+use super::{notices, seconds};
 
 /// How far ahead of its slot a token may be handed out: a 429 elsewhere stops the fleet within this time.
 pub const HORIZON: Duration = Duration::from_millis(250);
@@ -38,6 +38,10 @@ pub struct Claimed {
     pub age: Duration,
     /// Since it was asked for, waits in lanes included.
     pub existed: Duration,
+    /// Of the server that answered: after another one this claim may be forgotten.
+    pub timeline: String,
+    /// The state's effect is a write, and its token was paid: this claim is for a call.
+    pub calls: bool,
     /// The trace that it was given.
     pub traceparent: Option<String>,
     pub in_state: Duration,
@@ -86,6 +90,8 @@ l as materialized (
     where l.name = $2 and not l.paused and coalesce(l.closed_until <= c.now, true)
       and l.closed_code is distinct from 'credentials'
       and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
+      -- After a change of timeline nothing is claimed before the fleet has dealt with what may be lost.
+      and (select s.timeline from noshi.server_seen s) = split_part(c.server, ' ', 1)
     for update of l
 ),
 -- After a restart or a failover a budget is pushed once: slots handed out before it may be lost to us.
@@ -156,7 +162,8 @@ journal as (
     select id, 'claimed', lease, step, worker, at, at from claimed
 )
 select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.rested is not null as rests, c.lane, c.lease, c.step, c.retries, c.unsure,
-    extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.created_at)::float8 as existed, c.traceparent, extract(epoch from l.now - c.entered_at)::float8 as in_state,
+    extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.created_at)::float8 as existed, c.traceparent,
+    split_part(l.server_now, ' ', 1) as timeline, coalesce(c.writes and c.lane <> '', false) as calls, extract(epoch from l.now - c.entered_at)::float8 as in_state,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
     (select min(extract(epoch from jitter)) from budget)::float8 as jitter,
@@ -196,7 +203,8 @@ pub async fn claim_except(
     // A kind of a newer version is left alone.
     let kinds = Kind::ALL.map(Kind::name).to_vec();
     let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown);
-    let rows = query.fetch_all(pool).await?;
+    // What a standby may not have is not ours: no call is made on it, and the rows are found lost.
+    let rows = notices::none_during(query.fetch_all(pool)).await?;
     let Some(first) = rows.first() else { return Ok(Catch { closed: true, ..Catch::default() }) };
     let mut catch = Catch {
         closed: false,
@@ -235,6 +243,8 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         age: seconds(row.try_get("age")?),
         existed: seconds(row.try_get("existed")?),
         traceparent: row.try_get("traceparent")?,
+        timeline: row.try_get("timeline")?,
+        calls: row.try_get("calls")?,
         in_state: seconds(row.try_get("in_state")?),
         since_call: row.try_get::<Option<f64>, _>("since_call")?.map(seconds),
         wait: row.try_get::<Option<f64>, _>("wait")?.map_or(Duration::ZERO, seconds),
@@ -261,6 +271,7 @@ const DECLINE: &str = "with d as (
     update noshi.job j set status = coalesce(rested, 'needs_operator'), asked = null, rested = null, worker = null, step = j.step + 1,
         finished_at = case when rested in ('completed', 'failed', 'cancelled') then clock_timestamp() end
     where j.id = $2 and j.lease = $3 and j.worker is not distinct from $1 and j.step = $4 and j.asked is not null
+        and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
     returning j.id, j.lease, j.step, j.at, j.code)
 insert into noshi.job_event (job, event, lease, step, worker, was, became, outcome, code)
 select id, 'declined', lease, step - 1, $1, at, at, 'declined', code from d";
@@ -274,6 +285,7 @@ pub async fn decline(pool: &PgPool, worker: i64, held: (i64, i64, i32)) -> Resul
 const HAND_BACK: &str = "with b as (
     update noshi.job j set status = 'available', worker = null from unnest($2::bigint[], $3::bigint[], $4::int[]) as h(id, lease, step)
     where j.id = h.id and j.lease = h.lease and j.worker = $1 and j.step = h.step and j.status = 'running'
+      and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
     returning j.id, j.lease, j.step, j.at)
 insert into noshi.job_event (job, event, lease, step, worker, was, became)
 select id, 'handed_back', lease, step, $1, at, at from b";

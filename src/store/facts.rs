@@ -145,10 +145,18 @@ pub struct NewTrade<'a> {
     pub currency: &'a str,
 }
 
-// After a restore a call for this job may have been made that was lost: it may be as old as the restore's point.
-const SAVE_TRADE: &str = "with doubted as (
-    update noshi.job j set called_at = least(coalesce(j.called_at, s.restored_to), s.restored_to)
-    from noshi.server_seen s where j.id = $4 and s.restored_to is not null returning j.id),
+// After a restore, or where commits were lost with a server, a call for this job may have been made that is not known here: it may be as old
+// as the moment from which on things are missing. A job in doubt before its first trade was claimed for a call that was lost.
+const SAVE_TRADE: &str = "with point as materialized (
+    select j.id, case when s.owed > 0 and not j.unsure and j.created_at > s.lost_since then s.lost_since end as owed,
+        j.unsure or s.restored_to is not null as known,
+        least(j.called_at, s.restored_to, case when s.owed > 0 and j.created_at > s.lost_since then s.lost_since end) as called_at
+    from noshi.job j, noshi.server_seen s where j.id = $4),
+paid as (
+    update noshi.server_seen s set owed = s.owed - 1 from point where point.owed is not null and s.owed > 0),
+doubted as (
+    update noshi.job j set called_at = coalesce(point.called_at, clock_timestamp())
+    from point where j.id = point.id and (point.known or point.owed is not null) returning j.id),
 saved as (
     insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
     select $1, $2, $3, $4, $5, $6, $7, $8

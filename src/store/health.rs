@@ -13,6 +13,9 @@ pub struct Server {
     pub version: i32,
     pub in_recovery: bool,
     pub synchronous_commit: String,
+    /// Standbys that stream from it, and whether commits wait for one.
+    pub standbys: i64,
+    pub commits_wait: bool,
     pub fsync: String,
     pub full_page_writes: String,
     pub autovacuum: String,
@@ -26,7 +29,8 @@ pub struct Server {
 
 pub async fn server(connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
     const SERVER: &str = "select session_user::text as login, current_setting('server_version_num')::int as version, pg_is_in_recovery() as in_recovery,
-    (select reset_val from pg_settings where name = 'synchronous_commit') as synchronous_commit, current_setting('fsync') as fsync,
+    (select reset_val from pg_settings where name = 'synchronous_commit') as synchronous_commit,
+    (select count(*) from pg_stat_replication) as standbys, current_setting('synchronous_standby_names') <> '' as commits_wait, current_setting('fsync') as fsync,
     current_setting('full_page_writes') as full_page_writes, current_setting('autovacuum') as autovacuum,
     current_setting('max_connections')::bigint - (select count(*) from pg_stat_activity where datid is not null and usesysid is not null) as connections_left,
     (select count(*) from pg_prepared_xacts) as prepared_transactions,

@@ -11,6 +11,7 @@ pub mod facts;
 pub mod health;
 pub mod lanes;
 pub mod mails;
+pub mod notices;
 pub mod numbers;
 pub mod operate;
 pub mod point_jobs;

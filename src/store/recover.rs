@@ -1,9 +1,10 @@
-//! What a death leaves: jobs of dead workers, and writes in doubt after the server's timeline changed.
+//! What a death leaves: jobs of dead workers, and what the fleet does when the server's timeline changed.
 
 use crate::store::PgPool;
 use sqlx::Row;
 
-use crate::chaos::crash_point;
+use super::{settle::interval, take_time};
+use crate::{chaos::crash_point, witness::Testimony};
 
 /// Deaths that one job may cause before it is parked.
 pub const POISON: i16 = 3;
@@ -48,34 +49,94 @@ pub async fn rescue_lost(pool: &PgPool, worker: i64, lost: &[(i64, i64)]) -> Res
     Ok(sqlx::query(RESCUE_LOST).bind(POISON).bind(worker).bind(ids).bind(leases).execute(pool).await?.rows_affected())
 }
 
-const SEE_SERVER: &str = "with old as (select server, timeline from noshi.server_seen for update),
-now as (select noshi.server() as server, split_part(noshi.server(), ' ', 1) as timeline),
-seen as (
-    update noshi.server_seen s set server = now.server, timeline = now.timeline, seen_at = clock_timestamp()
-    from old, now where old.server <> now.server returning old.timeline <> now.timeline as changed)
-select coalesce((select changed from seen), false) as changed";
-
-// Acknowledged commits may be gone: every holder is fenced out, and every unfinished write may have been called.
-const DROP_ALL: &str = "with r as (
-    update noshi.job j set unsure = j.unsure or j.writes, called_at = case when j.writes then coalesce(j.called_at, clock_timestamp()) else j.called_at end,
-        lease = case when j.status = 'running' then j.lease + 1 else j.lease end,
-        status = case when j.status = 'running' then 'available' else j.status end,
-        worker = null, lane = case when j.writes then '' else j.lane end, relief = j.relief and not j.writes
-    where j.status = 'running' or (j.writes and j.status in ('scheduled', 'available', 'retryable'))
+const NEVER_HELD: &str = "with b as (
+    update noshi.job j set status = 'available', worker = null from unnest($2::bigint[], $3::bigint[]) as h(id, lease)
+    where j.id = h.id and j.lease = h.lease and j.worker = $1 and j.status = 'running'
     returning j.id, j.lease, j.step, j.at)
-insert into noshi.job_event (job, event, lease, step, became) select id, 'timeline_changed', lease, step, at from r";
+insert into noshi.job_event (job, event, lease, step, worker, was, became)
+select id, 'handed_back', lease, step, $1, at, at from b";
 
-/// Notes a restart or a failover of the server. Returns true if its timeline changed, in which case everything held was dropped.
-pub async fn see_server(pool: &PgPool) -> Result<bool, sqlx::Error> {
+/// Gives back what this worker was never told that it holds: the answer to a claim was lost, and nothing was called. No death is counted.
+pub async fn never_held(pool: &PgPool, worker: i64, claims: &[(i64, i64)]) -> Result<u64, sqlx::Error> {
+    let (ids, leases): (Vec<i64>, Vec<i64>) = claims.iter().copied().unzip();
+    Ok(sqlx::query(NEVER_HELD).bind(worker).bind(ids).bind(leases).execute(pool).await?.rows_affected())
+}
+
+/// Notes a restart or a failover of the server. The timeline, where it is not the one that the fleet has dealt with: until it has, nothing
+/// is claimed.
+pub async fn see_server(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
+    const SEE: &str = "select case when noshi.see_server() then noshi.timeline() end";
+    let unknown = sqlx::query_scalar(SEE).fetch_one(pool).await?;
+    crash_point("see_server.after");
+    Ok(unknown)
+}
+
+/// The timeline of the server that answers.
+pub async fn timeline(pool: &PgPool) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("select noshi.timeline()").fetch_one(pool).await
+}
+
+const TESTIFY: &str = "select noshi.testify($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+
+/// Says what was acknowledged to this worker before the timeline changed. Returns how much of it is missing: what was claimed for a call is in
+/// doubt from here on, also if its row is gone.
+pub async fn testify(pool: &PgPool, worker: i64, said: &Testimony) -> Result<i64, sqlx::Error> {
+    let ago = said.claims.iter().map(|claim| interval(claim.at.elapsed())).collect::<Vec<_>>();
     let mut transaction = pool.begin().await?;
-    let changed: bool = sqlx::query(SEE_SERVER).fetch_one(&mut *transaction).await?.try_get("changed")?;
-    if changed {
-        sqlx::query(DROP_ALL).execute(&mut *transaction).await?;
-        crash_point("see_server.before_commit");
-    }
+    take_time(&mut transaction).await?;
+    let missing = sqlx::query_scalar(TESTIFY)
+        .bind(worker)
+        .bind(said.beats)
+        .bind(said.newest.map(interval))
+        .bind(said.overrun)
+        .bind(said.claims.iter().map(|claim| claim.job).collect::<Vec<_>>())
+        .bind(said.claims.iter().map(|claim| claim.lease).collect::<Vec<_>>())
+        .bind(said.claims.iter().map(|claim| claim.kind.as_str()).collect::<Vec<_>>())
+        .bind(said.claims.iter().map(|claim| claim.key.as_str()).collect::<Vec<_>>())
+        .bind(said.claims.iter().map(|claim| claim.calls).collect::<Vec<_>>())
+        .bind(ago)
+        .bind(said.settles.iter().map(|settle| settle.0).collect::<Vec<_>>())
+        .bind(said.settles.iter().map(|settle| settle.1).collect::<Vec<_>>())
+        .bind(said.settles.iter().map(|settle| settle.2).collect::<Vec<_>>())
+        .fetch_one(&mut *transaction)
+        .await?;
+    crash_point("testify.before_commit");
     transaction.commit().await?;
-    if changed {
-        crash_point("see_server.after");
+    crash_point("testify.after");
+    Ok(missing)
+}
+
+/// What the fleet came to about a change of timeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dealt {
+    /// It was dealt with before.
+    Known,
+    /// A worker that lived before has neither testified nor been declared dead.
+    Waits,
+    /// Nothing was lost that anybody was told of.
+    Whole {
+        silent: i32,
+    },
+    Lost {
+        missing: i64,
+        silent: i32,
+        doubted: i64,
+    },
+}
+
+/// Deals with a change of timeline, if everybody who can tell has told: from then on claims are answered again.
+pub async fn deal(pool: &PgPool) -> Result<Dealt, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    take_time(&mut transaction).await?;
+    let row = sqlx::query("select * from noshi.deal_with_timeline()").fetch_one(&mut *transaction).await?;
+    crash_point("see_server.before_commit");
+    transaction.commit().await?;
+    let silent = row.try_get::<Option<i32>, _>("silent")?.unwrap_or_default();
+    let number = |name| row.try_get::<Option<i64>, _>(name).map(Option::unwrap_or_default);
+    match row.try_get::<String, _>("verdict")?.as_str() {
+        "same" => Ok(Dealt::Known),
+        "waits" => Ok(Dealt::Waits),
+        "whole" => Ok(Dealt::Whole { silent }),
+        _ => Ok(Dealt::Lost { missing: number("missing")?, silent, doubted: number("doubted")? }),
     }
-    Ok(changed)
 }

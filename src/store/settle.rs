@@ -2,10 +2,11 @@
 
 use std::{borrow::Borrow, collections::HashSet, time::Duration};
 
-use crate::store::{PgConnection, PgPool};
-use noshi_jobs::{Request, machine::Doubt};
+use noshi_jobs::{Problem, Request, machine::Doubt};
 use serde_json::value::RawValue;
-use sqlx::{Row, types::Json};
+use sqlx::{Row, postgres::PgRow, types::Json};
+
+use crate::store::{PgConnection, PgPool};
 
 use super::{enqueue, facts};
 use crate::chaos::{Bug, crash_point, planted};
@@ -112,10 +113,27 @@ pub struct Settlement {
     pub traceparent: Option<String>,
 }
 
+/// What a settle is about: this step of this job under this lease. A job's number alone would take a stale holder for the fresh one.
+pub type Hold = (i64, i64, i32);
+
+impl Settlement {
+    pub const fn hold(&self) -> Hold {
+        (self.id, self.lease, self.step)
+    }
+}
+
+/// The places of those that may travel together: a job's first alone, so that one statement never meets a job twice.
+pub fn first_of_each_job<'a>(group: impl IntoIterator<Item = (usize, &'a Settlement)>) -> Vec<usize> {
+    let mut jobs = HashSet::new();
+    group.into_iter().filter(|(_, s)| jobs.insert(s.id)).map(|(place, _)| place).collect()
+}
+
 /// What became of a settle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     Applied,
+    /// The database will never take it: the job was parked instead, with the reason.
+    Refused,
     /// The lease was lost: another worker has the job, or it was declared lost. Touch nothing more.
     Stale,
     /// A follow-up exists with other arguments; nothing of this step was written.
@@ -160,7 +178,7 @@ u as (
 )
 insert into noshi.job_event (job, event, lease, step, worker, became, outcome, code, detail)
 select id, 'settled', lease, step, $1, at, outcome, code, detail from u
-returning job"
+returning job, lease, step"
         )
     };
 }
@@ -173,14 +191,14 @@ const SETTLE: &str = settle_sql!(
 );
 const SETTLE_UNFENCED: &str = settle_sql!("true");
 
-/// Settles many jobs in one transaction, facts and follow-ups with them. Returns the ids that were applied; the rest are stale.
+/// Settles many jobs in one transaction, facts and follow-ups with them. Returns what was applied; the rest are stale.
 ///
 /// Where a follow-up conflicts nothing at all is written, and the error names the job.
 async fn settle_in(
     connection: &mut PgConnection,
     worker: i64,
     group: &[&Settlement],
-) -> Result<HashSet<i64>, SettleError> {
+) -> Result<HashSet<Hold>, SettleError> {
     let unwinding = || group.iter().any(|s| s.undo.is_some());
     let sql =
         if planted(Bug::NoFence) || (planted(Bug::UnfencedUndo) && unwinding()) { SETTLE_UNFENCED } else { SETTLE };
@@ -218,13 +236,10 @@ async fn settle_in(
         }))
         .fetch_all(&mut *connection)
         .await?;
-    let mut applied = HashSet::with_capacity(rows.len());
-    for row in rows {
-        applied.insert(row.try_get("job")?);
-    }
+    let applied = rows.iter().map(hold).collect::<Result<HashSet<Hold>, _>>()?;
     let mut new_facts = vec![];
     let mut follow_ups = vec![];
-    for s in group.iter().filter(|s| applied.contains(&s.id)) {
+    for s in group.iter().filter(|s| applied.contains(&s.hold())) {
         new_facts.extend(s.facts.iter().map(|fact| (s.id, fact)));
         follow_ups.extend(s.follow_ups.iter().map(|request| (s.id, request, s.traceparent.as_deref())));
     }
@@ -243,32 +258,38 @@ pub enum SettleError {
     Database(#[from] sqlx::Error),
 }
 
-/// Settles a group. Each job's result stands at its place in the group.
+/// Settles a group. Each one's result stands at its place in the group.
 pub async fn settle(
     pool: &PgPool,
     worker: i64,
     group: &[impl Borrow<Settlement> + Sync],
 ) -> Result<Vec<Settled>, sqlx::Error> {
     let group: Vec<&Settlement> = group.iter().map(Borrow::borrow).collect();
-    let mut conflicts = HashSet::new();
+    let mut results = vec![None; group.len()];
     loop {
-        let rest: Vec<&Settlement> = group.iter().copied().filter(|s| !conflicts.contains(&s.id)).collect();
+        let open = group.iter().copied().enumerate().filter(|(place, _)| results[*place].is_none());
+        let places = first_of_each_job(open);
+        if places.is_empty() {
+            return Ok(results.into_iter().flatten().collect());
+        }
+        let rest: Vec<&Settlement> = places.iter().map(|place| group[*place]).collect();
         match settle_once(pool, worker, &rest).await {
             Ok(applied) => {
-                let result = |s: &Settlement| match () {
-                    () if conflicts.contains(&s.id) => Settled::FollowUpConflict,
-                    () if applied.contains(&s.id) => Settled::Applied,
-                    () => Settled::Stale,
-                };
-                return Ok(group.iter().copied().map(result).collect());
+                for place in places {
+                    let is_applied = applied.contains(&group[place].hold());
+                    results[place] = Some(if is_applied { Settled::Applied } else { Settled::Stale });
+                }
             }
-            Err(SettleError::FollowUpConflict(id)) => _ = conflicts.insert(id),
+            Err(SettleError::FollowUpConflict(id)) => {
+                let conflicting = places.into_iter().filter(|place| group[*place].id == id);
+                conflicting.for_each(|place| results[place] = Some(Settled::FollowUpConflict));
+            }
             Err(SettleError::Database(error)) => return Err(error),
         }
     }
 }
 
-async fn settle_once(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Result<HashSet<i64>, SettleError> {
+async fn settle_once(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Result<HashSet<Hold>, SettleError> {
     crash_point("settle.before");
     let bare = group.iter().all(|s| s.facts.is_empty() && s.follow_ups.is_empty());
     if bare {
@@ -283,6 +304,36 @@ async fn settle_once(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Resul
     transaction.commit().await?;
     crash_point("settle.after");
     Ok(applied)
+}
+
+// The row stays where it stands: what the step led to is what cannot be written. Of a write the answer is lost to us, and only that.
+const PARK_REFUSED: &str = "with p as (
+    update noshi.job j set status = 'needs_operator', code = $5, detail = $6, outcome = $5, step = j.step + 1, worker = null,
+        unsure = j.unsure or j.writes or $7, lost = 0, asked = null, rested = null
+    where j.id = $2 and j.lease = $3 and j.worker is not distinct from $1 and j.step = $4
+        and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
+    returning j.id, j.at)
+insert into noshi.job_event (job, event, lease, step, worker, became, outcome, code, detail)
+select id, 'settled', $3, $4, $1, at, $5, $5, $6 from p returning job";
+
+/// Parks a job whose settle the database will never take, where it stands, and says why. Stale, as any settle, if it is not held any more.
+pub async fn park_refused(
+    pool: &PgPool,
+    worker: i64,
+    refused: &Settlement,
+    why: Option<&str>,
+) -> Result<Settled, sqlx::Error> {
+    let parked = sqlx::query(PARK_REFUSED)
+        .bind(worker)
+        .bind(refused.id)
+        .bind(refused.lease)
+        .bind(refused.step)
+        .bind(Problem::SettleRefused.code())
+        .bind(why)
+        .bind(refused.doubt == Doubt::Raised)
+        .fetch_optional(pool)
+        .await?;
+    Ok(if parked.is_some() { Settled::Refused } else { Settled::Stale })
 }
 
 /// Settles one job inside the transaction of its local operation, and commits both or neither.
@@ -310,18 +361,22 @@ pub async fn settle_local(
     }
 }
 
-const WAS_APPLIED: &str = "select e.job from unnest($2::bigint[], $3::bigint[], $4::int[]) as s(id, lease, step)
+const WAS_APPLIED: &str = "select e.job, e.lease, e.step from unnest($2::bigint[], $3::bigint[], $4::int[]) as s(id, lease, step)
 join noshi.job_event e on e.job = s.id and e.step = s.step and e.lease = s.lease and e.worker = $1 and e.event = 'settled'";
 
 /// After an answer to a COMMIT was lost: which of these settles are in the journal?
-pub async fn was_applied(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Result<HashSet<i64>, sqlx::Error> {
+pub async fn was_applied(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Result<HashSet<Hold>, sqlx::Error> {
     let (ids, (leases, steps)): (Vec<i64>, (Vec<i64>, Vec<i32>)) =
         group.iter().map(|s| (s.id, (s.lease, s.step))).unzip();
     let rows = sqlx::query(WAS_APPLIED).bind(worker).bind(ids).bind(leases).bind(steps).fetch_all(pool).await?;
-    rows.iter().map(|row| row.try_get("job")).collect()
+    rows.iter().map(hold).collect()
 }
 
-fn interval(delay: Duration) -> sqlx::postgres::types::PgInterval {
+fn hold(row: &PgRow) -> Result<Hold, sqlx::Error> {
+    Ok((row.try_get("job")?, row.try_get("lease")?, row.try_get("step")?))
+}
+
+pub(super) fn interval(delay: Duration) -> sqlx::postgres::types::PgInterval {
     let microseconds = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
     sqlx::postgres::types::PgInterval { months: 0, days: 0, microseconds }
 }

@@ -5,19 +5,39 @@ use std::time::Duration;
 use crate::store::PgPool;
 use sqlx::Row;
 
-const REGISTER: &str = "insert into noshi.worker (name) values ($1) returning id";
+const REGISTER: &str = "insert into noshi.worker (name) values ($1) returning id, token, timeline";
+
+/// Who a process is to the database.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Identity {
+    pub id: i64,
+    /// Its number alone could be given twice, where the registration was lost with a server.
+    pub token: sqlx::types::Uuid,
+    /// On which it began.
+    pub timeline: String,
+}
 
 /// A new identity, at every start.
 pub async fn register(pool: &PgPool, name: &str) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(REGISTER).bind(name).fetch_one(pool).await
+    Ok(enter(pool, name).await?.id)
 }
 
-const RENEW: &str =
-    "update noshi.worker set seen_at = clock_timestamp() where id = $1 and dead_at is null returning id";
+/// The same, with all that a process has to know of itself.
+pub async fn enter(pool: &PgPool, name: &str) -> Result<Identity, sqlx::Error> {
+    sqlx::query_as(REGISTER).bind(name).fetch_one(pool).await
+}
+
+const RENEW: &str = "update noshi.worker set seen_at = clock_timestamp(), beats = beats + 1
+where id = $1 and dead_at is null and ($2::uuid is null or token = $2) returning beats";
 
 /// True while this worker counts as alive; false once it was declared dead, which is final.
 pub async fn renew(pool: &PgPool, worker: i64) -> Result<bool, sqlx::Error> {
-    Ok(sqlx::query(RENEW).bind(worker).fetch_optional(pool).await?.is_some())
+    Ok(beat(pool, worker, None).await?.is_some())
+}
+
+/// The number of this heartbeat; `None` once this worker was declared dead, which is final, or where its number is another's.
+pub async fn beat(pool: &PgPool, worker: i64, token: Option<sqlx::types::Uuid>) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(RENEW).bind(worker).bind(token).fetch_optional(pool).await
 }
 
 const STOP: &str = "update noshi.worker set stopped_at = clock_timestamp() where id = $1";

@@ -18,6 +18,7 @@ mod drill;
 mod dump;
 mod engine;
 mod examples;
+mod failover;
 mod fleet;
 mod lanes;
 mod links;

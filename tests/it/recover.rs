@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
-use noshi::store::{
-    claim::{claim, hand_back},
-    recover, workers,
+use noshi::{
+    store::{
+        PgPool,
+        claim::{Claimed, claim, hand_back},
+        lanes::Budget,
+        recover::{self, Dealt},
+        workers,
+    },
+    witness::{self, Testimony},
 };
 use noshi_jobs::Problem;
 use serde_json::json;
@@ -28,10 +33,14 @@ async fn job(pool: &PgPool, id: i64) -> (String, String, Option<String>, bool, i
         .unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_change_of_timeline_every_unfinished_write_is_in_doubt_and_every_lease_is_void() {
-    let db = database().await;
-    let pool = &db.pool;
+/// As if the server had been replaced by one of this timeline, and this worker had lived before.
+async fn another_timeline(pool: &PgPool) {
+    run(pool, "update noshi.server_seen set server = '00000000 1', timeline = '00000000'").await;
+    run(pool, "update noshi.worker set timeline = '00000000'").await;
+}
+
+/// Two jobs of which one is in hand and one waits for its call, and one that nobody has seen.
+async fn called_waiting_and_fresh(pool: &PgPool) -> (i64, i64, i64) {
     let writing = probe(pool, json!({"id": "writing", "steps": 2, "lane": "l"})).await;
     let waiting = probe(pool, json!({"id": "waiting", "steps": 2, "lane": "l"})).await;
     let fresh = probe(pool, json!({"id": "fresh", "steps": 2})).await;
@@ -41,18 +50,145 @@ async fn after_a_change_of_timeline_every_unfinished_write_is_in_doubt_and_every
         r#"update noshi.job set at = 'calling', state = '{"at": "calling", "left": 1, "turn": 0}', writes = true, lane = 'l' where key in ('writing', 'waiting')"#,
     )
     .await;
+    (writing, waiting, fresh)
+}
+
+fn remembered(job: &Claimed, lease: i64) -> witness::Claim {
+    let (kind, key, at) = (job.kind.clone(), job.key.clone(), std::time::Instant::now());
+    witness::Claim { job: job.id, lease, kind, key, calls: true, at }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_claimed_on_a_timeline_before_every_worker_that_lived_before_has_told_what_it_knows() {
+    let db = database().await;
+    let pool = &db.pool;
+    let (writing, waiting, fresh) = called_waiting_and_fresh(pool).await;
+    let worker = workers::register(pool, "w").await.unwrap();
+    let other = workers::register(pool, "other").await.unwrap();
+    let held = claim(pool, worker, "l", 1, false).await.unwrap().jobs.remove(0);
+    assert_eq!((held.id, held.lease, held.calls), (writing, 1, true));
+    assert_eq!(recover::see_server(pool).await.unwrap(), None, "nothing has changed yet");
+    another_timeline(pool).await;
+    // Whoever asks first: no heartbeat has seen it.
+    assert!(claim(pool, other, "l", 1, false).await.unwrap().closed);
+    let timeline = recover::see_server(pool).await.unwrap().expect("another timeline");
+    assert_eq!(timeline, recover::timeline(pool).await.unwrap());
+    assert!(claim(pool, other, "l", 1, false).await.unwrap().closed, "seen is not dealt with");
+    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits);
+    let said = Testimony { claims: vec![remembered(&held, 1)], ..Testimony::default() };
+    assert_eq!(recover::testify(pool, worker, &said).await.unwrap(), 0);
+    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits, "the other has not told yet");
+    assert!(claim(pool, other, "l", 1, false).await.unwrap().closed);
+    assert_eq!(recover::testify(pool, other, &Testimony::default()).await.unwrap(), 0);
+    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Whole { silent: 0 });
+    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Known, "a change is dealt with once");
+    assert_eq!(recover::see_server(pool).await.unwrap(), None);
+    // Nothing was lost: who holds a job holds it, and what waits is as it was.
+    assert_eq!(job(pool, writing).await, ("running".into(), "calling".into(), None, false, 1));
+    assert_eq!(job(pool, waiting).await, ("available".into(), "calling".into(), None, false, 0));
+    assert_eq!(job(pool, fresh).await, ("available".into(), "new".into(), None, false, 0));
+    assert_eq!(claim(pool, other, "l", 1, false).await.unwrap().jobs[0].id, waiting);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_acknowledged_and_is_missing_puts_its_job_in_doubt_wherever_it_fell_back_to() {
+    let db = database().await;
+    let pool = &db.pool;
+    let (writing, waiting, fresh) = called_waiting_and_fresh(pool).await;
     let worker = workers::register(pool, "w").await.unwrap();
     let held = claim(pool, worker, "l", 1, false).await.unwrap().jobs.remove(0);
-    assert_eq!((held.id, held.lease), (writing, 1));
-    assert!(!recover::see_server(pool).await.unwrap(), "nothing has changed yet");
-    run(pool, "update noshi.server_seen set server = '00000000 1', timeline = '00000000'").await;
-    assert!(recover::see_server(pool).await.unwrap());
-    assert_eq!(job(pool, writing).await, ("available".into(), "calling".into(), None, true, 2));
-    assert_eq!(job(pool, waiting).await, ("available".into(), "calling".into(), None, true, 0));
-    assert_eq!(job(pool, fresh).await, ("available".into(), "new".into(), None, false, 0));
-    // The holder of before is fenced out, even from handing back.
+    another_timeline(pool).await;
+    recover::see_server(pool).await.unwrap().expect("another timeline");
+    // Its job was claimed again; another was claimed from the very beginning to its call; a third is not there any more, and its number is another's.
+    let of = |id: i64, key: &str, lease| witness::Claim { job: id, key: key.to_owned(), ..remembered(&held, lease) };
+    let claims = vec![remembered(&held, 1), remembered(&held, 4), of(fresh, "fresh", 2), of(waiting, "gone", 7)];
+    assert_eq!(recover::testify(pool, worker, &Testimony { claims, ..Testimony::default() }).await.unwrap(), 3);
+    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Lost { missing: 3, silent: 0, doubted: 2 });
+    assert_eq!(job(pool, writing).await, ("available".into(), "calling".into(), None, true, 5));
+    assert_eq!(job(pool, fresh).await, ("available".into(), "new".into(), None, true, 3));
+    // Not called, and no settle under the old number's lease can fit it.
+    assert_eq!(job(pool, waiting).await, ("available".into(), "calling".into(), None, false, 8));
     assert_eq!(hand_back(pool, worker, &[(held.id, held.lease, held.step)]).await.unwrap(), 0);
-    assert!(!recover::see_server(pool).await.unwrap(), "a change is seen once");
+    // Its producer asks again: a job in doubt, under a number that was never given before.
+    let again = probe(pool, json!({"id": "gone", "steps": 2})).await;
+    assert!(again > fresh + 1_000, "{again}");
+    assert_eq!(job(pool, again).await, ("available".into(), "new".into(), None, true, 8));
+    let other = probe(pool, json!({"id": "another", "steps": 2})).await;
+    assert!(!job(pool, other).await.3);
+    // What is marked already is not missed again.
+    another_timeline(pool).await;
+    let claims = vec![of(waiting, "gone", 7)];
+    assert_eq!(recover::testify(pool, worker, &Testimony { claims, ..Testimony::default() }).await.unwrap(), 0);
+    // A heartbeat or a settle that is missing tells of a loss as well.
+    for said in [
+        Testimony { beats: 3, ..Testimony::default() },
+        Testimony { settles: vec![(fresh, 1, 0)], ..Testimony::default() },
+    ] {
+        assert_eq!(recover::testify(pool, worker, &said).await.unwrap(), 1, "{said:?}");
+    }
+}
+
+/// It died with the server, whose standby was behind: its lane may have begun so many calls, in the order of claims.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lanes_budgets() {
+    for (synchronous, doubted) in [(false, 6), (true, 0)] {
+        let db = database().await;
+        let pool = &db.pool;
+        let budget = Budget { per: Duration::from_secs(1), calls: 2, burst: 1, jitter: Duration::ZERO };
+        noshi::store::lanes::declare(pool, "l", &[budget]).await.unwrap();
+        for n in 0..20 {
+            probe(pool, json!({"id": format!("p{n}"), "steps": 2, "lane": "l"})).await;
+        }
+        run(pool, r#"update noshi.job set at = 'calling', state = '{"at": "calling", "left": 1, "turn": 0}', writes = true, lane = 'l'"#).await;
+        workers::register(pool, "w").await.unwrap();
+        another_timeline(pool).await;
+        sqlx::query("update noshi.server_seen set synchronous = $1").bind(synchronous).execute(pool).await.unwrap();
+        recover::see_server(pool).await.unwrap().expect("another timeline");
+        assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits);
+        // Two and a half seconds, at one call in half a second.
+        run(pool, "update noshi.failover set known_to = seen_at - interval '2.4 seconds'").await;
+        run(pool, "update noshi.worker set dead_at = clock_timestamp()").await;
+        let expected = match synchronous {
+            true => Dealt::Whole { silent: 1 },
+            false => Dealt::Lost { missing: 0, silent: 1, doubted },
+        };
+        assert_eq!(recover::deal(pool).await.unwrap(), expected);
+        let in_doubt = "select coalesce(array_agg(key order by id), '{}') from noshi.job where unsure";
+        let in_doubt: Vec<String> = sqlx::query_scalar(in_doubt).fetch_one(pool).await.unwrap();
+        let first: Vec<String> = (0..doubted).map(|n| format!("p{n}")).collect();
+        assert_eq!(in_doubt, first);
+    }
+}
+
+/// A claim whose answer never came: nobody here ever held it, so nothing was called, and no death is counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_never_answered_raises_no_doubt() {
+    let db = database().await;
+    let pool = &db.pool;
+    let (writing, ..) = called_waiting_and_fresh(pool).await;
+    let worker = workers::register(pool, "w").await.unwrap();
+    let held = claim(pool, worker, "l", 1, false).await.unwrap().jobs.remove(0);
+    assert_eq!(recover::never_held(pool, worker, &[(held.id, 0)]).await.unwrap(), 0, "another lease");
+    assert_eq!(recover::never_held(pool, worker, &[(held.id, held.lease)]).await.unwrap(), 1);
+    assert_eq!(job(pool, writing).await, ("available".into(), "calling".into(), None, false, 1));
+    let lost: i32 = sqlx::query_scalar("select lost::int from noshi.job where id = $1")
+        .bind(writing)
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!((lost, claim(pool, worker, "l", 1, false).await.unwrap().jobs[0].id), (0, writing));
+}
+
+/// Its number was given to another process, where its registration was lost: it is not that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_known_by_more_than_its_number() {
+    let db = database().await;
+    let pool = &db.pool;
+    let one = workers::enter(pool, "one").await.unwrap();
+    let two = workers::enter(pool, "two").await.unwrap();
+    assert_eq!(workers::beat(pool, one.id, Some(one.token)).await.unwrap(), Some(1));
+    assert_eq!(workers::beat(pool, one.id, Some(one.token)).await.unwrap(), Some(2));
+    assert_eq!(workers::beat(pool, one.id, Some(two.token)).await.unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,12 +229,11 @@ async fn a_job_that_its_own_worker_lost_sight_of_is_found() {
     .await
     .unwrap();
     at_rest(pool).await;
-    let rescued: i64 = sqlx::query_scalar("select count(*) from noshi.job_event where job = $1 and event = 'rescued'")
-        .bind(lost)
-        .fetch_one(pool)
-        .await
-        .unwrap();
-    assert_eq!((job(pool, lost).await.0.as_str(), rescued), ("completed", 1));
+    let found = "select count(*) filter (where event = 'handed_back'), count(*) filter (where event = 'rescued') from noshi.job_event where job = $1";
+    let found: (i64, i64) = sqlx::query_as(found).bind(lost).fetch_one(pool).await.unwrap();
+    // Nothing was called: it is given back, and no death is counted.
+    let (status, _, _, unsure, _) = job(pool, lost).await;
+    assert_eq!((status.as_str(), unsure, found), ("completed", false, (1, 0)));
     worker.stop().await;
 }
 

@@ -201,6 +201,87 @@ async fn facts_are_there_with_their_transition_or_not_at_all() {
     assert_eq!(notes, ["fresh"]);
 }
 
+/// One worker held a job, lost it, and holds it again; both holds settle in one group. What was applied is a hold, not a job.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_holds_of_one_job_in_one_group_only_the_fresh_one_is_written_and_told() {
+    let db = database().await;
+    let pool = &db.pool;
+    probes(pool, 3).await;
+    let (worker, stale) = held(pool, 3).await;
+    let lost: Vec<(i64, i64)> = stale.iter().map(|job| (job.id, job.lease)).collect();
+    assert_eq!(store::recover::rescue_lost(pool, worker, &lost).await.unwrap(), 3);
+    let fresh = store::claim::claim(pool, worker, "", 3, true).await.unwrap().jobs;
+    let of = |text: &str, job: &Claimed| Settlement {
+        facts: note(text),
+        follow_ups: follow_up(&format!("{text}-{}", job.key), 1),
+        ..done(job)
+    };
+    let new = |id: i64| fresh.iter().find(|job| job.id == id).expect("claimed again");
+    // Each order of the two, and a step that is settled twice under one hold.
+    let group = [
+        of("stale", &stale[0]),
+        of("fresh", new(stale[0].id)),
+        of("fresh", new(stale[1].id)),
+        of("stale", &stale[1]),
+        of("fresh", new(stale[2].id)),
+        of("twice", new(stale[2].id)),
+    ];
+    use Settled::{Applied, Stale};
+    let expected = [Stale, Applied, Applied, Stale, Applied, Stale];
+    assert_eq!(settle(pool, worker, &group).await.unwrap(), expected);
+    let notes = "select count(*) filter (where text = 'fresh'), count(*) from noshi.probe_note";
+    let notes: (i64, i64) = sqlx::query_as(notes).fetch_one(pool).await.unwrap();
+    let follow_ups = count(pool, "select count(*) from noshi.job where key like 'stale-%' or key like 'twice-%'").await;
+    assert_eq!((notes, follow_ups), ((3, 3), 0));
+    // And so it is where an answer was lost and the journal is asked.
+    let group: Vec<&Settlement> = group.iter().collect();
+    let applied = store::settle::was_applied(pool, worker, &group).await.unwrap();
+    let told: Vec<bool> = group.iter().map(|settlement| applied.contains(&settlement.hold())).collect();
+    assert_eq!(told, [false, true, true, false, true, true], "the last two are one step");
+}
+
+/// What a constraint refuses is no death of a worker: the job is parked at once, in doubt if it called, with the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
+    let db = database().await;
+    let pool = &db.pool;
+    probes(pool, 3).await;
+    let (worker, jobs) = held(pool, 3).await;
+    sqlx::query("update noshi.job set writes = true where id = $1").bind(jobs[0].id).execute(pool).await.unwrap();
+    let (flusher, tasks) = noshi::flush::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
+    let value = money::Money { amount: 1, currency: money::Currency::Jpy };
+    let gift = || {
+        let [trade, grant, provider, card] = ["t", "g", "p", "c"].map(str::to_owned);
+        vec![Fact::Gift(gift_issuance::Fact::Issued { trade, grant, provider, value, card, code: None })]
+    };
+    let refused = |job: &Claimed| Settlement { facts: gift(), ..done(job) };
+    let (called, looked, neighbour) = tokio::join!(
+        flusher.settle(refused(&jobs[0])),
+        flusher.settle(refused(&jobs[1])),
+        flusher.settle(Settlement { facts: note("neighbour"), ..done(&jobs[2]) }),
+    );
+    assert_eq!([called, looked, neighbour], [Settled::Refused, Settled::Refused, Settled::Applied]);
+    let rows = "select status::text, at, code, detail, unsure, step, lost::int from noshi.job order by id";
+    type Parked = (String, String, Option<String>, Option<String>, bool, i32, i32);
+    let rows: Vec<Parked> = sqlx::query_as(rows).fetch_all(pool).await.unwrap();
+    for (row, unsure) in rows.iter().zip([true, false]) {
+        assert_eq!(
+            (row.0.as_str(), row.1.as_str(), row.2.as_deref()),
+            ("needs_operator", "new", Some("settle_refused"))
+        );
+        assert!(row.3.as_deref().is_some_and(|why| why.contains("23503") && why.contains("gift_outcome")), "{row:?}");
+        assert_eq!((row.4, row.5, row.6), (unsure, 1, 0));
+    }
+    assert_eq!(rows[2].0, "completed");
+    // A stale hold parks nothing.
+    let again = store::settle::park_refused(pool, worker, &refused(&jobs[1]), None).await.unwrap();
+    assert_eq!(again, Settled::Stale);
+    drop(flusher);
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
 /// Killed between the facts and the commit, or right after the commit, before it hears of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_at_the_commit_writes_its_fact_once() {

@@ -1,0 +1,283 @@
+set role noshi_owner;
+
+-- A change of the server's timeline is dealt with by the fleet before anybody claims again: each worker that lived before it testifies what
+-- the database had acknowledged to it, and what is missing was lost with the server. See ARCHITECTURE.md, "A failover".
+
+create function noshi.timeline() returns text language sql stable as $$
+    select substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+$$;
+revoke execute on function noshi.timeline() from public;
+grant execute on function noshi.timeline() to noshi_worker, noshi_operator;
+
+alter table noshi.worker
+    -- The last timeline for which it testified, or on which it began.
+    add column timeline text not null default noshi.timeline(),
+    -- Its heartbeats: the newest that was answered must still be here after a failover.
+    add column beats bigint not null default 0,
+    -- Two processes never share an identity, not even where the registration of one was lost and its number was given again.
+    add column token uuid not null default gen_random_uuid();
+
+alter table noshi.server_seen
+    -- Whether commits waited for a standby when the fleet last looked.
+    add column synchronous boolean not null default false,
+    -- First calls since a loss that may be second ones, and the moment of the loss: so many new trades are asked for before they are bought.
+    add column owed integer not null default 0 check (owed >= 0),
+    add column lost_since timestamptz;
+
+-- One row a change of timeline.
+create table noshi.failover (
+    timeline  text primary key,
+    was       text not null,
+    seen_at   timestamptz not null default clock_timestamp(),
+    -- The newest moment of the timeline before of which anything arrived here.
+    known_to  timestamptz not null,
+    -- Acknowledged writes that witnesses did not find.
+    missing   bigint not null default 0,
+    -- Workers that could not testify: they died with the server.
+    silent    integer not null default 0,
+    -- A witness no longer remembered everything that is missing.
+    overrun   boolean not null default false,
+    doubted   bigint not null default 0,
+    -- 'whole' or 'lost', once the fleet has dealt with it.
+    verdict   text check (verdict in ('whole', 'lost')),
+    dealt_at  timestamptz
+);
+
+-- Calls whose claims were acknowledged and are gone: a job of this id is in doubt, also one that is asked for again.
+create table noshi.lost_call (
+    kind       text not null,
+    key        text not null,
+    lease      bigint not null,
+    called_at  timestamptz not null,
+    timeline   text not null,
+    primary key (kind, key)
+);
+-- What a witness missed: claims that had been acknowledged to it.
+create table noshi.testimony (
+    timeline   text not null,
+    worker     bigint not null,
+    job        bigint not null,
+    lease      bigint not null,
+    kind       text not null,
+    key        text not null,
+    calls      boolean not null,
+    called_at  timestamptz not null,
+    primary key (timeline, worker, job, lease)
+);
+grant select on noshi.failover, noshi.lost_call, noshi.testimony to noshi_worker, noshi_operator;
+
+-- Notes a restart or a failover. The timeline itself is taken over only once it is dealt with; until then no claim is answered.
+create function noshi.see_server() returns boolean language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare
+    s server_seen;
+    here text := timeline();
+    waits boolean := current_setting('synchronous_standby_names') <> '';
+begin
+    select * into s from server_seen;
+    if s.server <> server() or (s.timeline = here and s.synchronous <> waits) then
+        select * into s from server_seen for update;
+        update server_seen set server = server(), synchronous = case when timeline = here then waits else synchronous end,
+            seen_at = case when server <> server() then clock_timestamp() else seen_at end;
+    end if;
+    if s.timeline <> here then
+        insert into failover (timeline, was, known_to)
+        select here, s.timeline, least(clock_timestamp(), greatest(s.seen_at, max(w.seen_at))) from worker w where w.timeline <> here
+        on conflict do nothing;
+    end if;
+    return s.timeline <> here;
+end $$;
+revoke execute on function noshi.see_server() from public;
+grant execute on function noshi.see_server() to noshi_worker;
+
+-- What a worker remembers, against what is here. Called once for each change of timeline by each process that lived before it, known here or not.
+--
+-- A job that was claimed for a call, and whose claim is missing, is in doubt. Leases that were handed out before are never handed out
+-- again, also where a number now belongs to another job, so that no settle under them can fit.
+create function noshi.testify(p_worker bigint, p_beats bigint, p_newest interval, p_overrun boolean,
+    p_jobs bigint[], p_leases bigint[], p_kinds text[], p_keys text[], p_calls boolean[], p_ago interval[],
+    p_settled bigint[], p_settled_leases bigint[], p_settled_steps integer[])
+returns bigint language plpgsql security definer
+set search_path = noshi, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+    here text := timeline();
+    lost bigint;
+    n bigint;
+begin
+    insert into testimony
+    select here, p_worker, c.job, c.lease, c.kind, c.key, c.calls, clock_timestamp() - c.ago
+    from unnest(p_jobs, p_leases, p_kinds, p_keys, p_calls, p_ago) as c(job, lease, kind, key, calls, ago)
+    where not exists (select from job_event e where e.job = c.job and e.lease = c.lease and e.worker = p_worker and e.event = 'claimed')
+      and not exists (select from lost_call k where k.kind = c.kind and k.key = c.key and k.lease >= c.lease)
+    on conflict do nothing;
+    get diagnostics lost = row_count;
+
+    insert into lost_call (kind, key, lease, called_at, timeline)
+    select kind, key, max(lease), min(called_at), here from testimony t
+    where t.timeline = here and t.worker = p_worker and calls group by kind, key order by kind, key
+    on conflict (kind, key) do update set lease = greatest(lost_call.lease, excluded.lease),
+        called_at = least(lost_call.called_at, excluded.called_at), timeline = excluded.timeline;
+
+    -- A row that fell back to before its call is in doubt wherever it stands now; one that is over has ended without that call.
+    with m as (
+        select kind, key, max(lease) as lease, bool_or(calls) as calls, min(called_at) filter (where calls) as called_at
+        from testimony t where t.timeline = here and t.worker = p_worker group by kind, key),
+    d as (
+        update job j set lease = greatest(j.lease, m.lease) + 1, unsure = j.unsure or m.calls,
+            called_at = least(j.called_at, m.called_at), worker = null,
+            status = case when j.status = 'running' then 'available' else j.status end,
+            lane = case when m.calls and j.status <> 'needs_operator' then '' else j.lane end,
+            relief = j.relief and not (m.calls and j.status <> 'needs_operator')
+        from m where j.kind = m.kind and j.key = m.key and j.status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator')
+        returning j.id, j.lease, j.step, j.at, m.calls)
+    insert into job_event (job, event, lease, step, became, detail)
+    select id, 'timeline_changed', lease, step, at, case when calls then 'its claim for a call was lost' else 'its claim was lost' end from d;
+    get diagnostics n = row_count;
+    update job j set lease = m.lease + 1 from testimony m
+    where m.timeline = here and m.worker = p_worker and j.id = m.job and j.lease <= m.lease and (j.kind, j.key) <> (m.kind, m.key) and j.status <> 'running';
+
+    select lost + count(*) into lost
+    from unnest(p_settled, p_settled_leases, p_settled_steps) as s(job, lease, step)
+    where not exists (select from job_event e where e.job = s.job and e.lease = s.lease and e.step = s.step and e.worker = p_worker and e.event = 'settled');
+    if not exists (select from worker w where w.id = p_worker and w.beats >= p_beats) then
+        lost := lost + 1;
+    end if;
+    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and lost > 0),
+        -- Everything that was acknowledged to a witness is here: so is everything before it.
+        known_to = case when lost = 0 and p_newest is not null then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest)) else f.known_to end
+    where f.timeline = here;
+    update worker set timeline = here where id = p_worker;
+    return lost;
+end $$;
+
+-- How many calls a lane can have begun within a span; null where it has no budget.
+create function noshi.most_calls(p_lane text, p_span interval) returns bigint language sql stable set search_path = noshi, pg_temp as $$
+    select min(b.burst + ceil(least(extract(epoch from p_span) / (extract(epoch from b.per + b.jitter) / (b.calls - b.burst + 1)), 1e9)))::bigint
+    from lane_budget b where b.lane = p_lane
+$$;
+
+-- What a worker that cannot testify may have called between the last moment that is known here and the first sight of this server: of each lane
+-- what its budgets allow, in the order of claims; of what had not come to its lane, and of what is asked for again, as much.
+create function noshi.doubt_window(p_from timestamptz, p_to timestamptz) returns bigint language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare
+    l record;
+    n bigint;
+    doubted bigint := 0;
+    gifts bigint := 0;
+begin
+    for l in select name, most_calls(name, p_to - p_from) as most from lane where name <> '' order by name loop
+        with head as (
+            select j.id from job j where j.lane = l.name and not j.relief and j.writes
+              and (j.status = 'available' or (j.status in ('scheduled', 'retryable') and j.run_at <= p_to))
+            order by j.status = 'available' desc, j.priority, j.rank, j.id limit l.most for update),
+        r as (
+            update job j set unsure = true, called_at = least(j.called_at, p_from), lane = '', relief = false
+            from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
+        insert into job_event (job, event, lease, step, became, detail)
+        select id, 'timeline_changed', lease, step, at, 'a worker that died with the server may have called' from r;
+        get diagnostics n = row_count;
+        doubted := doubted + n;
+        if l.name like 'gift/%' then
+            gifts := gifts + coalesce(l.most, 0);
+        end if;
+    end loop;
+    with head as (
+        select j.id from job j where j.lane = '' and not j.relief and j.status = 'available' and j.lost = 0 and not j.unsure
+          and j.kind = 'gift_issuance' and j.at in ('new', 'routing')
+        order by j.priority, j.rank, j.id limit gifts for update),
+    r as (
+        update job j set unsure = true, called_at = p_from from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
+    insert into job_event (job, event, lease, step, became, detail)
+    select id, 'timeline_changed', lease, step, at, 'a worker that died with the server may have called' from r;
+    get diagnostics n = row_count;
+    update server_seen set owed = least(owed + gifts, 1000000000)::integer, lost_since = least(lost_since, p_from);
+    return doubted + n;
+end $$;
+revoke execute on function noshi.most_calls(text, interval), noshi.doubt_window(timestamptz, timestamptz) from public;
+
+-- 'same': nothing to be dealt with. 'waits': a worker that lived before has neither testified nor been declared dead. Otherwise the verdict,
+-- told once, to the worker that reached it.
+create function noshi.deal_with_timeline(out verdict text, out missing bigint, out silent integer, out doubted bigint)
+language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare
+    s server_seen;
+    f failover;
+    here text := timeline();
+begin
+    select * into s from server_seen for update;
+    select * into f from failover where failover.timeline = here for update;
+    verdict := 'same';
+    if s.timeline = here or f.timeline is null then
+        return;
+    end if;
+    if exists (select from worker w where w.timeline <> here and w.dead_at is null and w.stopped_at is null) then
+        verdict := 'waits';
+        return;
+    end if;
+    missing := f.missing;
+    doubted := f.doubted;
+    -- Dead before the failover is seen means that its jobs were rescued before.
+    select count(*) into silent from worker w where w.timeline <> here and w.dead_at >= f.seen_at and w.stopped_at is null;
+    -- Commits waited for a standby, and nothing that anybody remembers is missing: nothing was lost.
+    verdict := case when f.missing > 0 or (silent > 0 and not s.synchronous) then 'lost' else 'whole' end;
+    if verdict = 'lost' and silent > 0 then
+        doubted := doubted + doubt_window(f.known_to, f.seen_at);
+    end if;
+    if f.overrun then
+        doubted := doubted + doubt_everything(f.known_to);
+        update server_seen set restored_to = least(restored_to, f.known_to);
+    end if;
+    -- Numbers that were given to what is lost are never given again.
+    perform setval(pg_get_serial_sequence('noshi.job', 'id'), nextval(pg_get_serial_sequence('noshi.job', 'id')) + 1000000);
+    perform setval(pg_get_serial_sequence('noshi.worker', 'id'), nextval(pg_get_serial_sequence('noshi.worker', 'id')) + 1000);
+    update server_seen set timeline = here;
+    update failover set verdict = deal_with_timeline.verdict, silent = deal_with_timeline.silent, doubted = deal_with_timeline.doubted,
+        dealt_at = clock_timestamp() where failover.timeline = here;
+end $$;
+
+-- Every unfinished write, as after a restore to this point.
+create function noshi.doubt_everything(p_from timestamptz) returns bigint language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare n bigint;
+begin
+    with r as (
+        update job j set unsure = true, called_at = least(j.called_at, p_from),
+            lease = case when status = 'running' then lease + 1 else lease end,
+            status = case when status = 'running' then 'available' else status end, worker = null,
+            lane = case when status = 'needs_operator' then lane else '' end, relief = relief and status = 'needs_operator'
+        where writes and status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator')
+        returning id, lease, step, at)
+    insert into job_event (job, event, lease, step, became, detail)
+    select id, 'timeline_changed', lease, step, at, 'more was lost than the workers remember' from r;
+    get diagnostics n = row_count;
+    return n;
+end $$;
+revoke execute on function noshi.doubt_everything(timestamptz), noshi.deal_with_timeline(),
+    noshi.testify(bigint, bigint, interval, boolean, bigint[], bigint[], text[], text[], boolean[], interval[], bigint[], bigint[], integer[]) from public;
+grant execute on function noshi.deal_with_timeline(),
+    noshi.testify(bigint, bigint, interval, boolean, bigint[], bigint[], text[], text[], boolean[], interval[], bigint[], bigint[], integer[]) to noshi_worker;
+
+-- Whoever asks again for what was lost after its call gets a job in doubt, and not a second gift.
+create function noshi.recall_lost_calls() returns trigger language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    if exists (select from lost_call) then
+        update job j set unsure = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
+        from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
+    end if;
+    return null;
+end $$;
+revoke all on function noshi.recall_lost_calls() from public;
+create trigger recall_lost_calls after insert on noshi.job referencing new table as new_rows
+    for each statement execute function noshi.recall_lost_calls();
+
+reset role;

@@ -1,0 +1,198 @@
+//! What the database acknowledged to this process, within a window: the witness of a failover.
+//!
+//! The log of a server is a sequence. Where everything that was acknowledged to a worker is there on a new timeline, so is everything before it;
+//! what is missing was lost with the server, and names the calls that may have been made without a trace.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long a claim is remembered: longer than any standby may lag that is still promoted in good faith.
+const WINDOW: Duration = Duration::from_secs(30 * 60);
+/// At most so many claims are, which is the memory of some 20 MB. Where that is less than the window, and something is missing, everything is in doubt.
+const MOST: usize = 100_000;
+/// The newest settles tell what is missing; the claims, what that means.
+const SETTLES: usize = 1_000;
+
+/// A claim as it was answered.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub job: i64,
+    pub lease: i64,
+    pub kind: String,
+    pub key: String,
+    /// A call may have been made under it.
+    pub calls: bool,
+    pub at: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    timeline: String,
+    beats: i64,
+    newest: Option<Instant>,
+    claims: HashMap<(i64, i64), Claim>,
+    order: VecDeque<(i64, i64)>,
+    settles: VecDeque<(i64, i64, i32)>,
+    /// Something younger than the window was forgotten for want of room.
+    overrun: Option<Instant>,
+}
+
+/// Everything that is remembered, at one moment.
+#[derive(Debug, Default)]
+pub struct Testimony {
+    pub beats: i64,
+    /// Since the newest acknowledgement.
+    pub newest: Option<Duration>,
+    pub overrun: bool,
+    pub claims: Vec<Claim>,
+    pub settles: Vec<(i64, i64, i32)>,
+}
+
+#[derive(Debug, Default)]
+pub struct Witness(Mutex<Memory>);
+
+impl Witness {
+    /// Of a process that begins on this timeline.
+    pub fn on(timeline: String) -> Self {
+        Witness(Mutex::new(Memory { timeline, ..Memory::default() }))
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The timeline for which this process testified last: nothing is called on a claim of another.
+    pub fn is_on(&self, timeline: &str) -> bool {
+        self.memory().timeline == timeline
+    }
+
+    /// Remembers claims before anything is done about them. False, and nothing is: they were answered on another timeline than the one that this
+    /// process testified for, by a server that was replaced or before the fleet is done.
+    pub fn claimed(&self, timeline: &str, claims: impl Iterator<Item = Claim>) -> bool {
+        let mut memory = self.memory();
+        if memory.timeline != timeline {
+            return false;
+        }
+        let now = Instant::now();
+        memory.newest = Some(now);
+        for claim in claims {
+            let place = (claim.job, claim.lease);
+            if memory.claims.insert(place, claim).is_none() {
+                memory.order.push_back(place);
+            }
+        }
+        memory.forget(now, MOST);
+        true
+    }
+
+    /// A job was given back under this lease: no call was made.
+    pub fn not_called(&self, job: i64, lease: i64) {
+        if let Some(claim) = self.memory().claims.get_mut(&(job, lease)) {
+            claim.calls = false;
+        }
+    }
+
+    /// Whether this process was ever told that it holds the job under this lease; `true` where it may have forgotten.
+    pub fn ever_held(&self, job: i64, lease: i64) -> bool {
+        let memory = self.memory();
+        memory.overrun.is_some() || memory.claims.contains_key(&(job, lease))
+    }
+
+    pub fn settled(&self, settles: impl Iterator<Item = (i64, i64, i32)>) {
+        let mut memory = self.memory();
+        for settle in settles {
+            memory.settles.push_back(settle);
+            memory.newest = Some(Instant::now());
+        }
+        let more = memory.settles.len().saturating_sub(SETTLES);
+        memory.settles.drain(..more);
+    }
+
+    pub fn beat(&self, beats: i64) {
+        let mut memory = self.memory();
+        memory.beats = memory.beats.max(beats);
+        memory.newest = Some(Instant::now());
+    }
+
+    /// What to testify for a new timeline. From here on no claim of the old one is taken; [`Witness::claimed`] refuses it.
+    pub fn testify(&self, timeline: &str) -> Testimony {
+        let mut memory = self.memory();
+        let now = Instant::now();
+        timeline.clone_into(&mut memory.timeline);
+        Testimony {
+            beats: memory.beats,
+            newest: memory.newest.map(|at| now - at),
+            overrun: memory.overrun.is_some_and(|at| now - at < WINDOW),
+            claims: memory.claims.values().cloned().collect(),
+            settles: memory.settles.iter().copied().collect(),
+        }
+    }
+
+    /// The testimony was not taken: it has to be given again.
+    pub fn not_heard(&self, timeline: &str) {
+        let mut memory = self.memory();
+        if memory.timeline == timeline {
+            memory.timeline = String::new();
+        }
+    }
+}
+
+impl Memory {
+    fn forget(&mut self, now: Instant, most: usize) {
+        while let Some(claim) = self.order.front().and_then(|place| self.claims.get(place)) {
+            let old = now - claim.at > WINDOW;
+            if !old && self.order.len() <= most {
+                break;
+            }
+            if !old {
+                self.overrun = Some(now);
+            }
+            let place = (claim.job, claim.lease);
+            self.claims.remove(&place);
+            self.order.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(job: i64, at: Instant) -> Claim {
+        Claim { job, lease: 1, kind: "k".to_owned(), key: job.to_string(), calls: true, at }
+    }
+
+    #[test]
+    fn a_claim_of_another_timeline_is_not_taken_and_a_testimony_ends_the_old_one() {
+        let witness = Witness::on("1".to_owned());
+        let now = Instant::now();
+        assert!(witness.claimed("1", [claim(1, now)].into_iter()));
+        assert!(!witness.claimed("2", [claim(2, now)].into_iter()), "not testified for yet");
+        assert_eq!(witness.testify("2").claims.len(), 1);
+        assert!(!witness.claimed("1", [claim(3, now)].into_iter()), "the replaced server still answers");
+        assert!(
+            witness.claimed("2", [claim(4, now)].into_iter()) && !witness.ever_held(3, 1) && witness.ever_held(4, 1)
+        );
+        witness.not_heard("2");
+        assert!(!witness.is_on("2"));
+    }
+
+    #[test]
+    fn what_is_forgotten_for_want_of_room_is_known_to_be_forgotten_and_what_is_old_is_not_missed() {
+        let mut memory = Memory::default();
+        let now = Instant::now() + WINDOW * 2;
+        let mut put = |job, at| {
+            memory.claims.insert((job, 1), claim(job, at));
+            memory.order.push_back((job, 1));
+        };
+        put(1, now - WINDOW - Duration::from_secs(1));
+        (2..5).for_each(|job| put(job, now));
+        memory.forget(now, 10);
+        assert_eq!((memory.claims.len(), memory.overrun), (3, None));
+        memory.forget(now, 2);
+        assert_eq!((memory.claims.len(), memory.order.len(), memory.overrun), (2, 2, Some(now)));
+    }
+}
