@@ -67,14 +67,10 @@ fn database(options: &PgConnectOptions) -> &str {
 fn unreachable(options: &PgConnectOptions, error: sqlx::Error) -> anyhow::Error {
     let (place, login, database) = (place(options), options.get_username(), database(options));
     if let sqlx::Error::Io(io) = &error {
-        return match io.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
-                anyhow!(
-                    "no PostgreSQL listens at {place} ({}): check host and port, and that the server runs",
-                    brief(io)
-                )
-            }
-            _ => anyhow!("{place} cannot be reached: {}", brief(io)),
+        return if matches!(io.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) {
+            anyhow!("no PostgreSQL listens at {place} ({}): check host and port, and that the server runs", brief(io))
+        } else {
+            anyhow!("{place} cannot be reached: {}", brief(io))
         };
     }
     let Some(said) = error.as_database_error() else {
