@@ -250,6 +250,19 @@ impl PgConnection {
         Bounded::new(copy, &mut self.watch).await
     }
 
+    /// The lock that whoever migrates takes, until this session ends.
+    pub(super) async fn lock_migrations(&mut self) -> Result<(), sqlx::migrate::MigrateError> {
+        use sqlx::migrate::Migrate;
+        const FOR_ANOTHER: Duration = Duration::from_secs(30 * 60);
+        match timeout(FOR_ANOTHER, self.raw.lock()).await {
+            Ok(locked) => locked,
+            Err(_) => {
+                self.watch.broken = true;
+                Err(silent(FOR_ANOTHER).into())
+            }
+        }
+    }
+
     pub(super) async fn migrate(
         &mut self,
         migrations: &sqlx::migrate::Migrator,
