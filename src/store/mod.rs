@@ -26,7 +26,7 @@ pub mod stores;
 pub mod tokens;
 pub mod workers;
 
-pub use refused::ActError;
+pub use refused::{ActError, sentence};
 
 use std::{str::FromStr, time::Duration};
 
