@@ -30,7 +30,7 @@ pub async fn run(engine: &Engine, work: &Work) {
 
 impl Outside<GiftIssuance> for Engine {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn gift_issuance::World> {
-        Box::new(GiftWorld::new(&self.partners.gifts, &self.clock, claimed, local))
+        Box::new(GiftWorld::new(&self.partners.now().gifts, &self.clock, claimed, local))
     }
 }
 
@@ -52,13 +52,13 @@ impl Outside<BulkGrants> for Engine {
 
 impl Outside<Email> for Engine {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn email::World> {
-        Box::new(MailWorld::new(&self.partners.mails, &self.pool, self.worker, &self.clock, claimed, local))
+        Box::new(MailWorld::new(&self.partners.now().mails, &self.pool, self.worker, &self.clock, claimed, local))
     }
 }
 
 impl Outside<StoreCreation> for Engine {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn store_creation::World> {
-        Box::new(StoreWorld::new(&self.partners.stores, &self.clock, claimed, local))
+        Box::new(StoreWorld::new(&self.partners.now().stores, &self.clock, claimed, local))
     }
 }
 

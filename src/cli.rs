@@ -1,14 +1,16 @@
 //! The commands, noun first. Usage errors end with status 2, failures with 1.
 
-mod ago;
 mod api;
 mod audit;
 mod batch;
 pub mod configuration;
 mod doctor;
+mod failure;
+mod given;
 mod job;
 mod lane;
 mod migrate;
+mod names;
 pub mod out;
 mod pages;
 mod points;
@@ -16,38 +18,43 @@ mod prune;
 mod redrive;
 mod restored;
 mod schedule;
+mod signals;
 mod token;
 mod vault;
 mod worker;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     bench, demo, logs,
     settings::{Settings, environment},
-    simulator, traces,
+    simulator, terminal, traces,
 };
 
+/// The version, and the commit that it was built from.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NOSHI_BUILT_FROM"), ")");
+/// Options that every command takes stand by themselves in its help.
+const EVERYWHERE: &str = "Options of every command";
+
 #[derive(Parser)]
-#[command(name = "noshi", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "noshi", version = VERSION, about, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
     /// The configuration file; secrets are in files that it names.
-    #[arg(long, env = "NOSHI_CONFIG", global = true, value_name = "FILE")]
+    #[arg(long, env = "NOSHI_CONFIG", global = true, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = EVERYWHERE)]
     config: Option<PathBuf>,
     /// What is logged, such as `info` or `noshi=debug,warn`.
-    #[arg(long, env = "NOSHI_LOG", global = true, value_name = "FILTER", value_parser = parse_filter)]
+    #[arg(long, env = "NOSHI_LOG", global = true, value_name = "FILTER", value_parser = parse_filter, help_heading = EVERYWHERE)]
     log: Option<EnvFilter>,
     /// How it is logged: `json` or `text`. Left out: text where standard error is a terminal, which a person reads; JSON elsewhere.
-    #[arg(long, env = "NOSHI_LOG_FORMAT", global = true, value_enum, value_name = "FORMAT")]
+    #[arg(long, env = "NOSHI_LOG_FORMAT", global = true, value_enum, value_name = "FORMAT", help_heading = EVERYWHERE)]
     log_format: Option<logs::Format>,
     /// How to answer.
-    #[arg(short, long, global = true, value_enum, default_value = "table", value_name = "FORMAT")]
+    #[arg(short, long, global = true, value_enum, default_value = "table", value_name = "FORMAT", help_heading = EVERYWHERE)]
     output: out::Out,
     #[command(subcommand)]
     command: Command,
@@ -115,32 +122,38 @@ enum Command {
 #[derive(Args)]
 pub struct Database {
     /// The database, as a URL.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_hint = ValueHint::Url, help_heading = EVERYWHERE)]
     database_url: Option<String>,
 }
 
 impl Database {
     pub fn url(&self) -> anyhow::Result<&str> {
+        // As compose files and manifests pass on what they were not given.
         self.database_url
             .as_deref()
+            .filter(|url| !given::is_blank(url))
             .context("no database is named; set DATABASE_URL, such as postgres://noshi@localhost/noshi")
     }
 }
 
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    if !cli.command.serves() {
+        signals::tell_what_is_kept();
+    }
+    let config = cli.config.filter(|file| !file.as_os_str().is_empty());
     // Only by those that use it: a broken file must not stop the demo.
-    let settings = || Settings::read_with(cli.config.as_deref(), environment::variables());
+    let settings = move || Settings::read_with(config.as_deref(), environment::variables());
     let out = cli.output;
     match cli.command {
-        Command::Demo(args) => match demo::run(args, stop_signal()).await? {
+        Command::Demo(args) => match demo::run(args, out == out::Out::Json, signals::stop()).await? {
             demo::End::Sound => Ok(()),
             demo::End::Interrupted => {
-                eprintln!("noshi: interrupted; nothing is left behind");
+                terminal::note!("noshi: interrupted; nothing is left behind");
                 std::process::exit(130)
             }
         },
         Command::Worker(command) => worker::run(settings, out, command).await,
-        Command::Api(command) => api::run(settings()?, command).await,
+        Command::Api(command) => api::run(settings, command).await,
         Command::Batch(command) => batch::run(&settings()?, out, command).await,
         Command::Migrate(command) => migrate::run(out, command).await,
         Command::Job(command) => job::run(out, command).await,
@@ -153,8 +166,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Prune(args) => prune::run(out, args).await,
         Command::Restored(command) => restored::run(out, command).await,
         Command::Retention(command) => prune::run_retention(out, command).await,
-        Command::Vault(command) => vault::run(settings, command).await,
-        Command::Token(command) => token::run(command, cli.output).await,
+        Command::Vault(command) => vault::run(settings, out, command).await,
+        Command::Token(command) => token::run(command, out).await,
         Command::Simulate(args) => simulator::run(args).await,
         Command::Completions { shell } => {
             pages::completions(shell);
@@ -169,34 +182,77 @@ fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::builder().parse(text).map_err(|error| error.to_string())
 }
 
-/// `noshi batch list | head`: a reader that went away has seen enough.
-pub fn end_quietly_without_a_reader() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let said = panic.payload().downcast_ref::<String>().map(String::as_str).unwrap_or_default();
-        if said.starts_with("failed printing to stdout: Broken pipe") {
-            std::process::exit(0);
-        }
-        usual(panic);
-    }));
-}
-
-/// Listens from now on. Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
-fn stop_signal() -> impl Future<Output = ()> {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    async {
-        let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
-        either(&mut terminate, &mut interrupt).await;
-        tokio::spawn(async move {
-            either(&mut terminate, &mut interrupt).await;
-            tracing::warn!("a second signal: ending at once; what was in flight is in doubt and will be resolved");
-            std::process::exit(130);
-        });
+impl Cli {
+    pub const fn output(&self) -> out::Out {
+        self.output
     }
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+impl Command {
+    /// It runs until it is told to stop, and says itself what it does then.
+    const fn serves(&self) -> bool {
+        match self {
+            Command::Worker(command) => command.serves(),
+            Command::Api(_) | Command::Demo(_) | Command::Simulate(_) | Command::Bench(_) => true,
+            Command::Migrate(_)
+            | Command::Batch(_)
+            | Command::Job(_)
+            | Command::Redrive(_)
+            | Command::Audit(_)
+            | Command::Lane(_)
+            | Command::Points(_)
+            | Command::Schedule(_)
+            | Command::Doctor(_)
+            | Command::Prune(_)
+            | Command::Restored(_)
+            | Command::Retention(_)
+            | Command::Vault(_)
+            | Command::Token(_)
+            | Command::Completions { .. }
+            | Command::Man(_) => false,
+        }
+    }
+}
+
+/// The command line, or the exit status of one that says nothing to be done: it was told why.
+pub fn parse() -> Result<Cli, u8> {
+    read(std::env::args_os()).map_err(|error| failure::tell_usage(&error, wanted_output()))
+}
+
+/// Reads a command line, and does nothing.
+pub fn read<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    given::check(&mut command, &matches)?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// How to answer where the command line cannot be read.
+fn wanted_output() -> out::Out {
+    let words: Vec<String> = std::env::args().collect();
+    let json = words.iter().any(|word| matches!(word.as_str(), "-ojson" | "-o=json" | "--output=json"))
+        || words.windows(2).any(|two| matches!(two[0].as_str(), "-o" | "--output") && two[1] == "json");
+    if json { out::Out::Json } else { out::Out::Table }
+}
+
+/// How the process ends. 0: done. 1: failed. 2: the command line cannot be read. 3: done, but the answer could not be written.
+pub fn status(ended: anyhow::Result<()>, out: out::Out) -> u8 {
+    match (ended, terminal::unwritten()) {
+        // Whoever read it has seen enough.
+        (_, Some(_)) if terminal::is_unread() => 0,
+        (_, Some(error)) => {
+            let error = anyhow::anyhow!("{error}").context(
+                "the command was carried out, but its answer could not be written; do not repeat an act because of that",
+            );
+            failure::tell(&error, out, terminal::NOT_SAID);
+            terminal::NOT_SAID
+        }
+        (Ok(()), None) => 0,
+        (Err(error), None) => {
+            failure::tell(&error, out, 1);
+            1
+        }
+    }
 }
 
 /// Logs go to standard error, and spans of jobs to a collector where one is named. Only our own fields are ever logged, never a request or a body.
@@ -204,9 +260,9 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
     let usual = match cli.command {
         // Its progress stands on standard error, and its workers log to files.
         Command::Demo(_) => "error",
-        Command::Worker(_)
-        | Command::Api(_)
-        | Command::Migrate(_)
+        Command::Worker(_) | Command::Api(_) | Command::Simulate(_) | Command::Bench(_) => "noshi=info,warn",
+        // A person waits for it, and needs no statements of the driver's.
+        Command::Migrate(_)
         | Command::Batch(_)
         | Command::Job(_)
         | Command::Redrive(_)
@@ -220,10 +276,8 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
         | Command::Retention(_)
         | Command::Vault(_)
         | Command::Token(_)
-        | Command::Simulate(_)
         | Command::Completions { .. }
-        | Command::Man(_)
-        | Command::Bench(_) => "noshi=info,warn",
+        | Command::Man(_) => "noshi=info,warn,sqlx=off",
     };
     let filter = cli.log.clone().unwrap_or_else(|| usual.into());
     let lines = logs::Lines::to_standard_error(cli.log_format.unwrap_or_else(logs::Format::usual));

@@ -9,7 +9,12 @@ pub mod organization;
 pub mod ses;
 pub mod sns;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use crate::store::PgPool;
 use anyhow::{Context, ensure};
@@ -19,12 +24,14 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use tokio::{net::TcpListener, sync::Semaphore};
+use tower::ServiceExt;
 
 use self::{answer::Refused, api::Desk};
 use crate::{
@@ -54,9 +61,29 @@ const ENDPOINTS: [Open; 2] = [organization::open, ses::open];
 /// A door that listens.
 pub struct Door {
     listener: TcpListener,
-    app: Router,
+    app: Current,
     probes: Probes,
     unready: Duration,
+}
+
+/// The routes with the secrets that were read last. A request that is in hand ends with those it began with.
+#[derive(Clone)]
+pub struct Current {
+    app: Arc<RwLock<Router>>,
+    probes: Probes,
+}
+
+impl Current {
+    fn now(&self) -> Router {
+        self.app.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From the next request on. Where it fails, everything stays as it was.
+    pub async fn read_again(&self, settings: &Settings, database_url: &str) -> anyhow::Result<()> {
+        let (app, _) = rooms(settings, database_url).await?;
+        *self.app.write().unwrap_or_else(PoisonError::into_inner) = app.merge(self.probes.routes());
+        Ok(())
+    }
 }
 
 impl Door {
@@ -70,35 +97,16 @@ impl Door {
 
     /// The same where somebody listens already.
     pub async fn on(settings: &Settings, database_url: &str, listener: TcpListener) -> anyhow::Result<Door> {
-        let takes_events = store::may_act_as(database_url, "noshi_door").await?;
-        let takes_requests = store::may_act_as(database_url, "noshi_api").await?;
-        ensure!(
-            takes_events || takes_requests,
-            "this login is a member of neither noshi_door, which takes events, nor noshi_api, which serves requests"
-        );
-        let mut events = Router::new();
-        let mut looks = None;
-        if takes_events {
-            let pool = store::connect(database_url, Role::Door, CONNECTIONS).await?;
-            looks = Some(pool.clone());
-            for open in ENDPOINTS {
-                if let Some(routes) = open(settings, &pool)? {
-                    events = events.merge(routes);
-                }
-            }
-        }
-        let requests = match takes_requests {
-            true => {
-                let desk = Desk::open(settings, database_url).await?;
-                looks = Some(desk.pool());
-                api::open(desk)
-            }
-            false => Router::new(),
-        };
-        let looks = looks.context("a door without a pool")?;
+        let (app, looks) = rooms(settings, database_url).await?;
         let probes = Probes::watch(looks, || Ok(()));
-        let app = hardened(events, requests).merge(probes.routes());
+        let app = Arc::new(RwLock::new(app.merge(probes.routes())));
+        let app = Current { app, probes: probes.clone() };
         Ok(Door { listener, app, probes, unready: settings.api.unready() })
+    }
+
+    /// Takes other secrets for the requests to come.
+    pub fn renew(&self) -> Current {
+        self.app.clone()
     }
 
     pub fn address(&self) -> std::io::Result<SocketAddr> {
@@ -133,7 +141,10 @@ impl Door {
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let service = TowerToHyperService::new(self.app.clone());
+            let app = self.app.clone();
+            let service = TowerToHyperService::new(tower::service_fn(move |request: hyper::Request<Incoming>| {
+                app.now().oneshot(request.map(axum::body::Body::new))
+            }));
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
             tokio::spawn(async move {
                 // A caller that goes away is no error of ours.
@@ -146,6 +157,38 @@ impl Door {
         let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
         Ok(())
     }
+}
+
+/// The routes that this login may serve, and a pool to look at.
+async fn rooms(settings: &Settings, database_url: &str) -> anyhow::Result<(Router, PgPool)> {
+    settings.check_vault()?;
+    let takes_events = store::may_act_as(database_url, "noshi_door").await?;
+    let takes_requests = store::may_act_as(database_url, "noshi_api").await?;
+    ensure!(
+        takes_events || takes_requests,
+        "this login is a member of neither noshi_door, which takes events, nor noshi_api, which serves requests"
+    );
+    let mut events = Router::new();
+    let mut looks = None;
+    if takes_events {
+        let pool = store::connect(database_url, Role::Door, CONNECTIONS).await?;
+        looks = Some(pool.clone());
+        for open in ENDPOINTS {
+            if let Some(routes) = open(settings, &pool)? {
+                events = events.merge(routes);
+            }
+        }
+    }
+    let requests = match takes_requests {
+        true => {
+            let desk = Desk::open(settings, database_url).await?;
+            looks = Some(desk.pool());
+            api::open(desk)
+        }
+        false => Router::new(),
+    };
+    let looks = looks.context("a door without a pool")?;
+    Ok((hardened(events, requests), looks))
 }
 
 fn hardened(events: Router, requests: Router) -> Router {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,6 +14,7 @@ use noshi_jobs::{
     Kind, Problem,
     machine::{Closing, Job},
 };
+use tokio::sync::Notify;
 
 use crate::{
     chaos::crash_point,
@@ -55,6 +56,56 @@ impl Partners {
     }
 }
 
+/// The partners with the secrets that were read last. A step that is under way ends with those it began with.
+pub struct Current {
+    now: RwLock<Arc<Partners>>,
+    changed: Notify,
+}
+
+impl Current {
+    pub fn new(partners: Partners) -> Current {
+        Current { now: RwLock::new(Arc::new(partners)), changed: Notify::new() }
+    }
+
+    pub fn now(&self) -> Arc<Partners> {
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From the next step on. Refused where another set of partners is named: lanes, metrics and routes are made at the start.
+    pub fn replace(&self, partners: Partners) -> anyhow::Result<()> {
+        let named = |all: &Partners| {
+            let mut names: Vec<&str> = all.gifts.names().collect();
+            names.extend(all.mails.name());
+            names.extend(all.stores.calls().map(|(name, _)| name));
+            names.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (before, after) = (named(&self.now()), named(&partners));
+        anyhow::ensure!(
+            before == after,
+            "the settings name other partners ({}) than at the start ({}); that takes a restart",
+            after.join(", "),
+            before.join(", ")
+        );
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(partners);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Keeps the mail lane at the account's own quota, asked for with the secrets that hold.
+    pub async fn keep_quota(&self, pool: &PgPool) {
+        loop {
+            let changed = self.changed.notified();
+            let mails = Arc::clone(&self.now().mails);
+            let quota = async {
+                mails.keep_quota(pool.clone()).await;
+                // There is none to keep.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! { () = quota => {} () = changed => {} }
+        }
+    }
+}
+
 pub struct Engine {
     pub worker: i64,
     pub token: sqlx::types::Uuid,
@@ -64,7 +115,7 @@ pub struct Engine {
     pub held: Held,
     pub clock: Arc<LeaseClock>,
     pub hints: Hints,
-    pub partners: Partners,
+    pub partners: Current,
     pub stopping: AtomicBool,
     /// The last round of claims was answered.
     pub claims: AtomicBool,

@@ -39,6 +39,7 @@ use self::{
 use crate::{
     gifts::Gifts,
     store::batches::{self, NewBatch},
+    terminal::progress::Progress,
     vault::Vault,
 };
 
@@ -281,11 +282,16 @@ impl<'a, R: BufRead> Reading<'a, R> {
 pub fn check(kind: FileKind, encoding: Encoding, input: impl BufRead, gifts: &Gifts) -> anyhow::Result<Checked> {
     let mut reading = Reading::new(kind, encoding, input, gifts, "check".to_owned());
     let (mut faults, mut rows) = (vec![], 0);
+    let mut progress = Progress::begin("checking rows", None)
+        .kept(|_, _| "nothing was written; submit the same file again".to_owned());
     // By a digest, so that a million long ids fit.
     let mut seen: HashMap<[u8; 16], u32> = HashMap::new();
     if reading.header(&mut faults) {
         while let Some(taken) = reading.next(&mut faults) {
             rows += usize::from(taken.is_some());
+            if rows % 4096 == 0 {
+                progress.at(rows as u64);
+            }
             if let Some(taken) = taken {
                 let (digest, line) = (short_digest(&taken.unique), u32::try_from(taken.line).unwrap_or(u32::MAX));
                 match seen.entry(digest) {

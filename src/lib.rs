@@ -1,6 +1,10 @@
 //! How noshi's jobs happen: the engine, the store, the lanes, the clients. What they do is in `noshi-jobs`.
 
+// One writer for all: `terminal`. What prints past it panics on a full disk or a closed pipe.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod acts;
+pub mod ago;
 pub mod bench;
 pub mod catalog;
 pub mod chaos;
@@ -18,6 +22,7 @@ pub mod grants;
 pub mod heartbeat;
 pub mod hints;
 pub mod host;
+pub mod instants;
 pub mod intake;
 pub mod lease;
 pub mod logs;
@@ -34,6 +39,7 @@ pub mod settings;
 pub mod simulator;
 pub mod store;
 pub mod stores;
+pub mod terminal;
 pub mod traces;
 pub mod vault;
 pub mod verdict;

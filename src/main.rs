@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    noshi::cli::end_quietly_without_a_reader();
-    let cli = noshi::cli::Cli::parse();
+    let cli = match noshi::cli::parse() {
+        Ok(cli) => cli,
+        Err(status) => return ExitCode::from(status),
+    };
+    let out = cli.output();
     let ended = match noshi::cli::start_logging(&cli) {
         Ok(spans) => {
             let ended = noshi::cli::run(cli).await;
@@ -16,11 +17,5 @@ async fn main() -> ExitCode {
         }
         Err(error) => Err(error),
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("noshi: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ExitCode::from(noshi::cli::status(ended, out))
 }

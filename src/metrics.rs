@@ -173,17 +173,23 @@ fn show_own(pool: &PgPool, taken: &Taken) {
     }
 }
 
-/// Serves `/metrics`, and `beside` it other routes; what is shown of the fleet is at most 10 s older than its figures. `own` sets what this process knows of itself. Returns the address it listens on.
-pub async fn serve(
-    listen: SocketAddr,
+/// Takes the address for itself, before anything is claimed: a worker that cannot be watched does not begin.
+pub async fn bind(listen: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("cannot listen on {listen} for /metrics; is another process there? Nothing was claimed")
+    })?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// Serves `/metrics`, and `beside` it other routes; what is shown of the fleet is at most 10 s older than its figures. `own` sets what this process knows of itself.
+pub fn serve(
+    listener: TcpListener,
     handle: PrometheusHandle,
     pool: PgPool,
     own: impl Fn() + Clone + Send + Sync + 'static,
     beside: Router,
-) -> anyhow::Result<SocketAddr> {
-    let listener =
-        TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for /metrics"))?;
-    let address = listener.local_addr()?;
+) {
     let process = metrics_process::Collector::default();
     let (taken, shown) = (Taken::default(), pool.clone());
     let known = Arc::clone(&taken);
@@ -209,5 +215,4 @@ pub async fn serve(
             tracing::error!(%error, "/metrics ended");
         }
     });
-    Ok(address)
 }

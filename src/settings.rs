@@ -80,8 +80,17 @@ impl Settings {
         Ok(Arc::new(Vault::open(file)?))
     }
 
+    /// A key file that is named must be there, whether or not anything of today needs it: who names one counts on it.
+    pub fn check_vault(&self) -> anyhow::Result<()> {
+        match self.vault_key_file {
+            Some(_) => self.vault().map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
     /// Everything that jobs call.
     pub fn partners(&self) -> anyhow::Result<Partners> {
+        self.check_vault()?;
         Ok(Partners {
             gifts: Arc::new(self.gifts()?),
             mails: Arc::new(self.mails()?),

@@ -129,7 +129,9 @@ mod without {
     pub fn layer() -> anyhow::Result<(tracing_subscriber::layer::Identity, Export)> {
         let named = std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("OTEL_EXPORTER_OTLP_"));
         if named {
-            eprintln!("noshi: this build exports no traces: OTEL_EXPORTER_OTLP_… is for builds with `--features otlp`");
+            crate::terminal::note!(
+                "noshi: this build exports no traces: OTEL_EXPORTER_OTLP_… is for builds with `--features otlp`"
+            );
         }
         Ok((tracing_subscriber::layer::Identity::new(), Export))
     }

@@ -1,7 +1,6 @@
 //! A worker process, put together: claims, runs, settles, beats, and ends in order.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,6 +11,7 @@ use std::{
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
+    net::TcpListener,
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
@@ -20,7 +20,7 @@ use crate::{
     chaos::crash_point,
     chores,
     dispatch::{self, Dispatcher},
-    engine::{Engine, Pace, Partners},
+    engine::{Current, Engine, Pace, Partners},
     flush::Flusher,
     heartbeat::{self, Verdict},
     hints::Hints,
@@ -63,6 +63,28 @@ fn probes(engine: &Arc<Engine>, pool: crate::store::PgPool) -> Probes {
     })
 }
 
+/// Says who begins, on what, and with whom.
+async fn began(engine: &Engine, name: &str, slots: usize) {
+    let partners = engine.partners.now();
+    let mut named: Vec<&str> = partners.gifts.names().collect();
+    named.extend(partners.mails.name());
+    named.extend(partners.stores.calls().map(|(name, _)| name));
+    let lanes = store::lanes::names(&engine.pool).await.unwrap_or_default();
+    let options = engine.pool.connect_options();
+    tracing::info!(
+        worker = engine.worker,
+        name,
+        version = env!("CARGO_PKG_VERSION"),
+        commit = env!("NOSHI_BUILT_FROM"),
+        database = options.get_database().unwrap_or_default(),
+        server = options.get_host(),
+        partners = named.join(", "),
+        lanes = lanes.len(),
+        slots,
+        "claiming"
+    );
+}
+
 /// How a worker process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -96,13 +118,14 @@ impl Worker {
             held: Held::default(),
             clock,
             hints: Hints::default(),
-            partners,
+            partners: Current::new(partners),
             stopping: AtomicBool::new(false),
             claims: AtomicBool::new(false),
             unknown: Mutex::default(),
         });
         // Of its own accord it never ends; it goes with the process.
-        let quota = tokio::spawn(Arc::clone(&engine.partners.mails).keep_quota(vital.clone()));
+        let (mailing, asked) = (Arc::clone(&engine), vital.clone());
+        let quota = tokio::spawn(async move { mailing.partners.keep_quota(&asked).await });
         let beats = Arc::new(AtomicU64::new(0));
         heartbeat::watch(&beats, pace.lease);
         let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(&engine), vital.clone(), beats));
@@ -113,7 +136,7 @@ impl Worker {
         let host =
             tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
         let chores = chores::begin(&engine);
-        let unready = pace.unready;
+        let (unready, slots) = (pace.unready, pace.slots);
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
         let probes = probes(&engine, vital.clone());
         // A heartbeat that stalls ends the process by itself.
@@ -122,7 +145,7 @@ impl Worker {
         }
         flushers.iter().for_each(|flusher| probes.needs("flusher", flusher));
         chores.iter().for_each(|chore| probes.needs("chore", chore));
-        tracing::info!(worker, name, "claiming");
+        began(&engine, name, slots).await;
         Ok(Worker {
             engine,
             vital,
@@ -139,9 +162,9 @@ impl Worker {
         })
     }
 
-    /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began, and the probes beside it; returns
-    /// the address.
-    pub async fn serve_metrics(&self, listen: SocketAddr, recorder: PrometheusHandle) -> anyhow::Result<SocketAddr> {
+    /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began, and the probes beside it, where somebody
+    /// listens already.
+    pub fn serve_metrics(&self, listener: TcpListener, recorder: PrometheusHandle) {
         let engine = Arc::downgrade(&self.engine);
         let own = move || {
             if let Some(engine) = engine.upgrade() {
@@ -150,7 +173,16 @@ impl Worker {
             }
         };
         // Never on the heartbeat's connections.
-        figures::serve(listen, recorder, self.engine.pool.clone(), own, self.probes.routes()).await
+        figures::serve(listener, recorder, self.engine.pool.clone(), own, self.probes.routes());
+    }
+
+    /// Takes other secrets for the calls to come, while it lives.
+    pub fn renew(&self) -> impl Fn(Partners) -> anyhow::Result<()> + Clone + Send + 'static {
+        let engine = Arc::downgrade(&self.engine);
+        move |partners| match engine.upgrade() {
+            Some(engine) => engine.partners.replace(partners),
+            None => Ok(()),
+        }
     }
 
     pub fn id(&self) -> i64 {

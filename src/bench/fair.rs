@@ -80,7 +80,7 @@ pub async fn run(server: &PrivatePostgres, rows: usize) -> anyhow::Result<()> {
     let rate = f64::from(LIMIT) / (1.0 + JITTER.as_secs_f64());
     let bound = 2.0 * TEN as f64 / rate;
     let what = format!("behind {behind} gifts in a lane of {LIMIT} calls/s");
-    println!(
+    crate::terminal::say!(
         "{what:<42} a user's call began after {user:.2} s; a batch of {TEN} was done after {ten:.2} s (bound {bound:.2})"
     );
     ensure!(user <= MOST_FOR_A_USER, "a user waited too long");

@@ -53,7 +53,7 @@ pub async fn run(server: &PrivatePostgres, gifts: usize) -> anyhow::Result<()> {
     let seconds = (middle[middle.len() - 1] - middle[0]) as f64 / 1e6;
     let busiest = most_in_a_second(&arrivals);
     let what = format!("{WORKERS} processes on a lane of {LIMIT} calls/s");
-    println!(
+    crate::terminal::say!(
         "{what:<42} {:>9.1} calls/s at the receiver, busiest second {busiest}",
         (middle.len() - 1) as f64 / seconds
     );

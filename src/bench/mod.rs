@@ -83,9 +83,10 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     store::lanes::declare(&pool, LANE, &[]).await?;
     let mut bench = Bench { url, pool, args, floor: 0.0 };
     let profile = if cfg!(debug_assertions) { "debug (use --release)" } else { "release" };
-    println!(
+    crate::terminal::say!(
         "{profile} build, synchronous_commit on, fsync on, {} jobs, {} in hand",
-        bench.args.jobs, bench.args.slots
+        bench.args.jobs,
+        bench.args.slots
     );
     bench.floor = bench.floor().await?;
     bench.line("floor, batches inside PostgreSQL", "steps/s", bench.floor);
@@ -96,7 +97,12 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let noop = bench.throughput("noop", |id| json!({"id": id, "steps": 1})).await?;
     bench.line("1-step jobs", "jobs/s", noop.jobs);
     let (p50, p99) = bench.pickup().await?;
-    println!("{:<42} p50 {:.1} ms, p99 {:.1} ms", "pickup when idle, from insert to claim", p50 * 1e3, p99 * 1e3);
+    crate::terminal::say!(
+        "{:<42} p50 {:.1} ms, p99 {:.1} ms",
+        "pickup when idle, from insert to claim",
+        p50 * 1e3,
+        p99 * 1e3
+    );
     lane::run(&server, bench.args.gifts).await?;
     bench.pool.close().await;
     server.stop().await
@@ -109,7 +115,7 @@ struct Rate {
 
 impl Bench {
     fn line(&self, what: &str, unit: &str, rate: f64) {
-        println!("{what:<42} {rate:>9.0} {unit}, {:.2} of the floor", rate / self.floor);
+        crate::terminal::say!("{what:<42} {rate:>9.0} {unit}, {:.2} of the floor", rate / self.floor);
     }
 
     async fn floor(&self) -> anyhow::Result<f64> {

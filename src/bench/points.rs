@@ -53,14 +53,14 @@ pub async fn run(server: &PrivatePostgres, entries: u32, lots: u32) -> anyhow::R
         fill(&pool, &format!("other{part}/"), users as i32, 5, ["90 days", "1 day", "180 days"]).await?;
     }
     vacuum(&pool).await?;
-    println!("{entries} entries of other users, loaded in {:.0} s", begun.elapsed().as_secs_f64());
+    crate::terminal::say!("{entries} entries of other users, loaded in {:.0} s", begun.elapsed().as_secs_f64());
     balances(&pool, "among them").await?;
     rates(&url, entries / 10).await?;
     expiry(&pool, &url, lots).await?;
     let begun = Instant::now();
     let faults = points::verify(&pool).await?;
     ensure!(faults.is_empty(), "the ledger does not hold: {faults:?}");
-    println!("{:<42} {:>9.1} s", "all equations, computed from all rows", begun.elapsed().as_secs_f64());
+    crate::terminal::say!("{:<42} {:>9.1} s", "all equations, computed from all rows", begun.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -105,7 +105,7 @@ async fn balances(pool: &PgPool, what: &str) -> anyhow::Result<()> {
         let buffers = [&plan["Shared Hit Blocks"], &plan["Shared Read Blocks"]].into_iter().filter_map(Value::as_u64);
         let (line, p50) = told(took);
         let what = format!("balance of {LONG_HISTORY} entries {when}, {what}");
-        println!("{what:<62} {line}, {} buffers", buffers.sum::<u64>());
+        crate::terminal::say!("{what:<62} {line}, {} buffers", buffers.sum::<u64>());
         ensure!(p50 < MOST_FOR_A_BALANCE, "a balance takes too long");
     }
     Ok(())
@@ -168,7 +168,7 @@ async fn rates(url: &str, users: u32) -> anyhow::Result<()> {
     let hot = || "hot".to_owned();
     let line = |what: &str, took: Vec<Duration>| {
         let rate = took.len() as f64 / LASTS.as_secs_f64();
-        println!("{:<42} {rate:>9.0} /s, {}", format!("{what}, {CLIENTS} connections"), told(took).0);
+        crate::terminal::say!("{:<42} {rate:>9.0} /s, {}", format!("{what}, {CLIENTS} connections"), told(took).0);
     };
     line("grants over many users", crowd(url, Operation::Grant, any).await?);
     line("uses over many users", crowd(url, Operation::Use, any).await?);
@@ -177,8 +177,8 @@ async fn rates(url: &str, users: u32) -> anyhow::Result<()> {
     let alone = repeat(url.to_owned(), Operation::Use, any, LASTS).await?;
     let (beside, _) =
         tokio::try_join!(repeat(url.to_owned(), Operation::Use, any, LASTS), crowd(url, Operation::Use, hot))?;
-    println!("{:<62} {}", "uses of others, one connection alone", told(alone).0);
-    println!("{:<62} {}", format!("the same beside {CLIENTS} connections on one user"), told(beside).0);
+    crate::terminal::say!("{:<62} {}", "uses of others, one connection alone", told(alone).0);
+    crate::terminal::say!("{:<62} {}", format!("the same beside {CLIENTS} connections on one user"), told(beside).0);
     Ok(())
 }
 
@@ -244,13 +244,13 @@ async fn expiry(pool: &PgPool, url: &str, lots: u32) -> anyhow::Result<()> {
     OVER.store(true, Ordering::Relaxed);
     let longest = took.iter().max().copied().unwrap_or_default();
     let what = format!("{lots} lots expired, 2 runners, {killed} killed");
-    println!(
+    crate::terminal::say!(
         "{what:<42} {:>9.0} lots/s, pages of {PAGE}: {}, longest {:.2} s",
         f64::from(lots) / seconds,
         told(took).0,
         longest.as_secs_f64()
     );
-    println!("{:<62} {}", "grants meanwhile", told(granting.await??).0);
+    crate::terminal::say!("{:<62} {}", "grants meanwhile", told(granting.await??).0);
     let after: i64 = sqlx::query_scalar(EXPIRED).fetch_one(pool).await?;
     ensure!(after - before == i64::from(lots / 5 * 5), "{} expiries of {lots} lots", after - before);
     ensure!(killed >= KILLS as i64, "nobody was killed");

@@ -1,11 +1,11 @@
 //! `noshi api`: the HTTP room.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use clap::{Args, Subcommand};
 
-use super::{Database, stop_signal};
-use crate::{door::Door, settings::Settings};
+use super::{Database, signals};
+use crate::{ago, door::Door, settings::Settings};
 
 #[derive(Subcommand)]
 pub enum ApiCommand {
@@ -22,19 +22,32 @@ pub struct ApiRun {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// Milliseconds for which it says that it is not ready before it stops to listen (api.unready_ms).
-    #[arg(long)]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::parse_millis)]
     unready_ms: Option<u64>,
 }
 
-pub async fn run(mut settings: Settings, command: ApiCommand) -> anyhow::Result<()> {
+pub async fn run(
+    read: impl Fn() -> anyhow::Result<Settings> + Send + Sync + 'static,
+    command: ApiCommand,
+) -> anyhow::Result<()> {
     match command {
         ApiCommand::Run(args) => {
             // Before the first request, so that the earliest signal is heard.
-            let stop = stop_signal();
+            let (stop, hang_ups) = (signals::stop(), signals::hang_ups());
+            let mut settings = read()?;
             let api = &mut settings.api;
             api.listen = args.listen.unwrap_or(api.listen);
             api.unready_ms = args.unready_ms.unwrap_or(api.unready_ms);
-            let door = Door::open(&settings, args.database.url()?).await?;
+            let url = args.database.url()?.to_owned();
+            let door = Door::open(&settings, &url).await?;
+            let (renew, read) = (door.renew(), Arc::new(read));
+            signals::at_each(hang_ups, move || {
+                let (renew, read, url) = (renew.clone(), Arc::clone(&read), url.clone());
+                async move {
+                    let again = async { renew.read_again(&read()?, &url).await };
+                    signals::tell_read_again(&again.await);
+                }
+            });
             tracing::info!(address = %door.address()?, "the door is open");
             door.serve_until(stop).await
         }

@@ -6,10 +6,14 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Database, ago, out::Out};
-use crate::store::{
-    self, Role,
-    acts::{self, Fault, Head, Which},
+use super::{Database, names, out::Out};
+use crate::{
+    ago, instants,
+    store::{
+        self, Role,
+        acts::{self, Fault, Head, Which},
+    },
+    terminal::progress::Progress,
 };
 
 #[derive(Subcommand)]
@@ -28,10 +32,10 @@ pub struct AuditList {
     #[arg(long)]
     who: Option<String>,
     /// Such as `job retry` or `batch approve`.
-    #[arg(long)]
+    #[arg(long, value_parser = names::audited)]
     act: Option<String>,
     /// Such as 2h.
-    #[arg(long, value_parser = ago::parse)]
+    #[arg(long, value_name = "AGE", value_parser = ago::parse)]
     since: Option<Duration>,
     /// At most so many.
     #[arg(long, default_value = "100", value_parser = clap::value_parser!(i64).range(1..))]
@@ -70,9 +74,10 @@ async fn list(args: AuditList, out: Out) -> anyhow::Result<()> {
     let which = Which { who: args.who, act: args.act, target: args.target, since: args.since };
     let rows = acts::list(&pool, &which, args.most).await?;
     out.list(
+        "no act is like that",
         &rows,
         &[
-            ("WHEN", |it| it.happened_at.format("%Y-%m-%d %H:%M:%SZ").to_string()),
+            ("WHEN", |it| instants::show(it.happened_at)),
             ("WHO", |it| {
                 it.token.as_ref().map_or_else(|| it.who.clone(), |token| format!("{} (token {token})", it.who))
             }),
@@ -93,7 +98,10 @@ struct Verified {
 
 async fn verify(args: AuditVerify, out: Out) -> anyhow::Result<()> {
     let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    let progress =
+        Progress::begin("computing every link again", None).kept(|_, _| "it only looks; nothing is changed".to_owned());
     let (head, faults) = acts::verify(&pool, args.expect.as_ref()).await?;
+    drop(progress);
     let head = format!("{}:{}", head.seq, hex::encode(&head.hash));
     let verified = Verified { whole: faults.is_empty(), head, faults };
     out.one(&verified, |it| {

@@ -1,25 +1,28 @@
 //! `noshi batch`: files of rows, from submission to report.
 
 use std::{
-    fs::File,
-    io::{BufReader, BufWriter, stdout},
-    path::PathBuf,
+    fs::{self, File},
+    io::{BufReader, BufWriter},
+    path::{Path, PathBuf},
 };
 
 use crate::store::PgPool;
-use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand, ValueHint};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Database, out::Out};
 use crate::{
+    instants,
     intake::{self, Encoding, FileKind, Rejected, Submission},
     settings::Settings,
     store::{
         self, Role,
         batches::{self, Progress},
     },
+    terminal,
+    vault::Vault,
 };
 
 #[derive(Subcommand)]
@@ -53,6 +56,7 @@ pub enum BatchCommand {
 #[derive(Args)]
 pub struct BatchSubmit {
     /// With the columns that `noshi batch template KIND` prints.
+    #[arg(value_hint = ValueHint::FilePath)]
     file: PathBuf,
     #[arg(long, value_enum, default_value = "grants")]
     kind: FileKind,
@@ -101,7 +105,7 @@ pub struct BatchApprove {
     #[command(flatten)]
     act: BatchAct,
     /// Your own copy of the file: what you have read is what you approve.
-    #[arg(long)]
+    #[arg(long, value_hint = ValueHint::FilePath)]
     file: PathBuf,
 }
 
@@ -137,9 +141,12 @@ pub struct BatchCap {
 pub struct BatchReport {
     #[command(flatten)]
     name: BatchName,
-    /// Where to write it; standard output otherwise.
-    #[arg(long)]
+    /// Where to write it; standard output otherwise. A file that is there already is left as it is.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
+    /// Replace the file that is there.
+    #[arg(long, requires = "out")]
+    force: bool,
 }
 
 async fn open(database: &Database) -> anyhow::Result<PgPool> {
@@ -149,10 +156,7 @@ async fn open(database: &Database) -> anyhow::Result<PgPool> {
 pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow::Result<()> {
     match command {
         BatchCommand::Submit(args) => submit(settings, out, args).await,
-        BatchCommand::Template { kind } => {
-            print!("{}", kind.template());
-            Ok(())
-        }
+        BatchCommand::Template { kind } => out.one(&json!({"template": kind.template()}), |_| kind.template()),
         BatchCommand::List(database) => list(out, &open(&database).await?).await,
         BatchCommand::Show(name) => show(out, &open(&name.database).await?, name.batch).await,
         BatchCommand::Approve(args) => approve(settings, out, args).await,
@@ -181,7 +185,7 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
             said(out, json!({"batch": act.batch, "rerun": jobs}), sentence)
         }
         BatchCommand::Cap(args) => cap(out, args).await,
-        BatchCommand::Report(args) => report(settings, args).await,
+        BatchCommand::Report(args) => report(settings, out, args).await,
     }
 }
 
@@ -219,11 +223,11 @@ async fn submit(settings: &Settings, out: Out, args: BatchSubmit) -> anyhow::Res
     let submitted = intake::submit(&pool, &*settings.vault()?, &gifts, &submission).await?;
     let batch = submitted.batch;
     let known = if submitted.is_new { "" } else { ", the same file as before" };
-    if out == Out::Table {
-        println!("batch {batch}: {} rows{known}", submitted.rows);
-    }
     if args.release && !submitted.needs_approval {
         batches::release(&pool, batch).await?;
+    }
+    if out == Out::Table {
+        terminal::print(&format!("batch {batch}: {} rows{known}\n", submitted.rows));
     }
     show(out, &pool, batch).await
 }
@@ -247,8 +251,7 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
         .await
         .context("nothing was approved: this file is not what the batch holds")?;
     let until = batches::approve(&pool, act.batch, &intake::digest_of(&file)?, &act.reason).await?;
-    let until = until.to_rfc3339();
-    let sentence = format!("batch {} is approved until {until}", act.batch);
+    let sentence = format!("batch {} is approved until {}", act.batch, instants::show(until));
     said(out, json!({"batch": act.batch, "is": "approved", "until": until}), sentence)
 }
 
@@ -277,7 +280,7 @@ async fn cap(out: Out, args: BatchCap) -> anyhow::Result<()> {
     said(out, json!({"holds": holds}), format!("from now on: {holds}"))
 }
 
-async fn one(pool: &PgPool, batch: i64) -> anyhow::Result<Progress> {
+pub async fn one(pool: &PgPool, batch: i64) -> anyhow::Result<Progress> {
     let found = batches::progress(pool, Some(batch), 1).await?.into_iter().next();
     found.with_context(|| format!("there is no batch {batch}; `noshi batch list` shows them"))
 }
@@ -288,6 +291,7 @@ fn said(out: Out, answer: Value, sentence: String) -> anyhow::Result<()> {
 
 async fn list(out: Out, pool: &PgPool) -> anyhow::Result<()> {
     out.list(
+        "no batch is like that",
         &batches::progress(pool, None, 50).await?,
         &[
             ("BATCH", |batch| batch.id.to_string()),
@@ -312,6 +316,8 @@ struct Shown {
     worth: Vec<String>,
     /// Before it is granted: users who have a grant of its campaign already, and what speaks against it.
     repeated_users: Option<i64>,
+    #[serde(skip)]
+    is_to_be_granted: bool,
     objection: Option<String>,
 }
 
@@ -320,17 +326,19 @@ async fn show(out: Out, pool: &PgPool, batch: i64) -> anyhow::Result<()> {
         batch: one(pool, batch).await?,
         worth: batches::worth(pool, batch).await?,
         repeated_users: None,
+        is_to_be_granted: false,
         objection: None,
     };
     if matches!(shown.batch.status.as_str(), "awaiting_approval" | "approved" | "validated") {
-        shown.repeated_users = Some(batches::repeated_users(pool, batch).await?);
+        shown.is_to_be_granted = true;
+        shown.repeated_users = batches::repeated_users(pool, batch).await?;
         shown.objection = batches::objection(pool, batch).await?;
     }
     out.one(&shown, tell)
 }
 
 fn tell(shown: &Shown) -> String {
-    let Shown { batch: b, worth, repeated_users, objection } = shown;
+    let Shown { batch: b, worth, repeated_users, is_to_be_granted, objection } = shown;
     let broken = if b.holds { "" } else { "  THIS DOES NOT ADD UP: see the runbook, batch_equation_broken" };
     let mut lines = vec![
         format!("batch {}: {} of {}, {}", b.id, b.kind, b.file, b.status),
@@ -351,26 +359,86 @@ fn tell(shown: &Shown) -> String {
     for (label, text) in [("refused", &b.refused), ("paused", &b.paused_code)] {
         lines.extend(text.iter().map(|text| format!("  {label}: {text}")));
     }
-    if let Some(repeated @ 1..) = repeated_users {
-        lines.push(format!("  {repeated} of its users have a grant of this campaign already"));
+    match repeated_users {
+        Some(repeated @ 1..) => lines.push(format!("  {repeated} of its users have a grant of this campaign already")),
+        None if *is_to_be_granted => lines.push(
+            "  how many of its users have a grant of this campaign already is not known: counting them took too long"
+                .to_owned(),
+        ),
+        Some(_) | None => {}
     }
-    match (objection, repeated_users) {
+    match (objection, is_to_be_granted) {
         (Some(objection), _) => lines.push(format!("  it may not be granted as it is: {objection}")),
-        (None, Some(_)) => lines.push("  nothing speaks against it".to_owned()),
-        (None, None) => {}
+        (None, true) => lines.push("  nothing speaks against it".to_owned()),
+        (None, false) => {}
     }
     lines.join("\n")
 }
 
-async fn report(settings: &Settings, args: BatchReport) -> anyhow::Result<()> {
+async fn report(settings: &Settings, out: Out, args: BatchReport) -> anyhow::Result<()> {
     let pool = open(&args.name.database).await?;
     let batch = one(&pool, args.name.batch).await?;
     let vault = settings.vault()?;
-    match &args.out {
-        Some(path) => {
-            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-            intake::report::write(&pool, &vault, &batch, BufWriter::new(file)).await
+    match (&args.out, out) {
+        (Some(path), _) => {
+            let written = write_report(&pool, &vault, &batch, path, args.force).await?;
+            let path = path.display().to_string();
+            said(
+                out,
+                json!({"batch": batch.id, "file": path, "bytes": written}),
+                format!("the report of batch {} is in {path}", batch.id),
+            )
         }
-        None => intake::report::write(&pool, &vault, &batch, stdout().lock()).await,
+        (None, Out::Table) => intake::report::write(&pool, &vault, &batch, BufWriter::new(terminal::Stdout)).await,
+        (None, Out::Json) => {
+            let mut text = vec![];
+            intake::report::write(&pool, &vault, &batch, &mut text).await?;
+            let rows = report_rows(&text)?;
+            out.one(&rows, |_| String::new())
+        }
     }
+}
+
+/// The report as objects by its header.
+fn report_rows(text: &[u8]) -> anyhow::Result<Vec<serde_json::Map<String, Value>>> {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    let mut read = csv::ReaderBuilder::new().flexible(true).from_reader(text);
+    let heads = read.headers()?.clone();
+    read.records()
+        .map(|row| {
+            let row = row?;
+            Ok(heads.iter().zip(&row).map(|(head, field)| (head.to_owned(), Value::from(field))).collect())
+        })
+        .collect()
+}
+
+/// Beside its place first, so that nobody finds half a report there; and never over what is there already, unless that was said. The bytes.
+async fn write_report(pool: &PgPool, vault: &Vault, batch: &Progress, path: &Path, force: bool) -> anyhow::Result<u64> {
+    if let Ok(there) = fs::symlink_metadata(path) {
+        let shown = path.display();
+        ensure!(
+            force,
+            "{shown} is there already, and is left as it is; name another file, or say --force to replace it"
+        );
+        ensure!(there.is_file(), "{shown} is no plain file, and is left as it is; name another one");
+        let digest = intake::digest_of(path)?;
+        ensure!(
+            hex::encode(digest) != batch.digest,
+            "{shown} is the very file that was submitted as batch {}, and is left as it is; name another one",
+            batch.id
+        );
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let cannot = || format!("cannot write {}; it is as it was", path.display());
+    let beside = tempfile::Builder::new().prefix(".noshi-report-").tempfile_in(folder).with_context(cannot)?;
+    intake::report::write(pool, vault, batch, BufWriter::new(beside.as_file())).await.with_context(cannot)?;
+    beside.as_file().sync_all().with_context(cannot)?;
+    let bytes = beside.as_file().metadata()?.len();
+    match force {
+        true => beside.persist(path).map(|_| ()).map_err(|error| error.error),
+        // Somebody may have made it meanwhile.
+        false => beside.persist_noclobber(path).map(|_| ()).map_err(|error| error.error),
+    }
+    .with_context(cannot)?;
+    Ok(bytes)
 }

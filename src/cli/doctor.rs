@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{Database, out::Out};
 use crate::{
     explain::seconds,
+    instants,
     settings::Settings,
     store::{self, Role, health, lanes, operate, reach, restored, schema},
 };
@@ -70,6 +71,7 @@ pub async fn run(settings: &anyhow::Result<Settings>, out: Out, args: DoctorArgs
     }
     let bad = findings.0.iter().filter(|it| it.health == Health::Bad).count();
     out.list(
+        "",
         &findings.0,
         &[
             ("", |it| match it.health {
@@ -326,7 +328,7 @@ async fn look_at_restores(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()
         Some(point) => it.wrong(
             "restores",
             Health::Fair,
-            format!("marked as restored to {}", point.format("%Y-%m-%d %H:%M:%SZ")),
+            format!("marked as restored to {}", instants::show(point)),
             "gifts are bought only after their partner was asked, or park: once what happened after that point is known, `noshi restored end`",
         ),
     }

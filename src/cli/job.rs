@@ -6,11 +6,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 use serde::Serialize;
 
-use super::{Database, out::Out};
+use super::{Database, names, out::Out};
 use crate::{
     explain::{self, Explained, seconds},
+    instants,
     store::{
-        self, Role,
+        self, Role, lanes,
         operate::{self, Filter, Line, Seen, Told},
         prune::{self, Over},
         settle::Status,
@@ -37,16 +38,16 @@ pub enum JobCommand {
 
 #[derive(Args)]
 pub struct JobList {
-    #[arg(long)]
-    kind: Option<String>,
+    #[arg(long, value_name = "KIND", value_parser = names::kind())]
+    kind: Option<Kind>,
     /// Such as needs_operator, retryable or failed.
-    #[arg(long, value_parser = one_status)]
+    #[arg(long, value_name = "STATUS", value_parser = names::status())]
     status: Option<Status>,
-    /// A problem code.
-    #[arg(long)]
+    /// A problem code, such as out_of_tries.
+    #[arg(long, value_name = "CODE", hide_possible_values = true, value_parser = names::code())]
     code: Option<String>,
     /// Those that stand in this lane; a job that is over stands in none.
-    #[arg(long)]
+    #[arg(long, value_parser = names::lane)]
     lane: Option<String>,
     #[arg(long)]
     batch: Option<i64>,
@@ -134,19 +135,15 @@ pub async fn run(out: Out, command: JobCommand) -> anyhow::Result<()> {
     }
 }
 
-fn one_status(name: &str) -> Result<Status, String> {
-    let known = || format!("there are {}", Status::ALL.map(Status::name).join(", "));
-    Status::from_name(name).ok_or_else(known)
-}
-
 fn kinds() -> Vec<&'static str> {
     Kind::ALL.map(Kind::name).to_vec()
 }
 
 async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
     let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    must_exist(&pool, args.lane.as_deref(), args.batch).await?;
     let filter = Filter {
-        kind: args.kind,
+        kind: args.kind.map(|kind| kind.name().to_owned()),
         status: args.status,
         code: args.code,
         lane: args.lane,
@@ -159,8 +156,22 @@ async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
     lines(out, &operate::list(&pool, &filter, &kinds()).await?)
 }
 
+/// A lane or a batch that is not there is a slip of the pen, and not an empty answer.
+async fn must_exist(pool: &PgPool, lane: Option<&str>, batch: Option<i64>) -> anyhow::Result<()> {
+    if let Some(lane) = lane
+        && !lanes::names(pool).await?.iter().any(|known| known == lane)
+    {
+        bail!("{}", super::lane::unknown(lane));
+    }
+    if let Some(batch) = batch {
+        super::batch::one(pool, batch).await?;
+    }
+    Ok(())
+}
+
 fn lines(out: Out, jobs: &[Line]) -> anyhow::Result<()> {
     out.list(
+        "no job is like that",
         jobs,
         &[
             ("JOB", |job| job.id.to_string()),
@@ -231,11 +242,11 @@ async fn find_over(name: &JobName, pool: &PgPool) -> anyhow::Result<Option<Over>
 }
 
 fn tell_over(over: &Over) -> String {
-    let when = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%S").to_string();
+    let when = instants::show;
     let words = [&over.outcome, &over.code, &over.detail];
     let words: Vec<&str> = words.into_iter().filter_map(Option::as_deref).collect();
     let mut text = format!(
-        "job {}: {} {}, over since {} UTC: {} at {} ({})\n  pruned at {} UTC; nothing can be done with it any more, and a late duplicate gets its number\n",
+        "job {}: {} {}, over since {}: {} at {} ({})\n  pruned at {}; nothing can be done with it any more, and a late duplicate gets its number\n",
         over.id,
         over.kind,
         over.key,
@@ -274,7 +285,7 @@ fn tell(shown: &Shown) -> String {
         line("lane:", job.lane.clone());
     }
     if let Some(called_at) = job.called_at {
-        line("called_at:", called_at.to_rfc3339());
+        line("called_at:", instants::show(called_at));
     }
     may(explained, &mut line);
     line("journal:", String::new());
@@ -282,7 +293,7 @@ fn tell(shown: &Shown) -> String {
         let worker = told.worker.map(|it| format!("worker {it}"));
         let words = [&told.became, &told.outcome, &told.code, &told.detail, &worker];
         let words: Vec<&str> = words.into_iter().filter_map(Option::as_deref).collect();
-        text += &format!("    {} {:<12} {}\n", told.when.format("%Y-%m-%d %H:%M:%S%.3f"), told.event, words.join(", "));
+        text += &format!("    {} {:<12} {}\n", instants::show_exactly(told.when), told.event, words.join(", "));
     }
     text
 }

@@ -1,11 +1,14 @@
 //! `noshi lane`: rate budgets, seen, paused, opened and lowered.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Database, out::Out};
+use super::{Database, names, out::Out};
 use crate::{
+    ago,
     explain::seconds,
     store::{
         self, Role,
@@ -29,7 +32,8 @@ pub enum LaneCommand {
 
 #[derive(Args)]
 pub struct LaneName {
-    /// Such as gift/tango_card.
+    /// Such as gift/tango_card; '(no call)' for the steps that call nobody.
+    #[arg(value_parser = names::lane)]
     lane: String,
     #[command(flatten)]
     database: Database,
@@ -41,7 +45,7 @@ pub struct LaneAct {
     name: LaneName,
     /// For the audit: why.
     #[arg(long)]
-    reason: Option<String>,
+    reason: String,
 }
 
 #[derive(Args)]
@@ -51,9 +55,9 @@ pub struct LaneSet {
     /// Calls that its budget has at most.
     #[arg(long, required_unless_present = "as_declared", value_parser = clap::value_parser!(u32).range(1..))]
     calls: Option<u32>,
-    /// The budget that is meant: its window in seconds.
-    #[arg(long, default_value_t = 1, value_name = "SECONDS")]
-    per: u64,
+    /// The budget that is meant: its window, such as 1s or 1d.
+    #[arg(long, default_value = "1s", value_name = "AGE", value_parser = ago::parse_some)]
+    per: Duration,
     /// Back to what the settings declare.
     #[arg(long, conflicts_with = "calls")]
     as_declared: bool,
@@ -72,23 +76,22 @@ pub async fn run(out: Out, command: LaneCommand) -> anyhow::Result<()> {
             out.one(lane.with_context(|| unknown(&name.lane))?, tell)
         }
         LaneCommand::Pause(LaneAct { name, reason }) => {
-            lanes::pause(&open(name.database).await?, &name.lane, reason.as_deref()).await?;
+            lanes::pause(&open(name.database).await?, &name.lane, Some(&reason)).await?;
             done(out, name.lane, "paused")
         }
         LaneCommand::Resume(LaneAct { name, reason }) => {
-            lanes::resume(&open(name.database).await?, &name.lane, reason.as_deref()).await?;
+            lanes::resume(&open(name.database).await?, &name.lane, Some(&reason)).await?;
             done(out, name.lane, "open")
         }
         LaneCommand::Set(LaneSet { name, calls, per, as_declared, reason }) => {
-            let per = std::time::Duration::from_secs(per);
             lanes::set(&open(name.database).await?, &name.lane, per, calls, &reason).await?;
             done(out, name.lane, if as_declared { "as declared" } else { "lowered" })
         }
     }
 }
 
-fn unknown(lane: &str) -> String {
-    format!("there is no lane `{lane}`; `noshi lane list` shows them")
+pub fn unknown(lane: &str) -> String {
+    format!("there is no lane `{}`; `noshi lane list` shows them", names::shown_lane(lane))
 }
 
 #[derive(Serialize)]
@@ -98,7 +101,7 @@ struct Done {
 }
 
 fn done(out: Out, lane: String, is: &'static str) -> anyhow::Result<()> {
-    out.one(&Done { lane, is }, |done| format!("{} is {}", done.lane, done.is))
+    out.one(&Done { lane, is }, |done| format!("{} is {}", names::shown_lane(&done.lane), done.is))
 }
 
 fn state(lane: &LaneState) -> String {
@@ -116,9 +119,10 @@ fn oldest(lane: &LaneState) -> String {
 
 fn table(out: Out, lanes: &[LaneState]) -> anyhow::Result<()> {
     out.list(
+        "there is no lane yet; the first worker declares them",
         lanes,
         &[
-            ("LANE", |lane| if lane.name.is_empty() { "(no call)".to_owned() } else { lane.name.clone() }),
+            ("LANE", |lane| names::shown_lane(&lane.name)),
             ("STATE", state),
             ("BUDGETS", |lane| lane.budgets.clone()),
             ("OLDEST WAITING", oldest),
@@ -129,7 +133,7 @@ fn table(out: Out, lanes: &[LaneState]) -> anyhow::Result<()> {
 fn tell(lane: &LaneState) -> String {
     format!(
         "{} is {}\n  budgets: {}\n  oldest waiting: {}\n  tokens handed out: {}",
-        lane.name,
+        names::shown_lane(&lane.name),
         state(lane),
         lane.budgets,
         oldest(lane),

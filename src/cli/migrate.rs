@@ -1,9 +1,14 @@
 //! `noshi migrate`: the schema.
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{Database, out::Out};
-use crate::store::{self, schema};
+use crate::{
+    instants,
+    store::{self, schema},
+    terminal::progress::Progress,
+};
 
 #[derive(Subcommand)]
 pub enum MigrateCommand {
@@ -15,18 +20,30 @@ pub enum MigrateCommand {
     Print(Database),
 }
 
+/// Says what was done, and what a person has who breaks it off.
+async fn up(out: Out, url: &str) -> anyhow::Result<()> {
+    let to_come = schema::pending(url).await?.len();
+    let progress = Progress::begin("migrating the schema", None)
+        .kept(|_, _| "each migration is there whole or not at all; run `noshi migrate up` again".to_owned());
+    store::migrate(url).await?;
+    drop(progress);
+    out.one(&json!({"applied": to_come}), |_| match to_come {
+        0 => "the schema was up to date; nothing was done".to_owned(),
+        _ => format!("the schema is up to date: {to_come} migrations were applied"),
+    })
+}
+
 pub async fn run(out: Out, command: MigrateCommand) -> anyhow::Result<()> {
     match command {
-        MigrateCommand::Up(database) => store::migrate(database.url()?).await,
+        MigrateCommand::Up(database) => up(out, database.url()?).await,
         MigrateCommand::Status(database) => out.list(
+            "no migration is known",
             &schema::status(database.url()?).await?,
             &[
                 ("MIGRATION", |line| format!("{:04}", line.version)),
                 ("NAME", |line| line.name.clone()),
                 ("STATUS", |line| line.status.to_owned()),
-                ("APPLIED", |line| {
-                    line.applied_at.map_or_else(String::new, |at| at.format("%Y-%m-%d %H:%M:%S").to_string())
-                }),
+                ("APPLIED", |line| line.applied_at.map_or_else(String::new, instants::show)),
             ],
         ),
         MigrateCommand::Print(database) => {

@@ -6,16 +6,20 @@ use anyhow::Context;
 use clap::{Args, CommandFactory};
 
 use super::Cli;
+use crate::terminal;
 
 #[derive(Args)]
 pub struct ManArgs {
     /// One page for each command, in this directory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     dir: Option<PathBuf>,
 }
 
 pub fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "noshi", &mut std::io::stdout());
+    // Into memory first: the generator panics where it cannot write.
+    let mut script = vec![];
+    clap_complete::generate(shell, &mut Cli::command(), "noshi", &mut script);
+    terminal::print(&String::from_utf8_lossy(&script));
 }
 
 pub fn manual(args: ManArgs) -> anyhow::Result<()> {
@@ -26,7 +30,7 @@ pub fn manual(args: ManArgs) -> anyhow::Result<()> {
         None => {
             let mut page = vec![];
             clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            print!("{}", String::from_utf8_lossy(&page));
+            terminal::print(&String::from_utf8_lossy(&page));
             Ok(())
         }
     }

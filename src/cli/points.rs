@@ -6,9 +6,13 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Database, out::Out};
-use crate::store::{
-    self, Role,
-    points::{self, Expiring, LedgerFault, PointEntry},
+use crate::{
+    instants,
+    store::{
+        self, Role,
+        points::{self, Expiring, LedgerFault, PointEntry},
+    },
+    terminal::progress::Progress,
 };
 
 #[derive(Subcommand)]
@@ -26,8 +30,8 @@ pub enum PointsCommand {
 #[derive(Args)]
 pub struct BalanceArgs {
     user: String,
-    /// Such as 2026-10-09T00:00:00+09:00.
-    #[arg(long)]
+    /// Such as 2026-10-09, or 2026-10-09T12:00:00+09:00.
+    #[arg(long, value_name = "TIME", value_parser = instants::parse)]
     at: Option<DateTime<Utc>>,
     /// Where they are to be spent: points limited to another area do not count.
     #[arg(long)]
@@ -51,8 +55,8 @@ pub struct HistoryArgs {
 #[derive(Args)]
 pub struct ExpiringArgs {
     user: String,
-    /// Up to this instant; without it, within 90 days.
-    #[arg(long)]
+    /// Up to this instant, such as 2026-12-31; without it, within 90 days.
+    #[arg(long, value_name = "TIME", value_parser = instants::parse)]
     before: Option<DateTime<Utc>>,
     #[command(flatten)]
     database: Database,
@@ -76,22 +80,27 @@ pub async fn run(out: Out, command: PointsCommand) -> anyhow::Result<()> {
             let lots = points::expiring(&open(args.database).await?, &args.user, args.before, None).await?;
             expiring(out, &lots)
         }
-        PointsCommand::Verify(database) => verify(out, &points::verify(&open(database).await?).await?),
+        PointsCommand::Verify(database) => {
+            let progress = Progress::begin("computing every equation again", None)
+                .kept(|_, _| "it only looks; nothing is changed".to_owned());
+            let faults = points::verify(&open(database).await?).await?;
+            drop(progress);
+            verify(out, &faults)
+        }
     }
 }
 
 fn history(out: Out, entries: &[PointEntry]) -> anyhow::Result<()> {
     out.list(
+        "nothing happened to points of this user there",
         entries,
         &[
             ("NO", |e| e.seq.to_string()),
-            ("AT", |e| e.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
+            ("AT", |e| instants::show(e.at)),
             ("KIND", |e| e.kind.clone()),
             ("POINTS", |e| format!("{:+}", e.amount)),
             ("BALANCE", |e| e.balance.to_string()),
-            ("EXPIRES", |e| {
-                e.expires_at.map_or("–".to_owned(), |at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
-            }),
+            ("EXPIRES", |e| e.expires_at.map_or("–".to_owned(), instants::show)),
             ("AREA", |e| e.area.clone().unwrap_or_else(|| "–".to_owned())),
             ("KEY", |e| e.key.clone()),
         ],
@@ -100,9 +109,10 @@ fn history(out: Out, entries: &[PointEntry]) -> anyhow::Result<()> {
 
 fn expiring(out: Out, lots: &[Expiring]) -> anyhow::Result<()> {
     out.list(
+        "nothing expires until then",
         lots,
         &[
-            ("EXPIRES", |l| l.expires_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
+            ("EXPIRES", |l| instants::show(l.expires_at)),
             ("POINTS", |l| l.points.to_string()),
             ("AREA", |l| l.area.clone().unwrap_or_else(|| "–".to_owned())),
         ],
@@ -114,6 +124,7 @@ fn verify(out: Out, faults: &[LedgerFault]) -> anyhow::Result<()> {
         return out.one(&json!({"holds": true}), |_| "every equation of the ledger holds".to_owned());
     }
     out.list(
+        "",
         faults,
         &[("EQUATION", |f| f.equation.clone()), ("OF", |f| f.subject.clone()), ("FAULT", |f| f.fault.clone())],
     )?;

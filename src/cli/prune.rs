@@ -1,19 +1,25 @@
 //! `noshi prune` and `noshi retention`: what is over moves out of the way.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{Database, out::Out};
-use crate::store::{
-    self, Role,
-    prune::{self, Pruned, Retention},
+use crate::{
+    ago, instants,
+    store::{
+        self, Role,
+        prune::{self, Pruned, Retention},
+    },
+    terminal::progress::{Progress, grouped},
 };
 
 #[derive(Args)]
 pub struct PruneArgs {
     /// Instead of what the retention says, such as 30d; never less than a day.
-    #[arg(long, value_name = "AGE")]
-    older_than: Option<String>,
+    #[arg(long, value_name = "AGE", value_parser = ago::parse_some)]
+    older_than: Option<Duration>,
     #[command(flatten)]
     database: Database,
 }
@@ -29,14 +35,14 @@ pub enum RetentionCommand {
 #[derive(Args)]
 pub struct RetentionSet {
     /// Jobs that are over stay at hand for as long, such as 90d; at least a day.
-    #[arg(long, value_name = "AGE", required_unless_present_any = ["stories_for", "every"])]
-    jobs_for: Option<String>,
+    #[arg(long, value_name = "AGE", value_parser = ago::parse_some, required_unless_present_any = ["stories_for", "every"])]
+    jobs_for: Option<Duration>,
     /// The row and journal of a pruned job are kept for as long, such as 2y; at least 90 days.
-    #[arg(long, value_name = "AGE")]
-    stories_for: Option<String>,
+    #[arg(long, value_name = "AGE", value_parser = ago::parse_some)]
+    stories_for: Option<Duration>,
     /// How often the fleet prunes, such as 1h.
-    #[arg(long, value_name = "INTERVAL")]
-    every: Option<String>,
+    #[arg(long, value_name = "AGE", value_parser = ago::parse_some)]
+    every: Option<Duration>,
     /// For the audit: why.
     #[arg(long)]
     reason: String,
@@ -58,12 +64,19 @@ pub async fn run(out: Out, args: PruneArgs) -> anyhow::Result<()> {
     let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
     let mut done = Run::default();
     let mut last = Pruned::default();
+    let mut progress = Progress::begin("pruning jobs", None).kept(|done, _| {
+        format!(
+            "{} jobs are looked at, and what was pruned stays so; run the same again, or leave the rest to the fleet",
+            grouped(done)
+        )
+    });
     loop {
-        let Some(page) = prune::next_page(&pool, args.older_than.as_deref(), &last).await? else {
+        let Some(page) = prune::next_page(&pool, args.older_than, &last).await? else {
             done.left_to_another = true;
             break;
         };
         done.looked_at += i64::from(page.looked_at);
+        progress.advance(u64::try_from(page.looked_at).unwrap_or(0));
         done.pruned += i64::from(page.pruned);
         done.stories_ended += i64::from(page.stories);
         if page.is_last() {
@@ -71,6 +84,7 @@ pub async fn run(out: Out, args: PruneArgs) -> anyhow::Result<()> {
         }
         last = page;
     }
+    drop(progress);
     out.one(&done, |done| {
         let Run { looked_at, pruned, stories_ended, left_to_another } = done;
         let kept = looked_at - pruned;
@@ -86,8 +100,7 @@ pub async fn run_retention(out: Out, command: RetentionCommand) -> anyhow::Resul
         RetentionCommand::Show(database) => store::connect(database.url()?, Role::Operator, 1).await?,
         RetentionCommand::Set(set) => {
             let pool = store::connect(set.database.url()?, Role::Operator, 1).await?;
-            let [jobs_for, stories_for, every] = [&set.jobs_for, &set.stories_for, &set.every].map(Option::as_deref);
-            prune::set_retention(&pool, jobs_for, stories_for, every, &set.reason).await?;
+            prune::set_retention(&pool, set.jobs_for, set.stories_for, set.every, &set.reason).await?;
             pool
         }
     };
@@ -95,9 +108,9 @@ pub async fn run_retention(out: Out, command: RetentionCommand) -> anyhow::Resul
 }
 
 fn tell(kept: &Retention) -> String {
-    let begun = kept.begun_at.format("%Y-%m-%d %H:%M:%S");
+    let begun = instants::show(kept.begun_at);
     format!(
-        "jobs that are over are kept for {}, their stories for {}; the fleet prunes every {}, last from {begun} UTC",
+        "jobs that are over are kept for {}, their stories for {}; the fleet prunes every {}, last from {begun}",
         kept.jobs_for, kept.stories_for, kept.every
     )
 }

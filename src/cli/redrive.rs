@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{IsTerminal, Write, stderr, stdin},
+    io::{IsTerminal, stdin},
     path::PathBuf,
     time::Duration,
 };
@@ -13,12 +13,17 @@ use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 use serde::Serialize;
 
-use super::{Database, ago, out::Out};
+use super::{Database, names, out::Out};
 use crate::{
+    ago, instants,
     redrive::{self as planning, ACTS},
     store::{
         self, Role,
         redrive::{self, Conditions, Filter, Group, Redrive, Steer},
+    },
+    terminal::{
+        self, note,
+        progress::{self, Progress},
     },
 };
 
@@ -85,21 +90,21 @@ struct Plan {
 #[derive(Args)]
 struct Which {
     /// Such as gift_issuance.
-    #[arg(long, value_parser = parse_kind)]
+    #[arg(long, value_parser = names::kind())]
     kind: Option<Kind>,
     /// The problem that they stand at, such as out_of_tries.
-    #[arg(long)]
+    #[arg(long, value_name = "CODE", hide_possible_values = true, value_parser = names::code())]
     code: Option<String>,
     #[arg(long, value_enum)]
     status: Option<AtRest>,
     /// At rest for no longer than this, such as 2h.
-    #[arg(long, value_parser = ago::parse)]
+    #[arg(long, value_name = "AGE", value_parser = ago::parse)]
     since: Option<Duration>,
     /// The batch that they came with.
     #[arg(long)]
     batch: Option<i64>,
     /// A file of the kind's own ids, one a line: these and no others.
-    #[arg(long, value_name = "FILE", requires = "kind", conflicts_with_all = ["code", "status", "since", "batch"])]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, requires = "kind", conflicts_with_all = ["code", "status", "since", "batch"])]
     ids: Option<PathBuf>,
     /// Every job that is parked or failed.
     #[arg(long)]
@@ -194,10 +199,6 @@ fn parse_digest(text: &str) -> Result<Digest, String> {
     hex::decode(text).ok().filter(|it| it.len() == 32).map(Digest).ok_or_else(|| "a digest is 64 hex digits".to_owned())
 }
 
-fn parse_kind(name: &str) -> Result<Kind, String> {
-    Kind::from_name(name).ok_or_else(|| format!("there are {}", Kind::ALL.map(Kind::name).join(", ")))
-}
-
 fn parse_act(name: &str) -> Result<Act, String> {
     let known = Act::from_name(name).filter(|act| ACTS.contains(act));
     known.ok_or_else(|| {
@@ -240,8 +241,9 @@ async fn obey(verb: Verb, out: Out) -> anyhow::Result<()> {
         Verb::Cap(args) => {
             let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
             redrive::set_cap(&pool, args.jobs, args.amount).await?;
-            println!("from now on a second person approves above {} jobs, or {} minor units", args.jobs, args.amount);
-            Ok(())
+            out.one(&serde_json::json!({"jobs": args.jobs, "amount": args.amount}), |_| {
+                format!("from now on a second person approves above {} jobs, or {} minor units", args.jobs, args.amount)
+            })
         }
     }
 }
@@ -282,6 +284,7 @@ async fn one(pool: &PgPool, number: i64) -> anyhow::Result<Redrive> {
 
 async fn list(pool: &PgPool, out: Out) -> anyhow::Result<()> {
     out.list(
+        "there is no re-drive yet",
         &redrive::latest(pool, 50).await?,
         &[
             ("RE-DRIVE", |it| it.id.to_string()),
@@ -344,7 +347,7 @@ fn tell(shown: &Shown) -> String {
     }
     if let (Some(by), Some(at)) = (&r.applied_by, r.applied_at) {
         lines.push(format!("  applied by {by} at {}: {}", time(at), r.reason.as_deref().unwrap_or_default()));
-        lines.push(format!("  {}", progress(r)));
+        lines.push(format!("  {}", how_far(r)));
     } else {
         lines.push(format!("  to be applied before {}", time(r.expires_at)));
     }
@@ -356,10 +359,10 @@ fn tell(shown: &Shown) -> String {
 }
 
 fn time(at: chrono::DateTime<chrono::Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M:%SZ").to_string()
+    instants::show(at)
 }
 
-fn progress(r: &Redrive) -> String {
+fn how_far(r: &Redrive) -> String {
     format!(
         "{} of {} asked, {} moved on by themselves, {} waiting; of those asked: {} completed, {} failed, {} parked again, {} at work",
         r.asked, r.jobs, r.drifted, r.waiting, r.completed, r.failed, r.parked, r.open
@@ -404,20 +407,33 @@ async fn apply(
 /// Tells how far it is, until every job was asked and is at rest, or nothing goes on. Whoever stops watching stops nothing.
 async fn watch(pool: &PgPool, number: i64) -> anyhow::Result<()> {
     let mut told = String::new();
+    let kept = format!(
+        "the fleet goes on; `noshi redrive pause {number} --reason …` holds it, `noshi redrive show {number}` tells"
+    );
+    let mut bar: Option<Progress> = None;
     let mut unchanged = 0;
     loop {
         // A database that is away for a moment ends no re-drive.
         match redrive::one(pool, number).await {
             Ok(Some(r)) => {
-                let now = progress(&r);
+                let now = how_far(&r);
+                let bar = bar.get_or_insert_with(|| {
+                    progress::keep(kept.as_str());
+                    Progress::begin("jobs at rest", u64::try_from(r.jobs).ok())
+                });
+                bar.at(u64::try_from(r.completed + r.failed + r.parked + r.drifted).unwrap_or(0));
                 if now != told {
-                    eprintln!("{now}");
+                    if bar.is_drawn() {
+                        bar.say(&format!("{} asked, {} parked again;", r.asked, r.parked));
+                    } else {
+                        note!("{now}");
+                    }
                     told = now;
                     unchanged = 0;
                 }
                 unchanged += 1;
                 if unchanged == LOOKS_WITHOUT_CHANGE {
-                    eprintln!("nothing moved for a while; the workers carry it out: `noshi worker list` shows them");
+                    note!("nothing moved for a while; the workers carry it out: `noshi worker list` shows them");
                 }
                 if (r.status == "done" && r.open == 0) || !matches!(r.status.as_str(), "running" | "done") {
                     return Ok(());
@@ -438,7 +454,7 @@ async fn at_once(args: AtOnce, out: Out) -> anyhow::Result<()> {
     let made = plan(&pool, &args.which).await?;
     let r = one(&pool, made).await?;
     let shown = Shown { groups: redrive::groups(&pool, made).await?, redrive: r };
-    eprint!("{}", tell(&shown));
+    terminal::tell(&tell(&shown));
     let r = shown.redrive;
     if r.needs_approval {
         bail!(
@@ -459,8 +475,7 @@ fn agreed(jobs: i32) -> anyhow::Result<bool> {
     if !stdin().is_terminal() {
         bail!("there is no terminal to ask on; with --yes nobody is asked");
     }
-    eprint!("ask these {jobs} jobs? [y/N] ");
-    stderr().flush()?;
+    terminal::tell(&format!("ask these {jobs} jobs? [y/N] "));
     let mut answer = String::new();
     stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -5,7 +5,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Database, out::Out};
-use crate::store::{self, Role, restored};
+use crate::{
+    instants,
+    store::{self, Role, restored},
+};
 
 #[derive(Subcommand)]
 pub enum RestoredCommand {
@@ -20,7 +23,7 @@ pub enum RestoredCommand {
 #[derive(Args)]
 pub struct RestoredMark {
     /// The point, such as 2026-11-23T00:10:00Z. Rather too early than too late.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instants::parse)]
     to: DateTime<Utc>,
     /// For the audit: why.
     #[arg(long)]
@@ -46,14 +49,14 @@ pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
             out.one(&json!({"restored_to": args.to, "in_doubt": doubted}), |_| {
                 format!(
                     "restored to {}: {doubted} unfinished writes are in doubt; no gift is bought before its partner was asked",
-                    args.to.format("%Y-%m-%d %H:%M:%SZ")
+                    instants::show(args.to)
                 )
             })
         }
         RestoredCommand::Show(database) => {
             let point = restored::point(&open(database).await?).await?;
             out.one(&json!({"restored_to": point}), |_| match point {
-                Some(point) => format!("restored to {}", point.format("%Y-%m-%d %H:%M:%SZ")),
+                Some(point) => format!("restored to {}", instants::show(point)),
                 None => "no restore is marked".to_owned(),
             })
         }

@@ -7,8 +7,9 @@ use noshi_jobs::Kind;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Database, out::Out};
+use super::{Database, names, out::Out};
 use crate::{
+    instants,
     schedule::{self, Times},
     store::{
         self, ActError, Role,
@@ -59,8 +60,8 @@ pub struct Set {
     #[command(flatten)]
     name: Name,
     /// Of its jobs, such as point_expiry.
-    #[arg(long)]
-    kind: String,
+    #[arg(long, value_parser = names::kind())]
+    kind: Kind,
     /// When it is due, as cron has it: minute hour day month weekday, such as '5 0 * * *'.
     #[arg(long)]
     cron: String,
@@ -111,15 +112,12 @@ pub async fn run(out: Out, command: ScheduleCommand) -> anyhow::Result<()> {
 async fn run_set(out: Out, set: Set) -> anyhow::Result<()> {
     let Set { name: Name { name, database }, kind, cron, zone, args, missed, priority, reason } = set;
     let refused = ActError::refused;
-    let known = Kind::from_name(&kind).ok_or_else(|| {
-        let kinds = Kind::ALL.map(Kind::name).join(", ");
-        refused(format!("kind: there is no kind `{kind}`; there are {kinds}"))
-    })?;
     let args: Value =
         serde_json::from_str(&args).map_err(|error| refused(format!("args: this is no JSON: {error}")))?;
-    let id = schedule::id(known, &args).map_err(refused)?;
+    let id = schedule::id(kind, &args).map_err(refused)?;
     let times = Times::read(&cron, &zone).map_err(refused)?;
-    let wanted = Wanted { name: &name, kind: &kind, id: &id, args: &args, priority, cron: &cron, zone: &zone, missed };
+    let wanted =
+        Wanted { name: &name, kind: kind.name(), id: &id, args: &args, priority, cron: &cron, zone: &zone, missed };
     let next = |clock| times.after(clock).ok_or_else(|| format!("cron: `{cron}` is never due; its day is in no month"));
     let pool = store::connect(database.url()?, Role::Operator, 1).await?;
     let is_new = schedules::set(&pool, &wanted, next, &reason).await?;
@@ -166,6 +164,7 @@ impl From<Schedule> for Shown {
 fn table(out: Out, schedules: Vec<Schedule>) -> anyhow::Result<()> {
     let shown: Vec<Shown> = schedules.into_iter().map(Shown::from).collect();
     out.list(
+        "there is no schedule; `noshi schedule set` makes one",
         &shown,
         &[
             ("NAME", |it| it.schedule.name.clone()),
@@ -183,7 +182,7 @@ fn table(out: Out, schedules: Vec<Schedule>) -> anyhow::Result<()> {
 
 fn tell(shown: &Shown) -> String {
     let Shown { schedule: it, state, next } = shown;
-    let or_never = |at: Option<DateTime<Utc>>| at.map_or("never".to_owned(), |at| at.to_rfc3339());
+    let or_never = |at: Option<DateTime<Utc>>| at.map_or("never".to_owned(), instants::show);
     let mut text = format!(
         "{} is {state}\n  asks for: {} {} {}\n  due: {} in {}; missed times: {}\n  next: {}\n  last due: {}, job {}\n  fired {}, skipped {}\n",
         it.name,

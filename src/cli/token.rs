@@ -7,9 +7,12 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{Database, out::Out};
-use crate::store::{
-    self, Role,
-    tokens::{self, NewToken},
+use crate::{
+    ago, instants,
+    store::{
+        self, Role,
+        tokens::{self, NewToken},
+    },
 };
 
 #[derive(Subcommand)]
@@ -32,7 +35,7 @@ pub struct TokenCreate {
     #[arg(long, value_delimiter = ',', required = true, value_parser = tokens::SCOPES)]
     scopes: Vec<String>,
     /// When it ends, such as 90d or 12h: from a minute to 400 days.
-    #[arg(long, value_parser = parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = ago::parse_some)]
     expires: Duration,
     /// Requests a second that each process of the interface takes from it.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
@@ -50,18 +53,6 @@ pub struct TokenRevoke {
     reason: String,
     #[command(flatten)]
     database: Database,
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a time such as 90d, 12h or 30m");
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "d" => 24 * 60 * 60,
-        "h" => 60 * 60,
-        "m" => 60,
-        _ => return Err(wrong()),
-    };
-    number.parse::<u32>().map(|number| Duration::from_secs(u64::from(number) * seconds)).map_err(|_| wrong())
 }
 
 pub async fn run(command: TokenCommand, out: Out) -> anyhow::Result<()> {
@@ -88,7 +79,7 @@ async fn create(args: &TokenCreate, out: Out) -> anyhow::Result<()> {
             token.expose_secret(),
             args.owner,
             args.scopes.join(", "),
-            until.to_rfc3339()
+            instants::show(until)
         )
     })
 }
@@ -96,6 +87,7 @@ async fn create(args: &TokenCreate, out: Out) -> anyhow::Result<()> {
 async fn list(database: &Database, out: Out) -> anyhow::Result<()> {
     let pool = store::connect(database.url()?, Role::Operator, 1).await?;
     out.list(
+        "there is no token; `noshi token create` makes one",
         &tokens::list(&pool).await?,
         &[
             ("TOKEN", |t| t.id.clone()),
@@ -103,8 +95,8 @@ async fn list(database: &Database, out: Out) -> anyhow::Result<()> {
             ("SCOPES", |t| t.scopes.join(",")),
             ("A SECOND", |t| t.per_second.to_string()),
             ("STATE", |t| t.state.clone()),
-            ("EXPIRES", |t| t.expires_at.format("%Y-%m-%d %H:%M").to_string()),
-            ("LAST USED", |t| t.last_used_at.map_or("never".to_owned(), |at| at.format("%Y-%m-%d %H:%M").to_string())),
+            ("EXPIRES", |t| instants::show(t.expires_at)),
+            ("LAST USED", |t| t.last_used_at.map_or("never".to_owned(), instants::show)),
         ],
     )
 }

@@ -3,12 +3,14 @@
 use anyhow::Context;
 use clap::Subcommand;
 use secrecy::ExposeSecret;
+use serde_json::json;
 
-use super::Database;
+use super::{Database, out::Out};
 use crate::{
     chaos::crash_point,
     settings::Settings,
     store::{self, Role},
+    terminal::progress::{Progress, grouped},
     vault,
 };
 
@@ -20,25 +22,35 @@ pub enum VaultCommand {
     Rotate(Database),
 }
 
-pub async fn run(settings: impl Fn() -> anyhow::Result<Settings>, command: VaultCommand) -> anyhow::Result<()> {
+pub async fn run(
+    settings: impl Fn() -> anyhow::Result<Settings>,
+    out: Out,
+    command: VaultCommand,
+) -> anyhow::Result<()> {
     match command {
         VaultCommand::NewKey => {
-            println!("{}", vault::generate_key_line().expose_secret());
-            Ok(())
+            let line = vault::generate_key_line();
+            out.one(&json!({"line": line.expose_secret()}), |_| line.expose_secret().to_owned())
         }
-        VaultCommand::Rotate(database) => rotate(&settings()?, database.url()?).await,
+        VaultCommand::Rotate(database) => rotate(&settings()?, out, database.url()?).await,
     }
 }
 
-async fn rotate(settings: &Settings, url: &str) -> anyhow::Result<()> {
+async fn rotate(settings: &Settings, out: Out, url: &str) -> anyhow::Result<()> {
     let keys = settings.vault()?;
     let pool = store::connect(url, Role::Login, 1).await?;
-    let mut rewrapped = 0;
+    let mut rewrapped = 0_u64;
+    let mut progress = Progress::begin("sealing again", None).kept(|done, _| {
+        format!("{} values are under the new key, and the others open as before: keep the old key in the file, and run the same again", grouped(done))
+    });
     loop {
         let mut transaction = pool.begin().await?;
         let Some(rows) = store::facts::sealed_under_another_key(&mut transaction, keys.current_key()).await? else {
-            println!("{rewrapped} sealed values are now under the key {}", keys.current_key());
-            return Ok(());
+            drop(progress);
+            let key = keys.current_key();
+            return out.one(&json!({"rewrapped": rewrapped, "key": key}), |_| {
+                format!("{rewrapped} sealed values are now under the key {key}")
+            });
         };
         for mut row in rows {
             let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
@@ -49,6 +61,7 @@ async fn rotate(settings: &Settings, url: &str) -> anyhow::Result<()> {
                 digest_again(&mut transaction, &keys, &row).await?;
             }
             rewrapped += 1;
+            progress.advance(1);
         }
         crash_point("rotate.before_commit");
         transaction.commit().await?;

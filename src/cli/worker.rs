@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::{Database, out::Out, stop_signal};
+use super::{Database, out::Out, signals};
 use crate::{
+    ago,
     explain::seconds,
-    metrics,
+    instants, metrics,
     settings::{Settings, WorkerSettings},
     store::{self, Role},
     worker::{End, Worker},
@@ -33,16 +34,16 @@ pub struct WorkerRun {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     slots: Option<u16>,
     /// Milliseconds of silence after which the worker may be declared dead (worker.lease_ms).
-    #[arg(long, value_parser = clap::value_parser!(u64).range(500..))]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::millis_from(500))]
     lease_ms: Option<u64>,
     /// Milliseconds between looks at an idle lane, when no hint comes (worker.poll_ms).
-    #[arg(long, value_parser = clap::value_parser!(u64).range(10..))]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::millis_from(10))]
     poll_ms: Option<u64>,
     /// Milliseconds that a graceful stop waits for steps in flight (worker.grace_ms).
-    #[arg(long)]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::parse_millis)]
     grace_ms: Option<u64>,
     /// Milliseconds for which it says that it is not ready before it stops to claim (worker.unready_ms).
-    #[arg(long)]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::parse_millis)]
     unready_ms: Option<u64>,
     /// Do not LISTEN: polling alone (worker.listen).
     #[arg(long)]
@@ -53,6 +54,13 @@ pub struct WorkerRun {
     /// End at once when standard input ends: whoever holds its other end is gone.
     #[arg(long, hide = true)]
     exit_with_parent: bool,
+}
+
+impl WorkerCommand {
+    /// See [`super::signals`].
+    pub const fn serves(&self) -> bool {
+        matches!(self, WorkerCommand::Run(_))
+    }
 }
 
 impl WorkerRun {
@@ -71,7 +79,7 @@ impl WorkerRun {
 }
 
 pub async fn run(
-    settings: impl Fn() -> anyhow::Result<Settings>,
+    settings: impl Fn() -> anyhow::Result<Settings> + Send + 'static,
     out: Out,
     command: WorkerCommand,
 ) -> anyhow::Result<()> {
@@ -79,42 +87,55 @@ pub async fn run(
         WorkerCommand::List(database) => {
             let pool = store::connect(database.url()?, Role::Operator, 1).await?;
             out.list(
+                "there is no worker, and there was none",
                 &store::operate::workers(&pool).await?,
                 &[
                     ("WORKER", |worker| worker.id.to_string()),
                     ("NAME", |worker| worker.name.clone()),
                     ("STATUS", |worker| worker.status.clone()),
-                    ("STARTED", |worker| worker.started_at.format("%Y-%m-%d %H:%M:%S").to_string()),
+                    ("STARTED", |worker| instants::show(worker.started_at)),
                     ("HEARD", |worker| format!("{} ago", seconds(worker.seen_ago))),
                     ("IN HAND", |worker| worker.in_hand.to_string()),
                 ],
             )
         }
-        WorkerCommand::Run(args) => run_worker(&settings()?, args).await,
+        WorkerCommand::Run(args) => run_worker(settings, args).await,
     }
 }
 
-async fn run_worker(settings: &Settings, args: WorkerRun) -> anyhow::Result<()> {
+async fn run_worker(
+    read: impl Fn() -> anyhow::Result<Settings> + Send + 'static,
+    args: WorkerRun,
+) -> anyhow::Result<()> {
     if args.exit_with_parent {
         exit_with_parent();
     }
+    // Before the first claim, so that the earliest signal is heard.
+    let (stop, hang_ups) = (signals::stop(), signals::hang_ups());
+    let settings = read()?;
     let ours = args.over(settings.worker.clone());
     let pace = ours.pace()?;
-    // Before the first claim, so that the earliest signal is heard.
-    let stop = stop_signal();
     let partners = settings.partners()?;
-    // Before the first claim, so that every job is counted.
+    // Before the first claim, so that every job is counted, and that no worker begins which nobody can watch.
     let figures = match ours.metrics {
         Some(listen) => {
-            Some((listen, metrics::install(partners.gifts.names(), partners.mails.name(), partners.stores.calls())?))
+            let (listener, address) = metrics::bind(listen).await?;
+            let recorder = metrics::install(partners.gifts.names(), partners.mails.name(), partners.stores.calls())?;
+            Some((listener, address, recorder))
         }
         None => None,
     };
     let worker = Worker::start(args.database.url()?, &ours.name, partners, pace).await?;
-    if let Some((listen, recorder)) = figures {
-        let address = worker.serve_metrics(listen, recorder).await?;
+    if let Some((listener, address, recorder)) = figures {
+        worker.serve_metrics(listener, recorder);
         tracing::info!(%address, "serving /metrics");
     }
+    let renew = worker.renew();
+    signals::at_each(hang_ups, move || {
+        let read_again = read().and_then(|settings| settings.partners()).and_then(&renew);
+        signals::tell_read_again(&read_again);
+        std::future::ready(())
+    });
     match worker.run_until(stop).await {
         End::Stopped => Ok(()),
         End::DeclaredDead => bail!("this worker was declared dead; its jobs are taken over by others"),

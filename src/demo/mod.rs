@@ -36,6 +36,7 @@ use self::{
 use crate::{
     private_postgres::{PrivatePostgres, Settings as ServerSettings},
     store::{self, Role, audit},
+    terminal::say,
 };
 
 /// Shares of the grants at rest, in percent, at which a worker is killed.
@@ -74,7 +75,7 @@ pub enum End {
 }
 
 /// Runs until everything is at rest and reconciled, or until `stopped`. Broken promises are an error, after their list.
-pub async fn run(args: DemoArgs, stopped: impl Future<Output = ()>) -> anyhow::Result<End> {
+pub async fn run(args: DemoArgs, json: bool, stopped: impl Future<Output = ()>) -> anyhow::Result<End> {
     tokio::pin!(stopped);
     if let Some(keep) = &args.keep {
         fs::create_dir_all(keep).with_context(|| format!("cannot make {}", keep.display()))?;
@@ -93,14 +94,14 @@ pub async fn run(args: DemoArgs, stopped: impl Future<Output = ()>) -> anyhow::R
     };
     // What the play holds (workers, simulator) ends with it, whichever branch is taken.
     let played = tokio::select! {
-        played = play(&args, &postgres) => played.map(|()| End::Sound),
+        played = play(&args, json, &postgres) => played.map(|()| End::Sound),
         () = &mut stopped => Ok(End::Interrupted),
     };
     postgres.stop().await?;
     played
 }
 
-async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()> {
+async fn play(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyhow::Result<()> {
     if args.practice {
         return practice::play(postgres).await;
     }
@@ -113,7 +114,9 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
         lag: stage::SETTLE,
     };
     let mut stage = Stage::set(postgres, &manners).await?;
-    introduce(args);
+    if !json {
+        introduce(args);
+    }
     let mut fleet = Fleet::start(&stage, WORKERS)?;
     let door = stage.open_door().await?;
     let pool = store::connect(&stage.url, Role::Operator, 2).await?;
@@ -151,23 +154,50 @@ async fn play(args: &DemoArgs, postgres: &PrivatePostgres) -> anyhow::Result<()>
     it.broken.extend(broken);
     papers::write(&directory, &pool).await?;
     it.broken.extend(papers::leaks(&directory)?);
-    println!("\nThe partners' ledger against our database:\n\n{}", table::text(&it, &shops, &mails, &points));
-    tell(&ran, &it, audit::rescued(&pool).await?);
+    let rescued = audit::rescued(&pool).await?;
     if let Some(keep) = &args.keep {
         papers::keep(&directory, keep)?;
-        println!("Ledger, logs, jobs and journal are in {}.", keep.display());
+    }
+    match json {
+        true => say_json(&ran, &it, rescued)?,
+        false => {
+            say!("\nThe partners' ledger against our database:\n\n{}", table::text(&it, &shops, &mails, &points));
+            tell(&ran, &it, rescued);
+            if let Some(keep) = &args.keep {
+                say!("Ledger, logs, jobs and journal are in {}.", keep.display());
+            }
+        }
     }
     match it.broken.len() {
         0 => {
-            println!("Every promise was kept.");
+            if !json {
+                say!("Every promise was kept.");
+            }
             Ok(())
         }
         broken => bail!("{broken} promises were broken; the list stands above"),
     }
 }
 
+fn say_json(ran: &Ran, it: &Reconciliation, rescued: u64) -> anyhow::Result<()> {
+    let accounts = it.accounts.iter().map(|(provider, account)| {
+        serde_json::json!({
+            "provider": provider.name(), "grants": account.grants, "issued_once": account.issued_once,
+            "refused": account.refused, "needs_operator": account.needs_operator, "duplicates": account.duplicates,
+            "calls": account.calls, "most_calls_in_a_second": account.most_calls, "limit": account.limit,
+        })
+    });
+    let answer = serde_json::json!({
+        "providers": accounts.collect::<Vec<_>>(), "workers_killed": ran.kills, "workers_ended": ran.ended,
+        "jobs_taken_over": rescued, "answers_spoiled": it.faults, "gifts_in_doubt": it.in_doubt,
+        "seconds": ran.elapsed.as_secs(), "broken": it.broken,
+    });
+    say!("{}", serde_json::to_string_pretty(&answer)?);
+    Ok(())
+}
+
 fn tell(ran: &Ran, it: &Reconciliation, rescued: u64) {
-    println!(
+    say!(
         "Workers killed: {}, ended by themselves: {}; jobs taken over: {rescued}; answers spoiled: {}; gifts in doubt: {}; {} s in all.",
         ran.kills,
         ran.ended,
@@ -180,12 +210,13 @@ fn tell(ran: &Ran, it: &Reconciliation, rescued: u64) {
 fn introduce(args: &DemoArgs) {
     let faults = if args.no_faults { "no faults" } else { "about 12 % of all issue calls meet a fault" };
     let limits = stage::LIMITS;
-    println!(
+    say!(
         "{} grants to be mailed and issued, stores to be created, points to be granted, exchanged and expired; {WORKERS} workers, two killed on the way; three \
          simulated gift providers, an organisation platform and SES ({faults}; seed {}).",
-        args.count, args.seed
+        args.count,
+        args.seed
     );
-    println!(
+    say!(
         "Scaled for a demo: {}, {} and {} calls per second (amazon_incentives, gift_on_demand, tango_card); late \
          effects land within {} s; trade ids are remembered for {} s; accepted gifts are asked for every {} s; calls \
          time out after {} s; a silent worker is dead after {} s.\n",

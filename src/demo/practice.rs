@@ -1,10 +1,7 @@
 //! `noshi demo --practice`: a small incident to learn on. Ten gifts were bought and their answers lost; the partner's inquiry lags
 //! behind and knows nothing of them, so the jobs stopped and ask; and somebody paused the lane. README, "Operate", mends it.
 
-use std::{
-    io::{Write, stdout},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::store::PgPool;
 use anyhow::ensure;
@@ -37,7 +34,7 @@ pub async fn play(postgres: &PrivatePostgres) -> anyhow::Result<()> {
     let mut fleet = Fleet::start(&stage, 1)?;
     let _door = stage.open_door().await?;
     let operator = store::connect(&stage.submitter, Role::Operator, 1).await?;
-    println!("Setting the scene: {GRANTS} grants go well, and then {STUCK} do not.");
+    crate::terminal::say!("Setting the scene: {GRANTS} grants go well, and then {STUCK} do not.");
     script::submit(&stage, "grants.csv", &grants::csv(GRANTS)?, FileKind::Grants).await?;
     rest(&operator, "bulk_grants", 1).await?;
     rest(&operator, Kind::GiftIssuance.name(), GRANTS).await?;
@@ -57,13 +54,12 @@ pub async fn play(postgres: &PrivatePostgres) -> anyhow::Result<()> {
     // The partner has caught up since.
     control.apply(lagging(None))?;
 
-    println!(
+    crate::terminal::say!(
         "\n{STUCK} gifts are stuck. In another terminal:\n\n  export DATABASE_URL='{}' NOSHI_CONFIG='{}'\n\n\
          and mend it, as README says under \"Operate\". Ctrl-C ends it here; nothing is left behind.",
         stage.approver,
         stage.config.display()
     );
-    stdout().flush()?;
     loop {
         fleet.look_after()?;
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -84,9 +84,10 @@ impl Progress {
                 if due {
                     *last = Some((Instant::now(), tally));
                     let (seconds, at_rest) = (self.begun.elapsed().as_secs(), tally.at_rest());
-                    eprintln!(
+                    crate::terminal::note!(
                         "{seconds:>4} s  {at_rest} of {} at rest: {words}; {} in doubt",
-                        self.total, tally.in_doubt
+                        self.total,
+                        tally.in_doubt
                     );
                 }
             }
@@ -99,7 +100,7 @@ impl Progress {
         match &self.shown {
             // An error means that the terminal is gone.
             Shown::Bars { all, .. } => drop(all.println(text)),
-            Shown::Lines { .. } => eprintln!("{text}"),
+            Shown::Lines { .. } => crate::terminal::note!("{text}"),
         }
     }
 

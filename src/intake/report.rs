@@ -8,7 +8,8 @@ use noshi_jobs::{Problem, gift_issuance::Sealed};
 
 use super::{Encoding, lines::Lines};
 use crate::{
-    store::batches::{self, Progress, RowResult},
+    store::batches::{self, Progress as Batch, RowResult},
+    terminal::progress::Progress,
     vault::{Place, Vault},
 };
 
@@ -16,7 +17,7 @@ const RESULTS: [&str; 6] = ["line", "result", "outcome", "reason_ja", "reason", 
 const PAGE: i32 = 5_000;
 
 /// Writes the report of a batch as CSV in UTF-8 with a BOM, so that spreadsheets read it.
-pub async fn write(pool: &PgPool, vault: &Vault, batch: &Progress, out: impl Write) -> anyhow::Result<()> {
+pub async fn write(pool: &PgPool, vault: &Vault, batch: &Batch, out: impl Write) -> anyhow::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
     if let Some(faults) = &batch.faults {
         return write_faults(&mut csv, faults);
@@ -24,6 +25,8 @@ pub async fn write(pool: &PgPool, vault: &Vault, batch: &Progress, out: impl Wri
     let encoding = Encoding::from_name(&batch.encoding);
     let mut results = Results { pool, batch: batch.id, page: vec![].into_iter(), after: 0 };
     let mut header = true;
+    let mut progress = Progress::begin("writing rows of the report", u64::try_from(batch.rows).ok())
+        .kept(|_, _| "it only looks; nothing is changed, and no file was written".to_owned());
     for number in 0.. {
         let Some(sealed) = batches::file_chunk(pool, batch.id, number).await? else { break };
         for row in rows(vault, &sealed, encoding)? {
@@ -34,6 +37,7 @@ pub async fn write(pool: &PgPool, vault: &Vault, batch: &Progress, out: impl Wri
                 continue;
             }
             let result = results.next().await?;
+            progress.advance(1);
             csv.write_record(fields.chain(told(&result)))?;
         }
     }

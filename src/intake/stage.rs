@@ -13,6 +13,7 @@ use crate::{
         self,
         batches::{self, Chunk},
     },
+    terminal::progress::{Progress, grouped},
     vault::{Place, Vault},
 };
 
@@ -37,6 +38,10 @@ impl Staging<'_> {
         let mut faults = vec![];
         ensure!(reading.header(&mut faults), changed);
         let (mut number, mut row_no) = (0, 0);
+        let mut progress = Progress::begin("staging rows", Some(checked.rows as u64)).kept(|done, total| {
+            let (done, total) = (grouped(done), grouped(total.unwrap_or(done)));
+            format!("{done} of {total} rows are staged, and have no effect; submit the same file again, and it goes on there")
+        });
         loop {
             let mut chunk = Writing::default();
             while chunk.count < CHUNK
@@ -54,6 +59,7 @@ impl Staging<'_> {
             let bytes = self.vault.seal_bytes(&place, &bytes);
             let chunk = Chunk { number, bytes, rows: chunk.rows, recipients: chunk.recipients };
             batches::stage(self.pool, self.batch, &chunk).await?;
+            progress.at(u64::try_from(row_no).unwrap_or(0));
             crate::chaos::crash_point("stage.after");
             number += 1;
         }

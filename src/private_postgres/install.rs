@@ -46,7 +46,7 @@ pub(super) fn turn() -> Result<File> {
 
 /// About 40 seconds. Standard output stays the caller's: what apt says goes to standard error.
 pub(super) fn run() -> Result<()> {
-    eprintln!("noshi: no PostgreSQL server programs on this machine; installing them: {DEBIAN}");
+    crate::terminal::note!("noshi: no PostgreSQL server programs on this machine; installing them: {DEBIAN}");
     let no_cluster = NoCluster::ask();
     let outcome = Command::new("/bin/sh")
         .args(["-c", &format!("exec >&2; {DEBIAN}")])
@@ -93,7 +93,7 @@ impl NoCluster {
         if fs::rename(packaged, CLUSTER_CONF).is_err()
             && let Err(e) = fs::remove_file(CLUSTER_CONF)
         {
-            eprintln!("noshi: {CLUSTER_CONF} could not be removed ({e}); it may be deleted");
+            crate::terminal::note!("noshi: {CLUSTER_CONF} could not be removed ({e}); it may be deleted");
         }
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::{ago, terminal::say};
+
 use super::{Config, Partner, Provider, Simulator};
 
 /// Run the simulated gift providers, organisation platform and SES until SIGINT or SIGTERM.
@@ -27,10 +29,10 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "PROVIDER=N", value_parser = limit, num_args = 1..)]
     pub limit: Vec<(Partner, Option<u32>)>,
     /// The longest that an effect lands late, and that an inquiry stays blind
-    #[arg(long, default_value = "2s", value_parser = duration)]
+    #[arg(long, default_value = "2s", value_name = "AGE", value_parser = ago::parse)]
     pub settle: Duration,
     /// The longest that a call hangs
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    #[arg(long, default_value = "30s", value_name = "AGE", value_parser = ago::parse)]
     pub hang: Duration,
     /// Yen on each account when the ledger is new
     #[arg(long, default_value_t = 1_000_000_000)]
@@ -68,11 +70,11 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
     let simulator = Simulator::start(args.config()).await?;
-    println!("listening on http://{}", simulator.addr());
+    say!("listening on http://{}", simulator.addr());
     for partner in Partner::ALL {
-        println!("{} {}", partner.name(), simulator.base_url(partner));
+        say!("{} {}", partner.name(), simulator.base_url(partner));
     }
-    println!("credentials {}", simulator.credentials());
+    say!("credentials {}", simulator.credentials());
     tokio::select! {
         _ = interrupted.recv() => simulator.stop().await,
         _ = terminated.recv() => simulator.stop().await,
@@ -89,17 +91,6 @@ fn limit(text: &str) -> Result<(Partner, Option<u32>), String> {
     match limit.parse() {
         Ok(limit) if limit > 0 => Ok((partner, Some(limit))),
         Ok(_) | Err(_) => Err(format!("{limit} is not a number of calls of at least 1")),
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| format!("{text} is not a duration such as 500ms, 2s or 1m"))?;
-    match &text[digits.len()..] {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        unit => Err(format!("{unit:?} is not a unit of time; use ms, s or m")),
     }
 }
 
@@ -131,8 +122,8 @@ mod tests {
         for wrong in ["amazon=3", "tango_card=0", "tango_card=-1", "tango_card"] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }
-        for wrong in ["", "2", "2h", "-2s", "s"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
+        for wrong in ["", "2", "2x", "-2s", "s"] {
+            assert!(ago::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -242,13 +242,29 @@ pub async fn staged(pool: &PgPool, batch: i64) -> Result<i64, ActError> {
 }
 
 const REPEATED_USERS: &str =
-    "select count(distinct r.user_id) from noshi.batch b join noshi.batch_row r on r.batch = b.id
-where b.id = $1 and b.campaign is not null and exists (
-    select from noshi.gift_grant g where g.campaign = b.campaign and g.user_id = r.user_id and g.batch <> b.id)";
+    "select count(*) from (
+    select r.user_id from noshi.batch b join noshi.batch_row r on r.batch = b.id where b.id = $1 and b.campaign is not null
+    intersect
+    select g.user_id from noshi.gift_grant g where g.campaign = (select campaign from noshi.batch where id = $1) and g.batch <> $1) both_sets";
 
-/// Users of this batch who have a grant of its campaign from another batch already.
-pub async fn repeated_users(pool: &PgPool, batch: i64) -> Result<i64, ActError> {
-    call(pool, async |c| sqlx::query_scalar(REPEATED_USERS).bind(batch).fetch_one(c).await).await
+/// Users of this batch who have a grant of its campaign from another batch already; `None` where counting them takes too long. Both sets are
+/// read once and compared: right after a large load there are no statistics, and a join was planned as one look for each row (5 minutes).
+pub async fn repeated_users(pool: &PgPool, batch: i64) -> Result<Option<i64>, ActError> {
+    const BRIEFLY: &str = "set local statement_timeout = '5s'";
+    let counted = call(pool, async |c| {
+        sqlx::query(BRIEFLY).execute(&mut *c).await?;
+        sqlx::query_scalar(REPEATED_USERS).bind(batch).fetch_one(c).await
+    });
+    match counted.await {
+        Ok(count) => Ok(Some(count)),
+        Err(ActError::Database(error)) if is_too_slow(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// It was given up because it took too long.
+fn is_too_slow(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "57014")
 }
 
 /// What became of one row.

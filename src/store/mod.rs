@@ -30,7 +30,7 @@ pub mod tokens;
 pub mod workers;
 
 pub use db::{PgConnection, PgPool, PoolConnection, Transaction};
-pub use refused::ActError;
+pub use refused::{ActError, sentence};
 pub use schema::migrate;
 
 use std::time::Duration;

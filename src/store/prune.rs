@@ -1,5 +1,7 @@
 //! What is over moves out of the way: into stories and tombstones. What may go the schema decides.
 
+use std::time::Duration;
+
 use crate::store::PgPool;
 use serde::Serialize;
 use serde_json::Value;
@@ -28,9 +30,9 @@ impl Pruned {
 }
 
 /// Prunes the next page behind `last`, in a transaction of its own. `None`: another process is at it.
-pub async fn next_page(pool: &PgPool, older_than: Option<&str>, last: &Pruned) -> Result<Option<Pruned>, ActError> {
+pub async fn next_page(pool: &PgPool, older_than: Option<Duration>, last: &Pruned) -> Result<Option<Pruned>, ActError> {
     const PRUNE: &str = "select looked_at, pruned, stories, after::text as after, after_id
-from noshi.prune($1, $2::text::interval, coalesce($3::text::timestamptz, '-infinity'), $4)";
+from noshi.prune($1, $2::interval, coalesce($3::text::timestamptz, '-infinity'), $4)";
     let page = sqlx::query_as(PRUNE).bind(PAGE).bind(older_than).bind(&last.after).bind(last.after_id);
     Ok(page.fetch_optional(pool).await?)
 }
@@ -58,12 +60,12 @@ pub async fn retention(pool: &PgPool) -> Result<Retention, sqlx::Error> {
 /// What is not said stays as it is.
 pub async fn set_retention(
     pool: &PgPool,
-    jobs_for: Option<&str>,
-    stories_for: Option<&str>,
-    every: Option<&str>,
+    jobs_for: Option<Duration>,
+    stories_for: Option<Duration>,
+    every: Option<Duration>,
     reason: &str,
 ) -> Result<(), ActError> {
-    const SET: &str = "select noshi.set_retention($1::text::interval, $2::text::interval, $3::text::interval, $4)";
+    const SET: &str = "select noshi.set_retention($1::interval, $2::interval, $3::interval, $4)";
     sqlx::query(SET).bind(jobs_for).bind(stories_for).bind(every).bind(reason).execute(pool).await?;
     Ok(())
 }

@@ -6,6 +6,7 @@ mod audit;
 mod batches;
 #[cfg(feature = "otlp")]
 mod collector;
+mod commands;
 mod configuration;
 mod crash;
 mod dashboard;
@@ -46,6 +47,7 @@ mod runbook;
 mod schedules;
 mod secrets;
 mod settle;
+mod signals;
 mod smtp;
 mod store;
 mod stores;

@@ -251,7 +251,7 @@ async fn what_cannot_be_is_refused_and_says_how_to_mend_it() {
         ("--args", r#"{"due":"2026-11-23T15:05:00Z"}"#, "Write {due}"),
         ("--args", r#"{"dew":"{due}"}"#, "missing field `due`"),
         ("--args", "{due}", "this is no JSON"),
-        ("--kind", "point_expire", "there is no kind `point_expire`"),
+        ("--kind", "point_expire", "a similar value exists: 'point_expiry'"),
         // Value comes from producers, or in batches that a second person approves.
         ("--kind", "gift_issuance", "are not for schedules"),
     ] {

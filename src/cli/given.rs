@@ -1,0 +1,60 @@
+//! What is asked of every argument of every command, whoever wrote the command: that it says something.
+
+use clap::{ArgMatches, Command, error::ErrorKind, parser::ValueSource};
+
+/// Refuses what was given and is blank: `--reason "$WHY"` or `lane pause "$LANE"` where the variable is not set.
+pub fn check(command: &mut Command, matches: &ArgMatches) -> Result<(), clap::Error> {
+    command.build();
+    check_below(command, matches)
+}
+
+fn check_below(command: &Command, matches: &ArgMatches) -> Result<(), clap::Error> {
+    for argument in command.get_arguments() {
+        let id = argument.get_id().as_str();
+        let Ok(Some(ValueSource::CommandLine)) =
+            matches.try_contains_id(id).map(|known| if known { matches.value_source(id) } else { None })
+        else {
+            continue;
+        };
+        let values = matches.try_get_raw(id).ok().flatten().into_iter().flatten();
+        if values.into_iter().any(|value| is_blank(&value.to_string_lossy())) {
+            let what =
+                argument.get_long().map_or_else(|| format!("<{}>", id.to_uppercase()), |long| format!("--{long}"));
+            let mut shown = command.clone();
+            return Err(shown.error(
+                ErrorKind::InvalidValue,
+                format!("{what} is empty; a variable that is not set looks like that. Nothing was done"),
+            ));
+        }
+    }
+    match matches.subcommand() {
+        Some((name, below)) => match command.find_subcommand(name) {
+            Some(command) => check_below(command, below),
+            None => Ok(()),
+        },
+        None => Ok(()),
+    }
+}
+
+/// Nothing that a reader would see.
+pub fn is_blank(text: &str) -> bool {
+    let unseen = |c: char| {
+        c.is_whitespace()
+            || c.is_control()
+            || matches!(c, '\u{ad}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{2800}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}')
+    };
+    text.chars().all(unseen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_sees_is_blank() {
+        for blank in ["", " ", "\t\n", "\u{3000}", "\u{200b}", "\u{feff} ", "\u{3164}"] {
+            assert!(is_blank(blank), "{blank:?}");
+        }
+        assert!(!is_blank("理由") && !is_blank(" x "));
+    }
+}

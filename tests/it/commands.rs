@@ -1,0 +1,353 @@
+//! What every command owes to whoever types it. The commands are walked as clap has them, so that one that is added is held to the same.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::fd::OwnedFd,
+    path::Path,
+    process::{Output, Stdio},
+};
+
+use clap::{Arg, ArgAction, Command, CommandFactory};
+use noshi::cli::{self, Cli};
+use serde_json::Value;
+use unicode_width::UnicodeWidthStr;
+
+use crate::fleet::{Fleet, Terms, fleet};
+
+/// Commands that run until they are told to stop, or fill the machine for a while.
+const SERVING: [&str; 5] = ["worker run", "api run", "simulate", "demo", "bench"];
+
+/// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
+const NO_ACT: [&str; 35] = [
+    "demo",
+    "worker list",
+    "worker run",
+    "api run",
+    "migrate up",
+    "migrate status",
+    "migrate print",
+    "batch submit",
+    "batch template",
+    "batch release",
+    "batch list",
+    "batch show",
+    "batch cap",
+    "batch report",
+    "job list",
+    "job show",
+    "job explain",
+    "redrive plan",
+    "redrive list",
+    "redrive show",
+    "redrive cap",
+    "audit list",
+    "audit verify",
+    "lane list",
+    "lane show",
+    "schedule list",
+    "schedule show",
+    "doctor",
+    "prune",
+    "restored show",
+    "retention show",
+    "vault new-key",
+    "vault rotate",
+    "token list",
+    "simulate",
+];
+/// More of them, and those whose answers are no table: pages of a manual, scripts, files.
+const NO_ACT_EITHER: [&str; 8] = [
+    "points balance",
+    "points history",
+    "points expiring",
+    "points verify",
+    "completions",
+    "man",
+    "bench",
+    "token create",
+];
+
+/// Each command that can be run, by its words.
+fn leaves() -> Vec<(Vec<String>, Command)> {
+    let mut command = Cli::command();
+    command.build();
+    let mut leaves = vec![];
+    collect(&command, &[], &mut leaves);
+    assert!(leaves.len() > 50, "only {} commands were found", leaves.len());
+    leaves
+}
+
+fn collect(command: &Command, path: &[String], leaves: &mut Vec<(Vec<String>, Command)>) {
+    let below: Vec<&Command> = command.get_subcommands().filter(|it| it.get_name() != "help").collect();
+    if below.is_empty() {
+        leaves.push((path.to_vec(), command.clone()));
+    }
+    for command in below {
+        collect(command, &[path, &[command.get_name().to_owned()]].concat(), leaves);
+    }
+}
+
+fn takes_a_value(argument: &Arg) -> bool {
+    matches!(argument.get_action(), ArgAction::Set | ArgAction::Append)
+}
+
+fn value_name(argument: &Arg) -> String {
+    argument.get_value_names().and_then(|names| names.first()).map(ToString::to_string).unwrap_or_default()
+}
+
+/// Something that the argument takes.
+fn example(argument: &Arg) -> String {
+    if let Some(value) = argument.get_possible_values().iter().find(|it| !it.is_hide_set()) {
+        return value.get_name().to_owned();
+    }
+    let long = argument.get_long().unwrap_or(argument.get_id().as_str());
+    match (value_name(argument).as_str(), long) {
+        ("AGE", _) => "90d",
+        ("TIME", _) => "2026-10-09",
+        ("MILLISECONDS", _) => "5s",
+        ("ADDRESS", _) | (_, "listen") => "127.0.0.1:0",
+        ("PROVIDER=N", _) => "tango_card=1",
+        ("SEQ:HASH", _) => "0:0000000000000000000000000000000000000000000000000000000000000000",
+        ("JSON", _) => "{}",
+        (_, "digest") => "0000000000000000000000000000000000000000000000000000000000000000",
+        (_, "cron") => "5 0 * * *",
+        (_, "zone") => "Asia/Tokyo",
+        (_, "lane") => "gift/gift_on_demand",
+        (_, "act") if argument.get_help().is_some_and(|help| help.to_string().contains("Such as")) => "job retry",
+        (_, "act") => "retry",
+        ("FILE" | "DIR", _) | (_, "file" | "out" | "ids" | "ledger") => "/nonexistent/noshi",
+        (_, "currency") => "JPY",
+        (_, "scopes") => "read",
+        (_, "expires") => "90d",
+        (_, "name" | "id" | "user" | "owner" | "reason" | "campaign" | "of" | "target" | "who" | "area") => "x",
+        _ => "1",
+    }
+    .to_owned()
+}
+
+/// A command line with what is required, and `with` given so.
+fn line(path: &[String], command: &Command, with: Option<(&Arg, &str)>) -> Vec<String> {
+    let mut words = vec!["noshi".to_owned()];
+    words.extend(path.iter().cloned());
+    let mut positional = vec![];
+    for argument in command.get_arguments().filter(|it| !it.is_global_set() && takes_a_value(it)) {
+        let given = with.filter(|(it, _)| it.get_id() == argument.get_id()).map(|(_, value)| value.to_owned());
+        let by_hand = path.concat() == "retentionset" && argument.get_long() == Some("jobs-for")
+            || path.concat() == "laneset" && argument.get_long() == Some("calls");
+        if given.is_none() && !argument.is_required_set() && !by_hand {
+            continue;
+        }
+        let value = given.unwrap_or_else(|| example(argument));
+        match argument.get_long() {
+            Some(long) => words.push(format!("--{long}={value}")),
+            None => positional.push(value),
+        }
+    }
+    if path.concat() == "redrive" || with.is_some_and(|(it, _)| it.get_id() == "ids") {
+        words.push("--kind=probe".to_owned());
+    }
+    words.extend(positional);
+    words
+}
+
+/// What clap or we say of it; `None` where it can be read.
+fn refusal(words: &[String]) -> Option<String> {
+    cli::read(words.iter().map(String::as_str)).err().map(|error| error.to_string())
+}
+
+#[test]
+fn each_command_can_be_read_and_refuses_what_is_blank() {
+    let mut blanks = 0;
+    for (path, command) in leaves() {
+        let whole = line(&path, &command, None);
+        assert_eq!(refusal(&whole), None, "{whole:?}");
+        for argument in command.get_arguments().filter(|it| takes_a_value(it)) {
+            for blank in ["", " ", "\u{3000}", "\u{200b}"] {
+                let words = match argument.is_global_set() {
+                    true => [whole.clone(), vec![format!("--{}={blank}", argument.get_long().unwrap())]].concat(),
+                    false => line(&path, &command, Some((argument, blank))),
+                };
+                assert!(refusal(&words).is_some(), "{words:?} is taken");
+                blanks += 1;
+            }
+        }
+    }
+    assert!(blanks > 500, "only {blanks} were tried");
+}
+
+#[test]
+fn each_act_demands_its_reason() {
+    let mut acts = 0;
+    for (path, command) in leaves() {
+        let name = path.join(" ");
+        let reason = command.get_arguments().find(|it| it.get_long() == Some("reason"));
+        if NO_ACT.contains(&name.as_str()) || NO_ACT_EITHER.contains(&name.as_str()) {
+            continue;
+        }
+        assert!(reason.is_some_and(Arg::is_required_set), "`noshi {name}` is an act, and does not ask why");
+        acts += 1;
+    }
+    assert!(acts > 15, "only {acts} acts were found");
+}
+
+#[test]
+fn each_age_and_each_time_is_read_in_the_same_way() {
+    let (mut ages, mut times) = (0, 0);
+    for (path, command) in leaves() {
+        for argument in command.get_arguments().filter(|it| takes_a_value(it)) {
+            let try_each = |values: &[&str], taken: bool| {
+                for value in values {
+                    let words = line(&path, &command, Some((argument, value)));
+                    assert_eq!(refusal(&words).is_none(), taken, "{words:?}");
+                }
+            };
+            match value_name(argument).as_str() {
+                "AGE" => {
+                    try_each(&["90s", "5m", "2h", "3d", "2w", "1h30m"], true);
+                    try_each(&["5", "30x", "-1h", "2 h", "1.5h", "forever", "２h"], false);
+                    ages += 1;
+                }
+                "TIME" => {
+                    try_each(
+                        &["2026-10-09", "2026-10-09 12:00", "2026-10-09T12:00:00Z", "2026-10-09T12:00:00+09:00"],
+                        true,
+                    );
+                    try_each(&["yesterday", "2026-13-01", "09.10.2026", "12:00"], false);
+                    times += 1;
+                }
+                "MILLISECONDS" => try_each(&["5000", "5s", "1m"], true),
+                _ => {}
+            }
+        }
+    }
+    assert!(ages >= 9 && times >= 3, "{ages} ages, {times} times");
+    // A span or an instant with a parser of its own would be no AGE and no TIME.
+    for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|end| end != "rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, two) in lines.windows(2).enumerate() {
+            if two[0].trim_start().starts_with("#[arg(")
+                && (two[1].contains("Duration") || two[1].contains("DateTime<"))
+            {
+                let is_span = two[1].contains("Duration");
+                let (parser, name) = if is_span { ("ago::parse", "\"AGE\"") } else { ("instants::parse", "\"TIME\"") };
+                assert!(two[0].contains(parser) && two[0].contains(name), "{}:{}: {}", path.display(), at + 2, two[1]);
+            }
+        }
+    }
+}
+
+fn noshi(fleet: &Fleet, words: &[String], out: impl Into<Stdio>, error: impl Into<Stdio>, columns: bool) -> Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
+    command
+        .args(&words[1..])
+        .env("DATABASE_URL", &fleet.url)
+        .env("NOSHI_CONFIG", fleet.dir.path().join("noshi.toml"))
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(error);
+    if columns {
+        command.env("COLUMNS", "80");
+    }
+    command.spawn().unwrap().wait_with_output().unwrap()
+}
+
+fn full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+/// A pipe that nobody reads.
+fn closed() -> OwnedFd {
+    let (_, writer) = std::io::pipe().unwrap();
+    writer.into()
+}
+
+/// Every command, for real: as JSON, on 80 columns, on a full disk, into a closed pipe, and without anybody to complain to.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_command_answers_whoever_listens_and_panics_for_nobody() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    fleet.gift("G-1", "digital", 500).await;
+    let (mut done, mut refused) = (0, 0);
+    for (path, command) in leaves() {
+        let name = path.join(" ");
+        if SERVING.contains(&name.as_str()) || name == "prune" {
+            continue;
+        }
+        let words = line(&path, &command, None);
+        let as_json =
+            noshi(&fleet, &[words.clone(), vec!["-o=json".to_owned()]].concat(), Stdio::piped(), Stdio::piped(), false);
+        let (text, error) = (String::from_utf8_lossy(&as_json.stdout), String::from_utf8_lossy(&as_json.stderr));
+        assert!(!error.contains("panicked"), "{words:?}: {error}");
+        if as_json.status.success() {
+            done += 1;
+            let is_page = ["completions", "man"].contains(&name.as_str());
+            assert!(is_page || serde_json::from_str::<Value>(&text).is_ok(), "{words:?} answers no JSON: {text}");
+        } else {
+            refused += 1;
+            let last = error.lines().last().unwrap_or_default();
+            let told: Value = serde_json::from_str(last).unwrap_or_else(|e| panic!("{words:?}: {e}: {error}"));
+            let sentence = told["error"].as_str().unwrap_or_else(|| panic!("{words:?}: {told}"));
+            assert!(!sentence.is_empty() && !sentence.contains("at line "), "{words:?}: {sentence}");
+            assert!(!sentence.contains("error returned from database"), "{words:?}: {sentence}");
+            assert_eq!(told["status"], as_json.status.code().unwrap(), "{words:?}");
+        }
+        let shown = noshi(&fleet, &words, Stdio::piped(), Stdio::piped(), true);
+        let has_tables = !["completions", "man", "batch template", "migrate print", "token create", "audit verify"]
+            .contains(&name.as_str());
+        for line in String::from_utf8_lossy(&shown.stdout).lines().filter(|_| has_tables) {
+            assert!(line.width() <= 80, "{words:?} is too wide: {line}");
+        }
+        for (out, error) in [
+            (Stdio::from(full()), Stdio::piped()),
+            (Stdio::from(closed()), Stdio::piped()),
+            (Stdio::from(full()), Stdio::from(full())),
+        ] {
+            let said = noshi(&fleet, &words, out, error, false);
+            let error = String::from_utf8_lossy(&said.stderr).into_owned();
+            let code = said.status.code().unwrap_or_else(|| panic!("{words:?} was killed: {error}"));
+            assert!(code <= 3 && !error.contains("panicked"), "{words:?} ended with {code}: {error}");
+            assert!(code != 3 || error.is_empty() || error.contains("was carried out"), "{words:?}: {error}");
+        }
+    }
+    assert!(done > 20 && refused > 10, "{done} done, {refused} refused");
+}
+
+/// The act stands, and the status says that its answer was lost; a look that nobody reads is no failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_whose_answer_cannot_be_written_is_done_and_the_status_says_so() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    sqlx::query("insert into noshi.lane (name) values ('gift/x')").execute(&fleet.pool).await.unwrap();
+    let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+    let pause = words("noshi lane pause gift/x --reason t");
+    let said = noshi(&fleet, &pause, full(), Stdio::piped(), false);
+    let error = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said.status.code(), Some(3), "{error}");
+    assert!(error.contains("was carried out") && error.contains("No space left"), "{error}");
+    let paused: bool =
+        sqlx::query_scalar("select paused from noshi.lane where name = 'gift/x'").fetch_one(&fleet.pool).await.unwrap();
+    assert!(paused);
+    for read in ["noshi lane list", "noshi completions zsh", "noshi man"] {
+        assert_eq!(noshi(&fleet, &words(read), closed(), Stdio::piped(), false).status.code(), Some(0), "{read}");
+        assert_eq!(noshi(&fleet, &words(read), full(), Stdio::piped(), false).status.code(), Some(3), "{read}");
+    }
+    let unknown = [
+        ("noshi job list --kind nope", "invalid value 'nope'"),
+        ("noshi job list --code nope", "invalid value 'nope'"),
+        ("noshi job list --lane nope", "there is no lane `nope`"),
+        ("noshi job list --batch 77", "there is no batch 77"),
+        ("noshi audit list --act nope", "no act begins like that"),
+        ("noshi job list", "no job is like that"),
+        ("noshi audit list --who nobody", "no act is like that"),
+    ];
+    for (line, expected) in unknown {
+        let said = noshi(&fleet, &words(line), Stdio::piped(), Stdio::piped(), false);
+        let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+        assert!(text.contains(expected), "{line}: {text}");
+    }
+}
