@@ -1,17 +1,17 @@
 //! What every running job of this process shares.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use noshi_jobs::{
     Kind,
-    machine::{Closing, Job},
+    machine::{Closing, Job, Unfit},
 };
 use sqlx::PgPool;
 
@@ -20,7 +20,7 @@ use crate::{
     flush::Flusher,
     gifts::Gifts,
     hints::Hints,
-    lease::{Held, LeaseClock},
+    lease::{Held, Lateness, LeaseClock},
     mails::Mails,
     retry::DatabaseBackoff,
     store::{
@@ -31,6 +31,9 @@ use crate::{
     stores::Stores,
     world::Local,
 };
+
+/// How long a process keeps away from a lane that it is not fit for, before it tries again.
+const KEPT_AWAY: Duration = Duration::from_secs(60);
 
 /// Makes the world that a job's step meets.
 pub trait Outside<J: Job> {
@@ -60,6 +63,7 @@ pub struct Engine {
     pub flusher: Flusher,
     pub held: Held,
     pub clock: Arc<LeaseClock>,
+    pub lateness: Arc<Lateness>,
     pub hints: Hints,
     pub partners: Partners,
     pub stopping: AtomicBool,
@@ -67,6 +71,8 @@ pub struct Engine {
     pub claims: AtomicBool,
     /// Places where jobs stand that a newer version wrote; they are not claimed again by this process.
     pub unknown: Mutex<BTreeSet<String>>,
+    /// Lanes that this process keeps away from, until when, and why.
+    pub away: Mutex<HashMap<String, (Instant, Unfit)>>,
 }
 
 impl Engine {
@@ -153,6 +159,31 @@ impl Engine {
         crash_point("hand_back.after");
     }
 
+    /// Leaves a lane to the other processes for a while, because of what is wrong with this one.
+    fn keep_away(&self, lane: &str, why: Unfit) {
+        tracing::error!(
+            lane,
+            why = why.name(),
+            seconds = KEPT_AWAY.as_secs(),
+            "this process keeps away from the lane; nothing closes, and the other processes go on"
+        );
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.insert(lane.to_owned(), (Instant::now() + KEPT_AWAY, why));
+        metrics::gauge!("noshi_process_kept_away", "lane" => lane.to_owned(), "why" => why.name()).set(1.0);
+    }
+
+    /// Whether this process keeps away from the lane now.
+    pub fn is_away(&self, lane: &str) -> bool {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((until, why)) = away.get(lane).copied() else { return false };
+        if Instant::now() < until {
+            return true;
+        }
+        away.remove(lane);
+        metrics::gauge!("noshi_process_kept_away", "lane" => lane.to_owned(), "why" => why.name()).set(0.0);
+        false
+    }
+
     /// Closes the lane for the fleet before the answer that asked for it is recorded.
     pub async fn close_lane(&self, lane: &str, closing: Closing) {
         match closing {
@@ -163,6 +194,16 @@ impl Engine {
             Closing::Credentials => {
                 tracing::error!(lane, "credentials refused: nobody calls until an operator opens the lane")
             }
+            Closing::Sender => tracing::error!(
+                lane,
+                "the account may not send in this sender's name; nothing was sent, and nobody calls until an operator opens the lane"
+            ),
+            Closing::Tls(_) => tracing::error!(
+                lane,
+                code = closing.code(),
+                "no private connection to the partner; nothing was sent, and nobody calls until an operator opens the lane"
+            ),
+            Closing::Process(why) => return self.keep_away(lane, why),
         }
         crash_point("lane_close.before");
         let mut backoff = DatabaseBackoff::default();

@@ -88,11 +88,13 @@ impl Worker {
             flusher,
             held: Held::default(),
             clock,
+            lateness: Arc::default(),
             hints: Hints::default(),
             partners,
             stopping: AtomicBool::new(false),
             claims: AtomicBool::new(false),
             unknown: Mutex::default(),
+            away: Mutex::default(),
         });
         // Of its own accord it never ends; it goes with the process.
         let quota = tokio::spawn(Arc::clone(&engine.partners.mails).keep_quota(vital.clone()));

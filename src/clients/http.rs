@@ -9,7 +9,7 @@ mod guard;
 
 use std::{
     fmt, iter,
-    sync::{Arc, Once},
+    sync::{Arc, Once, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -20,21 +20,49 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use self::guard::Guard;
+use noshi_jobs::machine::Closing;
+
 use super::Budget;
-use crate::{chaos::crash_point, metrics::time_call};
+use crate::{chaos::crash_point, lease::Told, metrics::time_call};
 
 /// An answer larger than this is not read to its end: no provider sends one.
 const MOST_BYTES: usize = 256 * 1024;
 /// A longer Retry-After is a mistake or an attack; after an hour it is worth asking again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// The worker's leave to make a call, asked right before the request goes out: a lease checked on the monotonic clock.
+type Leave = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// The worker's leave to make a call, on the monotonic clock. The slot of the call's token is judged where the call begins, when it
+/// connects; the lease there and once more where its effect begins, however long the dialogue in between took.
 #[derive(Clone)]
-pub struct Gate(Arc<dyn Fn() -> bool + Send + Sync>);
+pub struct Gate {
+    may_begin: Leave,
+    may_take_effect: Leave,
+    told: Told,
+}
 
 impl Gate {
+    /// For calls whose slot was judged before, or that need none.
     pub fn new(may_call: impl Fn() -> bool + Send + Sync + 'static) -> Gate {
-        Gate(Arc::new(may_call))
+        let leave: Leave = Arc::new(may_call);
+        Gate { may_begin: Arc::clone(&leave), may_take_effect: leave, told: Told::default() }
+    }
+
+    /// The same, with a leave of its own for the beginning.
+    #[must_use]
+    pub fn beginning(self, in_slot: impl Fn() -> bool + Send + Sync + 'static) -> Gate {
+        let lease = Arc::clone(&self.may_take_effect);
+        Gate { may_begin: Arc::new(move || lease() && in_slot()), ..self }
+    }
+
+    /// Where what a call notices about its lane is put.
+    #[must_use]
+    pub fn telling(self, told: &Told) -> Gate {
+        Gate { told: Arc::clone(told), ..self }
+    }
+
+    pub(super) fn tell(&self, closing: Closing) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(closing);
     }
 
     /// Always open: for calls that no job makes, such as a balance shown to an operator.
@@ -42,8 +70,14 @@ impl Gate {
         Gate::new(|| true)
     }
 
-    pub(super) fn may_call(&self) -> bool {
-        (self.0)()
+    /// The call may begin: the slot of its token has not passed, and the lease holds.
+    pub(super) fn may_begin(&self) -> bool {
+        (self.may_begin)()
+    }
+
+    /// Its effect may begin: the lease still holds.
+    pub(super) fn may_take_effect(&self) -> bool {
+        (self.may_take_effect)()
     }
 }
 
@@ -186,8 +220,11 @@ impl Http {
             tracing::warn!(provider = self.provider, "this process calls above the provider's budget; not sent");
             return Answer::NotSent;
         }
-        if !gate.may_call() {
-            tracing::info!(provider = self.provider, "the lease ran out before the call; not sent");
+        if !gate.may_begin() {
+            tracing::info!(
+                provider = self.provider,
+                "the slot of its token had passed, or the lease ran out, before the call; not sent"
+            );
             return Answer::NotSent;
         }
         crash_point("send.before");

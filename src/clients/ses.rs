@@ -110,7 +110,7 @@ impl Ses {
                 "Body": {"Text": utf8(letter.text.expose_secret()), "Html": utf8(letter.html.expose_secret())},
                 "Headers": [{"Name": "X-Job-Id", "Value": job}],
             }},
-            "EmailTags": [{"Name": "job_id", "Value": job}, {"Name": "template", "Value": letter.template}],
+            "EmailTags": [{"Name": "job_id", "Value": job}, {"Name": "template", "Value": letter.template}, {"Name": "noshi_mark", "Value": letter.mark}],
             "ConfigurationSetName": self.configuration_set,
         })
     }

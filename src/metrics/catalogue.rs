@@ -56,6 +56,7 @@ metrics! {
     Gauge Process noshi_jobs_in_hand [] "Jobs in this process's hands.";
     Gauge Process noshi_heartbeat_age_seconds [] "Since this process's last heartbeat was answered.";
     Gauge Process noshi_clock_ahead_seconds [] "How far the database's clock is ahead of this machine's.";
+    Gauge Process noshi_process_kept_away ["lane", "why"] "1 while this process leaves the lane to others, because of its own clock or keys.";
     Gauge Process noshi_pool_connections ["state"] "Connections of the work pool.";
     Gauge Process noshi_build_info ["version"] "1.";
     Gauge Fleet noshi_figures_age_seconds [] "Since the figures of the fleet were taken.";

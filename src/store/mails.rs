@@ -13,9 +13,13 @@ use super::lanes::Budget;
 pub struct Recipient {
     pub grant: String,
     pub sealed: Sealed,
+    /// What tells the message from every other, of other installations too.
+    pub mark: String,
 }
 
-const RECIPIENT: &str = "select grant_id, key_id, nonce, ciphertext from noshi.sealed_recipient($1, $2)";
+const RECIPIENT: &str =
+    "select r.grant_id, r.key_id, r.nonce, r.ciphertext, noshi.mail_mark(j.id, j.key, j.created_at) as mark
+from noshi.sealed_recipient($1, $2) r join noshi.job j on j.id = $1";
 
 /// The recipient of a message that this worker holds; `None` where none is kept.
 pub async fn recipient(connection: &mut PgConnection, job: i64, worker: i64) -> Result<Option<Recipient>, sqlx::Error> {
@@ -26,7 +30,7 @@ pub async fn recipient(connection: &mut PgConnection, job: i64, worker: i64) -> 
             nonce: row.try_get("nonce")?,
             ciphertext: row.try_get("ciphertext")?,
         };
-        Ok(Recipient { grant: row.try_get("grant_id")?, sealed })
+        Ok(Recipient { grant: row.try_get("grant_id")?, sealed, mark: row.try_get("mark")? })
     };
     row.map(read).transpose()
 }

@@ -102,13 +102,15 @@ from noshi.job where status = 'needs_operator' group by 1";
 }
 
 async fn lanes(connection: &mut PgConnection, figures: &mut Vec<Figure>) -> Result<(), sqlx::Error> {
-    const SHUT: [&str; 4] = ["paused", "throttled", "funds", "credentials"];
+    const SHUT: [&str; 6] = ["paused", "throttled", "funds", "credentials", "sender", "tls"];
     for lane in super::lanes::list(&mut *connection).await? {
         let shut = [
             lane.paused,
             lane.closed_for.is_some(),
             lane.closed_code.as_deref() == Some("funds"),
             lane.closed_code.as_deref() == Some("credentials"),
+            lane.closed_code.as_deref() == Some("sender"),
+            lane.closed_code.as_deref().is_some_and(|code| code.starts_with("tls_")),
         ];
         let name = lane.name.as_str();
         let open = f64::from(u8::from(!shut.contains(&true)));
