@@ -26,7 +26,12 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
     bench, demo, logs,
@@ -228,6 +233,11 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
     let filter = cli.log.clone().unwrap_or_else(|| usual.into());
     let lines = logs::Lines::to_standard_error(cli.log_format.unwrap_or_else(logs::Format::usual));
     let (spans, export) = traces::layer()?;
-    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).init();
+    // Some libraries write down what they sign with, and no filter of anybody's asks for that.
+    let discreet = filter_fn(|about| !logs::is_indiscreet(about.target()));
+    tracing_subscriber::registry()
+        .with(spans.with_filter(discreet.clone()))
+        .with(lines.with_filter(filter.and(discreet)))
+        .init();
     Ok(export)
 }

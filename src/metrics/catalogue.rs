@@ -81,6 +81,8 @@ metrics! {
     Gauge Fleet noshi_leases_held [] "Jobs in workers' hands.";
     Gauge Fleet noshi_mail_sends_last_hour [] "Messages that the mail service reported as sent.";
     Gauge Fleet noshi_mail_bounces_last_hour [] "Bounces and complaints that it reported.";
+    Gauge Fleet noshi_mail_events_unread_last_day [] "Events of the mail service of which some part was not understood; they are kept.";
+    Gauge Fleet noshi_mail_events_foreign_last_day [] "Events of the mail service about messages of another installation; they settle nothing here.";
     Gauge Fleet noshi_database_oldest_snapshot_seconds [] "How long the oldest snapshot has been holding vacuum back.";
     Gauge Fleet noshi_database_dead_rows [] "Dead rows of the job table.";
     Gauge Fleet noshi_database_live_rows [] "Live rows of the job table.";
