@@ -88,7 +88,7 @@ impl Case<'_> {
     async fn lives(&self, fleet: &Fleet) -> Result<Ran, String> {
         let mut ran = Ran::default();
         let trace = fleet.dir.path().join("trace");
-        for life in 0.. {
+        for life in 0_usize.. {
             let crash =
                 life.checked_sub(self.killed_before()).and_then(|at| self.crashes.get(at)).map(Point::to_string);
             let mut env = vec![("NOSHI_CRASH_TRACE", trace.to_str().expect("a path in words"))];
