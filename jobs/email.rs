@@ -18,8 +18,12 @@
 //! | sending | rejected |  | fail: rejected (mail_rejected) ! |
 //! | sending | too fast, or no quota left |  | snooze, lane throttled |
 //! | sending | not sent |  | retry |
+//! | sending | not to this recipient now |  | retry |
+//! | sending | too many calls in hand |  | snooze |
 //! | sending | unknown |  | → waiting ? |
 //! | sending | bad credentials or configuration |  | snooze, lane closed: credentials |
+//! | sending | not in this sender's name |  | snooze, lane closed: sender |
+//! | sending | no private connection |  | snooze, lane closed: tls |
 //! | waiting | an event: it went out |  | done: accepted ! |
 //! | waiting | an event: it bounced |  | fail: rejected (mail_bounced) ! |
 //! | waiting | an event: it was dropped |  | fail: rejected (mail_rejected) ! |
@@ -37,9 +41,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Step, Terms, This, Unsure, leaves_nothing_behind},
+    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Step, Terms, This, Tls, Unsure, leaves_nothing_behind},
 };
 
+/// A mail server may take ten minutes to answer a body: giving up earlier would be a doubt of our own making.
+const DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// Between two looks for an event.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 
@@ -92,7 +98,7 @@ pub struct Args {
 pub struct Channel {
     /// `ses` or `smtp`; also the end of the lane's name.
     pub name: String,
-    /// How long an event about a lost answer is waited for; 0 where the service sends none.
+    /// How long a lost answer is left alone before anything else is sent.
     pub settle_seconds: u32,
 }
 
@@ -149,10 +155,19 @@ pub enum Send {
     Rejected(String),
     /// Too fast, or the day's quota is used up, or sending is paused: not sent.
     Throttled(Duration),
+    /// The way there, or our own doing: not sent.
     NotSent,
+    /// Not this message, or not to this recipient, now: a full mailbox, a grey list. Nobody else is concerned.
+    NotNow,
+    /// This process has as many calls in hand as it may have.
+    Busy(Duration),
     Unknown,
     /// The account or its configuration does not allow it: nothing can be sent until a person has seen to it.
     BadCredentials,
+    /// The account may not send in this sender's name.
+    Sender,
+    /// No private connection to the service.
+    Tls(Tls),
 }
 
 /// What the service's events tell about a send.
@@ -204,7 +219,7 @@ impl Job for Email {
             State::Sending { channel, send_no } => {
                 let waiting = State::Waiting { channel: channel.clone(), send_no: *send_no };
                 let effect = Effect::Write("send", Unsure::GoTo(waiting));
-                Terms { effect, lane: Lane::writes(channel.lane()), tries: 50, deadline: Duration::from_secs(60) }
+                Terms { effect, lane: Lane::writes(channel.lane()), tries: 50, deadline: DEADLINE }
             }
             State::Waiting { .. } => Terms::local(Effect::Local("look_for_event")),
             State::Accepted { .. } | State::Rejected { .. } => Terms::local(Effect::Pure),
@@ -259,7 +274,7 @@ impl Job for Email {
             },
             State::Sending { channel, send_no } => {
                 let answer = world.send(&this.args, &channel, send_no).await;
-                sent(channel, send_no, answer)
+                sent(channel, send_no, this.retries, answer)
             }
             State::Waiting { channel, send_no } => {
                 let fate = world.look_for_event(&this.args).await;
@@ -275,15 +290,24 @@ fn reject(outcome: &'static str, why: Problem, detail: Option<String>) -> Step<E
     Step::fail(outcome, State::Rejected { why, detail }, why).for_sure()
 }
 
-fn sent(channel: Channel, send_no: u8, answer: Send) -> Step<Email> {
+fn sent(channel: Channel, send_no: u8, retries: u32, answer: Send) -> Step<Email> {
     match answer {
         Send::Accepted(message) => Step::done("accepted", State::Accepted { message }).for_sure(),
         Send::Rejected(reason) => reject("rejected", Problem::MailRejected, Some(reason)),
         Send::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
         Send::NotSent => Step::retry("not_sent"),
+        Send::NotNow => Step::retry("not_now").after(patience(retries)),
+        Send::Busy(wait) => Step::snooze("busy", wait),
         Send::Unknown => Step::advance("unknown", State::Waiting { channel, send_no }).in_doubt(),
         Send::BadCredentials => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
+        Send::Sender => Step::snooze("sender_refused", Duration::ZERO).closing(Closing::Sender),
+        Send::Tls(trouble) => Step::snooze("no_tls", Duration::ZERO).closing(Closing::Tls(trouble)),
     }
+}
+
+/// A mailbox stays full for hours: twice as long each time, half an hour at last, so that its tries last for a day.
+fn patience(retries: u32) -> Duration {
+    Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(retries.min(20))).min(Duration::from_secs(30 * 60))
 }
 
 fn told(this: &This<Args>, channel: Channel, send_no: u8, fate: Fate) -> Step<Email> {

@@ -155,7 +155,8 @@ pub enum Doubt {
     Settled,
 }
 
-/// A closing of the lane that an answer asked for, for the whole fleet.
+/// A closing of the lane that an answer asked for: for the whole fleet, where the fact is the account's; a fact of one process closes
+/// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
     /// 429 or Retry-After: nobody calls for this long.
@@ -164,6 +165,77 @@ pub enum Closing {
     Funds,
     /// Bad credentials or a blocked account: nobody calls until an operator opens the lane.
     Credentials,
+    /// The account may not send in this sender's name: nobody calls until an operator opens the lane.
+    Sender,
+    /// The other side is not who the settings say, or cannot be spoken with in private: nobody calls until an operator opens the lane.
+    Tls(Tls),
+    /// Nothing closes. This process keeps away from the lane for a while, and the others go on.
+    Process(Unfit),
+}
+
+/// What is wrong with a connection that must be private.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// Its certificate is signed by nobody whom this machine trusts.
+    UnknownCa,
+    /// Its certificate is over, or not valid yet.
+    Expired,
+    /// Its certificate is another host's.
+    WrongHost,
+    /// It speaks no version that is safe.
+    OldVersion,
+    /// Anything else that keeps the two from agreeing.
+    Failed,
+}
+
+/// What is wrong with one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// Its clock is off, so that its signatures are refused.
+    Clock,
+    /// It finds no credentials, or those that it finds are over.
+    Keys,
+}
+
+impl Closing {
+    /// As it is stored with the lane, and shown; permanent. `None`: it opens by itself, or closes nothing.
+    pub const fn code(self) -> Option<&'static str> {
+        match self {
+            Closing::Throttled(_) | Closing::Process(_) => None,
+            Closing::Funds => Some("funds"),
+            Closing::Credentials => Some("credentials"),
+            Closing::Sender => Some("sender"),
+            Closing::Tls(Tls::UnknownCa) => Some("tls_unknown_ca"),
+            Closing::Tls(Tls::Expired) => Some("tls_expired"),
+            Closing::Tls(Tls::WrongHost) => Some("tls_wrong_host"),
+            Closing::Tls(Tls::OldVersion) => Some("tls_old_version"),
+            Closing::Tls(Tls::Failed) => Some("tls_failed"),
+        }
+    }
+
+    /// For tables and logs.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Closing::Throttled(_) => "lane throttled",
+            Closing::Funds => "lane closed: funds",
+            Closing::Credentials => "lane closed: credentials",
+            Closing::Sender => "lane closed: sender",
+            Closing::Tls(_) => "lane closed: tls",
+            Closing::Process(Unfit::Clock) => "this process keeps away: clock",
+            Closing::Process(Unfit::Keys) => "this process keeps away: keys",
+        }
+    }
+}
+
+impl Unfit {
+    pub const ALL: [Unfit; 2] = [Unfit::Clock, Unfit::Keys];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Unfit::Clock => "clock",
+            Unfit::Keys => "keys",
+        }
+    }
 }
 
 /// All that a step decides, committed in one transaction.

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Kind, Problem,
-    machine::{Act, Closing, Doubt, Job, Step, This, Transition, Unwind},
+    machine::{Act, Doubt, Job, Step, This, Transition, Unwind},
 };
 
 mod bulk_grants;
@@ -65,12 +65,9 @@ fn cell<J: Job>(step: &Step<J>) -> String {
         Doubt::Raised => " ?",
         Doubt::Settled => " !",
     };
-    text += match step.closing {
-        None => "",
-        Some(Closing::Throttled(_)) => ", lane throttled",
-        Some(Closing::Funds) => ", lane closed: funds",
-        Some(Closing::Credentials) => ", lane closed: credentials",
-    };
+    if let Some(closing) = step.closing {
+        text += &format!(", {}", closing.words());
+    }
     if !step.facts.is_empty() {
         text += ", fact";
     }

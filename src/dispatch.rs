@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::{
     chaos::crash_point,
     engine::{Engine, Pace},
+    lease::Slot,
     run::Work,
     store::{self, claim::HORIZON},
     witness::Claim,
@@ -135,6 +136,10 @@ impl Dispatcher {
         let ready: Vec<String> =
             self.lanes.iter().filter(|(_, look)| look.at <= now).map(|(lane, _)| lane.clone()).collect();
         for lane in ready {
+            if self.engine.is_away(&lane) {
+                self.lanes.insert(lane, Look::after(self.pace.poll));
+                continue;
+            }
             let again = self.claim(&lane).await?;
             self.lanes.insert(lane, again);
         }
@@ -172,7 +177,9 @@ impl Dispatcher {
 
     async fn claim_known(&self, lane: &str, want: usize, suspect: bool) -> Result<store::claim::Catch, sqlx::Error> {
         let engine = &self.engine;
-        store::claim::claim_except(&engine.pool, engine.worker, lane, want, suspect, &engine.unknown()).await
+        let asked =
+            store::claim::Asked { want, suspect, late: engine.lateness.allowance(lane), unknown: &engine.unknown() };
+        store::claim::claim_as(&engine.pool, engine.worker, lane, &asked).await
     }
 
     /// Waits for the first free slot, then a moment for more, so that claims do not trickle.
@@ -253,8 +260,9 @@ impl Dispatcher {
         }
         self.engine.held.add(jobs.iter().map(|job| (job.id, job.lease)));
         for (mut claimed, slot) in jobs.into_iter().zip(slots) {
-            claimed.latest = sent.checked_add(claimed.wait.saturating_add(jitter));
-            let work = Work { claimed, sent, received, jitter };
+            claimed.slot =
+                sent.checked_add(claimed.wait).map(|due| Slot::new(&claimed.lane, due, jitter, &self.engine.lateness));
+            let work = Work { claimed, received };
             // There is room for every slot; a closed channel means that the process ends, and the rows are rescued.
             let _ = self.sender.try_send(Slotted { work, _slot: slot });
         }

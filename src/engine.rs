@@ -1,18 +1,23 @@
 //! What every running job of this process shares.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::store::PgPool;
 use noshi_jobs::{
+<<<<<<< HEAD
     Kind, Problem,
     machine::{Closing, Job},
+=======
+    Kind,
+    machine::{Closing, Job, Unfit},
+>>>>>>> mail
 };
 use tokio::sync::Notify;
 
@@ -21,7 +26,7 @@ use crate::{
     flush::Flusher,
     gifts::Gifts,
     hints::Hints,
-    lease::{Held, LeaseClock},
+    lease::{Held, Lateness, LeaseClock},
     mails::Mails,
     retry::DatabaseBackoff,
     store::{
@@ -33,6 +38,9 @@ use crate::{
     witness::Witness,
     world::Local,
 };
+
+/// How long a process keeps away from a lane that it is not fit for, before it tries again.
+const KEPT_AWAY: Duration = Duration::from_secs(60);
 
 /// Makes the world that a job's step meets.
 pub trait Outside<J: Job> {
@@ -114,6 +122,7 @@ pub struct Engine {
     pub flusher: Flusher,
     pub held: Held,
     pub clock: Arc<LeaseClock>,
+    pub lateness: Arc<Lateness>,
     pub hints: Hints,
     pub partners: Current,
     pub stopping: AtomicBool,
@@ -121,6 +130,8 @@ pub struct Engine {
     pub claims: AtomicBool,
     /// Places where jobs stand that a newer version wrote; they are not claimed again by this process.
     pub unknown: Mutex<BTreeSet<String>>,
+    /// Lanes that this process keeps away from, until when, and why.
+    pub away: Mutex<HashMap<String, (Instant, Unfit)>>,
 }
 
 impl Engine {
@@ -215,6 +226,31 @@ impl Engine {
         crash_point("hand_back.after");
     }
 
+    /// Leaves a lane to the other processes for a while, because of what is wrong with this one.
+    fn keep_away(&self, lane: &str, why: Unfit) {
+        tracing::error!(
+            lane,
+            why = why.name(),
+            seconds = KEPT_AWAY.as_secs(),
+            "this process keeps away from the lane; nothing closes, and the other processes go on"
+        );
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.insert(lane.to_owned(), (Instant::now() + KEPT_AWAY, why));
+        metrics::gauge!("noshi_process_kept_away", "lane" => lane.to_owned(), "why" => why.name()).set(1.0);
+    }
+
+    /// Whether this process keeps away from the lane now.
+    pub fn is_away(&self, lane: &str) -> bool {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((until, why)) = away.get(lane).copied() else { return false };
+        if Instant::now() < until {
+            return true;
+        }
+        away.remove(lane);
+        metrics::gauge!("noshi_process_kept_away", "lane" => lane.to_owned(), "why" => why.name()).set(0.0);
+        false
+    }
+
     /// Closes the lane for the fleet before the answer that asked for it is recorded.
     pub async fn close_lane(&self, lane: &str, closing: Closing) {
         match closing {
@@ -225,6 +261,16 @@ impl Engine {
             Closing::Credentials => {
                 tracing::error!(lane, "credentials refused: nobody calls until an operator opens the lane")
             }
+            Closing::Sender => tracing::error!(
+                lane,
+                "the account may not send in this sender's name; nothing was sent, and nobody calls until an operator opens the lane"
+            ),
+            Closing::Tls(_) => tracing::error!(
+                lane,
+                code = closing.code(),
+                "no private connection to the partner; nothing was sent, and nobody calls until an operator opens the lane"
+            ),
+            Closing::Process(why) => return self.keep_away(lane, why),
         }
         crash_point("lane_close.before");
         let mut backoff = DatabaseBackoff::default();

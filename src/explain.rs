@@ -97,6 +97,14 @@ fn waiting(job: &Seen) -> String {
         (Some("funds"), _) => format!(
             "Its lane {lane} was closed by an answer of the provider: out of funds; top up, then `noshi lane resume {lane}`"
         ),
+        (Some("sender"), _) => format!(
+            "Its lane {lane} was closed by an answer of the mail service: it does not let the account send in our sender's name; have it verified, \
+             then `noshi lane resume {lane}`"
+        ),
+        (Some(code), _) if code.starts_with("tls_") => format!(
+            "Its lane {lane} was closed because there is no private connection to the partner ({code}); nothing was sent; mend that, \
+             then `noshi lane resume {lane}`"
+        ),
         (Some(code), _) => format!(
             "Its lane {lane} was closed by an answer of the provider: {code}; mend that, then `noshi lane resume {lane}`"
         ),

@@ -122,7 +122,7 @@ impl GiftWorld {
         let clock = Arc::clone(clock);
         GiftWorld {
             gifts: Arc::clone(gifts),
-            gate: Gate::new(move || clock.may_call()),
+            gate: Gate::new(move || clock.may_call()).telling(&claimed.told),
             local: local.clone(),
             job: claimed.id,
             retries: claimed.retries,

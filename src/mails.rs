@@ -6,10 +6,7 @@
 mod letters;
 mod recipient;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{
@@ -25,7 +22,7 @@ use crate::{
         mail::{self, EmailSettings, Letter, MailService, Quota},
     },
     gifts,
-    lease::LeaseClock,
+    lease::{LeaseClock, Slot},
     metrics::{call, count_call},
     store::{self, claim::Claimed, mails::Told},
     vault::Vault,
@@ -134,7 +131,7 @@ impl Office {
     }
 
     /// The letter, or what the send comes to instead. Nothing was sent yet.
-    async fn write(&self, pool: &PgPool, ids: &Ids, args: &Args, send_no: u8) -> Result<Letter, Send> {
+    async fn write(&self, pool: &PgPool, ids: &Ids, args: &Args) -> Result<Letter, Send> {
         let away = |error: sqlx::Error| {
             tracing::warn!(job = ids.job, %error, "the database did not answer before a send; not sent");
             Send::NotSent
@@ -159,15 +156,16 @@ impl Office {
         })?;
         let (template, to) = (args.template.name(), recipient.address);
         let letters::Rendered { subject, text, html } = rendered;
-        Ok(Letter { job: ids.job, send_no, template, to, subject, text, html })
+        Ok(Letter { job: ids.job, mark: kept.mark, template, to, subject, text, html })
     }
 }
 
-/// The leave to make this claim's call: the lease holds, and the slot of its token has not passed. Asked right before the
-/// request goes out, since the recipient is read between the claim and the call.
+/// The leave to make this claim's call. The slot is asked after once more where the dialogue begins, since the recipient is read between
+/// the claim and the call.
 fn gate(clock: &Arc<LeaseClock>, claimed: &Claimed) -> Gate {
-    let (clock, latest) = (Arc::clone(clock), claimed.latest);
-    Gate::new(move || clock.may_call() && latest.is_none_or(|latest| Instant::now() <= latest))
+    let (clock, slot) = (Arc::clone(clock), claimed.slot.clone());
+    let lease = Gate::new(move || clock.may_call()).telling(&claimed.told);
+    lease.beginning(move || slot.as_ref().is_none_or(Slot::holds))
 }
 
 struct Ids {
@@ -221,12 +219,12 @@ impl World for MailWorld {
         })
     }
 
-    fn send<'a>(&'a self, args: &'a Args, channel: &'a Channel, send_no: u8) -> Call<'a, Send> {
+    fn send<'a>(&'a self, args: &'a Args, channel: &'a Channel, _: u8) -> Call<'a, Send> {
         Box::pin(async move {
             // A service taken out of the settings: nothing was sent, and the message waits for its return.
             let office = self.mails.office.as_ref().filter(|office| office.service.name() == channel.name);
             let Some(office) = office else { return Send::NotSent };
-            let letter = match office.write(&self.pool, &self.ids, args, send_no).await {
+            let letter = match office.write(&self.pool, &self.ids, args).await {
                 Ok(letter) => letter,
                 Err(instead) => return instead,
             };
@@ -249,8 +247,8 @@ const fn name_of_send(send: &Send) -> &'static str {
         Send::Accepted(_) => "ok",
         Send::Rejected(_) => "refused",
         Send::Throttled(_) => "throttled",
-        Send::NotSent => "not_sent",
+        Send::NotSent | Send::NotNow | Send::Busy(_) | Send::Tls(_) => "not_sent",
         Send::Unknown => "unknown",
-        Send::BadCredentials => "bad_credentials",
+        Send::BadCredentials | Send::Sender => "bad_credentials",
     }
 }

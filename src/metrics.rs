@@ -12,7 +12,12 @@ use crate::store::PgPool;
 use anyhow::Context;
 use axum::{Router, extract::State, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+<<<<<<< HEAD
 use noshi_jobs::{Kind, Problem, store_creation};
+=======
+use noshi_jobs::{Kind, Problem, machine::Unfit, store_creation};
+use sqlx::PgPool;
+>>>>>>> mail
 use tokio::net::TcpListener;
 use tracing::Instrument;
 
@@ -132,6 +137,9 @@ fn register_calls(provider: &'static str, ops: &[&'static str], lane: String) {
             metrics::counter!("noshi_provider_requests_total", "provider" => provider, "op" => *op, "outcome" => outcome)
                 .absolute(0);
         }
+    }
+    for why in Unfit::ALL {
+        metrics::gauge!("noshi_process_kept_away", "lane" => lane.clone(), "why" => why.name()).set(0.0);
     }
     metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => lane).absolute(0);
     drop(metrics::histogram!("noshi_provider_request_seconds", "provider" => provider));

@@ -4,6 +4,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -40,10 +41,8 @@ const MOST_REFUSALS: u32 = 5;
 #[derive(Debug)]
 pub struct Work {
     pub claimed: Claimed,
-    /// Before the claim was sent, and after its answer came.
-    pub sent: Instant,
+    /// After the claim's answer came.
     pub received: Instant,
-    pub jitter: Duration,
 }
 
 pub async fn run<J: Job>(engine: &Engine, work: &Work)
@@ -200,11 +199,25 @@ where
             Ok(Err(_)) | Err(_) => Unwind::Retry,
         };
         crash_point("unwind.after");
-        if let Unwind::Throttled(wait) = &unwind {
-            self.engine.close_lane(&self.work.claimed.lane, Closing::Throttled(*wait)).await;
+        let throttled = match &unwind {
+            Unwind::Throttled(wait) => Some(Closing::Throttled(*wait)),
+            Unwind::Advance(_)
+            | Unwind::Retry
+            | Unwind::RetryAndPage(_)
+            | Unwind::Snooze(_)
+            | Unwind::Undone
+            | Unwind::NeedsOperator(_) => None,
+        };
+        if let Some(closing) = throttled.or_else(|| self.told()) {
+            self.engine.close_lane(&self.work.claimed.lane, closing).await;
         }
         let settlement = self.place().unwound(&end, &undo, unwind);
         self.settle(&end, settlement).await;
+    }
+
+    /// What the step's call noticed about its lane.
+    fn told(&self) -> Option<Closing> {
+        self.work.claimed.told.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     const fn place(&self) -> Place<'_, J> {
@@ -245,8 +258,8 @@ where
         }
         let work = self.work;
         tokio::time::sleep_until((work.received + work.claimed.wait).into()).await;
-        // The database read its clock between `sent` and `received`: counted from `sent`, lateness is never understated.
-        if work.sent.elapsed().saturating_sub(work.claimed.wait) > work.jitter {
+        // The database read its clock between the claim's sending and its receipt: counted from the sending, lateness is never understated.
+        if work.claimed.slot.as_ref().is_some_and(|slot| !slot.holds()) {
             metrics::counter!("noshi_lane_tokens_forfeited_total", "lane" => work.claimed.lane.clone()).increment(1);
             return false;
         }
@@ -267,7 +280,7 @@ where
         let step = AssertUnwindSafe(J::step(&this, state.clone(), &*world)).catch_unwind();
         let (settlement, next) = match tokio::time::timeout(terms.deadline, step).await {
             Ok(Ok(step)) => {
-                if let Some(closing) = step.closing {
+                if let Some(closing) = step.closing.or_else(|| self.told()) {
                     self.engine.close_lane(&self.work.claimed.lane, closing).await;
                 }
                 self.place().stepped(state, terms, step)

@@ -55,7 +55,7 @@ impl StoreWorld {
         let clock = Arc::clone(clock);
         StoreWorld {
             stores: Arc::clone(stores),
-            gate: Gate::new(move || clock.may_call()),
+            gate: Gate::new(move || clock.may_call()).telling(&claimed.told),
             local: local.clone(),
             job: claimed.id,
         }

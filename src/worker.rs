@@ -117,11 +117,13 @@ impl Worker {
             flusher,
             held: Held::default(),
             clock,
+            lateness: Arc::default(),
             hints: Hints::default(),
             partners: Current::new(partners),
             stopping: AtomicBool::new(false),
             claims: AtomicBool::new(false),
             unknown: Mutex::default(),
+            away: Mutex::default(),
         });
         // Of its own accord it never ends; it goes with the process.
         let (mailing, asked) = (Arc::clone(&engine), vital.clone());

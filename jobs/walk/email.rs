@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Problem,
     email::{Args, Channel, Email, Fate, Prepare, Send, State, Template, World},
-    machine::{Call, Job, This, Transition},
+    machine::{Call, Job, This, Tls, Transition},
 };
 
 struct Scripted {
@@ -75,8 +75,12 @@ fn the_table_is_what_the_code_does() {
         ("rejected", Send::Rejected("r".to_owned())),
         ("too fast, or no quota left", Send::Throttled(Duration::from_secs(1))),
         ("not sent", Send::NotSent),
+        ("not to this recipient now", Send::NotNow),
+        ("too many calls in hand", Send::Busy(Duration::from_secs(1))),
         ("unknown", Send::Unknown),
         ("bad credentials or configuration", Send::BadCredentials),
+        ("not in this sender's name", Send::Sender),
+        ("no private connection", Send::Tls(Tls::Expired)),
     ] {
         rows.push(row(&sending, answer, &Scripted { send, ..world() }));
     }

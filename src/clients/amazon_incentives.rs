@@ -28,7 +28,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::{
-    Budget, CodePolicy, Funds, GiftProvider, Offer, Refetch,
+    Budget, CodePolicy, Funds, GiftProvider, Offer, Refetch, aws,
     http::{Answer, Gate, Http},
     settings::{Account, AmazonCredentials, Defaults, GiftSettings, secret},
     wire::major_units,
@@ -37,12 +37,14 @@ use crate::vault::Vault;
 
 pub const NAME: &str = "amazon_incentives";
 
-/// 10 calls a second on any endpoint and a client timeout of 6 s are the vendor's words.
+/// 10 calls a second on any endpoint and a client timeout of 6 s are the vendor's words. A private connection over a second's way takes
+/// three seconds of it before anything is asked, so the connection has a time of its own, and the answer is waited for a little longer: what
+/// is given up is in doubt.
 pub(super) const DEFAULTS: Defaults = Defaults {
     provider: NAME,
-    connect_timeout: Duration::from_secs(2),
-    read_timeout: Duration::from_secs(6),
-    timeout: Duration::from_secs(6),
+    connect_timeout: Duration::from_secs(6),
+    read_timeout: Duration::from_secs(10),
+    timeout: Duration::from_secs(15),
     settle_seconds: 60,
     horizon_seconds: 24 * 60 * 60,
     poll_seconds: 60,
@@ -90,7 +92,16 @@ impl AmazonIncentives {
             return Answer::NotSent;
         };
         let request = self.http.request(Method::POST, &[operation]).headers(headers).body(body);
-        self.http.send(request, gate).await
+        match self.http.send(request, gate).await {
+            // The signature is looked at before anything else.
+            Answer::Reply(reply)
+                if answer::refusal_of_signature(&reply)
+                    .is_some_and(|refusal| aws::clock_is_off(NAME, &reply, &refusal, gate)) =>
+            {
+                Answer::NotSent
+            }
+            answer @ (Answer::Reply(_) | Answer::NotSent | Answer::Unknown) => answer,
+        }
     }
 
     /// The same id and amount again give the same card.

@@ -36,9 +36,9 @@ pub const NAME: &str = "gift_on_demand";
 
 pub(super) const DEFAULTS: Defaults = Defaults {
     provider: NAME,
-    connect_timeout: Duration::from_secs(3),
-    read_timeout: Duration::from_secs(10),
-    timeout: Duration::from_secs(15),
+    connect_timeout: Duration::from_secs(8),
+    read_timeout: Duration::from_secs(15),
+    timeout: Duration::from_secs(25),
     settle_seconds: 5 * 60,
     // No replay, so nothing is ever sent again under the same id.
     horizon_seconds: 0,
@@ -144,17 +144,16 @@ enum Refusal {
     Unclear,
 }
 
-/// An error counts for what it says only if status and resultCode agree: a gateway's page says nothing of the trade.
+/// An error counts for what it says only if status and resultCode agree: a gateway's page says nothing of the trade, and a gateway's 429
+/// may come for a call that it has passed on.
 fn refusal(reply: &Reply) -> Refusal {
-    if reply.status == StatusCode::TOO_MANY_REQUESTS {
-        return Refusal::Throttled(reply.wait_or(THROTTLED));
-    }
     let code = reply.body.json::<Wire>().and_then(|wire| reason(wire.result_code.as_deref())).unwrap_or_default();
     match (reply.status, code.as_bytes()) {
         (StatusCode::BAD_REQUEST, [b'E', b'1', ..]) => Refusal::Input(code),
         (StatusCode::PAYMENT_REQUIRED, [b'E', b'2', ..]) => Refusal::Funds,
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, [b'E', b'3', ..]) => Refusal::Credentials,
         (StatusCode::NOT_FOUND, b"E404") => Refusal::NotFound,
+        (StatusCode::TOO_MANY_REQUESTS, b"E429") => Refusal::Throttled(reply.wait_or(THROTTLED)),
         _ => Refusal::Unclear,
     }
 }
@@ -234,6 +233,10 @@ impl GiftProvider for GiftOnDemand {
                     Some(Shown::Failed(reason)) => Inquiry::Failed(reason),
                     None => Inquiry::NoAnswer,
                 };
+            }
+            // Whoever says it: a question had no effect that it could hide.
+            if reply.status == StatusCode::TOO_MANY_REQUESTS {
+                return Inquiry::Throttled(reply.wait_or(THROTTLED));
             }
             match refusal(&reply) {
                 Refusal::Throttled(wait) => Inquiry::Throttled(wait),

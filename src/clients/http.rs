@@ -9,7 +9,7 @@ mod guard;
 
 use std::{
     fmt, iter,
-    sync::{Arc, Once},
+    sync::{Arc, Once, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -20,21 +20,53 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use self::guard::Guard;
-use super::Budget;
-use crate::{chaos::crash_point, metrics::time_call};
+use noshi_jobs::machine::Closing;
+
+use super::{Budget, tls};
+use crate::{chaos::crash_point, lease::Told, metrics::time_call};
 
 /// An answer larger than this is not read to its end: no provider sends one.
 const MOST_BYTES: usize = 256 * 1024;
 /// A longer Retry-After is a mistake or an attack; after an hour it is worth asking again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+/// Where a 429 says nothing of use.
+const TOO_MANY: Duration = Duration::from_secs(5);
+/// Seconds; an answer's Date is whole seconds, and it travelled.
+const CLOCKS_AGREE: u64 = 60;
 
-/// The worker's leave to make a call, asked right before the request goes out: a lease checked on the monotonic clock.
+type Leave = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// The worker's leave to make a call, on the monotonic clock. The slot of the call's token is judged where the call begins, when it
+/// connects; the lease there and once more where its effect begins, however long the dialogue in between took.
 #[derive(Clone)]
-pub struct Gate(Arc<dyn Fn() -> bool + Send + Sync>);
+pub struct Gate {
+    may_begin: Leave,
+    may_take_effect: Leave,
+    told: Told,
+}
 
 impl Gate {
+    /// For calls whose slot was judged before, or that need none.
     pub fn new(may_call: impl Fn() -> bool + Send + Sync + 'static) -> Gate {
-        Gate(Arc::new(may_call))
+        let leave: Leave = Arc::new(may_call);
+        Gate { may_begin: Arc::clone(&leave), may_take_effect: leave, told: Told::default() }
+    }
+
+    /// The same, with a leave of its own for the beginning.
+    #[must_use]
+    pub fn beginning(self, in_slot: impl Fn() -> bool + Send + Sync + 'static) -> Gate {
+        let lease = Arc::clone(&self.may_take_effect);
+        Gate { may_begin: Arc::new(move || lease() && in_slot()), ..self }
+    }
+
+    /// Where what a call notices about its lane is put.
+    #[must_use]
+    pub fn telling(self, told: &Told) -> Gate {
+        Gate { told: Arc::clone(told), ..self }
+    }
+
+    pub(super) fn tell(&self, closing: Closing) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(closing);
     }
 
     /// Always open: for calls that no job makes, such as a balance shown to an operator.
@@ -42,8 +74,14 @@ impl Gate {
         Gate::new(|| true)
     }
 
-    pub(super) fn may_call(&self) -> bool {
-        (self.0)()
+    /// The call may begin: the slot of its token has not passed, and the lease holds.
+    pub(super) fn may_begin(&self) -> bool {
+        (self.may_begin)()
+    }
+
+    /// Its effect may begin: the lease still holds.
+    pub(super) fn may_take_effect(&self) -> bool {
+        (self.may_take_effect)()
     }
 }
 
@@ -68,6 +106,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// From Retry-After, between 0 and 1 h.
     pub retry_after: Option<Duration>,
+    /// How far this machine's clock is ahead of the partner's, in seconds, by the answer's Date; behind it is negative.
+    pub clock_ahead: Option<i64>,
     /// From `x-amzn-errortype`, where AWS names an error.
     pub error_type: Option<String>,
     pub body: Body,
@@ -77,6 +117,11 @@ impl Reply {
     /// How long to keep away: what the answer says, or `usual` where it says nothing of use.
     pub fn wait_or(&self, usual: Duration) -> Duration {
         self.retry_after.filter(|wait| !wait.is_zero()).unwrap_or(usual)
+    }
+
+    /// This machine's clock, if it is so far off that signatures made by it may be refused for that.
+    pub fn clock_off(&self) -> Option<i64> {
+        self.clock_ahead.filter(|ahead| ahead.unsigned_abs() > CLOCKS_AGREE)
     }
 }
 
@@ -186,24 +231,36 @@ impl Http {
             tracing::warn!(provider = self.provider, "this process calls above the provider's budget; not sent");
             return Answer::NotSent;
         }
-        if !gate.may_call() {
-            tracing::info!(provider = self.provider, "the lease ran out before the call; not sent");
+        if !gate.may_begin() {
+            tracing::info!(
+                provider = self.provider,
+                "the slot of its token had passed, or the lease ran out, before the call; not sent"
+            );
             return Answer::NotSent;
         }
         crash_point("send.before");
         let begun = Instant::now();
-        let answer = self.execute(request).await;
+        let answer = self.execute(request, gate).await;
+        // Whoever says "too many" on the way, it is to be heeded; whether the call had its effect is the adapter's to read.
+        if let Answer::Reply(reply) = &answer
+            && reply.status == StatusCode::TOO_MANY_REQUESTS
+        {
+            gate.tell(Closing::Throttled(reply.wait_or(TOO_MANY)));
+        }
         time_call(self.provider, begun.elapsed());
         answer
     }
 
-    async fn execute(&self, request: reqwest::Request) -> Answer {
+    async fn execute(&self, request: reqwest::Request, gate: &Gate) -> Answer {
         match self.client.execute(request).await {
             Ok(response) => {
                 crash_point("resp.after_headers");
                 self.read(response).await
             }
             Err(error) if error.is_connect() => {
+                if let Some(trouble) = tls::trouble(&error) {
+                    gate.tell(Closing::Tls(trouble));
+                }
                 let error = Chain(&error.without_url()).to_string();
                 tracing::info!(provider = self.provider, error, "no connection; not sent");
                 Answer::NotSent
@@ -215,6 +272,7 @@ impl Http {
     async fn read(&self, mut response: reqwest::Response) -> Answer {
         let status = response.status();
         let retry_after = retry_after(response.headers(), SystemTime::now());
+        let clock_ahead = clock_ahead(response.headers(), SystemTime::now());
         let error_type = response.headers().get("x-amzn-errortype");
         let error_type = error_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
         // Reserved at once, since growing would leave copies behind.
@@ -232,7 +290,7 @@ impl Http {
             }
         }
         crash_point("resp.after_body");
-        Answer::Reply(Reply { status, retry_after, error_type, body: Body(bytes) })
+        Answer::Reply(Reply { status, retry_after, clock_ahead, error_type, body: Body(bytes) })
     }
 
     fn unknown(&self, error: reqwest::Error) -> Answer {
@@ -276,6 +334,16 @@ pub(super) fn install_tls() {
     static ONCE: Once = Once::new();
     // An error means that one is installed already.
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
+fn clock_ahead(headers: &HeaderMap, now: SystemTime) -> Option<i64> {
+    let date = headers.get(header::DATE)?.to_str().ok()?;
+    let theirs = httpdate::parse_http_date(date.trim()).ok()?;
+    let seconds = |apart: Duration| i64::try_from(apart.as_secs()).unwrap_or(i64::MAX);
+    Some(match now.duration_since(theirs) {
+        Ok(ahead) => seconds(ahead),
+        Err(behind) => -seconds(behind.duration()),
+    })
 }
 
 /// Seconds, or an HTTP date against the answer's own Date: the two clocks need not agree. Senseless values: none.

@@ -15,7 +15,8 @@ use super::{Budget, Gate, ses, smtp};
 pub struct Letter {
     /// The tag by which the service's events find the job again.
     pub job: i64,
-    pub send_no: u8,
+    /// What tells this message from every other, of other installations too, and stays the same for ever.
+    pub mark: String,
     pub template: &'static str,
     pub to: SecretString,
     pub subject: SecretString,
@@ -42,7 +43,7 @@ pub enum Quota {
 pub trait MailService: std::marker::Send + Sync {
     /// Stored with every send: permanent. Also the end of the lane's name, `email/<name>`.
     fn name(&self) -> &'static str;
-    /// How long an event about a lost answer is waited for; 0 where the service sends none.
+    /// How long a lost answer is left alone: an event may tell it, and what lost it may be over.
     fn settle_seconds(&self) -> u32;
     /// Until the service has told its own.
     fn budgets(&self) -> Vec<Budget>;
@@ -66,7 +67,7 @@ pub struct EmailSettings {
     pub service: Service,
     /// Where a message leads; `{reference}` is replaced by what the message is about, percent-encoded.
     pub link: String,
-    /// How long an event about a lost answer is waited for.
+    /// How long an event about a lost answer is waited for. A mail server sends none: so long a send in doubt rests before it is repeated.
     #[serde(default = "fifteen_minutes")]
     pub settle_seconds: u32,
     /// A folder whose templates replace the built-in ones.
@@ -143,9 +144,14 @@ pub struct SmtpSettings {
     pub username: Option<String>,
     /// The file with its password.
     pub password_file: Option<PathBuf>,
-    /// For each part of the dialogue.
+    /// The certificate, in PEM, of a private authority that signs the server's; trusted beside those of the machine.
+    pub ca_file: Option<PathBuf>,
+    /// For each part of the dialogue before the body.
     #[schemars(extend("default" = millis(smtp::TIMEOUT)))]
     pub timeout_ms: Option<u64>,
+    /// For the reply to the body. Servers may take ten minutes; giving up earlier leaves a mail in doubt that a patient wait would not.
+    #[schemars(extend("default" = millis(smtp::REPLY)))]
+    pub reply_timeout_ms: Option<u64>,
     /// The budget, over the whole fleet.
     pub sends_per_second: NonZeroU32,
     /// One more budget.
@@ -162,7 +168,7 @@ pub fn open(settings: &EmailSettings) -> anyhow::Result<Box<dyn MailService>> {
         }
         Service::Smtp => {
             let smtp = settings.smtp.as_ref().context("`service = \"smtp\"` needs the table [email.smtp]")?;
-            Ok(Box::new(smtp::Smtp::new(smtp, from)?))
+            Ok(Box::new(smtp::Smtp::new(smtp, from, settings.settle_seconds)?))
         }
     }
 }

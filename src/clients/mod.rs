@@ -17,6 +17,8 @@ mod ses;
 pub mod settings;
 mod smtp;
 mod tango_card;
+mod tls;
+mod whose;
 mod wire;
 
 use std::{sync::Arc, time::Duration};

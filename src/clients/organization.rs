@@ -110,6 +110,10 @@ impl OrganizationPlatform {
                 None => Find::NoAnswer,
             };
         }
+        // Whoever says it: a question had no effect that it could hide.
+        if reply.status == StatusCode::TOO_MANY_REQUESTS {
+            return Find::Throttled(reply.wait_or(THROTTLED));
+        }
         match refusal(&reply) {
             Refusal::Throttled(wait) => Find::Throttled(wait),
             Refusal::Credentials => Find::BadCredentials,
@@ -221,9 +225,6 @@ struct Wire {
 }
 
 fn refusal(reply: &Reply) -> Refusal {
-    if reply.status == StatusCode::TOO_MANY_REQUESTS {
-        return Refusal::Throttled(reply.wait_or(THROTTLED));
-    }
     let code = reply.body.json::<Wire>().and_then(|wire| reason(wire.code.as_deref())).unwrap_or_default();
     match (reply.status, code.as_str()) {
         (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused") => Refusal::KeyReused,
@@ -233,6 +234,8 @@ fn refusal(reply: &Reply) -> Refusal {
         (StatusCode::FORBIDDEN, "organization_refused") => Refusal::Organization,
         (StatusCode::NOT_FOUND, "not_found") => Refusal::NotFound,
         (StatusCode::UNAUTHORIZED, "unauthorized") => Refusal::Credentials,
+        // A gateway's may come for a call that it has passed on.
+        (StatusCode::TOO_MANY_REQUESTS, "too_many_requests") => Refusal::Throttled(reply.wait_or(THROTTLED)),
         _ => Refusal::Unclear,
     }
 }

@@ -6,6 +6,45 @@
 //!
 //! Over-quota answers have a code that is not in the model (`ThrottlingException`), so errors are read by their names.
 //! Whatever is not named below is in doubt.
+//!
+//! Whose fact each answer is, as the code reads it:
+//!
+//! | asked | answer | whose fact | comes to |
+//! |---|---|---|---|
+//! | send | 200  {"MessageId":"0100-1"} | message | accepted |
+//! | send | 200  {} | network | in doubt |
+//! | send | 200  {"MessageId":""} | network | in doubt |
+//! | send | 200  <html> | network | in doubt |
+//! | send | 202  {"MessageId":"0100-1"} | network | in doubt |
+//! | send | 429 TooManyRequestsException {"message":"Maximum sending rate exceeded."} | account | lane throttled for 1 s |
+//! | send | 429 TooManyRequestsException {"message":"Daily message quota exceeded."} | account | lane throttled for 600 s |
+//! | send | 400  {"__type":"ThrottlingException","Message":"Daily message quota exceeded"} | account | lane throttled for 600 s |
+//! | send | 429   | network | in doubt |
+//! | send | 429  <html> | network | in doubt |
+//! | send | 400 LimitExceededException {} | account | lane throttled for 600 s |
+//! | send | 400 SendingPausedException:http://x/ {} | account | lane throttled for 600 s |
+//! | send | 400 com.amazonaws.sesv2#MessageRejected {} | message | rejected (MessageRejected) |
+//! | send | 400 MessageRejected {"message":"Email address is not verified. The following identities failed the check in region AP-NORTHEAST-1: gift@example.jp"} | account | lane closed: sender |
+//! | send | 400 MessageRejected {"message":"Sending is paused for this account"} | account | lane closed: credentials |
+//! | send | 400 BadRequestException {} | message | rejected (BadRequest) |
+//! | send | 400 MailFromDomainNotVerifiedException {} | account | lane closed: sender |
+//! | send | 400 AccountSuspendedException {} | account | lane closed: credentials |
+//! | send | 404 NotFoundException {} | account | lane closed: credentials |
+//! | send | 403 SignatureDoesNotMatch {} | account | lane closed: credentials |
+//! | send | 403 AccessDeniedException {} | account | lane closed: credentials |
+//! | send | 403 ExpiredTokenException {} | process | retry, with fresh keys |
+//! | send | 403  {} | network | in doubt |
+//! | send | 400 SomethingNewException {} | network | in doubt |
+//! | send | 500 InternalFailure {} | network | in doubt |
+//! | send | 503 ThrottlingException {} | network | in doubt |
+//! | send | 302   | network | in doubt |
+//! | send | a signature refused, the answer's Date far from our clock | process | retry; this process keeps away: clock |
+//! | send | RequestTimeTooSkewed, Signature expired, Signature not yet current | process | retry; this process keeps away: clock |
+//! | keys | their source is away, and those that are kept are valid | process | the kept ones are used |
+//! | keys | none, or their source is away | process | retry; this process keeps away: keys |
+//! | connecting | unknown authority, expired, another host's, old version | account | retry; lane closed: tls |
+//! | connecting | none, refused, or cut | network | retry |
+//! | send | none in time, or cut | network | in doubt |
 
 mod answer;
 mod credentials;
@@ -30,8 +69,8 @@ use super::{
 
 pub const NAME: &str = "ses";
 
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Ses {
     http: Http,
@@ -85,7 +124,7 @@ impl Ses {
     }
 
     async fn call(&self, method: Method, path: &[&str], body: Option<&Value>, gate: &Gate) -> Result<Answer, Send> {
-        let credentials = self.keys.get().await?;
+        let credentials = self.keys.get(gate).await?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let url = self.http.url(path);
         let plain = [("accept", "application/json"), ("content-type", "application/json")];
@@ -96,7 +135,19 @@ impl Ses {
             return Err(Send::NotSent);
         };
         let request = self.http.request(method, path).headers(headers).body(body);
-        Ok(self.http.send(request, gate).await)
+        let answer = self.http.send(request, gate).await;
+        if let Answer::Reply(reply) = &answer {
+            // The signature is looked at before anything else.
+            if answer::refusal_of_signature(reply).is_some_and(|refusal| aws::clock_is_off(NAME, reply, &refusal, gate))
+            {
+                return Err(Send::NotSent);
+            }
+            if answer::is_expired(reply) {
+                self.keys.forget().await;
+                return Err(Send::NotSent);
+            }
+        }
+        Ok(answer)
     }
 
     fn message(&self, letter: &Letter) -> Value {
@@ -110,7 +161,7 @@ impl Ses {
                 "Body": {"Text": utf8(letter.text.expose_secret()), "Html": utf8(letter.html.expose_secret())},
                 "Headers": [{"Name": "X-Job-Id", "Value": job}],
             }},
-            "EmailTags": [{"Name": "job_id", "Value": job}, {"Name": "template", "Value": letter.template}],
+            "EmailTags": [{"Name": "job_id", "Value": job}, {"Name": "template", "Value": letter.template}, {"Name": "noshi_mark", "Value": letter.mark}],
             "ConfigurationSetName": self.configuration_set,
         })
     }
@@ -134,13 +185,7 @@ impl MailService for Ses {
         Box::pin(async move {
             let body = self.message(letter);
             match self.call(Method::POST, &["v2", "email", "outbound-emails"], Some(&body), gate).await {
-                Ok(Answer::Reply(reply)) => {
-                    if answer::is_expired(&reply) {
-                        self.keys.forget().await;
-                        return Send::NotSent;
-                    }
-                    answer::sent(&reply)
-                }
+                Ok(Answer::Reply(reply)) => answer::sent(&reply).means,
                 Ok(Answer::NotSent) => Send::NotSent,
                 Ok(Answer::Unknown) => Send::Unknown,
                 Err(instead) => instead,
@@ -151,12 +196,7 @@ impl MailService for Ses {
     fn quota(&self) -> Call<'_, Quota> {
         Box::pin(async {
             match self.call(Method::GET, &["v2", "email", "account"], None, &Gate::open()).await {
-                Ok(Answer::Reply(reply)) => {
-                    if answer::is_expired(&reply) {
-                        self.keys.forget().await;
-                    }
-                    answer::quota(&reply)
-                }
+                Ok(Answer::Reply(reply)) => answer::quota(&reply),
                 Ok(Answer::NotSent | Answer::Unknown) | Err(_) => Quota::NoAnswer,
             }
         })

@@ -42,9 +42,9 @@ pub const NAME: &str = "tango_card";
 
 pub(super) const DEFAULTS: Defaults = Defaults {
     provider: NAME,
-    connect_timeout: Duration::from_secs(3),
-    read_timeout: Duration::from_secs(10),
-    timeout: Duration::from_secs(15),
+    connect_timeout: Duration::from_secs(8),
+    read_timeout: Duration::from_secs(15),
+    timeout: Duration::from_secs(25),
     settle_seconds: 60,
     horizon_seconds: 24 * 60 * 60,
     poll_seconds: 30,
@@ -138,9 +138,6 @@ impl TangoCard {
                 Stands::Unclear => Issue::Unknown,
             };
         }
-        if reply.status == StatusCode::TOO_MANY_REQUESTS {
-            return Issue::Throttled(reply.wait_or(THROTTLED));
-        }
         // Only the vendor's own error body says something about the order; a gateway's page does not.
         let Some(error) = error(reply) else { return Issue::Unknown };
         match reply.status {
@@ -148,6 +145,7 @@ impl TangoCard {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Issue::BadCredentials,
             StatusCode::PAYMENT_REQUIRED => Issue::OutOfFunds,
             StatusCode::CONFLICT => Issue::Conflict,
+            StatusCode::TOO_MANY_REQUESTS => Issue::Throttled(reply.wait_or(THROTTLED)),
             _ => Issue::Unknown,
         }
     }
@@ -236,10 +234,10 @@ impl GiftProvider for TangoCard {
             };
             match reply.status {
                 StatusCode::ACCEPTED => Cancel::Accepted,
-                StatusCode::TOO_MANY_REQUESTS => Cancel::Throttled(reply.wait_or(THROTTLED)),
                 status if error(&reply).is_some() => match status {
                     StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Cancel::Refused,
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Cancel::BadCredentials,
+                    StatusCode::TOO_MANY_REQUESTS => Cancel::Throttled(reply.wait_or(THROTTLED)),
                     _ => Cancel::Unknown,
                 },
                 _ => Cancel::Unknown,

@@ -37,6 +37,7 @@ use self::{
 };
 use crate::{
     gifts::Gifts,
+    lease::Lateness,
     settings::Settings,
     store::{self, Role, tokens::Caller},
     vault::Vault,
@@ -66,6 +67,8 @@ pub struct Desk {
     requests: Semaphore,
     large: Arc<Semaphore>,
     own: Arc<Semaphore>,
+    /// How late it reaches the slots of the partners' lanes.
+    lateness: Arc<Lateness>,
 }
 
 /// A connection of a request's own, and its place among them.
@@ -99,6 +102,7 @@ impl Desk {
             requests: Semaphore::new(MOST_REQUESTS),
             large: Arc::new(Semaphore::new(MOST_LARGE)),
             own: Arc::new(Semaphore::new(MOST_OWN)),
+            lateness: Arc::default(),
         })
     }
 

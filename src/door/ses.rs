@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     settings::Settings,
-    store::mails::{self, Suppress},
+    store::mails::{self, Heard, Suppress},
     vault::{Place, Vault},
 };
 
@@ -28,6 +28,7 @@ struct Desk {
     pool: PgPool,
     checker: Checker,
     vault: Arc<Vault>,
+    configuration_set: String,
 }
 
 pub fn open(settings: &Settings, pool: &PgPool) -> anyhow::Result<Option<Router>> {
@@ -35,7 +36,8 @@ pub fn open(settings: &Settings, pool: &PgPool) -> anyhow::Result<Option<Router>
     ensure!(!ses.topics.is_empty(), "[email.ses] names no `topics`, so no event could be believed");
     let checker = Checker::new(&ses.topics, ses.certificate_file.as_deref())?;
     let vault = settings.vault().context("the door seals and digests addresses that bounced")?;
-    let desk = Arc::new(Desk { pool: pool.clone(), checker, vault });
+    let configuration_set = ses.configuration_set.clone();
+    let desk = Arc::new(Desk { pool: pool.clone(), checker, vault, configuration_set });
     Ok(Some(Router::new().route("/v1/events/ses", post(receive)).with_state(desk)))
 }
 
@@ -55,16 +57,29 @@ async fn receive(State(desk): State<Arc<Desk>>, Received(body): Received) -> Res
 
 impl Desk {
     async fn keep(&self, notification: &Notification) -> Result<(), sqlx::Error> {
-        let Told { event, suppress } = event::read(notification);
+        let Told { event, suppress } = event::read(notification, &self.configuration_set);
         let mut transaction = self.pool.begin().await?;
-        let new = mails::record_event(&mut transaction, &event).await?;
-        if let Some((reason, addresses)) = suppress.filter(|_| new) {
+        let heard = mails::record_event(&mut transaction, &event).await?;
+        let counts = match heard {
+            Heard::Ours | Heard::Other => true,
+            Heard::Again | Heard::Foreign => false,
+        };
+        if let Some((reason, addresses)) = suppress.filter(|_| counts) {
             for address in &addresses {
                 self.suppress(&mut transaction, reason, address, &event.id).await?;
             }
         }
         transaction.commit().await?;
-        tracing::info!(event = event.event, job = event.job, new, "an event about a mail");
+        match event.unread || heard == Heard::Foreign {
+            true => tracing::warn!(
+                event = event.event,
+                job = event.job,
+                ?heard,
+                unread = event.unread,
+                "an event about a mail that is not ours, or that is not understood; it is kept, and settles nothing of what it does not tell"
+            ),
+            false => tracing::info!(event = event.event, job = event.job, ?heard, "an event about a mail"),
+        }
         Ok(())
     }
 

@@ -64,3 +64,15 @@ fn a_field_is_no_longer_than_it_may_be() {
         assert!(text.len() < MOST_BYTES + 40 && text.contains("… and ") && text.ends_with(" bytes more"), "{text}");
     }
 }
+
+/// Whatever a library that holds keys writes, and at whatever level, is not for anybody's eyes.
+#[test]
+fn libraries_that_hold_keys_are_not_heard() {
+    let text = written(Format::Json, || {
+        tracing::warn!(target: "reqsign_aws_v4::provide_credential::imds", "token CNRY-TOKEN was refused");
+        tracing::trace!(target: "hyper::proto::h1::io", "flushed x-aws-ec2-metadata-token: CNRY-TOKEN");
+        tracing::warn!({ log.target = "reqsign_core" }, "CNRY-TOKEN");
+        tracing::warn!(target: "noshi::clients", "no credentials");
+    });
+    assert!(!text.contains("CNRY") && text.contains("no credentials"), "{text}");
+}

@@ -58,6 +58,7 @@ metrics! {
     Gauge Process noshi_jobs_in_hand [] "Jobs in this process's hands.";
     Gauge Process noshi_heartbeat_age_seconds [] "Since this process's last heartbeat was answered.";
     Gauge Process noshi_clock_ahead_seconds [] "How far the database's clock is ahead of this machine's.";
+    Gauge Process noshi_process_kept_away ["lane", "why"] "1 while this process leaves the lane to others, because of its own clock or keys.";
     Gauge Process noshi_pool_connections ["state"] "Connections of the work pool.";
     Gauge Process noshi_build_info ["version"] "1.";
     Gauge Fleet noshi_figures_age_seconds [] "Since the figures of the fleet were taken.";
@@ -82,6 +83,8 @@ metrics! {
     Gauge Fleet noshi_leases_held [] "Jobs in workers' hands.";
     Gauge Fleet noshi_mail_sends_last_hour [] "Messages that the mail service reported as sent.";
     Gauge Fleet noshi_mail_bounces_last_hour [] "Bounces and complaints that it reported.";
+    Gauge Fleet noshi_mail_events_unread_last_day [] "Events of the mail service of which some part was not understood; they are kept.";
+    Gauge Fleet noshi_mail_events_foreign_last_day [] "Events of the mail service about messages of another installation; they settle nothing here.";
     Gauge Fleet noshi_database_oldest_snapshot_seconds [] "How long the oldest snapshot has been holding vacuum back.";
     Gauge Fleet noshi_database_dead_rows [] "Dead rows of the job table.";
     Gauge Fleet noshi_database_live_rows [] "Live rows of the job table.";

@@ -211,10 +211,15 @@ pub enum Spent {
     Closed(Duration),
 }
 
-/// Spends a token of every budget of a lane, if there is a slot within this time.
-pub async fn spend_token(connection: &mut PgConnection, lane: &str, within: Duration) -> Result<Spent, sqlx::Error> {
-    const SPEND: &str = "select closed, wait, jitter from noshi.spend_token($1, $2)";
-    let row = sqlx::query(SPEND).bind(lane).bind(within).fetch_one(connection).await?;
+/// Spends a token of every budget of a lane, if there is a slot within this time. `late`: how late this process usually reaches slots.
+pub async fn spend_token(
+    connection: &mut PgConnection,
+    lane: &str,
+    within: Duration,
+    late: Duration,
+) -> Result<Spent, sqlx::Error> {
+    const SPEND: &str = "select closed, wait, jitter from noshi.spend_token($1, $2, $3)";
+    let row = sqlx::query(SPEND).bind(lane).bind(within).bind(late).fetch_one(connection).await?;
     let wait = seconds(row.try_get("wait")?);
     Ok(match row.try_get("closed")? {
         true => Spent::Closed(wait),

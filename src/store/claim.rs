@@ -7,7 +7,12 @@ use noshi_jobs::{Kind, Problem};
 use serde_json::value::RawValue;
 use sqlx::{Row, postgres::PgRow, types::Json};
 
+<<<<<<< HEAD
 use super::{notices, seconds};
+=======
+use super::seconds;
+use crate::lease::{Slot, Told};
+>>>>>>> mail
 
 /// How far ahead of its slot a token may be handed out: a 429 elsewhere stops the fleet within this time.
 pub const HORIZON: Duration = Duration::from_millis(250);
@@ -24,8 +29,9 @@ pub struct Claimed {
     pub undo: Option<Box<RawValue>>,
     /// The problem that the job already carries.
     pub code: Option<&'static str>,
-    /// Until when its token's slot may be used, by the worker's clock; `None` where it needs no token.
-    pub latest: Option<std::time::Instant>,
+    /// Its token's slot, by the worker's clock.
+    pub slot: Option<Slot>,
+    pub told: Told,
     /// What an operator asks for, to be obeyed before anything else.
     pub asked: Option<String>,
     /// It was at rest when that was asked for, and goes back there if the act is not allowed.
@@ -88,7 +94,8 @@ macro_rules! claim_sql {
 l as materialized (
     select l.*, c.now, c.server as server_now from noshi.lane l, clock c
     where l.name = $2 and not l.paused and coalesce(l.closed_until <= c.now, true)
-      and l.closed_code is distinct from 'credentials'
+      -- Out of funds, inquiries and unwinding go on; after any other answer nobody calls.
+      and coalesce(l.closed_code, 'funds') = 'funds'
       and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
       -- After a change of timeline nothing is claimed before the fleet has dealt with what may be lost.
       and (select s.timeline from noshi.server_seen s) = split_part(c.server, ' ', 1)
@@ -96,10 +103,13 @@ l as materialized (
 ),
 -- After a restart or a failover a budget is pushed once: slots handed out before it may be lost to us.
 budget as materialized (
-    select b.per, b.jitter, i.emission, p.base, p.base - (b.burst - 1) * i.emission - l.now as first
+    select b.per, f.late, f.jitter, i.emission, p.base, p.base - (b.burst - 1) * i.emission - l.now as first
     from noshi.lane_budget b
     join l on b.lane = l.name
-    cross join lateral (select (b.per + b.jitter) / (b.calls - b.burst + 1) as emission) i
+    -- Whoever usually comes later than the lane forgives has the whole fleet's calls spaced for that, until it has not for a while.
+    cross join lateral (select greatest($7::interval, noshi.lateness(b.late, b.late_at, l.now)) as late) e
+    cross join lateral (select e.late, greatest(b.jitter, e.late) as jitter) f
+    cross join lateral (select (b.per + f.jitter) / (b.calls - b.burst + 1) as emission) i
     cross join lateral (select greatest(b.tat, l.now, case when l.server not in ('', l.server_now)
         then l.now + $4::interval + least(b.per, '1 second') end) as base) p
     where ",
@@ -143,7 +153,10 @@ picked as materialized (
 ),
 taken as materialized (select count(*)::int as n, max(rank) as rank from picked),
 spend as (
-    update noshi.lane_budget t set tat = b.base + b.emission * taken.n from budget b, taken, l
+    update noshi.lane_budget t set tat = b.base + b.emission * taken.n,
+        late = case when $7 > t.jitter and $7 >= b.late then $7 else t.late end,
+        late_at = case when $7 > t.jitter and $7 >= b.late then l.now else t.late_at end
+    from budget b, taken, l
     where t.lane = $2 and t.per = b.per and (taken.n > 0 or l.server <> l.server_now)
 ),
 serve as (
@@ -182,18 +195,23 @@ const CLAIM_WITHOUT_TOKENS: &str = claim_sql!("= 0", "false");
 ///
 /// `suspect` asks for jobs whose last worker died holding them; those are to be claimed one at a time, alone.
 pub async fn claim(pool: &PgPool, worker: i64, lane: &str, want: usize, suspect: bool) -> Result<Catch, sqlx::Error> {
-    claim_except(pool, worker, lane, want, suspect, &[]).await
+    claim_as(pool, worker, lane, &Asked { want, suspect, late: Duration::ZERO, unknown: &[] }).await
 }
 
-/// The same, leaving alone what stands at one of these [`Claimed::place`]s: another version knows them.
-pub async fn claim_except(
-    pool: &PgPool,
-    worker: i64,
-    lane: &str,
-    want: usize,
-    suspect: bool,
-    unknown: &[String],
-) -> Result<Catch, sqlx::Error> {
+/// How a worker claims.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub want: usize,
+    pub suspect: bool,
+    /// How late this worker usually reaches the slots of the lane.
+    pub late: Duration,
+    /// What stands at one of these [`Claimed::place`]s is left alone: another version knows them.
+    pub unknown: &'a [String],
+}
+
+/// The same, as a worker asks.
+pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &Asked<'_>) -> Result<Catch, sqlx::Error> {
+    let Asked { want, suspect, late, unknown } = *asked;
     let sql = match suspect {
         _ if crate::chaos::planted(crate::chaos::Bug::NoTokens) => CLAIM_WITHOUT_TOKENS,
         true => CLAIM_SUSPECT,
@@ -202,9 +220,14 @@ pub async fn claim_except(
     let want = i32::try_from(want).unwrap_or(i32::MAX);
     // A kind of a newer version is left alone.
     let kinds = Kind::ALL.map(Kind::name).to_vec();
+<<<<<<< HEAD
     let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown);
     // What a standby may not have is not ours: no call is made on it, and the rows are found lost.
     let rows = notices::none_during(query.fetch_all(pool)).await?;
+=======
+    let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown).bind(late);
+    let rows = query.fetch_all(pool).await?;
+>>>>>>> mail
     let Some(first) = rows.first() else { return Ok(Catch { closed: true, ..Catch::default() }) };
     let mut catch = Catch {
         closed: false,
@@ -232,7 +255,8 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         state: json("state")?,
         undo: json("undo")?,
         code: row.try_get::<Option<&str>, _>("code")?.and_then(Problem::from_code).map(Problem::code),
-        latest: None,
+        slot: None,
+        told: Told::default(),
         asked: row.try_get("asked")?,
         rests: row.try_get::<Option<bool>, _>("rests")?.unwrap_or_default(),
         lane: row.try_get("lane")?,

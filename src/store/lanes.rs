@@ -42,16 +42,19 @@ pub async fn declare(pool: &PgPool, lane: &str, budgets: &[Budget]) -> Result<()
 
 const THROTTLE: &str =
     "update noshi.lane set closed_until = greatest(closed_until, clock_timestamp() + $2) where name = $1";
+// What closes it for everybody stays what closed it first.
 const CLOSE: &str = "update noshi.lane set closed_code = $2, closed_at = clock_timestamp() where name = $1 and closed_code is distinct from $2
-and closed_code is distinct from 'credentials'";
+and coalesce(closed_code, 'funds') = 'funds'";
 
 /// Closes a lane for the whole fleet, as a provider's answer asked.
 pub async fn close(pool: &PgPool, lane: &str, closing: Closing) -> Result<(), sqlx::Error> {
-    match closing {
-        Closing::Throttled(_) if planted(Bug::NoRetryAfter) => return Ok(()),
-        Closing::Throttled(wait) => sqlx::query(THROTTLE).bind(lane).bind(wait).execute(pool).await?,
-        Closing::Funds => sqlx::query(CLOSE).bind(lane).bind("funds").execute(pool).await?,
-        Closing::Credentials => sqlx::query(CLOSE).bind(lane).bind("credentials").execute(pool).await?,
+    match (closing, closing.code()) {
+        (Closing::Throttled(_), _) if planted(Bug::NoRetryAfter) => return Ok(()),
+        (Closing::Throttled(wait), _) => sqlx::query(THROTTLE).bind(lane).bind(wait).execute(pool).await?,
+        (Closing::Process(_), _) | (_, None) => return Ok(()),
+        (Closing::Funds | Closing::Credentials | Closing::Sender | Closing::Tls(_), Some(code)) => {
+            sqlx::query(CLOSE).bind(lane).bind(code).execute(pool).await?
+        }
     };
     Ok(())
 }

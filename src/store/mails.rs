@@ -14,9 +14,13 @@ use super::lanes::Budget;
 pub struct Recipient {
     pub grant: String,
     pub sealed: Sealed,
+    /// What tells the message from every other, of other installations too.
+    pub mark: String,
 }
 
-const RECIPIENT: &str = "select grant_id, key_id, nonce, ciphertext from noshi.sealed_recipient($1, $2)";
+const RECIPIENT: &str =
+    "select r.grant_id, r.key_id, r.nonce, r.ciphertext, noshi.mail_mark(j.id, j.key, j.created_at) as mark
+from noshi.sealed_recipient($1, $2) r join noshi.job j on j.id = $1";
 
 /// The recipient of a message that this worker holds; `None` where none is kept.
 pub async fn recipient(connection: &mut PgConnection, job: i64, worker: i64) -> Result<Option<Recipient>, sqlx::Error> {
@@ -27,7 +31,7 @@ pub async fn recipient(connection: &mut PgConnection, job: i64, worker: i64) -> 
             nonce: row.try_get("nonce")?,
             ciphertext: row.try_get("ciphertext")?,
         };
-        Ok(Recipient { grant: row.try_get("grant_id")?, sealed })
+        Ok(Recipient { grant: row.try_get("grant_id")?, sealed, mark: row.try_get("mark")? })
     };
     row.map(read).transpose()
 }
@@ -40,11 +44,14 @@ pub async fn is_suppressed(connection: &mut PgConnection, digests: &[[u8; 32]]) 
     sqlx::query_scalar(IS_SUPPRESSED).bind(digests).fetch_one(connection).await
 }
 
-// Events of sends whose fate was settled before say nothing about this one. A bounce outweighs that it went out.
-const FATE: &str = "select e.event, e.message from noshi.email_event e join noshi.job j on j.id = e.job
+// Events of sends whose fate was settled before say nothing about this one. A bounce for good outweighs that it went out; one for now, such as
+// an out-of-office reply, says that it did.
+const FATE: &str = "select case when e.event = 'bounce' and e.detail like 'Transient/%' then 'send' else e.event end as event, e.message
+from noshi.email_event e join noshi.job j on j.id = e.job
 where e.job = $1 and e.received_at >= coalesce(j.called_at, '-infinity')
   and e.event in ('bounce', 'reject', 'rendering_failure', 'send', 'delivery', 'delivery_delay', 'complaint', 'open', 'click', 'subscription')
-order by case e.event when 'bounce' then 0 when 'reject' then 1 when 'rendering_failure' then 1 else 2 end, e.received_at limit 1";
+order by case when e.event = 'bounce' and coalesce(e.detail, '') not like 'Transient/%' then 0 when e.event in ('reject', 'rendering_failure') then 1 else 2 end,
+    e.received_at limit 1";
 
 /// What the events tell about the sends that are in doubt.
 pub async fn fate(connection: &mut PgConnection, job: i64) -> Result<Fate, sqlx::Error> {
@@ -62,25 +69,53 @@ pub struct NewEvent {
     /// The sender's id of the notification.
     pub id: String,
     pub job: Option<i64>,
+    /// What tells the message from every other, if the event carries it.
+    pub mark: Option<String>,
+    /// It says itself that it is about another installation's message.
+    pub foreign: bool,
+    /// Some part of it was not understood.
+    pub unread: bool,
     pub event: String,
     pub message: Option<String>,
     pub happened_at: Option<DateTime<Utc>>,
     pub detail: Option<String>,
 }
 
-const RECORD: &str = "select noshi.record_email_event($1, $2, $3, $4, $5, $6)";
+const RECORD: &str = "select noshi.record_email_event($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-/// Keeps an event, and makes the job that waits for it due. False: it was here already.
-pub async fn record_event(connection: &mut PgConnection, event: &NewEvent) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(RECORD)
+/// Whose an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It was here already.
+    Again,
+    /// About a message of ours.
+    Ours,
+    /// About a message of another installation.
+    Foreign,
+    /// About none that it names.
+    Other,
+}
+
+/// Keeps an event, and makes the job that waits for it due.
+pub async fn record_event(connection: &mut PgConnection, event: &NewEvent) -> Result<Heard, sqlx::Error> {
+    let heard: String = sqlx::query_scalar(RECORD)
         .bind(&event.id)
         .bind(event.job)
+        .bind(&event.mark)
+        .bind(event.foreign)
+        .bind(event.unread)
         .bind(&event.event)
         .bind(&event.message)
         .bind(event.happened_at)
         .bind(&event.detail)
         .fetch_one(connection)
-        .await
+        .await?;
+    Ok(match heard.as_str() {
+        "again" => Heard::Again,
+        "ours" => Heard::Ours,
+        "foreign" => Heard::Foreign,
+        _ => Heard::Other,
+    })
 }
 
 /// An address about to be suppressed: digests under every key in use, the newest first, and the address sealed.

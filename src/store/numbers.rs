@@ -103,13 +103,15 @@ from noshi.job where status = 'needs_operator' group by 1";
 }
 
 async fn lanes(connection: &mut PgConnection, figures: &mut Vec<Figure>) -> Result<(), sqlx::Error> {
-    const SHUT: [&str; 4] = ["paused", "throttled", "funds", "credentials"];
+    const SHUT: [&str; 6] = ["paused", "throttled", "funds", "credentials", "sender", "tls"];
     for lane in super::lanes::list(&mut *connection).await? {
         let shut = [
             lane.paused,
             lane.closed_for.is_some(),
             lane.closed_code.as_deref() == Some("funds"),
             lane.closed_code.as_deref() == Some("credentials"),
+            lane.closed_code.as_deref() == Some("sender"),
+            lane.closed_code.as_deref().is_some_and(|code| code.starts_with("tls_")),
         ];
         let name = lane.name.as_str();
         let open = f64::from(u8::from(!shut.contains(&true)));
@@ -154,7 +156,9 @@ figures! {
     "noshi_leases_held" = "select count(*) from noshi.job where status = 'running'",
     "noshi_points_expiry_late_seconds" = "select expiry_late_seconds from noshi.point_figures()",
     "noshi_points_due_lots" = "select due_lots from noshi.point_figures()",
-    "noshi_mail_bounces_last_hour" = "select count(*) from noshi.email_event where received_at > now() - interval '1 hour' and event in ('bounce', 'complaint')",
+    "noshi_mail_bounces_last_hour" = "select count(*) from noshi.email_event where received_at > now() - interval '1 hour' and (event = 'complaint' or event = 'bounce' and coalesce(detail, 'Permanent') not like 'Transient%')",
+    "noshi_mail_events_unread_last_day" = "select count(*) from noshi.email_event where received_at > now() - interval '1 day' and oddity = 'unread'",
+    "noshi_mail_events_foreign_last_day" = "select count(*) from noshi.email_event where received_at > now() - interval '1 day' and oddity = 'foreign'",
     "noshi_mail_sends_last_hour" = "select count(*) from noshi.email_event where received_at > now() - interval '1 hour' and event = 'send'",
     "noshi_database_dead_rows" = "select n_dead_tup from pg_stat_user_tables where relid = 'noshi.job'::regclass",
     "noshi_database_live_rows" = "select n_live_tup from pg_stat_user_tables where relid = 'noshi.job'::regclass",

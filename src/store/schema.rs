@@ -107,6 +107,8 @@ pub async fn counts(connection: &mut PgConnection) -> Result<(usize, usize), sql
 /// Brings the schema up to date. Several may try at once: one does it, and the others find it done.
 pub async fn migrate(url: &str) -> anyhow::Result<()> {
     let mut connection = reach::login(url).await?;
+    // A migration may rewrite a large table.
+    connection.lengthen(super::db::TO_MIGRATE);
     fit_for_us(&mut connection).await?;
     connection.execute("set statement_timeout = 0; set lock_timeout = 0; set default_transaction_isolation = 'read committed'; set standard_conforming_strings = on; set jit = off").await?;
     // For this session, until it ends; the library takes the same lock again, which is counted.

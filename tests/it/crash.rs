@@ -69,6 +69,11 @@ impl Case<'_> {
         format!("{}, {}, NOSHI_CRASH={}", self.provider.name(), self.scene.name, crashes.join(" then "))
     }
 
+    /// Workers that die without reaching a point, before those of `crashes`.
+    fn killed_before(&self) -> usize {
+        usize::from(self.scene.drive == Drive::KillInFlight)
+    }
+
     async fn run(&self) -> Result<Ran, String> {
         let (mut fleet, database) = set(self.scene, self.provider, self.prepared).await;
         let ran = self.lives(&fleet).await;
@@ -83,8 +88,9 @@ impl Case<'_> {
     async fn lives(&self, fleet: &Fleet) -> Result<Ran, String> {
         let mut ran = Ran::default();
         let trace = fleet.dir.path().join("trace");
-        for life in 0.. {
-            let crash = self.crashes.get(life).map(Point::to_string);
+        for life in 0_usize.. {
+            let crash =
+                life.checked_sub(self.killed_before()).and_then(|at| self.crashes.get(at)).map(Point::to_string);
             let mut env = vec![("NOSHI_CRASH_TRACE", trace.to_str().expect("a path in words"))];
             env.extend(crash.as_deref().map(|point| ("NOSHI_CRASH", point)));
             if life == 0 && self.scene.drive == Drive::MissTheSlots {
@@ -94,7 +100,7 @@ impl Case<'_> {
             let _ = std::fs::remove_file(&trace);
             let worker = fleet.worker(&format!("w{life}"), &env, &[]);
             let lived = self.live(fleet, worker, life == 0).await?;
-            if life == self.crashes.len() {
+            if life == self.crashes.len() + self.killed_before() {
                 ran.passed = passed(&trace);
             }
             match lived {
@@ -108,7 +114,7 @@ impl Case<'_> {
             if is_at_rest(fleet).await {
                 break;
             }
-            if life > self.crashes.len() + 1 {
+            if life > self.crashes.len() + self.killed_before() + 1 {
                 return Err("the jobs are not at rest, and nobody dies any more".to_owned());
             }
         }
@@ -277,20 +283,22 @@ async fn a_sigkill_at_any_point_breaks_no_rule() {
     let played = scenes().chain(others).filter(|(scene, _)| wanted(scene));
     let dry: Vec<Case> = played.map(|(scene, provider)| with(scene, provider, vec![])).collect();
     let (mut rows, mut failures) = (BTreeMap::<&str, Row>::new(), vec![]);
-    let mut cases = vec![];
+    let (mut cases, mut second) = (vec![], vec![]);
     for (case, ran, took) in run_all(dry).await {
         match ran {
             Ok(ran) => {
                 let points = chosen(&ran.passed, case.scene.choose);
                 rows.entry(case.provider.name()).or_default().points.extend(points.iter().map(|p| p.name.clone()));
                 cases.extend(points.into_iter().map(|point| Case { crashes: vec![point], ..case.clone() }));
+                // Where the first is killed from outside, the one that takes over is the second of a pair.
+                let over = chosen(&ran.passed, Choose::First).into_iter().filter(|_| case.killed_before() > 0);
+                second.extend(over.map(|then| Case { crashes: vec![then], ..case.clone() }));
             }
             Err(failure) => failures.push(failure),
         }
         rows.entry(case.provider.name()).or_default().took += took;
     }
     let mut killed_at = BTreeSet::new();
-    let mut second = vec![];
     for (case, ran, took) in run_all(cases).await {
         let row = rows.entry(case.provider.name()).or_default();
         (row.runs, row.took) = (row.runs + 1, row.took + took);

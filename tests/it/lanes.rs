@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use noshi::store::PgPool;
 use noshi::{
-    simulator::{Fault, Op, Provider},
+    simulator::{Fault, Op, Provider, link::Link},
     store::{
         self,
-        claim::{Catch, claim},
+        claim::{Asked, Catch, claim, claim_as},
         lanes::{Budget, close, declare, pause, resume},
         workers,
     },
@@ -236,4 +236,75 @@ async fn a_large_batch_delays_nobody() {
     let large = next.iter().filter(|key| key.starts_with("large-")).count();
     assert_eq!((small, large), (10, 19), "{next:?}");
     store::claim::hand_back(pool, worker, &[]).await.unwrap();
+}
+
+/// Whoever reaches its slots late, for a long way to the database, has the fleet's calls spaced for that, and the patience to use them: else it
+/// would hand every slot back. It holds for others too, whose calls would meet the late ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_claimer_is_allowed_for_and_every_budget_holds() {
+    let db = database().await;
+    let pool = &db.pool;
+    let second = Duration::from_secs(1);
+    let worker =
+        lane_of(pool, "l", &[Budget { per: second, calls: 10, burst: 1, jitter: Duration::from_millis(100) }]).await;
+    in_lane(pool, "l", 20, 0).await;
+    let asked = async |late| {
+        let asked = Asked { want: 1, suspect: false, late, unknown: &[] };
+        let catch = claim_as(pool, worker, "l", &asked).await.unwrap();
+        (catch.jitter, catch.jobs.first().map(|job| job.wait))
+    };
+    let (jitter, wait) = asked(second).await;
+    assert!(jitter >= second && wait == Some(Duration::ZERO), "{jitter:?} {wait:?}");
+    // (1 s + 1 s) / 10 between two calls, whoever makes them.
+    let (jitter, wait) = asked(Duration::ZERO).await;
+    assert!(jitter >= second && wait > Some(Duration::from_millis(100)), "{jitter:?} {wait:?}");
+    let spacing = "select late = interval '1 second' from noshi.lane_budget where lane = 'l'";
+    assert!(sqlx::query_scalar::<_, bool>(spacing).fetch_one(pool).await.unwrap());
+    // Half of it after a minute in which nobody was that late, and nothing of what a clock that jumped wrote.
+    for (ago, left) in [(30, 1.0), (61, 0.5), (121, 0.25), (-30, 1.0), (-300, 0.0), (1200, 0.0)] {
+        let lateness =
+            "select extract(epoch from noshi.lateness('1 second', now() - make_interval(secs => $1), now()))::float8";
+        let seen: f64 = sqlx::query_scalar(lateness).bind(f64::from(ago)).fetch_one(pool).await.unwrap();
+        assert!((seen - left).abs() < 1e-6, "{ago}: {seen}");
+    }
+}
+
+/// The test's database behind a link, and what is in front of it: the server listens on a socket of the file system.
+async fn far_away(url: &str, round_trip: Duration) -> (Link, String) {
+    let (login, rest) = url.strip_prefix("postgres://").and_then(|url| url.split_once('@')).expect("a login");
+    let name = rest.split(['/', '?']).nth(1).expect("a database").to_owned();
+    let folder = rest.split("host=").nth(1).and_then(|rest| rest.split('&').next()).expect("a folder");
+    let socket = format!("{}/.s.PGSQL.5432", percent_encoding::percent_decode_str(folder).decode_utf8_lossy());
+    let bridge = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let link = Link::start(bridge.local_addr().expect("a port")).await.expect("a link");
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = bridge.accept().await {
+            let socket = socket.clone();
+            tokio::spawn(async move {
+                let Ok(mut far) = tokio::net::UnixStream::connect(&socket).await else { return };
+                let _ = (near.set_nodelay(true), tokio::io::copy_bidirectional(&mut near, &mut far).await);
+            });
+        }
+    });
+    link.round_trip(round_trip);
+    let url = format!("postgres://{login}@{}/{name}?sslmode=disable", link.address());
+    (link, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_far_from_its_database_is_slower_and_never_idle() {
+    let _turn = crate::support::turn().await;
+    for round_trip in [5, 50, 250, 1000].map(Duration::from_millis) {
+        let fleet = fleet(Terms::default()).await;
+        for i in 0..6 {
+            fleet.gift(&format!("g{i}"), "amazon", 500).await;
+        }
+        let (link, url) = far_away(&fleet.url, round_trip).await;
+        let worker = fleet.worker("far", &[("DATABASE_URL", &url)], &["--lease-ms", "20000"]);
+        fleet.at_rest(Duration::from_secs(120)).await.unwrap_or_else(|error| panic!("{round_trip:?}: {error}"));
+        let at = arrivals(&fleet, "amazon_incentives");
+        assert!(at.len() == 6 && busiest_second(&at) <= 100, "{round_trip:?}: {} arrivals", at.len());
+        assert!(link.accepted() > 0);
+        assert!(worker.stop().await.success());
+    }
 }

@@ -206,26 +206,30 @@ async fn the_lane_keeps_to_the_account_and_closes_when_it_is_told() {
     assert!(worker.stop().await.success());
 }
 
+/// A process without keys keeps away, and says so; the lane stays open, and whoever has keys sends.
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_are_found_in_a_profile_and_without_any_the_lane_closes() {
+async fn credentials_are_found_in_a_profile_and_a_process_without_any_keeps_away() {
     let _turn = turn().await;
     let fleet = fleet(Terms { mails: true, door: false, ..Terms::default() }).await;
     let job = fleet.mail("a", "a@example.jp").await;
     let file = fleet.dir.path().join("credentials");
     let env = [("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap()), ("HOME", "/nowhere")];
-    let without = fleet.worker("without", &env, &[]);
-    let closed = "select closed_code is not distinct from 'credentials' from noshi.lane where name = 'email/ses'";
-    let is_closed = async || sqlx::query_scalar::<_, bool>(closed).fetch_one(&fleet.pool).await.unwrap_or_default();
-    until("a lane closed until a person opens it", Duration::from_secs(10), is_closed).await;
-    assert!(without.stop().await.success());
+    let without = fleet.worker("without", &env, &["--metrics", "127.0.0.1:0"]);
+    let kept_away = "noshi_process_kept_away{lane=\"email/ses\",why=\"keys\"} 1";
+    until("the process without keys says that it keeps away", Duration::from_secs(20), async || {
+        crate::metrics::scrape(&without).await.contains(kept_away)
+    })
+    .await;
+    let closed = "select closed_code is not null from noshi.lane where name = 'email/ses'";
+    assert!(!sqlx::query_scalar::<_, bool>(closed).fetch_one(&fleet.pool).await.unwrap());
     assert!(fleet.sends().is_empty());
 
     std::fs::write(&file, "[default]\naws_access_key_id = AKIDEXAMPLESES\naws_secret_access_key = demo-secret\n")
         .unwrap();
-    store::lanes::resume(&fleet.pool, "email/ses", Some("mended")).await.unwrap();
     let with = fleet.worker("with", &env, &[]);
     fleet.at_rest(REST).await.unwrap();
     assert_eq!(fleet.fate(job).await, is("completed", None, Some("accepted")));
+    assert!(without.stop().await.success());
     assert!(with.stop().await.success());
 }
 

@@ -31,6 +31,7 @@ mod operators;
 mod otlp;
 mod point_jobs;
 mod points;
+mod postfix;
 mod practice;
 mod private_postgres;
 mod probes;

@@ -94,7 +94,10 @@ fn expected() -> BTreeSet<String> {
         for name in gauges.into_iter().chain(forfeited) {
             all.insert(format!("{name}{{lane=\"{lane}\"}}"));
         }
-        for why in ["paused", "throttled", "funds", "credentials"] {
+        for why in ["clock", "keys"].into_iter().filter(|_| !lane.is_empty() && lane != "probe") {
+            all.insert(format!("noshi_process_kept_away{{lane=\"{lane}\",why=\"{why}\"}}"));
+        }
+        for why in ["paused", "throttled", "funds", "credentials", "sender", "tls"] {
             all.insert(format!("noshi_lane_shut{{lane=\"{lane}\",why=\"{why}\"}}"));
         }
     }

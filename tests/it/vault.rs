@@ -180,14 +180,17 @@ async fn suppressed_addresses_stay_suppressed() {
     let mut connection = desk.db.pool.acquire().await.unwrap();
     let event = mails::NewEvent {
         id: "m-1".to_owned(),
+        mark: None,
+        foreign: false,
+        unread: false,
         job: None,
         event: "bounce".to_owned(),
         message: None,
         happened_at: None,
         detail: None,
     };
-    assert!(mails::record_event(&mut connection, &event).await.unwrap());
-    assert!(!mails::record_event(&mut connection, &event).await.unwrap());
+    assert_ne!(mails::record_event(&mut connection, &event).await.unwrap(), mails::Heard::Again);
+    assert_eq!(mails::record_event(&mut connection, &event).await.unwrap(), mails::Heard::Again);
     let sealed = old.seal(&Place { grant: "s-1", provider: "", column: "suppressed" }, &address);
     let (id, digests) = ("s-1", old.digests(&address));
     let new = mails::Suppress { id, digests: &digests, reason: "bounced", event: "m-1", sealed: &sealed };

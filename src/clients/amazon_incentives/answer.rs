@@ -74,8 +74,9 @@ enum Verdict {
 
 fn read(reply: &Reply) -> Verdict {
     let throttled = || Verdict::Throttled(reply.wait_or(THROTTLED));
-    // The XML form is answered by what stands before the JSON endpoint.
-    if reply.status == StatusCode::TOO_MANY_REQUESTS || reply.body.contains("ThrottlingException") {
+    // The XML form is answered by what stands before the JSON endpoint. A 429 without any words of Amazon's may be a gateway's, for a call
+    // that it has passed on: it slows us down, and says nothing of the card.
+    if reply.body.contains("ThrottlingException") {
         return throttled();
     }
     let Some(wire) = reply.body.json::<Wire>() else { return Verdict::Unclear };
@@ -104,6 +105,18 @@ fn read(reply: &Reply) -> Verdict {
         [b'F', b'4', ..] => Verdict::Resend,
         _ => Verdict::Unclear,
     }
+}
+
+/// What is said of a signature that was refused, in Amazon's own words.
+pub fn refusal_of_signature(reply: &Reply) -> Option<String> {
+    if !reply.status.is_client_error() {
+        return None;
+    }
+    let wire = reply.body.json::<Wire>()?;
+    let words: Vec<String> = [wire.error_type, wire.kind, wire.message].into_iter().flatten().collect();
+    let words = words.join(" ");
+    (wire.status.as_deref() != Some("SUCCESS") && (is_about_signing(&words) || words.contains("TooSkewed")))
+        .then_some(words)
 }
 
 /// The type of a wrong signature is not documented; AWS's own names and texts all have one of these words.

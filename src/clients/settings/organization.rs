@@ -14,9 +14,9 @@ use super::super::{
 };
 use super::secret;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
-const TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(25);
 /// Each new shop fans out to several systems over there, so this stays far below what the platform would take (R54).
 const CALLS_PER_SECOND: u32 = 2;
 const JITTER: Duration = Duration::from_millis(100);

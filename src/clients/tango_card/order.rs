@@ -173,7 +173,8 @@ pub fn listed(answer: Answer, trade: &str) -> Found {
 pub fn unread(reply: &Reply) -> Found {
     match reply.status {
         StatusCode::TOO_MANY_REQUESTS => Found::Throttled(reply.wait_or(THROTTLED)),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Found::BadCredentials,
+        // A gateway's page does not speak for the account.
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if error(reply).is_some() => Found::BadCredentials,
         _ => Found::NoAnswer,
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Call, Desk, answer, body, jobs::Enqueued, refusal::Refusal};
 use crate::{
     clients::{Gate, Refetch},
+    lease::Slot,
     store::api::{self, Revealed, Spent},
     vault::Place,
 };
@@ -123,7 +124,7 @@ async fn refetch(
     let lane = format!("gift/{}", trade.provider);
     let sent = Instant::now();
     let mut transaction = desk.begin(call).await?;
-    let spent = api::spend_token(&mut transaction, &lane, PATIENCE).await?;
+    let spent = api::spend_token(&mut transaction, &lane, PATIENCE, desk.lateness.allowance(&lane)).await?;
     transaction.commit().await?;
     let (wait, jitter) = match spent {
         Spent::Slot { wait, jitter } => (wait, jitter),
@@ -135,8 +136,8 @@ async fn refetch(
         }
     };
     tokio::time::sleep(wait).await;
-    let latest = sent.checked_add(wait.saturating_add(jitter));
-    let gate = Gate::new(move || latest.is_none_or(|latest| Instant::now() <= latest));
+    let slot = sent.checked_add(wait).map(|due| Slot::new(&lane, due, jitter, &desk.lateness));
+    let gate = Gate::new(move || slot.as_ref().is_none_or(Slot::holds));
     match provider.refetch(args, trade, &gate).await {
         Refetch::Code { card: again, code } if again == card => Ok(code),
         Refetch::Code { .. } => {

@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 use lettre::message::Mailbox;
 use secrecy::SecretString;
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{door::sns::Notification, store::mails::NewEvent};
@@ -14,70 +13,120 @@ pub struct Told {
     pub suppress: Option<(&'static str, Vec<SecretString>)>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Wire {
-    event_type: Option<String>,
-    /// How notifications of an identity, without a configuration set, name it.
-    notification_type: Option<String>,
-    mail: Mail,
-    bounce: Option<Bounce>,
-    complaint: Option<Complaint>,
-    delivery: Option<Value>,
+/// An event as far as it reads. Every field is read for itself: one that is null, or written otherwise than the vendor's pages say, takes
+/// nothing else with it, and is remembered.
+#[derive(Default)]
+struct Reading {
+    unread: bool,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Mail {
-    timestamp: Option<DateTime<Utc>>,
-    message_id: Option<String>,
-    tags: Value,
+impl Reading {
+    /// A word that may be left out.
+    fn word<'a>(&mut self, value: &'a Value) -> Option<&'a str> {
+        match value {
+            Value::String(text) => Some(text),
+            Value::Null => None,
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                self.unread = true;
+                None
+            }
+        }
+    }
+
+    /// As the vendor writes times, or with a space, or without a zone, which is UTC then.
+    fn time(&mut self, value: &Value) -> Option<DateTime<Utc>> {
+        let text = self.word(value)?.trim().replacen(' ', "T", 1);
+        let read = text.parse().ok().or_else(|| format!("{text}Z").parse().ok());
+        self.unread |= read.is_none();
+        read
+    }
+
+    /// The addresses of a list of recipients, of which none may be missing.
+    fn addresses(&mut self, list: &Value) -> Vec<SecretString> {
+        let Some(list) = list.as_array().filter(|list| !list.is_empty()) else {
+            self.unread = true;
+            return vec![];
+        };
+        let mut addresses = vec![];
+        for whom in list {
+            match self.word(&whom["emailAddress"]).filter(|address| !address.trim().is_empty()) {
+                Some(address) => addresses.push(bare(SecretString::from(address))),
+                None => self.unread = true,
+            }
+        }
+        addresses
+    }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Bounce {
-    timestamp: Option<DateTime<Utc>>,
-    bounce_type: Option<String>,
-    bounce_sub_type: Option<String>,
-    bounced_recipients: Vec<Whom>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Complaint {
-    timestamp: Option<DateTime<Utc>>,
-    complaint_feedback_type: Option<String>,
-    complained_recipients: Vec<Whom>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Whom {
-    email_address: SecretString,
-}
-
-pub fn read(notification: &Notification) -> Told {
+pub fn read(notification: &Notification, configuration_set: &str) -> Told {
     // Such as the sentence with which SES tries a topic: kept as an event of no known type.
-    let wire = serde_json::from_str::<Wire>(&notification.message).unwrap_or_default();
-    let job = wire.mail.tags["job_id"][0].as_str().and_then(|id| id.parse().ok());
-    let kind = name(wire.event_type.as_deref().or(wire.notification_type.as_deref()).unwrap_or("unknown"));
-    let delivered_at = wire.delivery.as_ref().and_then(|delivery| delivery["timestamp"].as_str());
-    let happened_at = [
-        wire.bounce.as_ref().and_then(|bounce| bounce.timestamp),
-        wire.complaint.as_ref().and_then(|complaint| complaint.timestamp),
-        delivered_at.and_then(|text| text.parse().ok()),
-        wire.mail.timestamp,
-    ];
-    let event = NewEvent {
-        id: id(&notification.message_id),
-        job,
-        message: wire.mail.message_id.as_deref().map(id).filter(|id| !id.is_empty()),
-        happened_at: happened_at.into_iter().flatten().next(),
-        detail: detail(&wire),
-        event: kind,
+    let Ok(wire) = serde_json::from_str::<Value>(&notification.message) else {
+        return Told { event: unknown(notification, false), suppress: None };
     };
-    Told { event, suppress: suppress(wire) }
+    let mut reading = Reading { unread: !wire.is_object() || !wire["mail"].is_object() };
+    let mail = &wire["mail"];
+    let tag = |name: &str| mail["tags"][name][0].as_str();
+    let kind = name(reading.word(&wire["eventType"]).or(reading.word(&wire["notificationType"])).unwrap_or("unknown"));
+    reading.unread |= kind == "unknown";
+    let happened_at =
+        [&wire["bounce"], &wire["complaint"], &wire["delivery"], mail].map(|part| reading.time(&part["timestamp"]));
+    let message = reading.word(&mail["messageId"]).map(id).filter(|id| !id.is_empty());
+    let (detail, suppress) = fault(&mut reading, &wire, &kind);
+    let job = tag("job_id").map(str::parse::<i64>);
+    reading.unread |= matches!(job, Some(Err(_)));
+    let event = NewEvent {
+        job: job.and_then(Result::ok),
+        mark: tag("noshi_mark").map(id),
+        foreign: tag("ses:configuration-set").is_some_and(|set| set != configuration_set),
+        unread: reading.unread,
+        event: kind,
+        message,
+        happened_at: happened_at.into_iter().flatten().next(),
+        detail,
+        ..unknown(notification, true)
+    };
+    Told { event, suppress }
+}
+
+fn unknown(notification: &Notification, unread: bool) -> NewEvent {
+    NewEvent {
+        id: id(&notification.message_id),
+        job: None,
+        mark: None,
+        foreign: false,
+        unread,
+        event: "unknown".to_owned(),
+        message: None,
+        happened_at: None,
+        detail: None,
+    }
+}
+
+/// What went wrong: in SES's own words for the kind, never its diagnostic text, which quotes addresses; and whom nothing may be sent to.
+fn fault(
+    reading: &mut Reading,
+    wire: &Value,
+    kind: &str,
+) -> (Option<String>, Option<(&'static str, Vec<SecretString>)>) {
+    let short = |word: &str| -> String {
+        word.chars().filter(|letter| letter.is_ascii_alphanumeric() || *letter == '-').take(40).collect()
+    };
+    let (bounce, complaint) = (&wire["bounce"], &wire["complaint"]);
+    if bounce.is_object() {
+        let kinds = ["bounceType", "bounceSubType"].map(|part| reading.word(&bounce[part]).unwrap_or_default());
+        reading.unread |= !["Permanent", "Transient", "Undetermined"].contains(&kinds[0]);
+        let suppress = (kinds[0] == "Permanent").then(|| ("bounced", reading.addresses(&bounce["bouncedRecipients"])));
+        return (Some(kinds.map(short).join("/")), suppress);
+    }
+    if complaint.is_object() {
+        let feedback = reading.word(&complaint["complaintFeedbackType"]);
+        // Somebody took a complaint back.
+        let suppress = (feedback != Some("not-spam"))
+            .then(|| ("complained", reading.addresses(&complaint["complainedRecipients"])));
+        return (feedback.map(short), suppress);
+    }
+    reading.unread |= ["bounce", "complaint"].contains(&kind);
+    (None, None)
 }
 
 /// `RenderingFailure` and `Rendering Failure` are `rendering_failure`.
@@ -95,31 +144,6 @@ fn name(kind: &str) -> String {
 /// Visible ASCII, and short: it is kept as it is.
 fn id(text: &str) -> String {
     text.chars().filter(char::is_ascii_graphic).take(200).collect()
-}
-
-/// SES's own words for the kind, never its diagnostic text: that quotes addresses.
-fn detail(wire: &Wire) -> Option<String> {
-    let word = |word: &str| -> String {
-        word.chars().filter(|letter| letter.is_ascii_alphanumeric() || *letter == '-').take(40).collect()
-    };
-    if let Some(Bounce { bounce_type, bounce_sub_type, .. }) = &wire.bounce {
-        let words = [bounce_type, bounce_sub_type].map(|part| word(part.as_deref().unwrap_or_default()));
-        return Some(words.join("/"));
-    }
-    wire.complaint.as_ref().and_then(|complaint| complaint.complaint_feedback_type.as_deref()).map(word)
-}
-
-fn suppress(wire: Wire) -> Option<(&'static str, Vec<SecretString>)> {
-    let (reason, whom) = match (wire.bounce, wire.complaint) {
-        (Some(bounce), _) if bounce.bounce_type.as_deref() == Some("Permanent") => {
-            ("bounced", bounce.bounced_recipients)
-        }
-        // Somebody took a complaint back.
-        (_, Some(complaint)) if complaint.complaint_feedback_type.as_deref() == Some("not-spam") => return None,
-        (_, Some(complaint)) => ("complained", complaint.complained_recipients),
-        (_, None) => return None,
-    };
-    Some((reason, whom.into_iter().map(|whom| bare(whom.email_address)).collect()))
 }
 
 /// The address alone, if it came with a name.
@@ -144,7 +168,7 @@ mod tests {
             "Type": "Notification", "MessageId": "m-1", "TopicArn": "t", "Message": text, "Timestamp": "",
             "SignatureVersion": "2", "Signature": "", "SigningCertURL": "",
         });
-        read(&serde_json::from_value(notification).unwrap())
+        read(&serde_json::from_value(notification).unwrap(), "noshi")
     }
 
     fn mail(kind: &str, part: &Value) -> Value {
@@ -185,6 +209,65 @@ mod tests {
         for kind in ["Send", "Delivery", "Reject"] {
             assert!(told(&mail(kind, &json!({}))).suppress.is_none());
         }
+    }
+
+    /// What reads otherwise takes nothing else with it, and is remembered.
+    #[test]
+    fn a_field_that_does_not_read_is_remembered_and_drops_no_other() {
+        let bounce = || {
+            json!({
+                "bounceType": "Permanent", "bounceSubType": "General", "timestamp": "2030-01-01T00:00:09Z",
+                "bouncedRecipients": [{"emailAddress": "hana@example.jp"}, {"emailAddress": "taro@example.jp"}],
+            })
+        };
+        let all = told(&mail("Bounce", &bounce()));
+        assert!(!all.event.unread && all.suppress.unwrap().1.len() == 2);
+        type Change = fn(&mut Value);
+        let changes: [(&str, Change, usize); 9] = [
+            ("no list", |event| event["bounce"]["bouncedRecipients"] = Value::Null, 0),
+            ("an empty list", |event| event["bounce"]["bouncedRecipients"] = json!([]), 0),
+            ("a null among them", |event| event["bounce"]["bouncedRecipients"][0]["emailAddress"] = Value::Null, 1),
+            ("a number among them", |event| event["bounce"]["bouncedRecipients"][0]["emailAddress"] = json!(7), 1),
+            ("no object among them", |event| event["bounce"]["bouncedRecipients"][0] = json!("hana@example.jp"), 1),
+            ("a time that is none", |event| event["bounce"]["timestamp"] = json!("yesterday"), 2),
+            ("a time that is a number", |event| event["bounce"]["timestamp"] = json!(1_893_456_009), 2),
+            ("no mail", |event| event["mail"] = Value::Null, 2),
+            ("a job that is no number", |event| event["mail"]["tags"]["job_id"] = json!(["seventeen"]), 2),
+        ];
+        for (what, change, suppressed) in changes {
+            let mut event = mail("Bounce", &bounce());
+            change(&mut event);
+            let Told { event, suppress } = told(&event);
+            assert!(event.unread, "{what}");
+            assert_eq!(
+                (event.event.as_str(), event.detail.as_deref()),
+                ("bounce", Some("Permanent/General")),
+                "{what}"
+            );
+            assert_eq!(suppress.unwrap().1.len(), suppressed, "{what}");
+            assert!(what.contains("mail") || what.contains("job") || event.job == Some(17), "{what}");
+        }
+        let mut spaced = mail("Bounce", &bounce());
+        spaced["bounce"]["timestamp"] = json!("2030-01-01 00:00:09");
+        let Told { event, .. } = told(&spaced);
+        assert_eq!(
+            (event.unread, event.happened_at.unwrap().to_rfc3339().as_str()),
+            (false, "2030-01-01T00:00:09+00:00")
+        );
+        // A kind of its own is kept under its name; a bounce without what it is about is not understood.
+        assert!(!told(&mail("Subscription", &json!({}))).event.unread);
+        assert!(told(&mail("Bounce", &Value::Null)).event.unread);
+    }
+
+    #[test]
+    fn an_event_says_whose_message_it_is_about() {
+        let mut event = mail("Delivery", &json!({}));
+        event["mail"]["tags"]["noshi_mark"] = json!(["abc"]);
+        event["mail"]["tags"]["ses:configuration-set"] = json!(["noshi"]);
+        let ours = told(&event).event;
+        assert_eq!((ours.mark.as_deref(), ours.foreign), (Some("abc"), false));
+        event["mail"]["tags"]["ses:configuration-set"] = json!(["noshi-staging"]);
+        assert!(told(&event).event.foreign);
     }
 
     #[test]

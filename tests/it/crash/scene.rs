@@ -345,6 +345,8 @@ fn is_an_end(provider: Provider, key: &str, status: &str, code: Option<&str>, de
         (_, "completed", None) => true,
         // Sent as often as it may be: one answer was lost, and one worker.
         ("gift_granted:1:lost", "needs_operator", Some("mail_unresolved")) => deaths > 0,
+        // Two workers died in a send, each of which may have gone out: the template allows no third, and a person is asked.
+        ("gift_granted:1:plain", "needs_operator", Some("mail_unresolved")) => deaths > 1,
         // The call may never have been sent, and nobody can know.
         ("reset", "needs_operator", Some("not_found_in_doubt")) => inquiry_only,
         (_, "needs_operator", Some("not_found_in_doubt")) => inquiry_only && deaths > 0,

@@ -6,7 +6,13 @@ const TRADE: &str = "NoshiQ9W1DFWF077YMGA183F5VBH24E00";
 const YEN: Money = Money { amount: 1000, currency: Currency::Jpy };
 
 fn reply(status: u16, body: &str) -> Reply {
-    Reply { status: StatusCode::from_u16(status).unwrap(), retry_after: None, error_type: None, body: body.into() }
+    Reply {
+        status: StatusCode::from_u16(status).unwrap(),
+        retry_after: None,
+        clock_ahead: None,
+        error_type: None,
+        body: body.into(),
+    }
 }
 
 /// The shape of a captured answer.
@@ -97,11 +103,14 @@ fn failures_are_classified_by_family_first_and_type_second() {
 fn throttling_is_seen_in_every_form() {
     let ten = Issue::Throttled(Duration::from_secs(10));
     assert_eq!(issue(&reply(400, r#"{"message":"Rate exceeded"}"#)), ten);
-    assert_eq!(issue(&reply(429, "")), ten);
+    // A gateway's, for a call that it may have passed on.
+    assert_eq!(issue(&reply(429, "")), Issue::Unknown);
+    assert_eq!(issue(&reply(429, "<html>Too Many Requests</html>")), Issue::Unknown);
+    assert_eq!(issue(&reply(429, r#"{"message":"Rate exceeded"}"#)), ten);
     assert_eq!(issue(&reply(400, "<ThrottlingException><Message>Rate exceeded</Message></ThrottlingException>")), ten);
     let told = Reply { retry_after: Some(Duration::from_secs(3)), ..reply(400, r#"{"message":"Rate exceeded"}"#) };
     assert_eq!(issue(&told), Issue::Throttled(Duration::from_secs(3)));
-    let zero = Reply { retry_after: Some(Duration::ZERO), ..reply(429, "") };
+    let zero = Reply { retry_after: Some(Duration::ZERO), ..reply(429, r#"{"message":"Rate exceeded"}"#) };
     assert_eq!(issue(&zero), ten);
 }
 
