@@ -185,6 +185,8 @@ pub struct Args {
 
 /// A trade's end that rests on a person's evidence.
 pub const ATTESTED: &str = "attested";
+/// A trade that an operator ended before any call that may have had its effect.
+pub const REVOKED: &str = "revoked";
 
 /// How the grant ids of gifts begin that points are exchanged for. Only an exchange may ask for one; the database sees to it.
 pub const OF_EXCHANGE: &str = "exchange/";
@@ -459,7 +461,7 @@ impl Job for GiftIssuance {
             (State::Routing { .. } | State::Pending { .. } | State::Cancelling { .. }, Act::Retry) => {
                 Some(state.clone())
             }
-            (State::Routing { .. }, Act::Cancel) => Some(State::Rejected { reason: "revoked".to_owned() }),
+            (State::Routing { .. }, Act::Cancel) => Some(State::Rejected { reason: REVOKED.to_owned() }),
             (State::Issuing { trade }, Act::Retry) if trade.contract.replay || !trade.contract.inquiry => {
                 Some(state.clone())
             }
@@ -477,7 +479,7 @@ impl Job for GiftIssuance {
             ) if trade.contract.inquiry => Some(State::inquiring(trade.clone())),
             // Nothing was called, or each call was answered and bought nothing.
             (State::Issuing { .. }, Act::Cancel) if past == Past::Clear => {
-                Some(State::Rejected { reason: "revoked".to_owned() })
+                Some(State::Rejected { reason: REVOKED.to_owned() })
             }
             (State::Issuing { trade }, Act::Cancel) if trade.contract.cancel => {
                 Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None })
@@ -526,7 +528,7 @@ impl Job for GiftIssuance {
             (_, State::Void { trade, .. }) if act == Act::AttestVoid => void(trade, ATTESTED),
             // Also of a trade that was attested by a version which did not record it: without that no other trade can follow it.
             (State::Void { trade, .. }, State::Routing { .. } | State::Rejected { .. }) => void(trade, ATTESTED),
-            (State::Issuing { trade }, State::Rejected { .. }) => void(trade, "revoked"),
+            (State::Issuing { trade }, State::Rejected { .. }) => void(trade, REVOKED),
             (
                 State::Routing { .. }
                 | State::Issuing { .. }

@@ -343,13 +343,7 @@ pub fn lead_unwinding<J: Job>(
     }
 }
 
-fn lawful<J: Job>(
-    args: &J::Args,
-    from: Option<&J::State>,
-    next: J::State,
-    act: Act,
-    past: Past,
-) -> Lead<J::State> {
+fn lawful<J: Job>(args: &J::Args, from: Option<&J::State>, next: J::State, act: Act, past: Past) -> Lead<J::State> {
     let attests = match act {
         Act::AttestVoid | Act::AttestDone => true,
         Act::Retry | Act::Inquire | Act::Cancel | Act::Reissue | Act::Reject => false,

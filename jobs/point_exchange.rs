@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request, gift_issuance,
-    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit},
+    machine::{
+        Act, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
+    },
     money::Money,
     point_reversal,
 };

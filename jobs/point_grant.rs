@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit},
+    machine::{
+        Act, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
+    },
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -187,7 +187,9 @@ impl Job for Probe {
             (State::Over, _) => None,
             (State::Calling { left, turn }, Act::Inquire) => Some(State::Checking { left: *left, turn: *turn }),
             (_, Act::Retry) => Some(state.clone()),
-            (State::Calling { .. } | State::Checking { .. }, Act::AttestVoid) if past == Past::InDoubt => Some(State::Over),
+            (State::Calling { .. } | State::Checking { .. }, Act::AttestVoid) if past == Past::InDoubt => {
+                Some(State::Over)
+            }
             (
                 _,
                 Act::Inquire

@@ -127,10 +127,7 @@ fn terms_table<J: Job>(states: &[(J::State, J::Args)]) -> String {
             Effect::Write(_, Unsure::AskOperator(why)) => format!("ask ({})", why.code()),
         };
         let undo = J::leaves_behind(state).map_or("–".to_owned(), |undo| at(&undo));
-        let acts: Vec<String> = Act::ALL
-            .into_iter()
-            .filter_map(|act| acted::<J>(args, state, act))
-            .collect();
+        let acts: Vec<String> = Act::ALL.into_iter().filter_map(|act| acted::<J>(args, state, act)).collect();
         let acts = if acts.is_empty() { "–".to_owned() } else { acts.join(", ") };
         out += &format!("| {} | {} | {lane} | {death} | {undo} | {acts} |\n", at(state), terms.effect.name());
     }

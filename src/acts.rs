@@ -70,7 +70,13 @@ fn is_dismissable(stand: &Stand<'_>) -> bool {
     let owes_points = stand.args.get("paid_by").is_some() || kind == Some(Kind::PointReversal);
     let began = stand.state.is_some() && kind.is_some() && kind != Some(Kind::Probe);
     let called = stand.called && kind != Some(Kind::Probe);
-    rests && !stand.unsure && !called && stand.undo.is_none() && !began && !owes_points && kind != Some(Kind::BulkGrants)
+    rests
+        && !stand.unsure
+        && !called
+        && stand.undo.is_none()
+        && !began
+        && !owes_points
+        && kind != Some(Kind::BulkGrants)
 }
 
 fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {

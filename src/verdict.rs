@@ -5,7 +5,8 @@ use std::time::Duration;
 use noshi_jobs::{
     Problem,
     machine::{
-        Act, Doubt, Effect, Job, Lane, Lead, Past, Redirect, Step, Terms, Transition, Unsure, Unwind, lead, lead_unwinding,
+        Act, Doubt, Effect, Job, Lane, Lead, Past, Redirect, Step, Terms, Transition, Unsure, Unwind, lead,
+        lead_unwinding,
     },
 };
 use serde::Serialize;

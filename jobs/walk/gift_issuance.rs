@@ -4,9 +4,9 @@ use std::{
 };
 
 use super::{
-    Row, assert_drawn, at, cell, now,
+    Row, assert_drawn, assert_no_act_calls_blindly, at, cell, now,
     released::{Released, assert_released},
-    assert_no_act_calls_blindly, table, terms_table, this,
+    table, terms_table, this,
 };
 use crate::{
     Problem,
@@ -425,8 +425,7 @@ fn past_the_horizon_nothing_is_sent() {
 fn no_act_calls_blindly_under_any_contract() {
     for bits in 0..8_u8 {
         let [contract, ..] = contracts();
-        let contract =
-            Contract { replay: bits & 1 > 0, inquiry: bits & 2 > 0, cancel: bits & 4 > 0, ..contract };
+        let contract = Contract { replay: bits & 1 > 0, inquiry: bits & 2 > 0, cancel: bits & 4 > 0, ..contract };
         let states: Vec<_> = states(&contract).into_iter().map(|state| (state, args())).collect();
         assert_no_act_calls_blindly::<GiftIssuance>(&states);
     }
@@ -437,7 +436,9 @@ fn no_act_calls_blindly_under_any_contract() {
 fn a_gift_that_was_never_called_is_cancelled_and_its_trade_is_void() {
     for contract in contracts() {
         let issuing = State::Issuing { trade: trade(&contract, 0) };
-        let Some(end) = GiftIssuance::operator(&issuing, Act::Cancel, Past::Clear) else { panic!("it can be cancelled") };
+        let Some(end) = GiftIssuance::operator(&issuing, Act::Cancel, Past::Clear) else {
+            panic!("it can be cancelled")
+        };
         assert_eq!(end, State::Rejected { reason: "revoked".into() });
         let void = Fact::Voided { trade: trade(&contract, 0).id, reason: "revoked" };
         assert_eq!(GiftIssuance::recorded(&issuing, &end, Act::Cancel), [void]);

@@ -1,7 +1,7 @@
 use super::{
-    Row, assert_drawn, at, cell, now,
+    Row, assert_drawn, assert_no_act_calls_blindly, at, cell, now,
     released::{Released, assert_released},
-    assert_no_act_calls_blindly, table, terms_table, this, unwound,
+    table, terms_table, this, unwound,
 };
 use crate::{
     machine::{Act, Call, Job, Lead, Past, lead},

@@ -332,7 +332,10 @@ async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
     out.one(&Asked { job: job.id, asked: act.name() }, |asked| match act {
         Act::Dismiss => format!("job {} is dismissed: nothing was called for it, and nothing will be", asked.job),
         Act::Acknowledge => {
-            format!("job {} is acknowledged: it stays where it is, and no alert counts it until it is parked anew", asked.job)
+            format!(
+                "job {} is acknowledged: it stays where it is, and no alert counts it until it is parked anew",
+                asked.job
+            )
         }
         Act::Retry
         | Act::Inquire

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use noshi::{
-    acts, explain,
+    explain,
     simulator::{Fault, Op, Provider},
     store::operate,
 };
@@ -257,21 +257,36 @@ async fn unguarded(pool: &PgPool) {
 
 /// Puts a job there, in this status.
 async fn put(pool: &PgPool, place: &Place, status: &str, unsure: bool, n: usize) -> i64 {
-    const PUT: &str = "insert into noshi.job (kind, key, fingerprint, args, at, state, undo, status, code, run_at, unsure, called_at)
+    const PUT: &str =
+        "insert into noshi.job (kind, key, fingerprint, args, at, state, undo, status, code, run_at, unsure, called_at)
         values ($1, $2, '', $3, $4, $5, $6, $7::noshi.job_status, 'too_old', clock_timestamp() + interval '1 hour', $8,
             case when $8 then clock_timestamp() end) returning id";
-    sqlx::query_scalar(PUT)
+    // Each with a trade of its own: what an act says of a trade is recorded.
+    const TRADE: &str =
+        "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+        values ($1, $1, 0, $2, 'nobody', 'amazon', 500, 'JPY')";
+    let mut state = place.state.clone();
+    let trade = state.get_mut("trade").map(|trade| {
+        let id = format!("t{n}");
+        trade["id"] = json!(id);
+        id
+    });
+    let job: i64 = sqlx::query_scalar(PUT)
         .bind(place.kind)
         .bind(format!("{n}"))
         .bind(&place.args)
         .bind(&place.at)
-        .bind(&place.state)
+        .bind(&state)
         .bind(&place.undo)
         .bind(status)
         .bind(unsure)
         .fetch_one(pool)
         .await
-        .unwrap()
+        .unwrap();
+    if let Some(trade) = trade {
+        sqlx::query(TRADE).bind(trade).bind(job).execute(pool).await.unwrap();
+    }
+    job
 }
 
 /// Every place where an act may find a job that no worker holds: parked, waiting for its next try, or over.
@@ -438,4 +453,25 @@ async fn what_is_asked_of_a_running_job_its_holder_obeys_after_the_step() {
     assert_eq!(at(taken_back).await, ("needs_operator".into(), "void".into(), Some("gift_void".into())));
     assert_eq!((count(&fleet, "issued"), count(&fleet, "voided")), (2, 1), "each bought once, and one taken back");
     assert!(worker.stop().await.success());
+}
+
+/// What the database knows of kinds and of reruns is what the program's tables say.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_knows_the_kinds_and_which_of_them_run_again() {
+    let db = database().await;
+    let known = async |function: &str, kind: &str| -> bool {
+        let sql = format!("select noshi.{function}($1)");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(kind).fetch_one(&db.pool).await.unwrap()
+    };
+    let rerun = Act::ALL.iter().position(|act| *act == Act::Rerun).unwrap();
+    let places: Vec<Place> =
+        gifts().into_iter().chain(stores()).chain(mails()).chain(others()).chain(points()).collect();
+    for kind in noshi_jobs::Kind::ALL {
+        assert!(known("known_kind", kind.name()).await, "{}", kind.name());
+        let of_kind = || places.iter().filter(|place| place.kind == kind.name());
+        assert!(of_kind().count() > 0, "{}", kind.name());
+        let table = of_kind().any(|place| place.leads[rerun].is_some());
+        assert_eq!(known("reruns", kind.name()).await, table, "{}", kind.name());
+    }
+    assert!(!known("known_kind", "gift_isuance").await);
 }
