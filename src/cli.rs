@@ -287,16 +287,13 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
     let filter = cli.log.clone().unwrap_or_else(|| usual.into());
     let lines = logs::Lines::to_standard_error(cli.log_format.unwrap_or_else(logs::Format::usual));
     let (spans, export) = traces::layer()?;
-<<<<<<< HEAD
     let warnings = crate::store::notices::Warnings.with_filter(crate::store::notices::filter());
-    tracing_subscriber::registry().with(spans).with(warnings).with(lines.with_filter(filter)).init();
-=======
     // Some libraries write down what they sign with, and no filter of anybody's asks for that.
     let discreet = filter_fn(|about| !logs::is_indiscreet(about.target()));
     tracing_subscriber::registry()
         .with(spans.with_filter(discreet.clone()))
+        .with(warnings)
         .with(lines.with_filter(filter.and(discreet)))
         .init();
->>>>>>> mail
     Ok(export)
 }

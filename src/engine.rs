@@ -11,13 +11,8 @@ use std::{
 
 use crate::store::PgPool;
 use noshi_jobs::{
-<<<<<<< HEAD
     Kind, Problem,
-    machine::{Closing, Job},
-=======
-    Kind,
     machine::{Closing, Job, Unfit},
->>>>>>> mail
 };
 use tokio::sync::Notify;
 

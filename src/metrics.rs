@@ -12,12 +12,7 @@ use crate::store::PgPool;
 use anyhow::Context;
 use axum::{Router, extract::State, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-<<<<<<< HEAD
-use noshi_jobs::{Kind, Problem, store_creation};
-=======
 use noshi_jobs::{Kind, Problem, machine::Unfit, store_creation};
-use sqlx::PgPool;
->>>>>>> mail
 use tokio::net::TcpListener;
 use tracing::Instrument;
 

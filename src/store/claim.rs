@@ -7,12 +7,8 @@ use noshi_jobs::{Kind, Problem};
 use serde_json::value::RawValue;
 use sqlx::{Row, postgres::PgRow, types::Json};
 
-<<<<<<< HEAD
 use super::{notices, seconds};
-=======
-use super::seconds;
 use crate::lease::{Slot, Told};
->>>>>>> mail
 
 /// How far ahead of its slot a token may be handed out: a 429 elsewhere stops the fleet within this time.
 pub const HORIZON: Duration = Duration::from_millis(250);
@@ -220,14 +216,9 @@ pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &Asked<'_>)
     let want = i32::try_from(want).unwrap_or(i32::MAX);
     // A kind of a newer version is left alone.
     let kinds = Kind::ALL.map(Kind::name).to_vec();
-<<<<<<< HEAD
-    let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown);
+    let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown).bind(late);
     // What a standby may not have is not ours: no call is made on it, and the rows are found lost.
     let rows = notices::none_during(query.fetch_all(pool)).await?;
-=======
-    let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown).bind(late);
-    let rows = query.fetch_all(pool).await?;
->>>>>>> mail
     let Some(first) = rows.first() else { return Ok(Catch { closed: true, ..Catch::default() }) };
     let mut catch = Catch {
         closed: false,

@@ -17,6 +17,7 @@ mod doctor;
 mod documented;
 mod drill;
 mod dump;
+mod ended;
 mod engine;
 mod examples;
 mod failover;
