@@ -1,6 +1,7 @@
 //! How noshi's jobs happen: the engine, the store, the lanes, the clients. What they do is in `noshi-jobs`.
 
 pub mod acts;
+pub mod address;
 pub mod bench;
 pub mod catalog;
 pub mod chaos;
@@ -27,6 +28,7 @@ pub mod points;
 pub mod private_postgres;
 pub mod probes;
 pub mod redrive;
+pub mod requests;
 pub mod retry;
 pub mod run;
 pub mod schedule;
@@ -34,6 +36,7 @@ pub mod settings;
 pub mod simulator;
 pub mod store;
 pub mod stores;
+pub mod text;
 pub mod traces;
 pub mod vault;
 pub mod verdict;
