@@ -311,6 +311,7 @@ pub fn check(kind: FileKind, encoding: Encoding, input: impl BufRead, gifts: &Gi
                 break;
             }
         }
+        faults.extend(reading.lines.contrary());
         if rows == 0 && faults.is_empty() {
             faults.push(Fault { line: 1, field: None, sentence: "no row follows the header".to_owned() });
         }

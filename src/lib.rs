@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod acts;
+pub mod address;
 pub mod ago;
 pub mod bench;
 pub mod catalog;
@@ -32,6 +33,7 @@ pub mod points;
 pub mod private_postgres;
 pub mod probes;
 pub mod redrive;
+pub mod requests;
 pub mod retry;
 pub mod run;
 pub mod schedule;
@@ -40,6 +42,7 @@ pub mod simulator;
 pub mod store;
 pub mod stores;
 pub mod terminal;
+pub mod text;
 pub mod traces;
 pub mod vault;
 pub mod verdict;

@@ -19,6 +19,8 @@ use ring::hmac;
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use zeroize::Zeroizing;
 
+use crate::address::sendable;
+
 /// The first of the authenticated parts; a later format gets another.
 const FORMAT: &str = "noshi-1";
 /// What the keys of address digests are derived with.
@@ -118,9 +120,11 @@ impl Vault {
     }
 
     /// Digests of an address under every key, the newest first: equal addresses have equal digests, and without a key
-    /// nobody can tell whose a digest is. Case and surrounding space do not matter.
+    /// nobody can tell whose a digest is. Case, surrounding space and how a host is written do not matter.
     pub fn digests(&self, address: &SecretString) -> Vec<[u8; 32]> {
-        let address = Zeroizing::new(address.expose_secret().trim().to_lowercase());
+        let address = address.expose_secret().trim();
+        // In one form, however a service writes it in its events.
+        let address = Zeroizing::new(sendable(address).unwrap_or_else(|_| address.to_owned()).to_lowercase());
         self.keys.iter().map(|key| key.digest(address.as_bytes())).collect()
     }
 

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{Budget, Gate, ses, smtp};
+use crate::address::sendable;
 
 /// A message, rendered, to one recipient. It has no `Debug`: it holds a name and an address.
 pub struct Letter {
@@ -182,10 +183,7 @@ fn mailbox(from: &str) -> anyhow::Result<Mailbox> {
 
 /// An address that can be sent to. What is wrong with it is not told: it would be quoted.
 pub fn address(text: &SecretString) -> Option<Address> {
-    let address: Address = text.expose_secret().trim().parse().ok()?;
-    // Local parts beyond ASCII need SMTPUTF8, which SES does not take.
-    let local_fits = address.user().bytes().all(|byte| byte.is_ascii_graphic());
-    local_fits.then_some(address)
+    sendable(text.expose_secret().trim()).ok()?.parse().ok()
 }
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use noshi_jobs::{
+    Kind,
     gift_issuance::{Args, GiftIssuance, OF_EXCHANGE},
     machine::Job,
     money::{Currency, Money},
@@ -12,10 +13,10 @@ use zeroize::Zeroizing;
 
 use super::{
     Fault, Taken,
-    header::{Column, Faults, Header},
+    header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
-use crate::{clients::GiftProvider, gifts::Gifts};
+use crate::{address::sendable, clients::GiftProvider, gifts::Gifts};
 
 /// In bytes, as the job takes them.
 const LONGEST_ID: usize = 100;
@@ -66,11 +67,15 @@ impl<'a> Checks<'a> {
             area: header.optional(row, "area"),
             paid_by: None,
         };
+        let asked = serde_json::to_value(&args).expect("arguments are plain data");
+        if !as_asked(Kind::GiftIssuance, &args.grant, &asked, &mut faults) {
+            return None;
+        }
         Some(Taken {
             line: row.line,
             unique: args.grant.clone(),
             key: GiftIssuance::id(&args).0,
-            args: serde_json::to_string(&args).expect("arguments are plain data"),
+            args: asked.to_string(),
             grant: Some(args.grant),
             mailed: !text("email").is_empty(),
             recipient: recipient(text("name"), text("email")),
@@ -148,9 +153,9 @@ fn check_ids(header: &Header, row: &Row, faults: &mut Faults<'_>) {
         faults.add("grant_id", "ids that begin with exchange/ belong to exchanges of points; use another");
     }
     let email = header.field(row, "email");
-    let (name, host) = email.split_once('@').unwrap_or_default();
-    if !email.is_empty() && (name.is_empty() || host.is_empty() || email.contains(char::is_whitespace)) {
-        faults.add("email", "this is not an e-mail address");
+    // Nothing is taken that the sender could not send to.
+    if let (false, Err(sentence)) = (email.is_empty(), sendable(email)) {
+        faults.add("email", sentence);
     }
 }
 

@@ -1,6 +1,10 @@
 //! Which columns a kind of file has, and where each stands in this one.
 
+use noshi_jobs::Kind;
+use serde_json::Value;
+
 use super::{Fault, lines::Row};
+use crate::{requests, text};
 
 /// A column of a kind of file.
 #[derive(Debug, Clone, Copy)]
@@ -86,25 +90,52 @@ impl Header {
             }
             // Everything else is an id, or part of one: what is not seen in it would make two that look alike.
             if name != "name" && name != "address" {
-                if text.trim() != text {
-                    faults.add(name, "this begins or ends with a space");
+                if let Some(sentence) =
+                    Some(text).filter(|text| !text.is_empty()).and_then(|it| text::id_fault(it, longest))
+                {
+                    faults.add(name, sentence);
                 }
-                if let Some(unseen) = text.chars().find(|c| is_unseen(*c)) {
-                    faults
-                        .add(name, format!("this holds a character that cannot be seen, U+{:04X}", u32::from(unseen)));
+                if is_shortened(text) {
+                    faults.add(
+                        name,
+                        "a spreadsheet has shortened this number, so that its last digits are lost (such as 4.90123E+12); \
+                         make the column one of text, fill it again, and save the file",
+                    );
                 }
-                if text == "." || text == ".." {
-                    faults.add(name, "this cannot be part of an address");
-                }
+            } else if let Some(sentence) =
+                Some(text).filter(|text| !text.is_empty()).and_then(|it| text::text_fault(it, longest))
+            {
+                faults.add(name, sentence);
             }
         }
         true
     }
 }
 
-/// As the database refuses them in ids (`job_guard`): marks of direction and of width, and those of no width.
-fn is_unseen(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+/// A long number, as Excel writes it in a column that is not one of text.
+fn is_shortened(text: &str) -> bool {
+    let Some((digits, exponent)) = text.split_once("E+") else { return false };
+    let all = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    whole.len() == 1 && all(whole) && all(fraction) && all(exponent)
+}
+
+/// Whether the row is a request that HTTP and SQL would take too: the last look, by their definition. Its fault is told at the column.
+pub fn as_asked(kind: Kind, key: &str, args: &Value, faults: &mut Faults<'_>) -> bool {
+    if let Some((field, sentence)) = requests::fault(kind, args) {
+        let column = match field.as_str() {
+            "grant" => "grant_id",
+            "user" => "user_id",
+            "organization" => "organization_id",
+            "value.amount" => "amount",
+            "value.currency" => "currency",
+            field => field,
+        };
+        faults.add(column, sentence);
+    } else if let Some(sentence) = text::id_fault(key, requests::LONGEST_KEY) {
+        faults.line(format!("the id that this row makes will not do: {sentence}"));
+    }
+    faults.none()
 }
 
 /// The names of the columns, as a header has them.

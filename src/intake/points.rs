@@ -1,24 +1,26 @@
 //! What a row of a file of points must be.
 
 use noshi_jobs::{
+    Kind,
     machine::Job,
     point_grant::{Args, PointGrant},
 };
 use serde_json::json;
 
+use crate::requests::MOST_POINTS;
+
 use super::{
     Fault, Taken,
-    header::{Column, Faults, Header},
+    header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
 
 /// The unit that points are counted in where money has a currency.
 pub const UNIT: &str = "PT";
-const MOST_POINTS: i64 = 1_000_000_000;
 const MOST_DAYS: u32 = 3650;
 
 pub const COLUMNS: [Column; 6] = [
-    Column { name: "benefit", required: true, longest: 60, example: "autumn_campaign" },
+    Column { name: "benefit", required: true, longest: 100, example: "autumn_campaign" },
     Column { name: "source", required: true, longest: 100, example: "U-0001" },
     Column { name: "user_id", required: true, longest: 100, example: "U-0001" },
     Column { name: "points", required: true, longest: 30, example: "500" },
@@ -61,8 +63,12 @@ pub fn take(header: &Header, row: &Row, faults: &mut Vec<Fault>) -> Option<Taken
         area: header.optional(row, "area"),
     };
     let key = PointGrant::id(&args).0;
+    let asked = serde_json::to_value(&args).expect("arguments are plain data");
+    if !as_asked(Kind::PointGrant, &key, &asked, &mut faults) {
+        return None;
+    }
     // Caps and duplicates are told by what every row of a batch has: its grant and its value.
-    let mut staged = serde_json::to_value(&args).expect("arguments are plain data");
+    let mut staged = asked;
     staged["grant"] = json!(key);
     staged["value"] = json!({"amount": points, "currency": UNIT});
     Some(Taken {

@@ -10,6 +10,7 @@ use super::{Encoding, lines::Lines};
 use crate::{
     store::batches::{self, Progress as Batch, RowResult},
     terminal::progress::Progress,
+    text,
     vault::{Place, Vault},
 };
 
@@ -17,7 +18,9 @@ const RESULTS: [&str; 6] = ["line", "result", "outcome", "reason_ja", "reason", 
 const PAGE: i32 = 5_000;
 
 /// Writes the report of a batch as CSV in UTF-8 with a BOM, so that spreadsheets read it.
-pub async fn write(pool: &PgPool, vault: &Vault, batch: &Batch, out: impl Write) -> anyhow::Result<()> {
+pub async fn write(pool: &PgPool, vault: &Vault, batch: &Batch, mut out: impl Write) -> anyhow::Result<()> {
+    // Without this mark Excel takes the file for one in the encoding of its country; ours is taken with it or without.
+    out.write_all("\u{feff}".as_bytes()).context("the report cannot be written")?;
     let mut csv = csv::Writer::from_writer(out);
     if let Some(faults) = &batch.faults {
         return write_faults(&mut csv, faults);
@@ -101,9 +104,14 @@ fn told(row: &RowResult) -> [String; 6] {
     ]
 }
 
-/// A spreadsheet takes a field that begins like a formula for one, whoever wrote it.
+/// A spreadsheet takes a field that begins like a formula for one, whoever wrote it: in Japan also with the signs of full width, and with
+/// what looks like them; and it passes over spaces and over what cannot be seen.
 fn harmless(field: &str) -> String {
-    match field.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+    let begins = field.trim_start_matches(|c: char| c == ' ' || text::is_unseen(c));
+    let formula = begins.starts_with([
+        '=', '+', '-', '@', '＝', '＋', '－', '＠', '﹦', '﹢', '﹣', '﹫', '−', '⁼', '⁺', '⁻', '₌', '₊', '₋',
+    ]);
+    match formula || field.starts_with(['\t', '\r', '\n']) {
         true => format!("'{field}"),
         false => field.to_owned(),
     }
@@ -115,9 +123,30 @@ mod tests {
 
     #[test]
     fn formulas_are_defused() {
-        for (field, safe) in
-            [("=1+1", "'=1+1"), ("@x", "'@x"), ("-2", "'-2"), ("+81", "'+81"), ("渋谷", "渋谷"), ("", "")]
-        {
+        for (field, safe) in [
+            ("=1+1", "'=1+1"),
+            ("@x", "'@x"),
+            ("-2", "'-2"),
+            ("+81", "'+81"),
+            ("渋谷", "渋谷"),
+            ("", ""),
+            ("\tx", "'\tx"),
+        ] {
+            assert_eq!(harmless(field), safe);
+        }
+        for (field, safe) in [
+            ("＝1+1", "'＝1+1"),
+            ("＋1+1", "'＋1+1"),
+            ("－1", "'－1"),
+            ("＠SUM(1)", "'＠SUM(1)"),
+            ("﹦1", "'﹦1"),
+            ("−1", "'−1"),
+            (" =1", "' =1"),
+            ("\u{3000}＝1", "'\u{3000}＝1"),
+            ("\u{200b}=1", "'\u{200b}=1"),
+            ("ー", "ー"),
+            ("a=1", "a=1"),
+        ] {
             assert_eq!(harmless(field), safe);
         }
     }

@@ -1,13 +1,16 @@
 //! What a row of a file of stores must be.
 
 use noshi_jobs::{
+    Kind,
     machine::Job,
     store_creation::{Args, StoreCreation},
 };
 
+use crate::requests::is_phone;
+
 use super::{
     Fault, Taken,
-    header::{Column, Faults, Header},
+    header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
 
@@ -38,15 +41,18 @@ pub fn take(header: &Header, row: &Row, request: &str, faults: &mut Vec<Fault>) 
             faults.add(field, "this may hold letters, digits, `-`, `_` and `.` only");
         }
     }
-    let phone = args.phone.as_deref().unwrap_or_default();
-    if !phone.bytes().all(|byte| byte.is_ascii_digit() || b"+-() ".contains(&byte)) {
+    if args.phone.as_deref().is_some_and(|phone| !is_phone(phone)) {
         faults.add("phone", "this is not a telephone number");
     }
-    faults.none().then(|| Taken {
+    if !faults.none() {
+        return None;
+    }
+    let (key, asked) = (StoreCreation::id(&args).0, serde_json::to_value(&args).expect("arguments are plain data"));
+    as_asked(Kind::StoreCreation, &key, &asked, &mut faults).then(|| Taken {
         line: row.line,
         unique: args.public_id.clone(),
-        key: StoreCreation::id(&args).0,
-        args: serde_json::to_string(&args).expect("arguments are plain data"),
+        key,
+        args: asked.to_string(),
         grant: None,
         recipient: None,
         mailed: false,

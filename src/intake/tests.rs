@@ -290,3 +290,93 @@ fn a_file_of_points_is_read_and_its_faults_named() {
     assert!(checked.faults[0].sentence.contains("line 2 has the same id"), "{:?}", checked.faults);
     assert_eq!(taken(FileKind::Points, Encoding::Utf8, FileKind::Points.template().as_bytes()).len(), 1);
 }
+
+/// A file says in its bytes what it is: what speaks against the encoding that was named, or for a file of another kind, is told.
+#[test]
+fn the_bytes_speak_against_the_encoding_that_was_named() {
+    let text = "grant_id,user_id,name,category,amount,currency\nG,U,山田太郎,amazon,1000,JPY\n";
+    let (euc_jp, _, _) = encoding_rs::EUC_JP.encode(text);
+    let (shift_jis, _, _) = encoding_rs::SHIFT_JIS.encode(text);
+    let (iso_2022_jp, _, _) = encoding_rs::ISO_2022_JP.encode(text);
+    let marked = format!("\u{feff}{text}").into_bytes();
+    let of = |bytes: &[u8], encoding| {
+        let checked = check(FileKind::Grants, encoding, bytes, &gifts()).unwrap();
+        checked.faults.into_iter().map(|fault| fault.sentence).collect::<Vec<_>>().join("; ")
+    };
+    let plain = |rest: &[u8]| [&rest[..], b"\n"].concat();
+    for (bytes, encoding, said) in [
+        (&*euc_jp, Encoding::Utf8, "EUC-JP"),
+        (&*euc_jp, Encoding::ShiftJis, "EUC-JP"),
+        (&*iso_2022_jp, Encoding::Utf8, "ISO-2022-JP"),
+        (&*iso_2022_jp, Encoding::ShiftJis, "ISO-2022-JP"),
+        (text.as_bytes(), Encoding::ShiftJis, "the line is UTF-8"),
+        (&*marked, Encoding::ShiftJis, "the mark of UTF-8"),
+        (&*shift_jis, Encoding::Utf8, "looks like Shift_JIS"),
+        (&plain(b"PK\x03\x04\x14\0\x06\0[Content_Types].xml"), Encoding::Utf8, "(.xlsx)"),
+        (&plain(b"PK\x03\x04\x14\0\0\0Index/Document.iwa"), Encoding::Utf8, "(.numbers)"),
+        (&plain(b"PK\x03\x04\x14\0\0\0other"), Encoding::Utf8, "zip"),
+        (&plain(b"\xd0\xcf\x11\xe0\xa1\xb1"), Encoding::ShiftJis, "(.xls)"),
+        (&plain(b"%PDF-1.7"), Encoding::Utf8, "PDF"),
+        (&plain(b"\x1f\x8b\x08"), Encoding::Utf8, "gzip"),
+        (&plain(b"<!DOCTYPE html>"), Encoding::Utf8, "HTML"),
+    ] {
+        let told = of(bytes, encoding);
+        assert!(told.contains(said), "{said}: {told}");
+        assert!(said != "EUC-JP" || !told.contains("--encoding shift_jis"), "{told}");
+    }
+    // What they are, they may be; half-width letters too.
+    assert_eq!(of(text.as_bytes(), Encoding::Utf8), "");
+    assert_eq!(of(&marked, Encoding::Utf8), "");
+    assert_eq!(of(&shift_jis, Encoding::ShiftJis), "");
+    let (half, _, _) =
+        encoding_rs::SHIFT_JIS.encode("grant_id,user_id,name,category,amount,currency\nG,U,ﾔﾏﾀﾞ ﾀﾛｳ,amazon,1000,JPY\n");
+    assert_eq!(of(&half, Encoding::ShiftJis), "");
+    let (signs, _, _) = encoding_rs::SHIFT_JIS
+        .encode("grant_id,user_id,name,category,amount,currency\nG,U,～①㈱髙﨑,amazon,1000,JPY\n");
+    assert_eq!(of(&signs, Encoding::ShiftJis), "");
+}
+
+/// Nothing of an id is unseen, shortened by a spreadsheet, or written in two forms.
+#[test]
+fn ids_are_what_they_look_like() {
+    for unseen in [
+        "\u{ad}",
+        "\u{34f}",
+        "\u{61c}",
+        "\u{115f}",
+        "\u{180e}",
+        "\u{2028}",
+        "\u{2800}",
+        "\u{3164}",
+        "\u{fe0f}",
+        "\u{ffa0}",
+        "\u{fff9}",
+        "\u{fffd}",
+        "\u{ffff}",
+        "\u{e000}",
+        "\u{378}",
+        "\u{1d173}",
+        "\u{e0041}",
+        "\u{e0100}",
+        "\u{a0}",
+        "\u{3000}",
+        "\u{2003}",
+    ] {
+        for id in [format!("G{unseen}1"), format!("{unseen}G"), format!("G{unseen}")] {
+            let faults = rows(&format!("{id},U,,,amazon,,1000,JPY,"));
+            let [fault] = faults.as_slice() else { panic!("{id:?}: {faults:?}") };
+            assert!(fault.starts_with("f.csv line 2, field `grant_id`: "), "{id:?}: {fault}");
+        }
+    }
+    for (id, said) in [("か\u{3099}", "NFC"), ("4.90123E+12", "shortened"), ("1E+05", "shortened")] {
+        let faults = rows(&format!("G,{id},,,amazon,,1000,JPY,"));
+        assert!(faults.len() == 1 && faults[0].contains("`user_id`") && faults[0].contains(said), "{id}: {faults:?}");
+    }
+    for id in ["が", "渋谷", "1E5", "E+1", "4.9.1E+2", "G-1/2:3", "é"] {
+        assert_eq!(
+            taken(FileKind::Grants, Encoding::Utf8, format!("{HEADER}\nG,{id},,,amazon,,1000,JPY,\n").as_bytes()).len(),
+            1,
+            "{id}"
+        );
+    }
+}

@@ -66,7 +66,7 @@ order by kind, key on conflict on constraint job_key do nothing";
 const CONFLICTING: &str = "select r.n from unnest($1::text[], $2::text[], $3::jsonb[]) with ordinality as r(kind, key, args, n)
 left join noshi.job j using (kind, key)
 left join lateral (select t.fingerprint from noshi.tombstone t where j.id is null and t.kind = r.kind and t.key = r.key limit 1) t on true
-where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) order by r.n limit 1";
+where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) and j.args is distinct from r.args order by r.n limit 1";
 
 /// Kinds, ids and arguments, as the statements take them.
 type Asked<'a> = (Vec<&'static str>, Vec<String>, Vec<Json<&'a Request>>);

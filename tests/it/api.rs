@@ -425,7 +425,7 @@ async fn ten_thousand_in_one_transaction_ring_once_and_a_rollback_leaves_nothing
     let mut listener = PgListener::connect(&api.fleet.url).await.unwrap();
     listener.listen("noshi").await.unwrap();
     let sql = store::connect(&api.fleet.url, Role::Producer, 1).await.unwrap();
-    let enqueue = "select noshi.enqueue('gift_issuance', 'r' || n, jsonb_build_object('grant', 'r' || n)) from generate_series(1, 100) n";
+    let enqueue = "select noshi.enqueue('gift_issuance', 'r' || n, jsonb_build_object('grant', 'r' || n, 'user', 'u', 'category', 'digital', 'value', '{\"amount\": 5, \"currency\": \"JPY\"}'::jsonb)) from generate_series(1, 100) n";
     let mut transaction = sql.begin().await.unwrap();
     sqlx::query(enqueue).execute(&mut *transaction).await.unwrap();
     transaction.rollback().await.unwrap();
@@ -442,7 +442,7 @@ async fn ten_thousand_in_one_transaction_ring_once_and_a_rollback_leaves_nothing
     let left: i64 = sqlx::query_scalar("select count(*) from noshi.job").fetch_one(&api.fleet.pool).await.unwrap();
     assert_eq!(left, 0);
 
-    let each = "select count(noshi.enqueue('gift_issuance', 's' || n, jsonb_build_object('grant', 's' || n))) from generate_series(1, 10000) n";
+    let each = "select count(noshi.enqueue('gift_issuance', 's' || n, jsonb_build_object('grant', 's' || n, 'user', 'u', 'category', 'digital', 'value', '{\"amount\": 5, \"currency\": \"JPY\"}'::jsonb))) from generate_series(1, 10000) n";
     let mut long = api.fleet.pool.acquire().await.unwrap();
     let enqueued: i64 = sqlx::query_scalar(each).fetch_one(&mut *long).await.unwrap();
     assert_eq!(enqueued, 10_000);

@@ -74,8 +74,16 @@ async fn producers_make_no_job_that_is_not_theirs() {
     let said = refused(&producer, squatter).await;
     assert!(said.contains("the id of a gift is its grant: k is not G-1"), "{said}");
     for (kind, key, args) in [
-        ("point_exchange", "again", "{\"exchange\": \"e-1\"}"),
-        ("point_grant", "squat", "{\"benefit\": \"b\", \"source\": \"1\"}"),
+        (
+            "point_exchange",
+            "again",
+            "{\"exchange\": \"e-1\", \"user\": \"u\", \"points\": 5, \"category\": \"c\", \"value\": {\"amount\": 5, \"currency\": \"JPY\"}}",
+        ),
+        (
+            "point_grant",
+            "squat",
+            "{\"benefit\": \"b\", \"source\": \"1\", \"user\": \"u\", \"points\": 5, \"valid_days\": 1}",
+        ),
         ("point_withdrawal", "u2", "{\"user\": \"u1\"}"),
     ] {
         let asked = sqlx::query("select noshi.enqueue($1, $2, $3::jsonb)").bind(kind).bind(key).bind(args);
@@ -199,7 +207,7 @@ async fn rows_have_ids_that_jobs_can_have() {
         .fetch_one(&db.pool)
         .await
         .expect("a batch");
-    let row = "insert into noshi.batch_row (batch, row_no, line, key, args) values ($1, 1, 2, $2, '{\"user\": \"u\", \"points\": 1}')";
+    let row = "insert into noshi.batch_row (batch, row_no, line, key, args) values ($1, 1, 2, $2, '{\"benefit\": \"b\", \"source\": \"x\", \"user\": \"u\", \"points\": 1, \"valid_days\": 1}')";
     for (key, is_plain) in [("b:zw\u{200b}x", false), ("b:a\nb", false), ("..", false), ("b:x", true)] {
         let put = sqlx::query(row).bind(batch).bind(key).execute(&db.pool).await;
         assert_eq!(put.is_ok(), is_plain, "{key:?}: {put:?}");

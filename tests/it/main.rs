@@ -40,6 +40,7 @@ mod processes;
 mod prune;
 mod recover;
 mod redrive;
+mod requests;
 mod restore;
 mod rights;
 mod roles;

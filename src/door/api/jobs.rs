@@ -13,6 +13,7 @@ use serde_json::{Value, value::RawValue};
 use super::{Call, Desk, answer, body, refusal::Refusal};
 use crate::{
     acts,
+    requests::{is_for_producers, whole_numbers},
     store::{
         api::{self, Asked, Event, Filter, Job},
         operate,
@@ -127,7 +128,8 @@ async fn take(
     place: impl Fn(usize) -> String,
 ) -> Result<Vec<i64>, Refusal> {
     let Some(known) = Kind::from_name(kind) else {
-        let kinds = Kind::ALL.map(Kind::name).join(", ");
+        let kinds: Vec<_> = Kind::ALL.into_iter().filter(|kind| is_for_producers(*kind)).map(Kind::name).collect();
+        let kinds = kinds.join(", ");
         return Err(Refusal::field("kind", format!("There is no such kind; there are {kinds}.")));
     };
     let priority = priority.unwrap_or(1);
@@ -156,8 +158,23 @@ async fn take(
             transaction.rollback().await?;
             Err(conflict(desk, call, kind, rows, error).await)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(misfit(&error, &place).unwrap_or_else(|| error.into())),
     }
+}
+
+/// What the database found in one row, by its field: it has the same definition of a request as files.
+fn misfit(error: &sqlx::Error, place: impl Fn(usize) -> String) -> Option<Refusal> {
+    let database = error.as_database_error().filter(|error| error.code().as_deref() == Some("NS400"))?;
+    let field = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?.column()?;
+    let (row, fault) = database.message().strip_prefix("row ")?.split_once(": ")?;
+    let row: usize = row.parse().ok()?;
+    let sentence = fault.strip_prefix(field).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(fault);
+    let mut letters = sentence.chars();
+    let sentence = letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>())?;
+    Some(Refusal::field(
+        &format!("{}{field}", place(row.checked_sub(1)?)),
+        format!("{sentence}. Nothing of this request was written."),
+    ))
 }
 
 /// Names every field that differs from what was recorded under the id.
@@ -188,7 +205,12 @@ async fn conflict(desk: &Desk, call: &Call, kind: &str, rows: &[Asked<'_>], erro
 }
 
 fn check_args(kind: Kind, args: &str) -> Result<(), (String, String)> {
-    with_job!(kind, J => reads_as::<<J as machine::Job>::Args>(args))
+    let reads = |args: &str| with_job!(kind, J => reads_as::<<J as machine::Job>::Args>(args));
+    // 500.0 is 500, here as for the database.
+    reads(args).or_else(|fault| {
+        let plain = whole_numbers(args);
+        if plain == args { Err(fault) } else { reads(&plain) }
+    })
 }
 
 fn reads_as<T: DeserializeOwned>(args: &str) -> Result<(), (String, String)> {

@@ -1,0 +1,462 @@
+//! One definition of what may be asked for, in files, HTTP and SQL. `NOSHI_REDRAW=1` draws the database's part of it anew, into the newest
+//! migration that has it: one that was released is never edited, so a change begins with a copy of those lines in a new migration.
+
+use std::fmt::Write;
+
+use noshi::{
+    requests::{self, Field, Holds, Presence},
+    store::{self, Role},
+    text,
+};
+use noshi_jobs::Kind;
+use serde_json::{Value, json};
+
+use crate::{api::Api, support::database};
+
+const DRAWN_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/0050_requests.sql");
+const BEGIN: &str = "-- DRAWN by tests/it/requests.rs from src/text.rs and src/requests.rs\n";
+const END: &str = "-- END OF WHAT IS DRAWN\n";
+
+/// These code points as a bracket of PostgreSQL's regular expressions has them, in ASCII.
+fn bracket(of: impl Fn(char) -> bool) -> String {
+    let escaped = |at: u32| if at > 0xffff { format!("\\U{at:08x}") } else { format!("\\u{at:04x}") };
+    let mut out = String::new();
+    for (first, last) in text::ranges(of) {
+        // Surrogates stand in no text, and in no expression either.
+        let parts =
+            if first < 0xd800 && last > 0xdfff { vec![(first, 0xd7ff), (0xe000, last)] } else { vec![(first, last)] };
+        for (first, last) in parts {
+            out += &escaped(first);
+            if first != last {
+                let _ = write!(out, "-{}", escaped(last));
+            }
+        }
+    }
+    out
+}
+
+fn quoted(sentence: &str) -> String {
+    format!("'{}'", sentence.replace('\'', "''"))
+}
+
+/// The functions, as the migration has them.
+fn drawn() -> String {
+    let (unseen, unfit, spaces) = (bracket(text::is_unseen), bracket(text::is_unfit), bracket(char::is_whitespace));
+    let mut out = format!(
+        r#"-- Why it is no id of at most so many bytes; null where it is one. ASCII that can be seen is the usual case.
+create function noshi.id_fault(p_id text, p_most integer) returns text language sql immutable parallel safe
+as $$
+    select case
+        when $1 collate "C" ~ '^[!-~]+$' and octet_length($1) <= $2 and $1 not in ('.', '..') then null
+        when $1 = '' then 'this must not be empty'
+        when octet_length($1) > $2 then format('this has %s bytes; at most %s fit', octet_length($1), $2)
+        when $1 collate "C" ~ '^[{spaces}]|[{spaces}]$' then 'this begins or ends with a space'
+        when $1 collate "C" ~ '[{unseen}]' then format('this holds a character that cannot be seen, U+%s; ids hold no control characters, and none that cannot be seen or that mean nothing',
+            lpad(upper(to_hex(ascii(substring($1 collate "C" from '[{unseen}]')))), 4, '0'))
+        when $1 is not nfc normalized then 'this is not in the composed form (Unicode NFC), so that two ids would look alike; write it composed'
+        when $1 in ('.', '..') then 'an id is not . or ..: this cannot be part of an address' end
+$$;
+-- The same of a text that is shown, such as a person's name.
+create function noshi.text_fault(p_text text, p_most integer) returns text language sql immutable parallel safe
+as $$
+    select case
+        when octet_length($1) > $2 then format('this has %s bytes; at most %s fit', octet_length($1), $2)
+        when $1 collate "C" ~ '[{unfit}]' then format('this holds a control character, such as a tab, or one that no text may hold: U+%s',
+            lpad(upper(to_hex(ascii(substring($1 collate "C" from '[{unfit}]')))), 4, '0'))
+        when $1 collate "C" !~ '[^ {unseen}]' then 'this must not be empty' end
+$$;
+-- The first fault of a job's arguments, as `field: sentence`; null where there is none, or where the kind reads them itself.
+create function noshi.args_fault(p_kind text, p_args jsonb) returns text language plpgsql stable
+as $$
+begin
+    if jsonb_typeof(p_args) is distinct from 'object' then
+        return 'args: these must be an object';
+    end if;
+    return case p_kind
+"#
+    );
+    for kind in Kind::ALL {
+        let Some(fields) = requests::fields(kind) else { continue };
+        let _ = writeln!(out, "        when '{}' then case", kind.name());
+        draw_object(&mut out, fields, "p_args", "");
+        match kind.name() {
+            "gift_issuance" => out.push_str("            when starts_with(p_args ->> 'grant', 'exchange/') and not pg_has_role(session_user, 'noshi_worker', 'member') then 'args.grant: ids that begin with exchange/ belong to exchanges of points; use another'\n"),
+            "point_grant" => out.push_str("            when strpos(p_args ->> 'benefit', ':') > 0 then 'args.benefit: this must not contain a colon'\n"),
+            _ => {}
+        }
+        out.push_str("            end\n");
+    }
+    out.push_str("        end;\nend $$;\n");
+    out
+}
+
+fn draw_object(out: &mut String, fields: &[Field], object: &str, before: &str) {
+    for Field { name, presence, holds } in fields {
+        let (json, text) = (format!("{object} -> '{name}'"), format!("({object} ->> '{name}')"));
+        let path = format!("args.{before}{name}: ");
+        let wanted = requests::wanted(*holds);
+        let mut when = |condition: String, sentence: &str| {
+            let _ = writeln!(out, "            when {condition} then {sentence}");
+        };
+        let missing = quoted(&format!("{path}this is missing; it must be {wanted}"));
+        match presence {
+            Presence::Needed => when(format!("coalesce(jsonb_typeof({json}), 'null') = 'null'"), &missing),
+            Presence::Defaulted => when(format!("jsonb_typeof({json}) = 'null'"), &missing),
+            Presence::Optional => {}
+        }
+        let other = quoted(&format!("{path}this must be {wanted}"));
+        let typed = |name: &str| format!("jsonb_typeof({json}) not in ('null', '{name}')");
+        let said = |function: &str, most: usize| {
+            let call = format!("noshi.{function}({text}, {most})");
+            (format!("{call} is not null"), format!("{} || {call}", quoted(&path)))
+        };
+        match *holds {
+            Holds::Id { most } | Holds::NoAddress { most } => {
+                when(typed("string"), &other);
+                if matches!(holds, Holds::NoAddress { .. }) {
+                    let sentence = quoted(&format!("{path}this looks like an address; use an id of your own"));
+                    when(format!("strpos({text}, '@') > 0"), &sentence);
+                }
+                let (condition, sentence) = said("id_fault", most);
+                when(condition, &sentence);
+            }
+            Holds::Text { most } => {
+                when(typed("string"), &other);
+                let (condition, sentence) = said("text_fault", most);
+                when(condition, &sentence);
+            }
+            Holds::Word { most } => when(
+                format!(
+                    "{} or {text} collate \"C\" !~ '^[A-Za-z0-9_.-]{{1,{most}}}$' or {text} in ('.', '..')",
+                    typed("string")
+                ),
+                &other,
+            ),
+            Holds::Phone => when(
+                format!(
+                    "{} or {text} collate \"C\" !~ '^[0-9+() -]{{1,30}}$' or {text} collate \"C\" !~ '[0-9]'",
+                    typed("string")
+                ),
+                &other,
+            ),
+            Holds::Whole { least, most } => when(
+                format!(
+                    "case when jsonb_typeof({json}) = 'number' then {text}::numeric not between {least} and {most} or {text}::numeric <> trunc({text}::numeric) else jsonb_typeof({json}) <> 'null' end"
+                ),
+                &other,
+            ),
+            Holds::Amount => {
+                let most = requests::MOST_MONEY;
+                when(
+                    format!(
+                        "case when jsonb_typeof({json}) = 'number' then {text}::numeric not between 1 and {most} or {text}::numeric <> trunc({text}::numeric) else jsonb_typeof({json}) <> 'null' end"
+                    ),
+                    &other,
+                );
+            }
+            Holds::OneOf(names) => {
+                let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+                when(format!("{} or {text} not in ({})", typed("string"), names.join(", ")), &other);
+            }
+            Holds::Object(fields) => {
+                when(typed("object"), &other);
+                draw_object(out, fields, &format!("{object} -> '{name}'"), &format!("{before}{name}."));
+            }
+            Holds::Texts => when(
+                format!(
+                    "{} or case when jsonb_typeof({json}) = 'object' then jsonb_path_exists({json}, '$.* ? (@.type() != \"string\")') end",
+                    typed("object")
+                ),
+                &other,
+            ),
+            Holds::Nothing => when(
+                format!("jsonb_typeof({json}) <> 'null' and not pg_has_role(session_user, 'noshi_worker', 'member')"),
+                &other,
+            ),
+        }
+    }
+    let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
+    let keys: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+    let place = if before.is_empty() { "args".to_owned() } else { format!("args.{}", before.trim_end_matches('.')) };
+    let mut sentence = quoted(&format!("{place}: there is a field that is not known; there are {}", names.join(", ")));
+    if before.is_empty() {
+        // What nobody can hold is named first.
+        sentence = format!(
+            "case when jsonb_path_exists(p_args, '$.**{{33 to last}}') then 'args: these go deeper than 32 levels'\n                when jsonb_path_exists(p_args, '$.** ? (@.type() == \"number\" && (@ > 1e300 || @ < -1e300))') then 'args: these hold a number that is too large'\n                else {sentence} end"
+        );
+    }
+    let _ = writeln!(out, "            when ({object}) - array[{}] <> '{{}}' then {sentence}", keys.join(", "));
+}
+
+#[test]
+fn the_migration_has_what_the_code_says() {
+    let file = std::fs::read_to_string(DRAWN_IN).unwrap();
+    let (before, rest) = file.split_once(BEGIN).expect("where it begins");
+    let (there, after) = rest.split_once(END).expect("where it ends");
+    let drawn = drawn();
+    if std::env::var_os("NOSHI_REDRAW").is_some() {
+        std::fs::write(DRAWN_IN, format!("{before}{BEGIN}{drawn}{END}{after}")).unwrap();
+        return;
+    }
+    assert!(there == drawn, "{DRAWN_IN} is not what src/text.rs and src/requests.rs say; a new migration must say it");
+}
+
+/// Over all of Unicode: what is refused here is refused there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_sees_what_the_code_sees_in_every_character() {
+    let db = database().await;
+    for (function, ours) in
+        [("id_fault", text::id_fault as fn(&str, usize) -> Option<String>), ("text_fault", text::text_fault)]
+    {
+        let sql = format!(
+            "select c, noshi.{function}('a' || chr(c) || 'b', 100) from generate_series(1, 1114111) c where c not between 55296 and 57343 order by c"
+        );
+        let theirs: Vec<(i32, Option<String>)> =
+            sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&db.pool).await.expect("every character");
+        assert_eq!(theirs.len(), 1_114_111 - 2_048);
+        for (code, theirs) in theirs {
+            let c = char::from_u32(code.unsigned_abs()).expect("a character");
+            assert_eq!(ours(&format!("a{c}b"), 100), theirs, "{function}: U+{code:04X}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_knows_the_kinds() {
+    let db = database().await;
+    let theirs: Vec<(String, bool)> =
+        sqlx::query_as("select name, for_tests from noshi.kind order by name").fetch_all(&db.pool).await.unwrap();
+    let ours: Vec<(String, bool)> =
+        Kind::ALL.into_iter().map(|kind| (kind.name().to_owned(), kind == Kind::Probe)).collect();
+    assert_eq!(theirs, ours);
+}
+
+/// One request of each kind that producers ask for, with every field that it may have.
+fn whole_requests() -> Vec<(Kind, Value)> {
+    let value = json!({"amount": 500, "currency": "JPY"});
+    vec![
+        (
+            Kind::GiftIssuance,
+            json!({"grant": "g", "user": "u", "category": "c", "value": value, "provider": "p", "valid_days": 30, "area": "渋谷"}),
+        ),
+        (
+            Kind::PointExchange,
+            json!({"exchange": "x", "user": "u", "points": 5, "area": "渋谷", "category": "c", "value": value, "provider": "p", "grace_days": 3}),
+        ),
+        (
+            Kind::PointGrant,
+            json!({"benefit": "b", "source": "s", "user": "u", "points": 5, "valid_days": 7, "zone": "Asia/Tokyo", "area": "渋谷"}),
+        ),
+        (Kind::PointWithdrawal, json!({"user": "u"})),
+        (
+            Kind::Email,
+            json!({"template": "gift_granted", "reference": "r", "recipient": "1/1", "params": {"value": "500円"}}),
+        ),
+        (
+            Kind::StoreCreation,
+            json!({"organization": "o", "public_id": "p", "name": "葛\u{e0100}城店", "address": "渋谷 1", "phone": "03-0000", "request": "r"}),
+        ),
+    ]
+}
+
+/// What a field is tried with: every type, every edge, and what looks like something else.
+fn tried() -> Vec<Value> {
+    let texts = [
+        "",
+        " ",
+        "\u{3000}",
+        "x",
+        " x",
+        "x\u{a0}",
+        "x\u{3000}y",
+        ".",
+        "..",
+        "a\tb",
+        "a\nb",
+        "a\u{200b}b",
+        "a\u{2800}b",
+        "\u{3164}",
+        "a\u{e0041}",
+        "a\u{fe0f}",
+        "a\u{34f}b",
+        "a\u{fffd}",
+        "a\u{e000}",
+        "か\u{3099}",
+        "が",
+        "a@b.jp",
+        "渋谷",
+        "500",
+        "JPY",
+        "gift_granted",
+        "exchange/1",
+        "a:b",
+        "03 (1)",
+        "-",
+    ];
+    let numbers = [
+        "0",
+        "1",
+        "-1",
+        "1.5",
+        "500.0",
+        "5e2",
+        "3650",
+        "3651",
+        "1000000000",
+        "1000000001",
+        "9000000000000000",
+        "9000000000000001",
+        "1e18",
+        "9223372036854775808",
+    ];
+    let mut values: Vec<Value> = texts.into_iter().map(Value::from).collect();
+    values.extend(
+        [60, 61, 90, 91, 100, 101, 200, 201, 400, 401, 1000, 1001].map(|length| Value::from("x".repeat(length))),
+    );
+    values.extend(numbers.map(|number| serde_json::from_str(number).unwrap()));
+    values.extend([json!(null), json!(true), json!([]), json!(["x"]), json!({}), json!({"a": "b"}), json!({"a": 1})]);
+    values
+}
+
+/// The id that a request has by its arguments, where it is made of them.
+fn key_of(kind: Kind, args: &Value) -> String {
+    let text = |name: &str| args.get(name).and_then(Value::as_str).unwrap_or("k").to_owned();
+    match kind {
+        Kind::GiftIssuance => text("grant"),
+        Kind::PointExchange => text("exchange"),
+        Kind::PointGrant => format!("{}:{}", text("benefit"), text("source")),
+        Kind::PointWithdrawal => text("user"),
+        Kind::Email
+        | Kind::StoreCreation
+        | Kind::BulkGrants
+        | Kind::PointExpiry
+        | Kind::PointReversal
+        | Kind::Probe => "k".to_owned(),
+    }
+}
+
+/// Each of those requests with one field changed, missing, or one more.
+fn changed_requests() -> Vec<(Kind, Value)> {
+    let mut all = vec![];
+    for (kind, whole) in whole_requests() {
+        all.push((kind, json!({})));
+        let names: Vec<String> = whole.as_object().unwrap().keys().cloned().collect();
+        for name in &names {
+            let mut without = whole.clone();
+            without.as_object_mut().unwrap().remove(name);
+            all.push((kind, without));
+            for value in tried() {
+                let mut changed = whole.clone();
+                changed[name] = value.clone();
+                all.push((kind, changed));
+                if name == "value" {
+                    for inner in ["amount", "currency", "more"] {
+                        let mut changed = whole.clone();
+                        changed[name][inner] = value.clone();
+                        all.push((kind, changed));
+                    }
+                }
+            }
+        }
+        let mut more = whole.clone();
+        more["usr"] = json!("u");
+        all.push((kind, more));
+        all.push((kind, whole));
+    }
+    all
+}
+
+/// Files (whose rows are judged by the code), SQL and HTTP take the same requests, and name the same field of those that they refuse.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doors_take_and_refuse_the_same() {
+    let api = Api::open().await;
+    let token = api.token("shop", &["enqueue"]).await;
+    let producer = store::connect(&api.fleet.url, Role::Producer, 1).await.expect("a producer");
+    let (mut taken, mut refused) = (0, 0);
+    for (number, (kind, args)) in changed_requests().into_iter().enumerate() {
+        let key = key_of(kind, &args);
+        // Of a gift for an exchange, workers alone ask: a superuser's session is one of them.
+        if args["grant"].as_str().is_some_and(|grant| grant.starts_with("exchange/")) {
+            continue;
+        }
+        let ours = requests::fault(kind, &args).map(|(field, _)| field);
+        let ours = ours.or_else(|| text::id_fault(&key, requests::LONGEST_KEY).map(|_| "id".to_owned()));
+        let mut transaction = producer.begin().await.expect("a transaction");
+        let asked = sqlx::query("select noshi.enqueue($1, $2, $3)").bind(kind.name()).bind(&key).bind(&args);
+        let sql = asked.execute(&mut *transaction).await;
+        transaction.rollback().await.expect("undone");
+        let field = sql.as_ref().err().map(|error| {
+            let error = error.as_database_error().expect("an answer");
+            assert_eq!(error.code().as_deref(), Some("NS400"), "{} {args}: {error}", kind.name());
+            let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().expect("PostgreSQL");
+            error.column().unwrap_or("id").to_owned()
+        });
+        assert_eq!(ours.is_some(), field.is_some(), "{} {key:?} {args}: {ours:?} {field:?}", kind.name());
+        if let (Some(ours), Some(field)) = (&ours, &field) {
+            refused += 1;
+            // The id may be refused before the field that it is made of.
+            let same = field == "id" || field == &format!("args.{ours}") || (field == "args" && ours == ".");
+            assert!(same, "{} {args}: {ours} {field}", kind.name());
+        } else {
+            taken += 1;
+        }
+        // A share of them, since each is a request over the wire.
+        if number % 7 == 0 && field.is_some() {
+            let body = json!({"kind": kind.name(), "id": key, "args": args});
+            let (status, answer) = api.post("/v1/jobs", &token, &body).await;
+            assert_eq!(status, 422, "{} {args}: {answer}", kind.name());
+            let named = answer["field"].as_str().unwrap_or_default();
+            assert!(named.starts_with("args") || named == "id", "{} {args}: {answer}", kind.name());
+        }
+    }
+    assert!(taken > 100 && refused > 1000, "{taken} {refused}");
+}
+
+/// 500, 500.0 and 5e2 are one number, by whichever door they come, and one job.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_amount_is_what_it_is_worth() {
+    let db = database().await;
+    let ask = async |amount: &str| {
+        let args = format!(
+            r#"{{"grant": "g", "user": "u", "category": "c", "value": {{"amount": {amount}, "currency": "JPY"}}}}"#
+        );
+        let asked = sqlx::query_scalar::<_, i64>("select noshi.enqueue('gift_issuance', 'g', $1::jsonb)").bind(args);
+        asked.fetch_one(&db.pool).await
+    };
+    let first = ask("500.0").await.expect("a job");
+    for same in ["500", "5e2", "500.000", "0.5e3"] {
+        assert_eq!(ask(same).await.expect(same), first, "{same}");
+    }
+    let stored: String =
+        sqlx::query_scalar("select args ->> 'value' from noshi.job").fetch_one(&db.pool).await.unwrap();
+    assert_eq!(stored, r#"{"amount": 500, "currency": "JPY"}"#);
+    let other = ask("500.5").await.expect_err("no whole number").to_string();
+    assert!(other.contains("args.value.amount"), "{other}");
+    let other = ask("501").await.expect_err("another amount");
+    let other = other.as_database_error().expect("an answer");
+    assert_eq!(other.code().as_deref(), Some("NS409"));
+}
+
+/// A kind that nobody knows is refused at once, and probes are not for producers.
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_are_asked_for_by_those_who_may() {
+    let db = database().await;
+    let refused = async |pool: &sqlx::PgPool, sql: &'static str| {
+        let error = sqlx::query(sql).execute(pool).await.expect_err(sql);
+        let error = error.as_database_error().expect("an answer");
+        (error.code().unwrap_or_default().into_owned(), error.message().to_owned())
+    };
+    let (code, said) = refused(&db.pool, "select noshi.enqueue('gift_isuance', 'c2', '{}')").await;
+    assert_eq!(code, "NS400");
+    assert!(said.contains("there is no kind 'gift_isuance'") && said.contains("gift_issuance"), "{said}");
+    let login = format!("shop_{}", db.name);
+    let create = format!("create role {login} login in role noshi_producer");
+    sqlx::query(sqlx::AssertSqlSafe(create)).execute(&db.pool).await.expect("a login");
+    let url = db.url.replacen("//postgres@", &format!("//{login}@"), 1);
+    let shop = sqlx::PgPool::connect(&url).await.expect("a session");
+    let (code, said) = refused(&shop, "select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 1}')").await;
+    assert_eq!(code, "NS403");
+    assert!(said.contains("not for producers"), "{said}");
+    let jobs: i64 = sqlx::query_scalar("select count(*) from noshi.job").fetch_one(&db.pool).await.unwrap();
+    assert_eq!(jobs, 0);
+}
