@@ -70,14 +70,14 @@ async fn began(engine: &Engine, name: &str, slots: usize) {
     named.extend(partners.mails.name());
     named.extend(partners.stores.calls().map(|(name, _)| name));
     let lanes = store::lanes::names(&engine.pool).await.unwrap_or_default();
-    let options = engine.pool.connect_options();
+    let (database, server) = engine.pool.place();
     tracing::info!(
         worker = engine.worker,
         name,
         version = env!("CARGO_PKG_VERSION"),
         commit = env!("NOSHI_BUILT_FROM"),
-        database = options.get_database().unwrap_or_default(),
-        server = options.get_host(),
+        database,
+        server,
         partners = named.join(", "),
         lanes = lanes.len(),
         slots,

@@ -253,19 +253,6 @@ impl PgConnection {
         Bounded::new(copy, &mut self.watch).await
     }
 
-    /// The lock that whoever migrates takes, until this session ends.
-    pub(super) async fn lock_migrations(&mut self) -> Result<(), sqlx::migrate::MigrateError> {
-        use sqlx::migrate::Migrate;
-        const FOR_ANOTHER: Duration = Duration::from_secs(30 * 60);
-        match timeout(FOR_ANOTHER, self.raw.lock()).await {
-            Ok(locked) => locked,
-            Err(_) => {
-                self.watch.broken = true;
-                Err(silent(FOR_ANOTHER).into())
-            }
-        }
-    }
-
     pub(super) async fn migrate(&mut self, migrations: &sqlx::migrate::Migrator) -> Result<(), MigrateError> {
         match timeout(TO_MIGRATE, migrations.run(&mut self.raw)).await {
             Ok(ran) => ran,
@@ -488,6 +475,11 @@ impl PgPool {
     /// The same connections, with another bound for each answer.
     pub fn with_patience(&self, patience: Duration) -> PgPool {
         PgPool { inner: Arc::clone(&self.inner), patience }
+    }
+
+    /// Where it leads to: the database, and the host.
+    pub fn place(&self) -> (&str, &str) {
+        (self.inner.options.get_database().unwrap_or_default(), self.inner.options.get_host())
     }
 
     pub fn size(&self) -> u32 {
