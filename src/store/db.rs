@@ -28,6 +28,7 @@ use futures::{
 };
 use sqlx::{
     Connection, Either, Error, Execute, Executor, Postgres, SqlStr,
+    migrate::{Migrate, MigrateError},
     postgres::{PgConnectOptions, PgListener, PgNotification, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
 use tokio::{
@@ -47,6 +48,8 @@ const FOR_A_PLACE: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_secs(1);
 const MOST_IDLE: Duration = Duration::from_secs(10 * 60);
 const MOST_AGE: Duration = Duration::from_secs(30 * 60);
+/// A migration may rewrite a large table.
+pub(super) const TO_MIGRATE: Duration = Duration::from_secs(2 * 60 * 60);
 /// A listener that heard nothing for this long asks whether anybody is there.
 const LISTENS: Duration = Duration::from_secs(15);
 
@@ -250,14 +253,20 @@ impl PgConnection {
         Bounded::new(copy, &mut self.watch).await
     }
 
-    pub(super) async fn migrate(
-        &mut self,
-        migrations: &sqlx::migrate::Migrator,
-    ) -> Result<(), sqlx::migrate::MigrateError> {
-        /// A migration may rewrite a large table.
-        const TO_MIGRATE: Duration = Duration::from_secs(2 * 60 * 60);
+    pub(super) async fn migrate(&mut self, migrations: &sqlx::migrate::Migrator) -> Result<(), MigrateError> {
         match timeout(TO_MIGRATE, migrations.run(&mut self.raw)).await {
             Ok(ran) => ran,
+            Err(_) => {
+                self.watch.broken = true;
+                Err(silent(TO_MIGRATE).into())
+            }
+        }
+    }
+
+    /// Until no other run migrates this database.
+    pub(super) async fn lock_migrations(&mut self) -> Result<(), MigrateError> {
+        match timeout(TO_MIGRATE, self.raw.lock()).await {
+            Ok(locked) => locked,
             Err(_) => {
                 self.watch.broken = true;
                 Err(silent(TO_MIGRATE).into())

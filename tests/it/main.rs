@@ -19,6 +19,7 @@ mod dump;
 mod engine;
 mod examples;
 mod fleet;
+mod installation;
 mod lanes;
 mod links;
 mod mails;
