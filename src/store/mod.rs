@@ -133,7 +133,7 @@ pub async fn connect_by(url: &str, caller: &tokens::Caller) -> anyhow::Result<Pg
 async fn open(url: &str, role: Role, connections: u32, caller: Option<tokens::Caller>) -> anyhow::Result<PgPool> {
     let options = reach::options(url)?;
     if caller.is_none() {
-        // The pool would try again and again, and then say only that it took too long.
+        // What keeps the login out is told in a sentence, before there is a pool.
         reach::reach(&options, role).await?.close().await?;
     }
     let worker = if role == Role::Worker { WORKER_SESSION } else { "" };

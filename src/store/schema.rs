@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::store::{PgConnection, PgPool};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use sqlx::{Executor, migrate::Migrator};
 
-use super::{MIGRATIONS, PgConnection, PgPool, reach};
+use super::{MIGRATIONS, reach};
 
 /// One migration, of this program or of the database.
 #[derive(Debug, Clone, Serialize)]
