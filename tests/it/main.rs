@@ -20,6 +20,7 @@ mod engine;
 mod examples;
 mod failover;
 mod fleet;
+mod installation;
 mod lanes;
 mod mails;
 mod metrics;
