@@ -102,6 +102,8 @@ pub fn install(
     for counter in [
         "noshi_jobs_pruned_total",
         "noshi_rescues_total",
+        "noshi_timeline_changes_total",
+        "noshi_commits_lost_total",
         "noshi_schedule_fired_total",
         "noshi_schedule_skipped_total",
         "noshi_batch_equation_broken_total",

@@ -247,7 +247,7 @@ impl Scene {
     /// Nothing twice, nothing lost: each grant has its gift, or waits for a person's word.
     async fn judge(&self, what: &str) -> i64 {
         self.ask_again().await;
-        self.fleet.at_rest(Duration::from_secs(120)).await.unwrap();
+        self.fleet.at_rest(Duration::from_secs(300)).await.unwrap();
         let bought = self.bought();
         let twice: Vec<_> = bought.iter().filter(|(_, times)| **times > 1).collect();
         assert!(twice.is_empty(), "{what}: bought twice: {twice:?}");
