@@ -74,7 +74,7 @@ async fn began(engine: &Engine, name: &str, slots: usize) {
         worker = engine.worker,
         name,
         version = env!("CARGO_PKG_VERSION"),
-        commit = env!("NOSHI_BUILT_FROM"),
+        commit = env!("BUILT_FROM_COMMIT"),
         database = options.get_database().unwrap_or_default(),
         server = options.get_host(),
         partners = named.join(", "),
