@@ -5,14 +5,14 @@ use std::time::Instant;
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 
 use super::{Database, out::Out};
 use crate::{
     explain::seconds,
     instants,
     settings::Settings,
-    store::{self, Role, health, lanes, operate, restored},
+    store::{self, Role, health, lanes, operate, reach, restored, schema},
 };
 
 #[derive(Args)]
@@ -92,13 +92,13 @@ pub async fn run(settings: &anyhow::Result<Settings>, out: Out, args: DoctorArgs
 
 async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findings) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut connection = match PgConnection::connect(url).await {
+    let mut connection = match reach::login(url).await {
         Ok(connection) => connection,
         Err(error) => {
             it.wrong(
                 "connection",
                 Health::Bad,
-                error.to_string(),
+                format!("{error:#}"),
                 "check DATABASE_URL, and that the server runs and lets this login in",
             );
             return Ok(());
@@ -215,7 +215,7 @@ async fn look_at_schema(connection: &mut PgConnection, it: &mut Findings) -> any
         found,
         "grant this login the role that it acts in (README, Run it)",
     );
-    match health::migrations(connection).await {
+    match schema::counts(connection).await {
         Ok((0, 0)) => it.good("migrations", "all applied"),
         Ok((0, unknown)) => it.wrong(
             "migrations",

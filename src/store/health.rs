@@ -61,21 +61,6 @@ pub async fn sessions_hold(url: &str) -> Result<bool, sqlx::Error> {
     Ok(kept.as_deref() == Some("here"))
 }
 
-/// Migrations: how many of ours are not applied, and how many are applied that we do not know.
-pub async fn migrations(connection: &mut PgConnection) -> Result<(usize, usize), sqlx::Error> {
-    let there: bool =
-        sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(&mut *connection).await?;
-    if !there {
-        return Ok((super::MIGRATIONS.iter().count(), 0));
-    }
-    let applied: Vec<i64> =
-        sqlx::query_scalar("select version from _sqlx_migrations where success").fetch_all(connection).await?;
-    let ours: Vec<i64> = super::MIGRATIONS.iter().map(|migration| migration.version).collect();
-    let pending = ours.iter().filter(|version| !applied.contains(version)).count();
-    let unknown = applied.iter().filter(|version| !ours.contains(version)).count();
-    Ok((pending, unknown))
-}
-
 /// What vacuum can do for the job table, and what keeps it from it.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Vacuum {

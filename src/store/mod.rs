@@ -15,6 +15,7 @@ pub mod operate;
 pub mod point_jobs;
 pub mod points;
 pub mod prune;
+pub mod reach;
 pub mod recover;
 pub mod redrive;
 mod refused;
@@ -27,15 +28,12 @@ pub mod tokens;
 pub mod workers;
 
 pub use refused::{ActError, sentence};
+pub use schema::migrate;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::{
-    Executor, PgPool,
-    migrate::Migrator,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{Connection, Executor, PgPool, migrate::Migrator, postgres::PgPoolOptions};
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -77,6 +75,18 @@ pub enum Role {
 }
 
 impl Role {
+    /// The group role; a login that acts for itself has none.
+    const fn group(self) -> Option<&'static str> {
+        match self {
+            Role::Worker => Some("noshi_worker"),
+            Role::Operator => Some("noshi_operator"),
+            Role::Producer => Some("noshi_producer"),
+            Role::Door => Some("noshi_door"),
+            Role::Api => Some("noshi_api"),
+            Role::Login => None,
+        }
+    }
+
     const fn set_role(self) -> &'static str {
         match self {
             Role::Worker => "set role noshi_worker",
@@ -92,7 +102,7 @@ impl Role {
 /// No statement of ours is slow; one that is must not hold the fleet up.
 ///
 /// Without `jit = off` a plan that looks expensive, be it because it is forbidden or may end early, would be compiled for up to a second.
-const SESSION: &str = "set statement_timeout = '5s'; set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '10s'; set jit = off; set default_transaction_isolation = 'read committed'";
+const SESSION: &str = "set statement_timeout = '5s'; set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '10s'; set jit = off; set default_transaction_isolation = 'read committed'; set standard_conforming_strings = on";
 
 /// A worker touches few rows of large tables, always by an index. The planner must not think otherwise of a table that was
 /// small when it was last analyzed (measured: claims by hash join over the whole table were 10 times slower at 20,000 rows).
@@ -109,10 +119,11 @@ pub async fn connect_by(url: &str, caller: &tokens::Caller) -> anyhow::Result<Pg
 }
 
 async fn open(url: &str, role: Role, connections: u32, caller: Option<tokens::Caller>) -> anyhow::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)
-        .context("DATABASE_URL is not a PostgreSQL URL")?
-        .application_name("noshi")
-        .options([("synchronous_commit", "on")]);
+    let options = reach::options(url)?;
+    if caller.is_none() {
+        // The pool would try again and again, and then say only that it took too long.
+        reach::reach(&options, role).await?.close().await?;
+    }
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))
@@ -149,16 +160,6 @@ pub async fn take_time(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::
     const TAKE_TIME: &str =
         "set local statement_timeout = '5min'; set local idle_in_transaction_session_timeout = '1min'";
     connection.execute(TAKE_TIME).await.map(|_| ())
-}
-
-pub async fn migrate(url: &str) -> anyhow::Result<()> {
-    let pool = connect(url, Role::Login, 1).await?;
-    let mut connection = pool.acquire().await?;
-    connection.execute("set statement_timeout = 0; set lock_timeout = '10s'").await?;
-    MIGRATIONS.run(&mut *connection).await.context("a migration failed; the database is as it was before it")?;
-    // For `noshi doctor`.
-    connection.execute("grant select on _sqlx_migrations to noshi_operator").await?;
-    Ok(())
 }
 
 /// The failure may pass: the connection was lost, the server restarts, or a transaction lost a race.

@@ -1,11 +1,15 @@
 //! Which migrations a database has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::{Context, ensure};
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{
+    Connection, Executor, PgConnection, PgPool,
+    migrate::{Migrate, Migrator},
+};
 
-use super::{MIGRATIONS, Role, connect};
+use super::{MIGRATIONS, reach};
 
 /// One migration, of this program or of the database.
 #[derive(Debug, Clone, Serialize)]
@@ -34,20 +38,199 @@ struct Applied {
     checksum: Vec<u8>,
 }
 
-async fn applied(pool: &PgPool) -> Result<BTreeMap<i64, Applied>, sqlx::Error> {
-    const HAS_ANY: &str = "select to_regclass('_sqlx_migrations') is not null";
-    const APPLIED: &str =
-        "select version, description, installed_on, success, checksum from _sqlx_migrations order by version";
-    if !sqlx::query_scalar(HAS_ANY).fetch_one(pool).await? {
-        return Ok(BTreeMap::new());
+/// Where the history of our migrations is kept. Not in a schema that a login's search path picks, which may be another after the first
+/// migration, and which other applications that use the same library share with us.
+const SCHEMA: &str = "noshi_migrations";
+const HISTORY: &str = "noshi_migrations._sqlx_migrations";
+
+fn migrator() -> Migrator {
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    migrator.dangerous_set_table_name(HISTORY);
+    migrator
+}
+
+/// Histories that the library keeps in this database, ours or others', which this login may read; the one of ours first.
+async fn histories(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    const HISTORIES: &str = "select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relname = '_sqlx_migrations' and c.relkind in ('r', 'p') and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+        order by n.nspname <> $1, n.nspname <> 'public', n.nspname";
+    sqlx::query_scalar(HISTORIES).bind(SCHEMA).persistent(false).fetch_all(connection).await
+}
+
+/// The history that our migrations are in: where this program keeps it, or where an earlier build left it, which the login's search path
+/// decided. Rows of other applications are none of ours.
+async fn history(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let (versions, checksums): (Vec<i64>, Vec<&[u8]>) =
+        MIGRATIONS.iter().map(|ours| (ours.version, &*ours.checksum)).unzip();
+    let mut best = None;
+    for table in histories(connection).await? {
+        let matching = format!(
+            "select count(*) from {table} m join unnest($1::bigint[], $2::bytea[]) o(version, checksum) using (version, checksum)"
+        );
+        let matching: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(matching))
+            .bind(&versions)
+            .bind(&checksums)
+            .persistent(false)
+            .fetch_one(&mut *connection)
+            .await?;
+        if table == HISTORY && matching > 0 {
+            return Ok(Some(table));
+        }
+        if matching > best.as_ref().map_or(0, |(_, matching)| *matching) {
+            best = Some((table, matching));
+        }
     }
-    let rows: Vec<Applied> = sqlx::query_as(APPLIED).fetch_all(pool).await?;
+    Ok(best.map(|(table, _)| table))
+}
+
+async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, Applied>, sqlx::Error> {
+    let Some(table) = history(connection).await? else { return Ok(BTreeMap::new()) };
+    let versions: Vec<i64> = MIGRATIONS.iter().map(|ours| ours.version).collect();
+    // Where others keep theirs, only what we know can be ours.
+    let rows = format!(
+        "select version, description, installed_on, success, checksum from {table} where $1 or version = any ($2) order by version"
+    );
+    let rows: Vec<Applied> = sqlx::query_as(sqlx::AssertSqlSafe(rows))
+        .bind(table == HISTORY)
+        .bind(versions)
+        .persistent(false)
+        .fetch_all(connection)
+        .await?;
     Ok(rows.into_iter().map(|row| (row.version, row)).collect())
+}
+
+/// How many of our migrations are not applied, and how many are applied that we do not know.
+pub async fn counts(connection: &mut PgConnection) -> Result<(usize, usize), sqlx::Error> {
+    let applied = applied(connection).await?;
+    let ours: BTreeSet<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+    let pending = ours.iter().filter(|version| !applied.get(version).is_some_and(|it| it.success)).count();
+    Ok((pending, applied.keys().filter(|version| !ours.contains(version)).count()))
+}
+
+/// Brings the schema up to date. Several may try at once: one does it, and the others find it done.
+pub async fn migrate(url: &str) -> anyhow::Result<()> {
+    let mut connection = reach::login(url).await?;
+    fit_for_us(&mut connection).await?;
+    connection.execute("set statement_timeout = 0; set lock_timeout = 0; set default_transaction_isolation = 'read committed'; set standard_conforming_strings = on; set jit = off").await?;
+    // For this session, until it ends; the library takes the same lock again, which is counted.
+    connection.lock().await.context("no lock on the migrations of this database")?;
+    connection.execute("set lock_timeout = '10s'").await?;
+    adopt(&mut connection).await?;
+    // A name without a schema is the history's.
+    connection.execute("set search_path = noshi_migrations, pg_temp").await?;
+    let temporary = temporary_of_all(&mut connection).await?;
+    migrator().run(&mut connection).await.context("a migration failed; the database is as it was before it")?;
+    if !temporary {
+        const AS_BEFORE: &str =
+            "do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$";
+        connection.execute(AS_BEFORE).await?;
+    }
+    settle_rights(&mut connection)
+        .await
+        .context("the migrations are applied, but not every right is as it should be")?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// What holds for the whole schema, whichever migrations were run: functions do the same in any session; whoever may act as the owner may
+/// migrate; and the list of migrations can be read by `noshi doctor` and the probes of each process.
+async fn settle_rights(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    const OWNED: &str = "select pg_get_userbyid(relowner) = 'noshi_owner' from pg_class where oid = 'noshi_migrations._sqlx_migrations'::regclass";
+    if !sqlx::query_scalar(OWNED).persistent(false).fetch_one(&mut *connection).await? {
+        const OWN: &str = "grant usage, create on schema noshi_migrations to noshi_owner;
+            alter table noshi_migrations._sqlx_migrations owner to noshi_owner;
+            grant usage on schema noshi_migrations to noshi_operator, noshi_worker, noshi_door, noshi_api";
+        connection.execute(OWN).await?;
+    }
+    const SETTLED: &str = "set role noshi_owner;
+        do $$ begin execute format('grant select, insert, update on noshi_migrations._sqlx_migrations to %I', session_user); end $$;
+        grant select on noshi_migrations._sqlx_migrations to noshi_operator, noshi_worker, noshi_door, noshi_api;
+        select noshi.pin_functions();
+        reset role";
+    connection.execute(SETTLED).await.map(|_| ())
+}
+
+/// Whether everybody may make temporary tables here; only a host that refused them before we came goes on to do so.
+async fn temporary_of_all(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    const ALL: &str = "select has_database_privilege('public', current_database(), 'temporary')
+        or exists (select from noshi_migrations._sqlx_migrations)";
+    sqlx::query_scalar(ALL).persistent(false).fetch_one(connection).await
+}
+
+/// Before anything is made: what no migration could mend.
+async fn fit_for_us(connection: &mut PgConnection) -> anyhow::Result<()> {
+    const PLACE: &str = "select current_setting('server_version_num')::int, pg_is_in_recovery(), getdatabaseencoding()::text, current_database()::text";
+    let (version, in_recovery, encoding, name): (i32, bool, String, String) =
+        sqlx::query_as(PLACE).persistent(false).fetch_one(connection).await?;
+    ensure!(
+        version >= 150_000,
+        "this is PostgreSQL {}; noshi needs 15 or newer; nothing was changed",
+        version / 10_000
+    );
+    ensure!(!in_recovery, "this server is a standby and takes no writes: connect to the primary; nothing was changed");
+    ensure!(
+        encoding == "UTF8",
+        "the database {name} has the encoding {encoding}, and noshi needs UTF8, or names and ids could not be kept as they are: \
+         create another one, with `create database … encoding 'UTF8' template template0`; nothing was changed"
+    );
+    Ok(())
+}
+
+/// Makes the place of our history, and takes over what an earlier build wrote elsewhere. Those rows stay where they are: workers of that
+/// build still look there.
+async fn adopt(connection: &mut PgConnection) -> anyhow::Result<()> {
+    const MADE: &str = "select to_regclass('noshi_migrations._sqlx_migrations') is not null, to_regnamespace('noshi_migrations') is not null,
+        to_regnamespace('noshi') is not null";
+    let (table, schema, installed): (bool, bool, bool) =
+        sqlx::query_as(MADE).persistent(false).fetch_one(&mut *connection).await?;
+    let mut change = connection.begin().await?;
+    if !schema {
+        let made = change.execute("create schema noshi_migrations").await;
+        made.context("this login may make no schema in the database: migrate with the login that owns the database")?;
+    }
+    if !table {
+        // As the library would make it.
+        const TABLE: &str = "create table noshi_migrations._sqlx_migrations (version bigint primary key, description text not null,
+            installed_on timestamptz not null default now(), success boolean not null, checksum bytea not null, execution_time bigint not null)";
+        change.execute(TABLE).await?;
+    }
+    match history(&mut change).await? {
+        Some(table) if table == HISTORY => {}
+        Some(table) => {
+            let versions: Vec<i64> = MIGRATIONS.iter().map(|ours| ours.version).collect();
+            let copy = format!(
+                "insert into {HISTORY} (version, description, installed_on, success, checksum, execution_time)
+                select version, description, installed_on, success, checksum, execution_time from {table} where version = any ($1)
+                on conflict (version) do nothing"
+            );
+            sqlx::query(sqlx::AssertSqlSafe(copy)).bind(versions).persistent(false).execute(&mut *change).await?;
+        }
+        None => ensure!(
+            !installed,
+            "there is a schema noshi already, and this login finds no history of its migrations: if noshi made that schema, migrate with the \
+             login that did so before; if something else did, noshi needs a database of its own; nothing was changed"
+        ),
+    }
+    drop_stray(&mut change).await?;
+    change.commit().await?;
+    Ok(())
+}
+
+/// A second run of an earlier build left an empty history in our own schema, because the login was called like it.
+async fn drop_stray(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    const THERE: &str = "select to_regclass('noshi._sqlx_migrations') is not null";
+    const EMPTY: &str = "select not exists (select from noshi._sqlx_migrations)";
+    if sqlx::query_scalar(THERE).persistent(false).fetch_one(&mut *connection).await?
+        && sqlx::query_scalar(EMPTY).persistent(false).fetch_one(&mut *connection).await?
+    {
+        connection.execute("drop table noshi._sqlx_migrations").await?;
+    }
+    Ok(())
 }
 
 /// Every migration that this program or the database knows, in order.
 pub async fn status(url: &str) -> anyhow::Result<Vec<Line>> {
-    let mut applied = applied(&connect(url, Role::Login, 1).await?).await?;
+    let mut applied = applied(&mut reach::login(url).await?).await?;
     let mut lines: Vec<Line> = MIGRATIONS
         .iter()
         .map(|ours| {
@@ -74,7 +257,7 @@ pub async fn status(url: &str) -> anyhow::Result<Vec<Line>> {
 
 /// What `migrate up` would run, in order.
 pub async fn pending(url: &str) -> anyhow::Result<Vec<Pending>> {
-    let applied = applied(&connect(url, Role::Login, 1).await?).await?;
+    let applied = applied(&mut reach::login(url).await?).await?;
     let ours = MIGRATIONS.iter().filter(|ours| !applied.contains_key(&ours.version));
     Ok(ours
         .map(|m| Pending { version: m.version, name: m.description.to_string(), sql: m.sql.as_str().to_owned() })
@@ -84,7 +267,7 @@ pub async fn pending(url: &str) -> anyhow::Result<Vec<Pending>> {
 /// Why this program cannot work with the database as it is migrated; `None` where it can. Newer migrations do no harm.
 pub async fn unfit(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
     const MISSING: &str = "select v from unnest($1::bigint[]) v
-        where not exists (select from _sqlx_migrations m where m.version = v and m.success) order by v";
+        where not exists (select from noshi_migrations._sqlx_migrations m where m.version = v and m.success) order by v";
     let ours: Vec<i64> = MIGRATIONS.iter().map(|ours| ours.version).collect();
     let missing = sqlx::query_scalar::<_, i64>(MISSING).bind(ours).fetch_all(pool).await;
     match missing {

@@ -275,6 +275,13 @@ async fn a_new_operator_gets_there_by_the_page_alone() {
     assert!(!without.is_empty() || out.contains("\"name\":\"NoshiNoWorker\""), "{out}");
     let ledger = fs::read_to_string(session.home.path().join("noshi.d/ledger.jsonl")).unwrap();
     assert_eq!(ledger.matches("\"event\":\"issued\"").count(), 1, "{ledger}");
+    // The next upgrade, and the one after it, by its page and as the owner that this page made.
+    let owner = server.url_as("noshi", "noshi");
+    let mut session = Session::new(&path, &[("PGHOST", &socket), ("PGUSER", "noshi"), ("DATABASE_URL", &owner)]);
+    for _ in 0..2 {
+        let out = session.run("ops/docs/upgrading.md", |_| false, Duration::from_secs(60)).await;
+        assert!(out.contains("applied") && !out.contains("pending"), "{out}");
+    }
     server.stop().await.unwrap();
 }
 

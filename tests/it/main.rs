@@ -20,6 +20,7 @@ mod dump;
 mod engine;
 mod examples;
 mod fleet;
+mod installation;
 mod lanes;
 mod mails;
 mod metrics;

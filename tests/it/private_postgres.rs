@@ -74,7 +74,7 @@ async fn databases_of_tests_are_copies_of_their_own() {
     one.pool.execute("create table mine (id int)").await.unwrap();
     assert!(other.pool.execute("select * from mine").await.is_err());
     assert_ne!(one.url, other.url);
-    one.pool.execute("select * from _sqlx_migrations").await.unwrap();
+    one.pool.execute("select * from noshi_migrations._sqlx_migrations").await.unwrap();
 }
 
 #[tokio::test]

@@ -84,10 +84,10 @@ async fn a_database_outage_makes_a_worker_unready_and_kills_it_not() {
 async fn a_schema_that_is_older_than_the_program_makes_it_unready() {
     let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
-    let newest = "select max(version) from _sqlx_migrations";
+    let newest = "select max(version) from noshi_migrations._sqlx_migrations";
     let newest: i64 = sqlx::query_scalar(newest).fetch_one(&fleet.pool).await.unwrap();
     let is = async |success: bool| {
-        let update = "update _sqlx_migrations set success = $1 where version = $2";
+        let update = "update noshi_migrations._sqlx_migrations set success = $1 where version = $2";
         sqlx::query(update).bind(success).bind(newest).execute(&fleet.pool).await.unwrap();
     };
     is(false).await;
@@ -97,7 +97,10 @@ async fn a_schema_that_is_older_than_the_program_makes_it_unready() {
     is(true).await;
     until_ready(&address, Ok(())).await;
     // Of a time before processes could see the list.
-    sqlx::query("revoke select on _sqlx_migrations from noshi_worker").execute(&fleet.pool).await.unwrap();
+    sqlx::query("revoke select on noshi_migrations._sqlx_migrations from noshi_worker")
+        .execute(&fleet.pool)
+        .await
+        .unwrap();
     until_ready(&address, Err("the schema is older than this program")).await;
     assert!(worker.stop().await.success());
 }

@@ -374,9 +374,9 @@ async fn migrations_are_told_apart() {
     let fleet = fleet(Terms::default()).await;
     run(
         &fleet.pool,
-        "delete from _sqlx_migrations where version = (select max(version) from _sqlx_migrations);
-         update _sqlx_migrations set checksum = '\\x00' where version = 2;
-         insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'of a newer version', true, '', 0)",
+        "delete from noshi_migrations._sqlx_migrations where version = (select max(version) from noshi_migrations._sqlx_migrations);
+         update noshi_migrations._sqlx_migrations set checksum = '\\x00' where version = 2;
+         insert into noshi_migrations._sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'of a newer version', true, '', 0)",
     )
     .await;
     let said = fleet.command(&["migrate", "status", "-o", "json"]).await;

@@ -17,13 +17,13 @@ const COLUMNS: &str = "select format('%I.%I', n.nspname, c.relname) as name, c.r
     has_schema_privilege($1, n.oid, 'usage') and has_column_privilege($1, c.oid, a.attnum, 'update') as \"update\",
     has_table_privilege($1, c.oid, 'delete') as \"delete\", has_table_privilege($1, c.oid, 'truncate') as \"truncate\"
 from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-where c.relkind in ('r', 'v') and n.nspname in ('noshi', 'noshi_sealed', 'public') order by 1, a.attnum";
+where c.relkind in ('r', 'v') and n.nspname in ('noshi', 'noshi_sealed', 'noshi_migrations', 'public') order by 1, a.attnum";
 
 const FUNCTIONS: &str = "select p.proname::text as bare, format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)) as name,
     format('select %I.%I(%s)', n.nspname, p.proname,
         (select string_agg('null::' || format_type(t, null), ', ' order by o) from unnest(p.proargtypes::oid[]) with ordinality as t(t, o))) as call,
     p.proisstrict as strict, has_function_privilege($1, p.oid, 'execute') as may
-from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('noshi', 'noshi_sealed', 'public') order by 2";
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('noshi', 'noshi_sealed', 'noshi_migrations', 'public') order by 2";
 
 const ACTS: [&str; 3] = ["select", "insert", "update"];
 

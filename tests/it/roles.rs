@@ -104,7 +104,6 @@ async fn refused(pool: &PgPool, sql: impl Into<String>) {
 /// What nobody may who is no owner.
 async fn refused_to_everybody(place: &Place, pool: &PgPool) {
     for sql in [
-        "create temporary table t ()",
         "create table noshi.t ()",
         "create table noshi_sealed.t ()",
         "create table public.t ()",

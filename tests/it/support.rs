@@ -63,8 +63,6 @@ async fn start() -> PrivatePostgres {
     let server = PrivatePostgres::start(settings).await.unwrap_or_else(|e| panic!("{e:#}"));
     server.create_database(TEMPLATE).await.expect("a database");
     // Migrated once; a database to which somebody is connected cannot be copied.
-    let mut connection = PgConnection::connect(&server.url(TEMPLATE)).await.expect("a connection to the template");
-    sqlx::migrate!("./migrations").run(&mut connection).await.expect("the migrations");
-    connection.close().await.expect("a closed connection");
+    noshi::store::migrate(&server.url(TEMPLATE)).await.expect("the migrations");
     server
 }

@@ -1,0 +1,300 @@
+//! Databases as hosts give them: owners called like our schema, other applications beside us, other session defaults, other encodings,
+//! and URLs that lead nowhere.
+
+use std::{process::Output, time::Instant};
+
+use noshi::private_postgres::PrivatePostgres;
+use serde_json::Value;
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr,
+    migrate::{Migration, MigrationType, Migrator},
+};
+use tokio::process::Command;
+
+use crate::support::server;
+
+/// The last migration of the build whose history was where the login's search path led.
+const BEFORE: i64 = 31;
+
+async fn noshi(url: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_noshi"));
+    command.args(arguments).env("DATABASE_URL", url).env_remove("NOSHI_CONFIG").env("NOSHI_LOG", "warn");
+    command.output().await.expect("noshi")
+}
+
+async fn well(url: &str, arguments: &[&str]) -> String {
+    let said = noshi(url, arguments).await;
+    assert!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8(said.stdout).unwrap()
+}
+
+async fn refused(url: &str, arguments: &[&str]) -> String {
+    let said = noshi(url, arguments).await;
+    assert!(!said.status.success(), "{arguments:?} went well: {}", String::from_utf8_lossy(&said.stdout));
+    String::from_utf8(said.stderr).unwrap()
+}
+
+async fn root(server: &PrivatePostgres, database: &str) -> PgConnection {
+    PgConnection::connect(&server.url(database)).await.expect("a superuser's connection")
+}
+
+async fn run(connection: &mut PgConnection, sql: &str) {
+    connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+async fn value<T>(connection: &mut PgConnection, sql: &str) -> T
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+{
+    let value = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).persistent(false).fetch_one(connection).await;
+    value.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// A database of a login that may make roles, as the pages say. Returns the login's URL.
+async fn given(owner: &str, database: &str) -> String {
+    let server = server().await;
+    let mut root = root(server, "postgres").await;
+    let make = format!(
+        "do $$ begin create role {owner} login createrole; exception when duplicate_object or unique_violation then null; end $$"
+    );
+    run(&mut root, &make).await;
+    run(&mut root, &format!("create database {database} owner {owner}")).await;
+    server.url_as(owner, database)
+}
+
+/// Every migration is there, nothing is to come, `doctor` says so too, and a further run changes nothing.
+async fn holds(url: &str) {
+    let status: Vec<Value> = serde_json::from_str(&well(url, &["migrate", "status", "-o", "json"]).await).unwrap();
+    let count = status.len();
+    assert!(count > 27 && status.iter().all(|line| line["status"] == "applied"), "{status:?}");
+    assert_eq!(well(url, &["migrate", "print"]).await.trim(), "");
+    let doctor = noshi(url, &["doctor", "-o", "json"]).await;
+    let found: Vec<Value> = serde_json::from_slice(&doctor.stdout).unwrap();
+    let migrations = found.iter().find(|it| it["what"] == "migrations").expect("a look at the migrations");
+    assert_eq!(migrations["health"], "good", "{migrations}");
+    well(url, &["migrate", "up"]).await;
+    let again: Vec<Value> = serde_json::from_str(&well(url, &["migrate", "status", "-o", "json"]).await).unwrap();
+    assert_eq!(again, status);
+}
+
+/// Histories of migrations, but for ours.
+async fn elsewhere(connection: &mut PgConnection) -> Vec<String> {
+    let tables = "select coalesce(array_agg(relnamespace::regnamespace::text order by 1), '{}') from pg_class
+        where relname = '_sqlx_migrations' and relnamespace <> 'noshi_migrations'::regnamespace";
+    value(connection, tables).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_of_any_name_migrates_again_and_again() {
+    for (owner, database) in [("noshi", "given_noshi"), ("app", "given_app"), ("noshi_sealed", "given_sealed")] {
+        let url = given(owner, database).await;
+        let unmigrated = well(&url, &["migrate", "status", "-o", "json"]).await;
+        assert!(unmigrated.contains("pending") && !unmigrated.contains("\"applied\""), "{unmigrated}");
+        // As `docker compose up` of several services does it.
+        let up = ["migrate", "up"];
+        let (one, other) = tokio::join!(noshi(&url, &up), noshi(&url, &up));
+        for said in [one, other] {
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        }
+        holds(&url).await;
+        let mut root = root(server().await, database).await;
+        assert!(elsewhere(&mut root).await.is_empty());
+    }
+}
+
+/// As the build before did it: in the first schema that the login's search path names and that exists.
+async fn as_before(url: &str) {
+    let before = Migrator::with_migrations(
+        noshi::store::MIGRATIONS.iter().filter(|migration| migration.version <= BEFORE).cloned().collect(),
+    );
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    before.run(&mut connection).await.expect("the migrations of the build before");
+}
+
+fn of_another_application() -> Migrator {
+    let migration = |version: i64, sql: &'static str| {
+        Migration::new(version, "theirs".into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(BEFORE + 1000, "create table public.theirs ()"),
+        migration(20_240_101_000_000, "create table public.also_theirs ()"),
+    ])
+}
+
+const THEIRS: &str =
+    "select string_agg(version || ' ' || encode(checksum, 'hex'), ',' order by version) from public._sqlx_migrations";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_the_build_before_is_adopted_wherever_it_is() {
+    for (owner, database, schema) in
+        [("noshi", "before_noshi", None), ("app", "before_app", None), ("app", "before_own_schema", Some("app"))]
+    {
+        let url = given(owner, database).await;
+        let mut root = root(server().await, database).await;
+        if let Some(schema) = schema {
+            run(&mut root, &format!("create schema {schema} authorization {owner}")).await;
+        }
+        as_before(&url).await;
+        if owner == "noshi" {
+            // What the second run of that build left.
+            let mut theirs = PgConnection::connect(&url).await.unwrap();
+            let stray = "create table noshi._sqlx_migrations (like public._sqlx_migrations)";
+            run(&mut theirs, stray).await;
+        }
+        well(&url, &["migrate", "up"]).await;
+        holds(&url).await;
+        // Workers of the build before still look where they did.
+        assert_eq!(elsewhere(&mut root).await, [schema.unwrap_or("public")]);
+        let kept = format!("select count(*) from {}._sqlx_migrations where success", schema.unwrap_or("public"));
+        let before = noshi::store::MIGRATIONS.iter().filter(|migration| migration.version <= BEFORE).count();
+        assert_eq!(value::<i64>(&mut root, &kept).await, i64::try_from(before).unwrap());
+        // A migration that reads otherwise than it was applied is still told.
+        run(&mut root, "update noshi_migrations._sqlx_migrations set checksum = '\\x00' where version = 2").await;
+        let said = refused(&url, &["migrate", "up"]).await;
+        assert!(said.contains("migration 2 "), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_application_with_the_same_library_is_left_alone_and_leaves_us_alone() {
+    let url = given("app", "shared_first").await;
+    let mut theirs = PgConnection::connect(&url).await.unwrap();
+    of_another_application().run(&mut theirs).await.expect("theirs come first");
+    let before: String = value(&mut theirs, THEIRS).await;
+    well(&url, &["migrate", "up"]).await;
+    holds(&url).await;
+    assert_eq!(value::<String>(&mut theirs, THEIRS).await, before);
+    of_another_application().run(&mut theirs).await.expect("theirs go on");
+
+    let url = given("noshi", "shared_second").await;
+    well(&url, &["migrate", "up"]).await;
+    let mut theirs = PgConnection::connect(&server().await.url("shared_second")).await.unwrap();
+    of_another_application().run(&mut theirs).await.expect("ours do not stand in their way");
+    holds(&url).await;
+    assert_eq!(value::<String>(&mut theirs, THEIRS).await, before);
+
+    // Both in one table, as a host with a search path of its own may have them.
+    let url = given("app", "shared_table").await;
+    as_before(&url).await;
+    let mut theirs = PgConnection::connect(&url).await.unwrap();
+    let mut tolerant = of_another_application();
+    tolerant.set_ignore_missing(true).run(&mut theirs).await.expect("theirs, beside ours");
+    let before: String = value(&mut theirs, THEIRS).await;
+    well(&url, &["migrate", "up"]).await;
+    holds(&url).await;
+    assert_eq!(value::<String>(&mut theirs, THEIRS).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_of_that_name_which_is_not_ours_is_told() {
+    let url = given("app", "taken").await;
+    run(&mut PgConnection::connect(&url).await.unwrap(), "create schema noshi").await;
+    let said = refused(&url, &["migrate", "up"]).await;
+    assert!(said.contains("there is a schema noshi already") && said.contains("nothing was changed"), "{said}");
+    let mut root = root(server().await, "taken").await;
+    assert!(value::<bool>(&mut root, "select to_regnamespace('noshi_migrations') is null").await);
+}
+
+/// Defaults that a host may have set for the database; each alone must not matter.
+const DEFAULTS: [&str; 18] = [
+    "search_path = ''",
+    "search_path = 'nowhere'",
+    "standard_conforming_strings = off",
+    "timezone = 'America/New_York'",
+    "datestyle = 'SQL, DMY'",
+    "intervalstyle = 'sql_standard'",
+    "bytea_output = 'escape'",
+    "default_transaction_isolation = 'serializable'",
+    "default_transaction_deferrable = on",
+    "transform_null_equals = on",
+    "array_nulls = off",
+    "extra_float_digits = 0",
+    "lock_timeout = '50ms'",
+    "statement_timeout = '700ms'",
+    "quote_all_identifiers = on",
+    "check_function_bodies = off",
+    "backslash_quote = off",
+    "client_min_messages = 'error'",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn defaults_of_another_taste_change_nothing() {
+    let url = given("noshi", "tasteful").await;
+    let server = server().await;
+    let mut root = root(server, "postgres").await;
+    for (n, default) in DEFAULTS.iter().enumerate() {
+        run(&mut root, &format!("alter database tasteful set {default}")).await;
+        // Each alone for what is made, all together for the last.
+        if n > 0 && !default.starts_with("search_path") {
+            continue;
+        }
+        well(&url, &["migrate", "up"]).await;
+    }
+    holds(&url).await;
+    // Whatever the producer's own session has.
+    let mut producer = PgConnection::connect(&server.url("tasteful")).await.unwrap();
+    run(&mut producer, "set role noshi_producer").await;
+    let ask = r#"select noshi.enqueue('gift_issuance', 'order/1', '{"grant": "order/1", "user": "u", "category": "digital", "value": {"amount": 500, "currency": "JPY"}}')"#;
+    for default in DEFAULTS {
+        run(&mut producer, &format!("set {default}")).await;
+        assert_eq!(value::<i64>(&mut producer, ask).await, 1, "{default}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_encoding_is_refused_before_anything_is_made() {
+    let server = server().await;
+    let mut root = root(server, "postgres").await;
+    for encoding in ["SQL_ASCII", "EUC_JP", "LATIN1", "EUC_KR", "WIN1252"] {
+        let name = format!("encoded_{}", encoding.to_lowercase());
+        run(&mut root, &format!("create database {name} encoding '{encoding}' locale 'C' template template0")).await;
+        let said = refused(&server.url(&name), &["migrate", "up"]).await;
+        assert!(said.contains(&format!("the database {name} has the encoding {encoding}")), "{said}");
+        let mut inside = PgConnection::connect(&server.url(&name)).await.unwrap();
+        let made = "select count(*) from pg_namespace where nspname like 'noshi%'";
+        assert_eq!(value::<i64>(&mut inside, made).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_tables_of_others_stay_theirs() {
+    let url = given("app", "shared_temporary").await;
+    well(&url, &["migrate", "up"]).await;
+    let server = server().await;
+    run(&mut root(server, "postgres").await, "create role app_web login").await;
+    let mut web = PgConnection::connect(&server.url_as("app_web", "shared_temporary")).await.unwrap();
+    run(&mut web, "create temporary table t (i int)").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_login_out_is_told_in_a_sentence_at_once() {
+    let url = given("app", "reached").await;
+    let server = server().await;
+    let mut root = root(server, "postgres").await;
+    for made in ["create role outsider login", "create database empty"] {
+        run(&mut root, made).await;
+    }
+    well(&url, &["migrate", "up"]).await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let socket = server.directory().display().to_string();
+    let cases = [
+        (server.url_as("outsider", "reached"), "the login outsider may not act as noshi_operator"),
+        (format!("postgres://app@127.0.0.1:{free}/reached"), "no PostgreSQL listens at 127.0.0.1"),
+        (format!("postgres://app@localhost:{free}/reached?host={socket}"), "no PostgreSQL listens at"),
+        (server.url_as("nobody_at_all", "reached"), "does not let the login nobody_at_all in"),
+        (server.url_as("app", "missing"), "has no database missing"),
+        (server.url("empty"), "the database empty has no schema of noshi: run `noshi migrate up`"),
+        ("mysql://app@localhost/reached".to_owned(), "DATABASE_URL is not a PostgreSQL URL"),
+        ("postgres://app@host name/reached".to_owned(), "DATABASE_URL is not a PostgreSQL URL"),
+    ];
+    for (url, expected) in cases {
+        for command in [["job", "list"], ["lane", "list"]] {
+            let begun = Instant::now();
+            let said = refused(&url, &command).await;
+            assert!(said.contains(expected), "{url}: {said}");
+            assert_eq!(said.trim().lines().count(), 1, "{said}");
+            assert!(said.matches("PostgreSQL").count() <= 2 && !said.contains("pool timed out"), "{said}");
+            assert!(begun.elapsed().as_secs_f64() < 2.5, "{url} took {:?}", begun.elapsed());
+        }
+    }
+}
