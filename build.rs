@@ -1,10 +1,10 @@
 //! The commit that this is built from, for `noshi --version`. A build without git, or from an archive, has none; a packager may name it in
-//! `NOSHI_COMMIT`.
+//! `BUILD_COMMIT`.
 
 use std::{env, process::Command};
 
 fn main() {
-    println!("cargo::rerun-if-env-changed=NOSHI_COMMIT");
+    println!("cargo::rerun-if-env-changed=BUILD_COMMIT");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=migrations");
     // Of a debug build the commit may be an earlier one: it is not worth a build after each commit.
@@ -15,9 +15,9 @@ fn main() {
             }
         }
     }
-    let named = env::var("NOSHI_COMMIT").ok().filter(|commit| !commit.trim().is_empty());
+    let named = env::var("BUILD_COMMIT").ok().filter(|commit| !commit.trim().is_empty());
     let commit = named.or_else(ours).unwrap_or_else(|| "commit not known".to_owned());
-    println!("cargo::rustc-env=NOSHI_BUILT_FROM={}", commit.trim());
+    println!("cargo::rustc-env=BUILT_FROM_COMMIT={}", commit.trim());
 }
 
 /// Only of a repository that is this package's own: it may lie in somebody else's.

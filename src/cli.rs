@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// The version, and the commit that it was built from.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("NOSHI_BUILT_FROM"), ")");
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM_COMMIT"), ")");
 /// Options that every command takes stand by themselves in its help.
 const EVERYWHERE: &str = "Options of every command";
 

@@ -103,7 +103,10 @@ fn unanswered(error: &sqlx::Error) -> String {
     if matches!(error, sqlx::Error::RowNotFound) {
         return "the database has no such row".to_owned();
     }
-    format!("the database's answer cannot be read: {error}")
+    if matches!(error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_)) {
+        return format!("the database's answer cannot be read; is its schema newer than this noshi? ({error})");
+    }
+    error.to_string()
 }
 
 #[cfg(test)]

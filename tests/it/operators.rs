@@ -107,7 +107,7 @@ async fn a_lane_is_lowered_by_an_operator_and_never_raised_above_its_settings() 
     assert_eq!(calls().await, Some(5));
     assert!(fleet.command(&["lane", "set", lane, "--as-declared", "--reason", "they are well"]).await.status.success());
     assert_eq!(calls().await, Some(declared));
-    says(&fleet, &["lane", "pause", "gift/nobody"], "there is no lane 'gift/nobody'").await;
+    says(&fleet, &["lane", "pause", "gift/nobody", "--reason", "a drill"], "there is no lane 'gift/nobody'").await;
     let audited = json(&fleet, &["audit", "list", "--target", "lane/gift/gift_on_demand"]).await;
     let acts: Vec<&str> = audited.as_array().unwrap().iter().filter_map(|act| act["act"].as_str()).collect();
     assert_eq!(acts, ["lane set", "lane set"], "what was refused is not on record: {audited}");

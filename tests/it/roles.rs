@@ -235,7 +235,7 @@ async fn an_operator_steers_lanes_and_writes_no_job() {
     let place = Place::open("operated").await;
     let url = place.url("operator").await;
     let fleet = issued(&place, place.url("worker").await).await;
-    let lane = |verb| noshi(&url, &["lane", verb, "gift/gift_on_demand"]);
+    let lane = |verb| noshi(&url, &["lane", verb, "gift/gift_on_demand", "--reason", "a drill"]);
     let list = || String::from_utf8_lossy(&noshi(&url, &["lane", "list"]).stdout).into_owned();
     let line = |list: String| list.lines().find(|line| line.starts_with("gift/gift_on_demand")).map(str::to_owned);
     assert!(line(list()).is_some_and(|line| line.contains(" open ")), "{}", list());
