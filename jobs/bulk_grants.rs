@@ -5,7 +5,7 @@
 //! | registering | register | – | repeat | – | retry → registering, cancel → refused |
 //! | announcing | announce | – | repeat | – | retry → announcing |
 //! | announced | – | – | repeat | – | – |
-//! | refused | – | – | repeat | – | rerun → registering |
+//! | refused | – | – | repeat | – | rerun → registering (not in doubt) |
 //!
 //! | at | answer | when | leads to |
 //! |---|---|---|---|
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ impl Job for BulkGrants {
     // Nothing is granted before the commit that grants everything.
     leaves_nothing_behind!();
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
         match (state, act) {
             (State::Registering | State::Announcing { .. }, Act::Retry) => Some(state.clone()),
             (State::Registering, Act::Cancel) => Some(State::Refused { why: Problem::BatchCancelled, detail: None }),
@@ -126,7 +126,9 @@ impl Job for BulkGrants {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }

@@ -2,11 +2,11 @@
 //!
 //! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
 //! |---|---|---|---|---|---|
-//! | preparing | prepare | – | repeat | – | retry → preparing, cancel → rejected |
-//! | sending | send | email/c | → waiting | – | retry → sending |
-//! | waiting | look_for_event | – | repeat | – | retry → preparing, inquire → waiting, attest_void → preparing, attest_done → accepted |
+//! | preparing | prepare | – | repeat | – | retry → preparing, cancel → rejected (not in doubt) |
+//! | sending | send | email/c | → waiting | – | retry → sending, in doubt → waiting, cancel → rejected (not in doubt) |
+//! | waiting | look_for_event | – | repeat | – | retry → preparing (not in doubt), inquire → waiting, attest_void → preparing, attest_done → accepted |
 //! | accepted | – | – | repeat | – | – |
-//! | rejected | – | – | repeat | – | rerun → preparing |
+//! | rejected | – | – | repeat | – | rerun → preparing (not in doubt) |
 //!
 //! | at | answer | when | leads to |
 //! |---|---|---|---|
@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Step, Terms, This, Unsure, leaves_nothing_behind},
+    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Unsure, leaves_nothing_behind},
 };
 
 /// Between two looks for an event.
@@ -214,14 +214,15 @@ impl Job for Email {
     // A message that went out cannot be taken back.
     leaves_nothing_behind!();
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, past: Past) -> Option<State> {
         let attested = || Some(State::Accepted { message: "attested".to_owned() });
         match (state, act) {
             (State::Preparing { .. } | State::Sending { .. }, Act::Retry) | (State::Waiting { .. }, Act::Inquire) => {
                 Some(state.clone())
             }
-            (State::Preparing { .. }, Act::Cancel) => {
-                Some(State::Rejected { why: Problem::BatchCancelled, detail: None })
+            // Never while an earlier send may have arrived: it would be told as not sent.
+            (State::Preparing { .. } | State::Sending { .. }, Act::Cancel) if past == Past::Clear => {
+                Some(State::Rejected { why: Problem::MailRevoked, detail: None })
             }
             // A person decides to send it once more, whatever became of the last.
             (State::Waiting { send_no, .. }, Act::Retry) => Some(State::Preparing { sends: *send_no }),
@@ -244,7 +245,9 @@ impl Job for Email {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }

@@ -3,11 +3,11 @@
 //! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
 //! |---|---|---|---|---|---|
 //! | routing | start_trade | – | repeat | – | retry → routing, cancel → rejected |
-//! | issuing | issue | gift/p | → inquiring | – | retry → issuing, inquire → inquiring, cancel → cancelling, attest_void → void |
+//! | issuing | issue | gift/p | → inquiring | – | retry → issuing, in doubt → inquiring, inquire → inquiring, cancel → rejected, in doubt → cancelling, attest_void → void |
 //! | inquiring | inquire | gift/p (reserved share) | repeat | – | inquire → inquiring, attest_void → void |
 //! | pending | inquire | gift/p (reserved share) | repeat | – | retry → pending, inquire → inquiring |
 //! | cancelling | cancel | gift/p (reserved share) | repeat, same id | – | retry → cancelling, inquire → pending, attest_void → void |
-//! | void | – | – | repeat | – | reissue → routing, reject → rejected |
+//! | void | – | – | repeat | – | reissue → routing (not in doubt), reject → rejected |
 //! | issued | – | – | repeat | – | cancel → cancelling |
 //! | rejected | – | – | repeat | – | – |
 //! | lapsed | – | – | repeat | – | – |
@@ -144,7 +144,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Step, Terms, This, Unsure, leaves_nothing_behind},
+    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Unsure, leaves_nothing_behind},
     money::Money,
     point_reversal,
 };
@@ -182,6 +182,11 @@ pub struct Args {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paid_by: Option<point_reversal::Args>,
 }
+
+/// A trade's end that rests on a person's evidence.
+pub const ATTESTED: &str = "attested";
+/// A trade that an operator ended before any call that may have had its effect.
+pub const REVOKED: &str = "revoked";
 
 /// How the grant ids of gifts begin that points are exchanged for. Only an exchange may ask for one; the database sees to it.
 pub const OF_EXCHANGE: &str = "exchange/";
@@ -451,12 +456,12 @@ impl Job for GiftIssuance {
     // A gift that may exist is never given up: every such place parks or inquires instead of failing.
     leaves_nothing_behind!(with facts);
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, past: Past) -> Option<State> {
         match (state, act) {
             (State::Routing { .. } | State::Pending { .. } | State::Cancelling { .. }, Act::Retry) => {
                 Some(state.clone())
             }
-            (State::Routing { .. }, Act::Cancel) => Some(State::Rejected { reason: "revoked".to_owned() }),
+            (State::Routing { .. }, Act::Cancel) => Some(State::Rejected { reason: REVOKED.to_owned() }),
             (State::Issuing { trade }, Act::Retry) if trade.contract.replay || !trade.contract.inquiry => {
                 Some(state.clone())
             }
@@ -472,6 +477,10 @@ impl Job for GiftIssuance {
                 State::Issuing { trade } | State::Inquiring { trade, .. } | State::Pending { trade, .. },
                 Act::Inquire,
             ) if trade.contract.inquiry => Some(State::inquiring(trade.clone())),
+            // Nothing was called, or each call was answered and bought nothing.
+            (State::Issuing { .. }, Act::Cancel) if past == Past::Clear => {
+                Some(State::Rejected { reason: REVOKED.to_owned() })
+            }
             (State::Issuing { trade }, Act::Cancel) if trade.contract.cancel => {
                 Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None })
             }
@@ -506,8 +515,40 @@ impl Job for GiftIssuance {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
+        }
+    }
+
+    fn recorded(from: &State, to: &State, act: Act) -> Vec<Fact> {
+        let void = |trade: &Trade, reason| vec![Fact::Voided { trade: trade.id.clone(), reason }];
+        match (from, to) {
+            (_, State::Void { trade, .. }) if act == Act::AttestVoid => void(trade, ATTESTED),
+            // Also of a trade that was attested by a version which did not record it: without that no other trade can follow it.
+            (State::Void { trade, .. }, State::Routing { .. } | State::Rejected { .. }) => void(trade, ATTESTED),
+            (State::Issuing { trade }, State::Rejected { .. }) => void(trade, REVOKED),
+            (
+                State::Routing { .. }
+                | State::Issuing { .. }
+                | State::Inquiring { .. }
+                | State::Pending { .. }
+                | State::Cancelling { .. }
+                | State::Void { .. }
+                | State::Issued { .. }
+                | State::Rejected { .. }
+                | State::Lapsed,
+                State::Routing { .. }
+                | State::Issuing { .. }
+                | State::Inquiring { .. }
+                | State::Pending { .. }
+                | State::Cancelling { .. }
+                | State::Void { .. }
+                | State::Issued { .. }
+                | State::Rejected { .. }
+                | State::Lapsed,
+            ) => vec![],
         }
     }
 
@@ -536,7 +577,8 @@ impl Job for GiftIssuance {
             }
             State::Void { .. } => Step::needs_operator("void", Problem::GiftVoid),
             State::Issued { trade, card } => Step::done("issued", State::Issued { trade, card }),
-            State::Rejected { reason } => fail(this, "rejected", State::Rejected { reason }, Problem::GiftRefused),
+            // Only an operator's act leads here; a provider's refusal ends the job at once.
+            State::Rejected { reason } => fail(this, "rejected", State::Rejected { reason }, Problem::GiftRevoked),
             State::Lapsed => fail(this, "lapsed", State::Lapsed, Problem::GrantLapsed),
         }
     }

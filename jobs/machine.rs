@@ -283,6 +283,90 @@ pub enum Act {
     Rerun,
     /// Keep what could not be taken back, as if the job had succeeded.
     Adopt,
+    /// End a row that nobody can read and that never began. No state leads there: the database sees to it, without a worker.
+    Dismiss,
+    /// A person has seen that the job is parked: no alert counts it any more, until it is parked anew. The job stays as it is.
+    Acknowledge,
+}
+
+/// What is known of the calls that were made for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// No call can have had an effect that is not recorded: none was made, or each was answered.
+    Clear,
+    /// A call was made, and whether it took effect is not known.
+    InDoubt,
+}
+
+impl Past {
+    pub const fn of(unsure: bool) -> Past {
+        if unsure { Past::InDoubt } else { Past::Clear }
+    }
+}
+
+/// Where an act leads: the job's state table, and above it what holds for every job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Lead<P> {
+    To(P),
+    /// The state table does not allow it here.
+    Nowhere,
+    /// It would call anew while it is not known what became of the last call: only evidence opens this way.
+    AttestFirst,
+}
+
+/// Where an act leads a job from this state.
+///
+/// While a job is in doubt nothing but a person's evidence lets it call anew: a retry goes where the doubt is resolved, or nowhere.
+pub fn lead<J: Job>(args: &J::Args, state: &J::State, act: Act, past: Past) -> Lead<J::State> {
+    match J::operator(state, act, past) {
+        None => Lead::Nowhere,
+        Some(next) => lawful::<J>(args, Some(state), next, act, past),
+    }
+}
+
+/// The same for a job that is being taken back.
+pub fn lead_unwinding<J: Job>(
+    args: &J::Args,
+    undo: &J::Undo,
+    act: Act,
+    past: Past,
+) -> Lead<Redirect<J::State, J::Undo>> {
+    match J::operator_unwinding(undo, act) {
+        None => Lead::Nowhere,
+        Some(Redirect::To(next)) => match lawful::<J>(args, None, next, act, past) {
+            Lead::To(next) => Lead::To(Redirect::To(next)),
+            Lead::Nowhere => Lead::Nowhere,
+            Lead::AttestFirst => Lead::AttestFirst,
+        },
+        // Taking back is the same call again, until it is answered.
+        Some(on @ (Redirect::Unwind(_) | Redirect::Undone)) => Lead::To(on),
+    }
+}
+
+fn lawful<J: Job>(args: &J::Args, from: Option<&J::State>, next: J::State, act: Act, past: Past) -> Lead<J::State> {
+    let attests = match act {
+        Act::AttestVoid | Act::AttestDone => true,
+        Act::Retry | Act::Inquire | Act::Cancel | Act::Reissue | Act::Reject => false,
+        Act::Rerun | Act::Adopt | Act::Dismiss | Act::Acknowledge => false,
+    };
+    if past == Past::Clear || attests {
+        return Lead::To(next);
+    }
+    // Elsewhere a retry is another call, whatever state stands before it.
+    let anew = match act {
+        Act::Retry => from != Some(&next),
+        Act::Reissue | Act::Rerun => true,
+        Act::Inquire | Act::Cancel | Act::AttestVoid | Act::Reject => false,
+        Act::AttestDone | Act::Adopt | Act::Dismiss | Act::Acknowledge => false,
+    };
+    if anew {
+        return Lead::AttestFirst;
+    }
+    match J::terms(args, &next).effect {
+        Effect::Write(_, Unsure::AskOperator(_)) => Lead::AttestFirst,
+        Effect::Write(_, Unsure::GoTo(elsewhere)) => Lead::To(elsewhere),
+        Effect::Write(_, Unsure::Repeat) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => Lead::To(next),
+    }
 }
 
 /// Where an operator's act leads a job that is being taken back.
@@ -297,7 +381,7 @@ pub enum Redirect<S, U> {
 }
 
 impl Act {
-    pub const ALL: [Act; 9] = [
+    pub const ALL: [Act; 11] = [
         Act::Retry,
         Act::Inquire,
         Act::Cancel,
@@ -307,6 +391,8 @@ impl Act {
         Act::AttestDone,
         Act::Rerun,
         Act::Adopt,
+        Act::Dismiss,
+        Act::Acknowledge,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -320,6 +406,8 @@ impl Act {
             Act::AttestDone => "attest_done",
             Act::Rerun => "rerun",
             Act::Adopt => "adopt",
+            Act::Dismiss => "dismiss",
+            Act::Acknowledge => "acknowledge",
         }
     }
 
@@ -355,8 +443,13 @@ pub trait Job: Sized + Send + Sync + 'static {
     fn terms(args: &Self::Args, state: &Self::State) -> Terms<Self::State>;
     /// What giving up *here* leaves to be taken back: compensation is a function of the place.
     fn leaves_behind(state: &Self::State) -> Option<Self::Undo>;
-    /// Where an operator's act leads from here; `None` where the act is not allowed.
-    fn operator(state: &Self::State, act: Act) -> Option<Self::State>;
+    /// Where an operator's act leads from here; `None` where the act is not allowed. Asked by [`lead`] alone, which adds what holds for
+    /// every job.
+    fn operator(state: &Self::State, act: Act, past: Past) -> Option<Self::State>;
+    /// What an act records beside the state that it leads to: a person's word about a call is a fact like an answer.
+    fn recorded(_from: &Self::State, _to: &Self::State, _act: Act) -> Vec<Self::Fact> {
+        vec![]
+    }
     /// The same for a job that is being taken back.
     fn operator_unwinding(undo: &Self::Undo, act: Act) -> Option<Redirect<Self::State, Self::Undo>>;
     /// At most one outside call.

@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|---|
 //! | using | use_points | – | repeat | – | retry → using, cancel → refused |
 //! | ordered | – | – | repeat | – | – |
-//! | refused | – | – | repeat | – | rerun → using |
+//! | refused | – | – | repeat | – | rerun → using (not in doubt) |
 //!
 //! | at | answer | when | leads to |
 //! |---|---|---|---|
@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request, gift_issuance,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit},
+    machine::{
+        Act, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
+    },
     money::Money,
     point_reversal,
 };
@@ -127,7 +129,7 @@ impl Job for PointExchange {
         }
     }
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
         match (state, act) {
             (State::Using, Act::Retry) | (State::Refused { .. }, Act::Rerun) => Some(State::Using),
             (State::Using, Act::Cancel) => Some(State::Refused { why: Problem::PointsRevoked, detail: None }),
@@ -141,7 +143,9 @@ impl Job for PointExchange {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }

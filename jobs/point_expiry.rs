@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
 };
 
 /// Where all lots left are in other hands.
@@ -99,7 +99,7 @@ impl Job for PointExpiry {
         }
     }
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
         match (state, act) {
             (State::Expiring { .. }, Act::Retry) => Some(state.clone()),
             (
@@ -112,7 +112,9 @@ impl Job for PointExpiry {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }

@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|---|
 //! | booking | grant | – | repeat | – | retry → booking, cancel → refused |
 //! | granted | – | – | repeat | – | – |
-//! | refused | – | – | repeat | – | rerun → booking |
+//! | refused | – | – | repeat | – | rerun → booking (not in doubt) |
 //!
 //! | at | answer | when | leads to |
 //! |---|---|---|---|
@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit},
+    machine::{
+        Act, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
+    },
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +115,7 @@ impl Job for PointGrant {
         }
     }
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
         match (state, act) {
             (State::Booking, Act::Retry) | (State::Refused { .. }, Act::Rerun) => Some(State::Booking),
             (State::Booking, Act::Cancel) => Some(State::Refused { why: Problem::PointsRevoked, detail: None }),
@@ -127,7 +129,9 @@ impl Job for PointGrant {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }

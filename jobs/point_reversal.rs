@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind},
+    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl Job for PointReversal {
         }
     }
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
         match (state, act) {
             (State::Returning, Act::Retry) => Some(State::Returning),
             (
@@ -96,7 +96,9 @@ impl Job for PointReversal {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind,
-    machine::{Act, Call, Effect, Job, Limits, Step, Terms, This, leaves_nothing_behind, texts_fit},
+    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind, texts_fit},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ impl Job for PointWithdrawal {
         }
     }
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
         match (state, act) {
             (State::Withdrawing, Act::Retry) => Some(State::Withdrawing),
             (
@@ -84,7 +84,9 @@ impl Job for PointWithdrawal {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }

@@ -3,8 +3,8 @@
 //! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
 //! |---|---|---|---|---|---|
 //! | stepping | – | – | repeat | – | retry → stepping |
-//! | calling | call | probe | → checking | – | retry → calling, inquire → checking |
-//! | checking | call | probe (reserved share) | repeat | – | retry → checking |
+//! | calling | call | probe | → checking | – | retry → calling, in doubt → checking, inquire → checking, attest_void → over (in doubt) |
+//! | checking | call | probe (reserved share) | repeat | – | retry → checking, attest_void → over (in doubt) |
 //! | tallying | tally | – | repeat | take_back | retry → tallying |
 //! | over | – | – | repeat | – | – |
 //!
@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request,
-    machine::{Act, Call, Effect, Job, Lane, Limits, Redirect, Step, Terms, This, Unsure, Unwind},
+    machine::{Act, Call, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unsure, Unwind},
 };
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -182,11 +182,14 @@ impl Job for Probe {
         }
     }
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, past: Past) -> Option<State> {
         match (state, act) {
             (State::Over, _) => None,
             (State::Calling { left, turn }, Act::Inquire) => Some(State::Checking { left: *left, turn: *turn }),
             (_, Act::Retry) => Some(state.clone()),
+            (State::Calling { .. } | State::Checking { .. }, Act::AttestVoid) if past == Past::InDoubt => {
+                Some(State::Over)
+            }
             (
                 _,
                 Act::Inquire
@@ -196,7 +199,9 @@ impl Job for Probe {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }

@@ -61,6 +61,8 @@ problems! {
     // Of gift issuance.
     GiftRefused = "gift_refused", "The provider refused the gift; no money moved. Correct the gift type or amount and grant anew.",
         "提携先がギフトの発券を断りました。代金は発生していません。";
+    GiftRevoked = "gift_revoked", "An operator ended it: no gift was delivered, and none will be. Grant anew if the user should have one.",
+        "運用担当者が取り消しました。ギフトは渡していません。";
     NoProvider = "no_provider", "No provider offers this gift in this amount; nothing was called.",
         "この金額のギフトを扱う提携先がありません。";
     GrantLapsed = "grant_lapsed", "The grant's validity passed before the gift was asked for; nothing was called.",
@@ -95,6 +97,10 @@ problems! {
     // Of store creation.
     StoreConflict = "store_conflict", "A store of this public id exists with other content; nothing was created. Ask the customer which is right.",
         "同じ公開IDの店舗が別の内容で登録されています。";
+    StoreRevoked = "store_revoked", "An operator cancelled it before a shop was made; nothing was created. Rerun it if that was a mistake.",
+        "店舗を作成する前に、運用担当者が取り消しました。何も作成していません。";
+    ShopAttestedVoid = "shop_attested_void", "An operator attested, with evidence, that no shop was created and none will be. Rerun creates it anew.",
+        "店舗が作成されていないことを運用担当者が確認しました。";
     ShopRefused = "shop_refused", "The organisation platform refused the shop; nothing is left there. Correct the row and submit a new file.",
         "組織基盤が店舗の作成を断りました。内容を修正してください。";
     OrganizationRefused = "organization_refused", "The organisation may not have this service; its batch is paused. Mend the organisation, then resume.",
@@ -112,6 +118,8 @@ problems! {
     // Of e-mail.
     MailRejected = "mail_rejected", "The mail service refused the message; it was not sent. The grant behind it stands. Correct and rerun.",
         "メールの送信が断られました。付与は有効です。";
+    MailRevoked = "mail_revoked", "An operator cancelled the mail before it was sent. The grant behind it stands. Rerun sends it.",
+        "送信の前に、運用担当者がメールを取り消しました。付与は有効です。";
     MailBounced = "mail_bounced", "The message was sent and came back; the address is suppressed. The grant behind it stands.",
         "メールが届きませんでした。付与は有効です。";
     AddressSuppressed = "address_suppressed", "The address bounced or complained before, so nothing was sent. The grant behind it stands.",

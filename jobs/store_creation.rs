@@ -3,13 +3,13 @@
 //! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
 //! |---|---|---|---|---|---|
 //! | checking | look_up | – | repeat | – | retry → checking, cancel → refused |
-//! | creating | create_shop | org-platform | repeat, same id | – | retry → creating, inquire → finding, attest_void → refused |
+//! | creating | create_shop | org-platform | repeat, same id | – | retry → creating, inquire → finding, cancel → refused (not in doubt), attest_void → refused |
 //! | finding | find_shop | org-platform (reserved share) | repeat | – | inquire → finding, attest_void → refused |
 //! | assigning | assign_service | org-platform | repeat, same id | delete_shop | retry → assigning |
 //! | registering | insert_store | – | repeat | delete_shop | retry → registering |
 //! | created | – | – | repeat | – | – |
 //! | skipped | – | – | repeat | – | – |
-//! | refused | – | – | repeat | – | rerun → checking |
+//! | refused | – | – | repeat | – | rerun → checking (not in doubt) |
 //!
 //! | at | answer | when | leads to |
 //! |---|---|---|---|
@@ -66,7 +66,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Redirect, Step, Terms, This, Unsure, Unwind},
+    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unsure, Unwind},
 };
 
 /// The rate budget of the platform, which fans each new shop out to systems of its own (R54).
@@ -296,7 +296,7 @@ impl Job for StoreCreation {
         }
     }
 
-    fn operator(state: &State, act: Act) -> Option<State> {
+    fn operator(state: &State, act: Act, past: Past) -> Option<State> {
         let again = |run: u16| State::Checking { run: run.saturating_add(1) };
         match (state, act) {
             (
@@ -305,13 +305,17 @@ impl Job for StoreCreation {
             )
             | (State::Finding { .. }, Act::Inquire) => Some(state.clone()),
             (State::Checking { run }, Act::Cancel) => {
-                Some(State::Refused { run: *run, why: Problem::BatchCancelled, detail: None })
+                Some(State::Refused { run: *run, why: Problem::StoreRevoked, detail: None })
+            }
+            // Nothing was called, or each call was answered and made nothing.
+            (State::Creating { attempt }, Act::Cancel) if past == Past::Clear => {
+                Some(State::Refused { run: attempt.run, why: Problem::StoreRevoked, detail: None })
             }
             (State::Creating { attempt }, Act::Inquire) => {
                 Some(State::Finding { attempt: attempt.clone(), not_found: 0 })
             }
             (State::Creating { attempt } | State::Finding { attempt, .. }, Act::AttestVoid) => {
-                Some(State::Refused { run: attempt.run, why: Problem::ShopUnresolved, detail: None })
+                Some(State::Refused { run: attempt.run, why: Problem::ShopAttestedVoid, detail: None })
             }
             (State::Refused { run, .. }, Act::Rerun) => Some(again(*run)),
             (
@@ -331,7 +335,9 @@ impl Job for StoreCreation {
                 | Act::Reject
                 | Act::AttestDone
                 | Act::Rerun
-                | Act::Adopt,
+                | Act::Adopt
+                | Act::Dismiss
+                | Act::Acknowledge,
             ) => None,
         }
     }
@@ -343,6 +349,7 @@ impl Job for StoreCreation {
             Act::Adopt => Some(Redirect::To(State::Registering { attempt: attempt.clone(), shop: shop.clone() })),
             Act::AttestVoid => Some(Redirect::Undone),
             Act::Inquire | Act::Cancel | Act::Reissue | Act::Reject | Act::AttestDone | Act::Rerun => None,
+            Act::Dismiss | Act::Acknowledge => None,
         }
     }
 

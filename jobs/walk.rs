@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Kind, Problem,
-    machine::{Act, Closing, Doubt, Job, Step, This, Transition, Unwind},
+    machine::{Act, Closing, Doubt, Effect, Job, Lead, Past, Step, This, Transition, Unsure, Unwind, lead},
 };
 
 mod bulk_grants;
@@ -109,7 +109,7 @@ fn table(columns: &[&str], rows: &[Row]) -> String {
 
 /// What each state does, where its doubt goes, and what an operator may do there.
 fn terms_table<J: Job>(states: &[(J::State, J::Args)]) -> String {
-    use crate::machine::{Effect, Unsure};
+    assert_no_act_calls_blindly::<J>(states);
     let mut out =
         "| at | effect | lane | a worker dies in it | giving up leaves | operator may |\n|---|---|---|---|---|---|\n"
             .to_owned();
@@ -127,14 +127,46 @@ fn terms_table<J: Job>(states: &[(J::State, J::Args)]) -> String {
             Effect::Write(_, Unsure::AskOperator(why)) => format!("ask ({})", why.code()),
         };
         let undo = J::leaves_behind(state).map_or("–".to_owned(), |undo| at(&undo));
-        let acts: Vec<String> = Act::ALL
-            .into_iter()
-            .filter_map(|act| J::operator(state, act).map(|next| format!("{} → {}", act.name(), at(&next))))
-            .collect();
+        let acts: Vec<String> = Act::ALL.into_iter().filter_map(|act| acted::<J>(args, state, act)).collect();
         let acts = if acts.is_empty() { "–".to_owned() } else { acts.join(", ") };
         out += &format!("| {} | {} | {lane} | {death} | {undo} | {acts} |\n", at(state), terms.effect.name());
     }
     out
+}
+
+/// Where an act leads; said apart where that depends on whether a call is in doubt.
+fn acted<J: Job>(args: &J::Args, state: &J::State, act: Act) -> Option<String> {
+    let to = |past| match lead::<J>(args, state, act, past) {
+        Lead::To(next) => Some(at(&next)),
+        Lead::Nowhere | Lead::AttestFirst => None,
+    };
+    let name = act.name();
+    match (to(Past::Clear), to(Past::InDoubt)) {
+        (None, None) => None,
+        (Some(clear), Some(doubt)) if clear == doubt => Some(format!("{name} → {clear}")),
+        (Some(clear), Some(doubt)) => Some(format!("{name} → {clear}, in doubt → {doubt}")),
+        (Some(clear), None) => Some(format!("{name} → {clear} (not in doubt)")),
+        (None, Some(doubt)) => Some(format!("{name} → {doubt} (in doubt)")),
+    }
+}
+
+/// Money: while it is not known what became of a call, no act but a person's evidence leads to another one that the far side would not
+/// know for the same. Asked for every state that a job can be in, whatever its own table says.
+fn assert_no_act_calls_blindly<J: Job>(states: &[(J::State, J::Args)]) {
+    for (state, args) in states {
+        for act in Act::ALL.into_iter().filter(|act| ![Act::AttestVoid, Act::AttestDone].contains(act)) {
+            let Lead::To(next) = lead::<J>(args, state, act, Past::InDoubt) else { continue };
+            let blind = match J::terms(args, &next).effect {
+                Effect::Write(_, Unsure::GoTo(_) | Unsure::AskOperator(_)) => true,
+                Effect::Write(_, Unsure::Repeat) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => false,
+            };
+            assert!(!blind, "{} at {}: {} calls again, in doubt", J::KIND.name(), at(state), act.name());
+            let starts_anew = [Act::Retry, Act::Reissue, Act::Rerun].contains(&act)
+                && next != *state
+                && !matches!(J::terms(args, state).effect, Effect::Write(_, Unsure::GoTo(ref inquiry)) if *inquiry == next);
+            assert!(!starts_anew, "{} at {}: {} starts anew, in doubt", J::KIND.name(), at(state), act.name());
+        }
+    }
 }
 
 /// The file opens with exactly these tables.

@@ -20,7 +20,7 @@ pub struct Explained {
 pub fn explain(job: &Seen) -> Explained {
     let may = match job.asked {
         Some(_) => vec![],
-        None => acts::allowed(&job.kind, job.state.as_ref(), job.undo.as_ref()),
+        None => acts::allowed(&job.stand()),
     };
     Explained {
         why: format!("{}.{}", why(job), doubt(job)),
@@ -55,7 +55,8 @@ fn why(job: &Seen) -> String {
         "completed" | "failed" | "cancelled" => over(job),
         "needs_operator" => {
             let code = job.code.as_deref().unwrap_or("no code");
-            format!("It is parked and waits for a person ({code}{})", detail(job))
+            let seen = if job.acknowledged { "; acknowledged, so no alert counts it" } else { "" };
+            format!("It is parked and waits for a person ({code}{}{seen})", detail(job))
         }
         "running" => format!(
             "It is in the hands of worker {} ({}), whose heartbeat was heard {} ago",
@@ -145,7 +146,7 @@ pub fn seconds(time: f64) -> String {
 
 /// Why an act is refused where the job stands, and what is allowed instead; `None` where it is allowed.
 pub fn refusal(job: &Seen, act: Act) -> Option<String> {
-    acts::refusal(&job.kind, &job.at, job.state.as_ref(), job.undo.as_ref(), act)
+    acts::refusal(&job.stand(), act)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use noshi_jobs::{
     Kind,
-    machine::{Act, Job, Redirect},
+    machine::{Act, Job, Lead as Way, Past, Redirect, lead as way, lead_unwinding},
     with_job,
 };
 use serde_json::Value;
@@ -57,15 +57,17 @@ pub fn choose(job: &Candidate, wanted: Option<Act>) -> Choice {
     if let Some(why) = hindrance(job) {
         return Choice::Refuse(why);
     }
-    let may = allowed(&job.kind, job.state.as_ref(), job.undo.as_ref());
+    let may = allowed(&job.stand());
     let fits = |act: Act| -> Option<(Act, Lead)> {
         let lead = may.contains(&act).then(|| leads(job, act)).flatten()?;
         // Without being told to, a re-drive retries only what goes on from where it stands.
         let harmless = match act {
             Act::Inquire => true,
-            Act::Retry => lead.stays || (wanted.is_some() && !job.unsure),
+            // Of a job in doubt the law of acts lets through only what resolves the doubt.
+            Act::Retry => lead.stays || wanted.is_some() || job.unsure,
             Act::Rerun => !job.unsure && job.status == "failed",
             Act::Cancel | Act::AttestVoid | Act::Reissue | Act::Reject | Act::AttestDone | Act::Adopt => false,
+            Act::Dismiss | Act::Acknowledge => false,
         };
         harmless.then_some((act, lead))
     };
@@ -99,7 +101,7 @@ fn refusal(job: &Candidate, wanted: Option<Act>, may: &[Act]) -> String {
             "{what} at `{at}` would send again, and it is in doubt whether the last call took effect: inquire first"
         );
     }
-    let table = |act| acts::refusal(&job.kind, at, job.state.as_ref(), job.undo.as_ref(), act);
+    let table = |act| acts::refusal(&job.stand(), act);
     if let Some(said) = wanted.and_then(table) {
         return said;
     }
@@ -128,12 +130,25 @@ fn lead<J: Job>(job: &Candidate, act: Act) -> Option<Lead> {
         serde_json::from_value(value.clone()).ok()
     }
     let args: J::Args = parse(&job.args)?;
-    let state: J::State = parse(job.state.as_ref()?)?;
+    let state: J::State = match &job.state {
+        Some(state) => parse(state)?,
+        None => J::start(&args).ok()?,
+    };
+    let past = Past::of(job.unsure);
     let forward =
         |next: &J::State| Lead { lane: J::terms(&args, next).lane.map(|lane| lane.name), stays: *next == state };
-    let Some(undo) = &job.undo else { return J::operator(&state, act).map(|next| forward(&next)) };
+    let Some(undo) = &job.undo else {
+        return match way::<J>(&args, &state, act, past) {
+            Way::To(next) => Some(forward(&next)),
+            Way::Nowhere | Way::AttestFirst => None,
+        };
+    };
     let undo: J::Undo = parse(undo)?;
-    Some(match J::operator_unwinding(&undo, act)? {
+    let redirect = match lead_unwinding::<J>(&args, &undo, act, past) {
+        Way::To(redirect) => redirect,
+        Way::Nowhere | Way::AttestFirst => return None,
+    };
+    Some(match redirect {
         Redirect::To(next) => forward(&next),
         Redirect::Unwind(next) => Lead { lane: J::undo_lane(&args, &next).map(|lane| lane.name), stays: next == undo },
         Redirect::Undone => Lead { lane: None, stays: false },
@@ -158,6 +173,8 @@ mod tests {
             state: Some(state),
             undo: None,
             unsure,
+            called: unsure,
+            acknowledged: false,
             asked: None,
             paused_batch: None,
         }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use noshi_jobs::{
     Problem,
-    machine::{Act, Doubt, Effect, Job, Lane, Redirect, Step, Terms, Transition, Unsure, Unwind},
+    machine::{
+        Act, Doubt, Effect, Job, Lane, Lead, Past, Redirect, Step, Terms, Transition, Unsure, Unwind, lead,
+        lead_unwinding,
+    },
 };
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -166,13 +169,32 @@ where
             Act::Retry | Act::Inquire | Act::Cancel | Act::Reissue | Act::Reject | Act::Rerun | Act::Adopt => {
                 Doubt::AsBefore
             }
+            // The database's own, which no worker is asked for.
+            Act::Dismiss | Act::Acknowledge => return None,
         };
-        let forward = |next: &J::State| released(self.next(next, act.name(), Duration::ZERO, doubt));
-        let Some(undo) = undo else { return J::operator(state, act).map(|next| forward(&next)) };
-        Some(match J::operator_unwinding(undo, act)? {
+        let past = Past::of(self.unsure);
+        let forward = |next: &J::State| {
+            let facts = J::recorded(state, next, act).into_iter().map(facts::Fact::from).collect();
+            Settlement { facts, ..released(self.next(next, act.name(), Duration::ZERO, doubt)) }
+        };
+        let Some(undo) = undo else {
+            return match lead::<J>(self.args, state, act, past) {
+                Lead::To(next) => Some(forward(&next)),
+                Lead::Nowhere | Lead::AttestFirst => None,
+            };
+        };
+        let redirect = match lead_unwinding::<J>(self.args, undo, act, past) {
+            Lead::To(redirect) => redirect,
+            Lead::Nowhere | Lead::AttestFirst => return None,
+        };
+        Some(match redirect {
             Redirect::To(next) => forward(&next),
             Redirect::Unwind(undo) => self.compensating(state, &undo, act.name(), Duration::ZERO, Progress::Advance),
-            Redirect::Undone => Settlement { status: Status::Failed, doubt, ..self.placed(state, "compensated", None) },
+            // The reason for which it was taken back stays with it.
+            Redirect::Undone => {
+                let code = self.claimed.code;
+                Settlement { status: Status::Failed, doubt, code, ..self.placed(state, "compensated", None) }
+            }
         })
     }
 

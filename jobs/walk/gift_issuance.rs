@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::{
-    Row, assert_drawn, at, cell, now,
+    Row, assert_drawn, assert_no_act_calls_blindly, at, cell, now,
     released::{Released, assert_released},
     table, terms_table, this,
 };
@@ -13,7 +13,7 @@ use crate::{
     gift_issuance::{
         AfterCancel, Args, Cancel, Contract, Fact, Gift, GiftIssuance, Inquiry, Issue, Start, State, Trade, World,
     },
-    machine::{Act, Call, Doubt, Job, This, Transition},
+    machine::{Act, Call, Doubt, Job, Past, This, Transition},
     money::{Currency, Money},
     point_reversal,
 };
@@ -420,12 +420,58 @@ fn past_the_horizon_nothing_is_sent() {
     }
 }
 
+/// Each contract that a provider may have, also that of one which can neither be asked nor told the same again.
+#[test]
+fn no_act_calls_blindly_under_any_contract() {
+    for bits in 0..8_u8 {
+        let [contract, ..] = contracts();
+        let contract = Contract { replay: bits & 1 > 0, inquiry: bits & 2 > 0, cancel: bits & 4 > 0, ..contract };
+        let states: Vec<_> = states(&contract).into_iter().map(|state| (state, args())).collect();
+        assert_no_act_calls_blindly::<GiftIssuance>(&states);
+    }
+}
+
+/// What was never called is ended at once, and its trade with it; what may have been called is taken back, or asked about.
+#[test]
+fn a_gift_that_was_never_called_is_cancelled_and_its_trade_is_void() {
+    for contract in contracts() {
+        let issuing = State::Issuing { trade: trade(&contract, 0) };
+        let Some(end) = GiftIssuance::operator(&issuing, Act::Cancel, Past::Clear) else {
+            panic!("it can be cancelled")
+        };
+        assert_eq!(end, State::Rejected { reason: "revoked".into() });
+        let void = Fact::Voided { trade: trade(&contract, 0).id, reason: "revoked" };
+        assert_eq!(GiftIssuance::recorded(&issuing, &end, Act::Cancel), [void]);
+        let step = now(GiftIssuance::step(&circumstances(""), end.clone(), &world()));
+        assert_eq!(step.transition, Transition::Fail(end, Problem::GiftRevoked));
+        let doubted = GiftIssuance::operator(&issuing, Act::Cancel, Past::InDoubt);
+        assert_eq!(doubted.is_some(), contract.cancel, "in doubt only the provider takes back: {doubted:?}");
+        assert!(!matches!(doubted, Some(State::Rejected { .. })));
+    }
+}
+
+/// A person's word about a trade is a fact, as an answer is: without it no other trade could follow.
+#[test]
+fn whatever_leads_to_another_generation_records_that_the_last_one_is_void() {
+    for contract in contracts() {
+        for state in states(&contract) {
+            for (act, past) in Act::ALL.into_iter().flat_map(|act| [(act, Past::Clear), (act, Past::InDoubt)]) {
+                let Some(next) = GiftIssuance::operator(&state, act, past) else { continue };
+                let voided = GiftIssuance::recorded(&state, &next, act);
+                let word = act == Act::AttestVoid || matches!(state, State::Void { .. });
+                let never_called = matches!((&state, &next), (State::Issuing { .. }, State::Rejected { .. }));
+                assert_eq!(voided.len(), usize::from(word || never_called), "{state:?} {act:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_new_generation_starts_only_from_a_proven_void() {
     for contract in contracts() {
         for state in states(&contract) {
             for act in Act::ALL {
-                if let Some(State::Routing { generation }) = GiftIssuance::operator(&state, act) {
+                if let Some(State::Routing { generation }) = GiftIssuance::operator(&state, act, Past::Clear) {
                     let void = matches!(state, State::Void { .. }) && act == Act::Reissue && generation == 1;
                     let same = state == State::Routing { generation };
                     assert!(void || same, "{state:?} {act:?}");
@@ -487,10 +533,10 @@ fn a_delivered_gift_is_never_issued_or_recorded_again() {
     let waiting = withdrawn(&both, Some(AfterCancel::Ask));
     let told = withdrawn(&both, None);
     for state in [&cancelling, &waiting, &told] {
-        let inquired = GiftIssuance::operator(state, Act::Inquire);
+        let inquired = GiftIssuance::operator(state, Act::Inquire, Past::InDoubt);
         assert_eq!(inquired.as_ref(), Some(&told), "{state:?}");
         let void = State::Void { trade: trade(&both, 0), then: AfterCancel::Ask };
-        assert_eq!(GiftIssuance::operator(state, Act::AttestVoid), Some(void), "{state:?}");
+        assert_eq!(GiftIssuance::operator(state, Act::AttestVoid, Past::InDoubt), Some(void), "{state:?}");
         for when in CIRCUMSTANCES {
             let worlds = inquiries().into_iter().map(|(_, inquiry)| Scripted { inquiry, ..world() });
             let worlds = worlds.chain(cancels().into_iter().map(|(_, cancel)| Scripted { cancel, ..world() }));

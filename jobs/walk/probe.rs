@@ -1,10 +1,10 @@
 use super::{
-    Row, assert_drawn, at, cell, now,
+    Row, assert_drawn, assert_no_act_calls_blindly, at, cell, now,
     released::{Released, assert_released},
     table, terms_table, this, unwound,
 };
 use crate::{
-    machine::{Call, Job},
+    machine::{Act, Call, Job, Lead, Past, lead},
     probe::{Answer, Args, OnDoubt, Probe, State, TakenBack, Tally, Undo, World},
 };
 
@@ -44,6 +44,27 @@ fn args(unsure: OnDoubt) -> Args {
 fn row(state: &State, answer: &str, world: &Scripted) -> Row {
     let cells = DOUBTS.map(|unsure| cell(&now(Probe::step(&this(args(unsure)), state.clone(), world)))).to_vec();
     Row { at: at(state), answer: answer.to_owned(), when: "", cells }
+}
+
+/// A probe's own table lets a retry call again, whatever its terms say of doubt: what holds for every job forbids it.
+#[test]
+fn a_retry_in_doubt_never_calls_again_where_nothing_can_be_known() {
+    for unsure in DOUBTS {
+        let args = args(unsure);
+        let calling = State::Calling { left: 2, turn: 0 };
+        let stands = [(calling.clone(), args.clone()), (State::Checking { left: 2, turn: 0 }, args.clone())];
+        assert_no_act_calls_blindly::<Probe>(&stands);
+        assert_eq!(Probe::operator(&calling, Act::Retry, Past::InDoubt), Some(calling.clone()));
+        let led = |past| lead::<Probe>(&args, &calling, Act::Retry, past);
+        assert_eq!(led(Past::Clear), Lead::To(calling.clone()));
+        let in_doubt = match unsure {
+            OnDoubt::Repeat => Lead::To(calling.clone()),
+            OnDoubt::GoTo => Lead::To(State::Checking { left: 2, turn: 1 }),
+            OnDoubt::Ask => Lead::AttestFirst,
+        };
+        assert_eq!(led(Past::InDoubt), in_doubt);
+        assert_eq!(lead::<Probe>(&args, &calling, Act::AttestVoid, Past::InDoubt), Lead::To(State::Over));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Problem,
-    machine::{Act, Call, Job, Redirect, This},
+    machine::{Act, Call, Job, Past, Redirect, This},
     store_creation::{Args, Assign, Attempt, Create, Delete, Find, Insert, LookUp, State, StoreCreation, Undo, World},
 };
 
@@ -195,7 +195,9 @@ fn what_is_taken_back_may_be_tried_again_adopted_or_attested() {
 #[test]
 fn each_run_asks_under_a_key_of_its_own() {
     let refused = State::Refused { run: 0, why: Problem::ShopRefused, detail: None };
-    let Some(checking) = StoreCreation::operator(&refused, Act::Rerun) else { panic!("a refused row may be rerun") };
+    let Some(checking) = StoreCreation::operator(&refused, Act::Rerun, Past::Clear) else {
+        panic!("a refused row may be rerun")
+    };
     let step = now(StoreCreation::step(&this(args()), checking, &world()));
     let attempt = Attempt { run: 1, key: "O-1/S-1/7/1".to_owned() };
     assert_eq!(step.transition, crate::machine::Transition::Advance(State::Creating { attempt }));

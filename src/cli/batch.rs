@@ -170,15 +170,29 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
             said(out, json!({"batch": act.batch, "is": "resumed"}), format!("batch {} goes on", act.batch))
         }
         BatchCommand::Cancel(act) => {
-            let ended = batches::cancel(&open(&act.database).await?, act.batch, &act.reason).await?;
-            let sentence =
-                format!("batch {} is cancelled; {ended} rows that were waiting as jobs ended with it", act.batch);
+            let pool = open(&act.database).await?;
+            let ended = batches::cancel(&pool, act.batch, &act.reason).await?;
+            let after = batches::progress(&pool, Some(act.batch), 1).await?;
+            let goes_on = after.first().map_or(0, |after| after.open + after.needs_operator);
+            let sentence = format!(
+                "batch {} is cancelled; {ended} rows that were waiting as jobs ended with it, never called; {goes_on} rows had begun and go on to their end",
+                act.batch
+            );
             said(out, json!({"batch": act.batch, "is": "cancelled", "ended": ended}), sentence)
         }
         BatchCommand::Rerun(act) => {
-            let jobs = batches::rerun(&open(&act.database).await?, act.batch, &act.reason).await?;
-            let sentence = format!("{jobs} failed jobs of batch {} run again", act.batch);
-            said(out, json!({"batch": act.batch, "rerun": jobs}), sentence)
+            let pool = open(&act.database).await?;
+            let jobs = batches::rerun(&pool, act.batch, &act.reason).await?;
+            let refused = batches::not_rerun(&pool, act.batch).await?;
+            let mut sentence = format!("{jobs} failed jobs of batch {} are asked to run again", act.batch);
+            for left in &refused {
+                let (kind, code) = (&left.kind, left.code.as_deref().unwrap_or("no code"));
+                sentence += &format!(
+                    "\n{} stay failed: {kind} ({code}) has no rerun in its state table; grant anew, under a new id",
+                    left.jobs
+                );
+            }
+            said(out, json!({"batch": act.batch, "rerun": jobs, "refused": refused}), sentence)
         }
         BatchCommand::Cap(args) => cap(out, args).await,
         BatchCommand::Report(args) => report(settings, args).await,

@@ -31,6 +31,11 @@ pub enum JobCommand {
     Cancel(JobAct),
     /// Asks the partner what became of the call; buys nothing by itself.
     Inquire(JobAct),
+    /// Ends a row that nobody can read and that never began; never a job in doubt.
+    Dismiss(JobAct),
+    /// Says that you have seen a parked job: no alert counts it until it is parked anew. It stays as it is.
+    #[command(visible_alias = "ack")]
+    Acknowledge(JobAct),
     /// A person's decision, with evidence.
     Resolve(JobResolve),
 }
@@ -130,6 +135,8 @@ pub async fn run(out: Out, command: JobCommand) -> anyhow::Result<()> {
         JobCommand::Retry(args) => act(out, &args, Act::Retry).await,
         JobCommand::Cancel(args) => act(out, &args, Act::Cancel).await,
         JobCommand::Inquire(args) => act(out, &args, Act::Inquire).await,
+        JobCommand::Dismiss(args) => act(out, &args, Act::Dismiss).await,
+        JobCommand::Acknowledge(args) => act(out, &args, Act::Acknowledge).await,
         JobCommand::Resolve(args) => act(out, &args.act, args.r#as.act()).await,
     }
 }
@@ -322,7 +329,27 @@ async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
         bail!("{why}");
     }
     operate::ask(&pool, job.id, job.step, act, &args.reason).await?;
-    out.one(&Asked { job: job.id, asked: act.name() }, |asked| {
-        format!("job {} was asked to {}; `noshi job show {}` tells what came of it", asked.job, asked.asked, asked.job)
+    out.one(&Asked { job: job.id, asked: act.name() }, |asked| match act {
+        Act::Dismiss => format!("job {} is dismissed: nothing was called for it, and nothing will be", asked.job),
+        Act::Acknowledge => {
+            format!(
+                "job {} is acknowledged: it stays where it is, and no alert counts it until it is parked anew",
+                asked.job
+            )
+        }
+        Act::Retry
+        | Act::Inquire
+        | Act::Cancel
+        | Act::AttestVoid
+        | Act::Reissue
+        | Act::Reject
+        | Act::AttestDone
+        | Act::Rerun
+        | Act::Adopt => {
+            format!(
+                "job {} was asked to {}; `noshi job show {}` tells what came of it",
+                asked.job, asked.asked, asked.job
+            )
+        }
     })
 }

@@ -60,8 +60,9 @@ metrics! {
     Gauge Process noshi_build_info ["version"] "1.";
     Gauge Fleet noshi_figures_age_seconds [] "Since the figures of the fleet were taken.";
     Gauge Fleet noshi_open_jobs ["kind", "status"] "Open jobs, by status.";
-    Gauge Fleet noshi_parked_jobs ["code"] "Jobs that wait for a person, by problem code.";
+    Gauge Fleet noshi_parked_jobs ["code"] "Jobs that wait for a person and that nobody has acknowledged, by problem code.";
     Gauge Fleet noshi_parked_oldest_seconds ["code"] "How long the first of them has been waiting.";
+    Gauge Fleet noshi_parked_acknowledged_jobs ["code"] "Jobs that wait for a person and that somebody has acknowledged: no alert counts them.";
     Gauge Fleet noshi_compensation_stuck_jobs [] "Jobs whose taking back has been failing for an hour.";
     Gauge Fleet noshi_in_doubt_jobs [] "Jobs with a call whose outcome is not known.";
     Gauge Fleet noshi_in_doubt_oldest_seconds [] "Age of the oldest doubt that is being inquired; those that wait for a person are told by their codes.";

@@ -10,6 +10,7 @@ use serde_json::{Value, value::RawValue};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row, types::Json};
 
 use super::{operate::newest_first, seconds, settle::Status};
+use crate::acts::Stand;
 
 /// A job as producers and operators see it: no codes, no addresses.
 #[derive(Debug, Clone, Serialize, JsonSchema, FromRow)]
@@ -45,13 +46,35 @@ pub struct Job {
     pub state: Option<Value>,
     #[serde(skip)]
     pub undo: Option<Value>,
+    #[serde(skip)]
+    pub called: bool,
+    /// It is parked, and an operator has said that they saw it: no alert counts it.
+    pub acknowledged: bool,
+}
+
+impl Job {
+    /// As acts look at it.
+    pub fn stand(&self) -> Stand<'_> {
+        Stand {
+            kind: &self.kind,
+            at: &self.at,
+            args: &self.args,
+            state: self.state.as_ref(),
+            undo: self.undo.as_ref(),
+            status: &self.status,
+            unsure: self.in_doubt,
+            called: self.called,
+            acknowledged: self.acknowledged,
+        }
+    }
 }
 
 macro_rules! job_columns {
     ($rest:literal) => {
         concat!(
             "select id as job, kind, key as id, status::text, at, undo is not null as unwinding, unsure as in_doubt, outcome, code, detail, lane, step, asked,
-    batch, created_at, case when isfinite(run_at) then run_at end as run_at, finished_at, args, state, undo from noshi.job ",
+    batch, created_at, case when isfinite(run_at) then run_at end as run_at, finished_at, args, state, undo,
+    called_at is not null as called, acknowledged is not distinct from step as acknowledged from noshi.job ",
             $rest
         )
     };

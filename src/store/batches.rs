@@ -164,6 +164,21 @@ pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, ActEr
     call(pool, async |c| sqlx::query_scalar(RERUN).bind(batch).bind(reason).fetch_one(c).await).await
 }
 
+/// Failed jobs of a batch that cannot be run again.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct NotRerun {
+    pub kind: String,
+    pub code: Option<String>,
+    pub jobs: i64,
+}
+
+/// What a rerun leaves failed: its state table has no way back from there.
+pub async fn not_rerun(pool: &PgPool, batch: i64) -> Result<Vec<NotRerun>, sqlx::Error> {
+    const NOT_RERUN: &str = "select kind, code, count(*) as jobs from noshi.job
+where batch = $1 and status = 'failed' and asked is null and not noshi.reruns(kind) group by kind, code order by kind, code";
+    sqlx::query_as(NOT_RERUN).bind(batch).fetch_all(pool).await
+}
+
 /// A batch, and how far it is.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct Progress {
@@ -316,8 +331,10 @@ join noshi.batch_row r on r.batch = b.id and r.row_no > $2 where b.id = $1 order
 
 /// The follow-up jobs of one page of rows: their mails, and their issuances where the batch says so; or their points.
 pub async fn announce(connection: &mut PgConnection, batch: i64, after: i32) -> Result<Announce, sqlx::Error> {
-    if batch_is_paused(connection, batch).await? {
-        return Ok(Announce::Paused);
+    match stands(connection, batch).await?.as_deref() {
+        None => {}
+        Some("cancelled") => return Ok(Announce::NothingLeft),
+        Some(_) => return Ok(Announce::Paused),
     }
     take_time(connection).await?;
     let page = sqlx::query(NEXT_PAGE).bind(batch).bind(after).bind(PAGE).fetch_all(&mut *connection).await?;
@@ -362,6 +379,12 @@ fn announcement(batch: i64, row_no: i32, args: &gift_issuance::Args) -> email::A
         recipient: format!("{batch}/{row_no}"),
         params,
     }
+}
+
+/// Why no more rows may be announced: `paused` or `cancelled`. Held until the transaction ends, so that none come after it.
+async fn stands(connection: &mut PgConnection, batch: i64) -> Result<Option<String>, sqlx::Error> {
+    const STANDS: &str = "select noshi.batch_stands($1)";
+    sqlx::query_scalar(STANDS).bind(batch).fetch_one(connection).await
 }
 
 /// Whether this batch is paused.

@@ -46,7 +46,9 @@ struct Outcome<'a> {
 }
 
 const OUTCOMES: &str = "insert into noshi.gift_outcome (trade, outcome, card, reason)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])";
+select o.* from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as o(trade, outcome, card, reason)
+-- A person's word adds nothing to an end that is recorded already.
+where coalesce(o.reason <> all($5), true) or not exists (select from noshi.gift_outcome g where g.trade = o.trade and g.outcome = o.outcome)";
 
 const CODES: &str = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
 select 'gift_code', * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])";
@@ -99,6 +101,7 @@ async fn insert_gifts(connection: &mut PgConnection, facts: &[(i64, &gift_issuan
         .bind(outcomes.iter().map(|o| o.outcome).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| o.card).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| o.reason).collect::<Vec<_>>())
+        .bind([gift_issuance::ATTESTED, gift_issuance::REVOKED].as_slice())
         .execute(&mut *connection)
         .await?;
     if codes.is_empty() {

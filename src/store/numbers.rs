@@ -90,13 +90,17 @@ async fn open_jobs(connection: &mut PgConnection, figures: &mut Vec<Figure>) -> 
 }
 
 async fn parked(connection: &mut PgConnection, figures: &mut Vec<Figure>) -> Result<(), sqlx::Error> {
-    const PARKED: &str = "select coalesce(code, ''), count(*)::float8, coalesce(max(extract(epoch from clock_timestamp() - entered_at)), 0)::float8
+    const PARKED: &str = "select coalesce(code, ''), count(*) filter (where acknowledged is distinct from step)::float8,
+    coalesce(max(extract(epoch from clock_timestamp() - entered_at)) filter (where acknowledged is distinct from step), 0)::float8,
+    count(*) filter (where acknowledged = step)::float8
 from noshi.job where status = 'needs_operator' group by 1";
-    let parked: Vec<(String, f64, f64)> = sqlx::query_as(PARKED).fetch_all(connection).await?;
+    let parked: Vec<(String, f64, f64, f64)> = sqlx::query_as(PARKED).fetch_all(connection).await?;
     for code in Problem::ALL.iter().map(|problem| problem.code()) {
-        let (jobs, oldest) = parked.iter().find(|(of, ..)| of == code).map_or((0.0, 0.0), |(_, n, age)| (*n, *age));
+        let of_code = parked.iter().find(|(of, ..)| of == code);
+        let (jobs, oldest, seen) = of_code.map_or((0.0, 0.0, 0.0), |(_, n, age, seen)| (*n, *age, *seen));
         figures.push(figure("noshi_parked_jobs", labels([("code", code)]), jobs));
         figures.push(figure("noshi_parked_oldest_seconds", labels([("code", code)]), oldest));
+        figures.push(figure("noshi_parked_acknowledged_jobs", labels([("code", code)]), seen));
     }
     Ok(())
 }

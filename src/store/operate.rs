@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::{PgPool, Postgres, QueryBuilder};
 
 use super::{ActError, settle::Status};
+use crate::acts::Stand;
 
 /// A job as an operator sees it: no codes, no addresses. Intervals are in seconds.
 #[derive(Debug, Clone, Default, Serialize, sqlx::FromRow)]
@@ -48,6 +49,25 @@ pub struct Seen {
     pub lane_closed_for: Option<f64>,
     /// Workers that are alive.
     pub workers: i64,
+    /// It is parked, and an operator has said that they saw it.
+    pub acknowledged: bool,
+}
+
+impl Seen {
+    /// As acts look at it.
+    pub fn stand(&self) -> Stand<'_> {
+        Stand {
+            kind: &self.kind,
+            at: &self.at,
+            args: &self.args,
+            state: self.state.as_ref(),
+            undo: self.undo.as_ref(),
+            status: &self.status,
+            unsure: self.unsure,
+            called: self.called_at.is_some(),
+            acknowledged: self.acknowledged,
+        }
+    }
 }
 
 macro_rules! look_sql {
@@ -58,7 +78,7 @@ macro_rules! look_sql {
     extract(epoch from c.now - j.created_at)::float8 as age, extract(epoch from c.now - j.entered_at)::float8 as in_state,
     least(extract(epoch from j.run_at - c.now), 1e9)::float8 as due_in,
     w.id as worker, w.name as worker_name, extract(epoch from c.now - w.seen_at)::float8 as worker_silent,
-    l.name is not null as lane_known, coalesce(l.paused, false) as lane_paused,
+    j.acknowledged is not distinct from j.step as acknowledged, l.name is not null as lane_known, coalesce(l.paused, false) as lane_paused,
     case when l.paused then (select a.who from noshi.audit a where a.target = 'lane/' || l.name and a.act = 'lane pause' order by a.id desc limit 1) end
         as lane_paused_by,
     l.closed_code as lane_closed_code,

@@ -9,6 +9,7 @@ use serde_json::Value;
 use sqlx::{PgPool, Postgres, Row, Transaction, postgres::PgRow, types::Json};
 
 use super::{ActError, seconds, take_time};
+use crate::acts::Stand;
 
 /// Jobs in one plan.
 pub const MOST: usize = 100_000;
@@ -52,9 +53,28 @@ pub struct Candidate {
     pub state: Option<Value>,
     pub undo: Option<Value>,
     pub unsure: bool,
+    pub called: bool,
+    pub acknowledged: bool,
     pub asked: Option<String>,
     /// The batch that it came with, where that is paused.
     pub paused_batch: Option<i64>,
+}
+
+impl Candidate {
+    /// As acts look at it.
+    pub fn stand(&self) -> Stand<'_> {
+        Stand {
+            kind: &self.kind,
+            at: &self.at,
+            args: &self.args,
+            state: self.state.as_ref(),
+            undo: self.undo.as_ref(),
+            status: &self.status,
+            unsure: self.unsure,
+            called: self.called,
+            acknowledged: self.acknowledged,
+        }
+    }
 }
 
 /// What a plan does with one job.
@@ -67,7 +87,7 @@ pub enum Choice {
 macro_rules! select {
     ($which:literal) => {
         concat!(
-            "select j.id, j.kind, j.key, j.step, j.status::text, j.at, j.args, j.state, j.undo, j.unsure, j.asked, b.id as paused_batch
+            "select j.id, j.kind, j.key, j.step, j.status::text, j.at, j.args, j.state, j.undo, j.unsure, j.called_at is not null as called, j.acknowledged is not distinct from j.step as acknowledged, j.asked, b.id as paused_batch
 from noshi.job j left join noshi.batch b on b.id = j.batch and b.paused_at is not null where ",
             $which,
             " order by j.id limit $1"
@@ -119,6 +139,8 @@ pub async fn select(
             state: row.try_get("state")?,
             undo: row.try_get("undo")?,
             unsure: row.try_get("unsure")?,
+            called: row.try_get("called")?,
+            acknowledged: row.try_get("acknowledged")?,
             asked: row.try_get("asked")?,
             paused_batch: row.try_get("paused_batch")?,
         })

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The names under which a person's act may stand in the journal: they alone move a job that had come to rest.
-const ACTS: [&str; 3] = ["asked", "declined", "cancelled"];
+const ACTS: [&str; 5] = ["asked", "declined", "cancelled", "dismissed", "acknowledged"];
 
 /// States in which gift issuance ends.
 const GIFT_ENDS: [&str; 3] = ["issued", "rejected", "lapsed"];

@@ -16,6 +16,7 @@ mod doctor;
 mod documented;
 mod drill;
 mod dump;
+mod ended;
 mod engine;
 mod examples;
 mod fleet;

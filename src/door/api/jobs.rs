@@ -274,7 +274,7 @@ pub async fn show(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let job = find(&mut transaction, &call).await?;
     let journal = api::journal(&mut transaction, job.job, JOURNAL).await?;
     transaction.commit().await?;
-    let may = names(&acts::allowed(&job.kind, job.state.as_ref(), job.undo.as_ref()));
+    let may = names(&acts::allowed(&job.stand()));
     Ok(answer(StatusCode::OK, &Shown { job, may, journal }))
 }
 
@@ -308,8 +308,8 @@ pub async fn act(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let mut transaction = desk.begin(&call).await?;
     let job = find(&mut transaction, &call).await?;
     transaction.commit().await?;
-    if let Some(why) = acts::refusal(&job.kind, &job.at, job.state.as_ref(), job.undo.as_ref(), known) {
-        let may = names(&acts::allowed(&job.kind, job.state.as_ref(), job.undo.as_ref()));
+    if let Some(why) = acts::refusal(&job.stand(), known) {
+        let may = names(&acts::allowed(&job.stand()));
         return Err(Refusal::conflict(format!("{why}.")).with("allowed", may));
     }
     operate::ask(&*desk.pool_of(&call).await?, job.job, step, known, &reason).await?;
