@@ -164,7 +164,7 @@ async fn what_nobody_can_read_is_acknowledged_and_dismissed() {
         assert!(!done && said.contains("you may: dismiss"), "{said}");
         does(&fleet, &["job", "dismiss", &name, "--reason", "a typo of the producer"]).await;
         assert_eq!(stands(&fleet.pool, job).await.0, "cancelled");
-        let audited = "select count(*) from noshi.audit where act = 'job dismiss' and target = 'job/' || $1 and reason = 'a typo of the producer'";
+        let audited = "select count(*) from noshi.audit where act = 'job dismiss' and target = 'job/' || $1::bigint and reason = 'a typo of the producer'";
         assert_eq!(sqlx::query_scalar::<_, i64>(audited).bind(job).fetch_one(&fleet.pool).await.unwrap(), 1);
     }
     figures(0.0, 0.0).await;
@@ -188,8 +188,8 @@ async fn a_released_batch_is_cancelled_and_what_has_begun_goes_on() {
         insert into noshi.batch (kind, mode, digest, file, submitted_by, rows, validated_at, released_at, registered_at, mails, issues)
         values ('grants', 'all_or_nothing', sha256('f'), 'f', 'sato', 6, now(), now(), now(), false, true) returning id),
     r as (
-        insert into noshi.batch_row (batch, row_no, line, key, user_id, amount, currency, args)
-        select b.id, n, n + 1, 'row-' || n, 'u', 500, 'JPY', jsonb_build_object('grant', 'row-' || n, 'user', 'u',
+        insert into noshi.batch_row (batch, row_no, line, key, args)
+        select b.id, n, n + 1, 'row-' || n, jsonb_build_object('grant', 'row-' || n, 'user', 'u',
             'category', case n when 6 then 'amazon' else 'digital' end, 'value', jsonb_build_object('amount', 500, 'currency', 'JPY'))
         from b, generate_series(1, 6) n returning batch, row_no, key, args)
     insert into noshi.job (kind, key, fingerprint, args, batch, row_no)

@@ -74,7 +74,12 @@ fn expected() -> BTreeSet<String> {
     all.insert(format!("noshi_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")));
     all.extend(["idle", "used"].map(|state| format!("noshi_pool_connections{{state=\"{state}\"}}")));
     for code in Problem::ALL.iter().map(|problem| problem.code()) {
-        for name in ["noshi_problems_total", "noshi_parked_jobs", "noshi_parked_oldest_seconds"] {
+        for name in [
+            "noshi_problems_total",
+            "noshi_parked_jobs",
+            "noshi_parked_oldest_seconds",
+            "noshi_parked_acknowledged_jobs",
+        ] {
             all.insert(format!("{name}{{code=\"{code}\"}}"));
         }
     }
