@@ -303,7 +303,7 @@ fn the_bytes_speak_against_the_encoding_that_was_named() {
         let checked = check(FileKind::Grants, encoding, bytes, &gifts()).unwrap();
         checked.faults.into_iter().map(|fault| fault.sentence).collect::<Vec<_>>().join("; ")
     };
-    let plain = |rest: &[u8]| [&rest[..], b"\n"].concat();
+    let plain = |rest: &[u8]| [rest, b"\n"].concat();
     for (bytes, encoding, said) in [
         (&*euc_jp, Encoding::Utf8, "EUC-JP"),
         (&*euc_jp, Encoding::ShiftJis, "EUC-JP"),
