@@ -75,7 +75,7 @@ async fn began(engine: &Engine, name: &str, slots: usize) {
         worker = engine.worker,
         name,
         version = env!("CARGO_PKG_VERSION"),
-        commit = env!("NOSHI_BUILT_FROM"),
+        commit = env!("BUILT_FROM_COMMIT"),
         database,
         server,
         partners = named.join(", "),
