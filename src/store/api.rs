@@ -123,6 +123,7 @@ pub async fn jobs(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<
 
 /// A line of a job's journal.
 #[derive(Debug, Clone, Serialize, JsonSchema, FromRow)]
+#[schemars(rename = "JobEvent")]
 pub struct Event {
     pub happened_at: DateTime<Utc>,
     pub event: String,

@@ -34,6 +34,7 @@ pub struct PointEntry {
 
 /// Points that expire together.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize, JsonSchema)]
+#[schemars(rename = "ExpiringPoints")]
 pub struct Expiring {
     pub expires_at: DateTime<Utc>,
     pub area: Option<String>,

@@ -35,6 +35,7 @@ const PIECE: usize = 64 * 1024;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "FileKind")]
 enum Kind {
     #[default]
     Grants,
@@ -301,6 +302,7 @@ pub struct Release {}
 /// Why; for the journal and the audit.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Reason")]
 pub struct Why {
     reason: String,
 }

@@ -51,6 +51,7 @@ pub struct Reveal {
 
 /// A gift, opened. Show it to its user and keep it nowhere.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RevealedGift")]
 pub struct Shown {
     grant: String,
     provider: String,

@@ -237,6 +237,7 @@ pub struct Listing {
 }
 
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "JobPage")]
 pub struct Listed {
     jobs: Vec<Job>,
     /// There may be more; `null`: that was all.
@@ -264,6 +265,7 @@ pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
 }
 
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "JobDetail")]
 pub struct Shown {
     #[serde(flatten)]
     job: Job,

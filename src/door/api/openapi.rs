@@ -7,7 +7,12 @@ use axum::{
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
+use noshi_jobs::{Kind, machine::Act};
+
 use super::routes::{ROUTES, Route, Takes};
+use crate::store::settle::Status;
+
+mod polish;
 
 /// What every route with a token may answer, and why.
 const PROBLEMS: [(&str, &str); 9] = [
@@ -45,20 +50,55 @@ pub fn document() -> Value {
     }
     let mut schemas = generator.take_definitions(true);
     schemas.insert("Problem".to_owned(), problem());
-    json!({
+    let mut document = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "noshi",
             "version": "1",
             "description": "Jobs, batches and gifts. An id of a job is percent-encoded in a path. ops/http.md has more.",
-            "license": {"name": "MIT OR Apache-2.0"},
+            "contact": {"name": "Whoever operates this noshi"},
+            "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
+        "servers": [{"url": "http://127.0.0.1:8080", "description": "Where `noshi api run` listens unless it is told otherwise."}],
+        "tags": tags(),
         "paths": paths,
         "components": {
             "schemas": schemas,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Made by `noshi token create`."}},
         },
-    })
+    });
+    let sets = polish::Sets {
+        kinds: Kind::ALL.map(Kind::name).to_vec(),
+        statuses: Status::ALL.map(Status::name).to_vec(),
+        acts: Act::ALL.map(Act::name).to_vec(),
+    };
+    polish::polish(&mut document, &sets);
+    document
+}
+
+/// What a route is about: the first part of its path.
+fn tag(route: &Route) -> &'static str {
+    route.path.trim_start_matches("/v1/").split('/').find(|part| !part.is_empty()).unwrap_or_default()
+}
+
+fn tags() -> Vec<Value> {
+    let mut names: Vec<&str> = vec![];
+    for name in ROUTES.iter().map(tag) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.into_iter().map(|name| json!({"name": name, "description": format!("What is below `{name}`.")})).collect()
+}
+
+/// Such as `get_jobs_by_kind_by_id`.
+fn operation_id(route: &Route) -> String {
+    let parts = route.path.trim_start_matches("/v1/").split('/').filter(|part| !part.is_empty());
+    let words = parts.map(|part| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
+        Some(name) => format!("by_{name}"),
+        None => part.replace('.', "_"),
+    });
+    std::iter::once(route.method.name().to_lowercase()).chain(words).collect::<Vec<_>>().join("_")
 }
 
 fn problem() -> Value {
@@ -88,10 +128,12 @@ fn problem() -> Value {
 }
 
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
-    let id = route.path.trim_start_matches("/v1/").replace(['/', '{', '}', '.'], "_");
     let mut operation = json!({
-        "operationId": format!("{}_{id}", route.method.name().to_lowercase()),
+        "operationId": operation_id(route),
         "summary": route.summary,
+        "description": "Needs no token.",
+        "tags": [tag(route)],
+        "security": [],
     });
     let mut parameters: Vec<Value> = route
         .path
@@ -147,8 +189,9 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     };
     let mut responses = json!({status.to_string(): {"description": "Done.", "content": content}});
     let of_bodies = if route.takes.media_type().is_some() { &OF_BODIES[..] } else { &[] };
-    let problems = if route.scope.is_some() { &PROBLEMS[..] } else { &[] };
-    for (status, why) in problems.iter().chain(of_bodies) {
+    let of_all = || PROBLEMS.iter().filter(|(status, _)| *status == "429");
+    let problems: Vec<_> = if route.scope.is_some() { PROBLEMS.iter().collect() } else { of_all().collect() };
+    for (status, why) in problems.into_iter().chain(of_bodies) {
         let schema = json!({"$ref": "#/components/schemas/Problem"});
         responses[*status] = json!({"description": why, "content": {"application/problem+json": {"schema": schema}}});
     }

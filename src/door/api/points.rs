@@ -20,6 +20,7 @@ pub struct When {
 
 /// What a user owns.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "UserPoints")]
 pub struct Owned {
     user: String,
     balance: i64,
@@ -47,6 +48,7 @@ pub struct Page {
 }
 
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PointHistory")]
 pub struct History {
     /// The newest first.
     entries: Vec<PointEntry>,

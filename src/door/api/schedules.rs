@@ -8,6 +8,7 @@ use super::{Call, Desk, answer, refusal::Refusal};
 use crate::store::schedules::{self, Schedule};
 
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ScheduleDetail")]
 pub struct Shown {
     /// on, paused or stuck.
     state: &'static str,
