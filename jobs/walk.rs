@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Kind, Problem,
-    machine::{Act, Closing, Doubt, Effect, Job, Lead, Past, Step, This, Transition, Unsure, Unwind, lead},
+    machine::{Act, Doubt, Effect, Job, Lead, Past, Step, This, Transition, Unsure, Unwind, lead},
 };
 
 mod bulk_grants;

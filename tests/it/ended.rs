@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use noshi::simulator::{Fault, Op, Provider};
+use noshi::store::PgPool;
 use serde_json::json;
-use sqlx::PgPool;
 
 use crate::{
     fleet::{Fleet, Terms, fleet},

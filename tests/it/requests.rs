@@ -441,7 +441,7 @@ async fn an_amount_is_what_it_is_worth() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kinds_are_asked_for_by_those_who_may() {
     let db = database().await;
-    let refused = async |pool: &sqlx::PgPool, sql: &'static str| {
+    let refused = async |pool: &noshi::store::PgPool, sql: &'static str| {
         let error = sqlx::query(sql).execute(pool).await.expect_err(sql);
         let error = error.as_database_error().expect("an answer");
         (error.code().unwrap_or_default().into_owned(), error.message().to_owned())
@@ -453,7 +453,7 @@ async fn kinds_are_asked_for_by_those_who_may() {
     let create = format!("create role {login} login in role noshi_producer");
     sqlx::query(sqlx::AssertSqlSafe(create)).execute(&db.pool).await.expect("a login");
     let url = db.url.replacen("//postgres@", &format!("//{login}@"), 1);
-    let shop = sqlx::PgPool::connect(&url).await.expect("a session");
+    let shop = noshi::store::PgPool::connect(&url).await.expect("a session");
     let (code, said) = refused(&shop, "select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 1}')").await;
     assert_eq!(code, "NS403");
     assert!(said.contains("not for producers"), "{said}");
