@@ -65,7 +65,7 @@ pub async fn set_retention(
     every: Option<Duration>,
     reason: &str,
 ) -> Result<(), ActError> {
-    const SET: &str = "select noshi.set_retention($1::interval, $2::interval, $3::interval, $4)";
+    const SET: &str = "select noshi.set_retention(justify_hours($1::interval), justify_hours($2::interval), justify_hours($3::interval), $4)";
     sqlx::query(SET).bind(jobs_for).bind(stories_for).bind(every).bind(reason).execute(pool).await?;
     Ok(())
 }

@@ -287,7 +287,7 @@ async fn a_failover_that_lost_nothing_puts_nothing_in_doubt_that_was_not_claimed
         scene.pair.follow(Follows::Synchronously).await;
         scene.ask("backlog", backlog).await;
         let workers = scene.workers();
-        until("gifts are bought and others wait for their call", Duration::from_secs(60), async || {
+        until("gifts are bought and others wait for their call", Duration::from_secs(180), async || {
             scene.bought().len() > 60
                 && scene.count("select count(*) from noshi.job where at = 'issuing' and status = 'available'").await
                     > 100

@@ -271,14 +271,14 @@ async fn what_keeps_a_login_out_is_told_in_a_sentence_at_once() {
     let url = given("app", "reached").await;
     let server = server().await;
     let mut root = root(server, "postgres").await;
-    for made in ["create role outsider login", "create database empty"] {
+    for made in ["create role uninvited login", "create database empty"] {
         run(&mut root, made).await;
     }
     well(&url, &["migrate", "up"]).await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let socket = server.directory().display().to_string();
     let cases = [
-        (server.url_as("outsider", "reached"), "the login outsider may not act as noshi_operator"),
+        (server.url_as("uninvited", "reached"), "the login uninvited may not act as noshi_operator"),
         (format!("postgres://app@127.0.0.1:{free}/reached"), "no PostgreSQL listens at 127.0.0.1"),
         (format!("postgres://app@localhost:{free}/reached?host={socket}"), "no PostgreSQL listens at"),
         (server.url_as("nobody_at_all", "reached"), "does not let the login nobody_at_all in"),

@@ -148,7 +148,8 @@ async fn an_api_says_that_it_is_going_before_it_stops_to_listen() {
     api.door.signal(Signal::TERM);
     until_ready(&address, Err("stopping")).await;
     // As usual, to callers old and new.
-    let job = json!({"kind": "probe", "id": "late", "args": {"id": "late", "steps": 1}});
+    let job = json!({"kind": "gift_issuance", "id": "late", "args": {"grant": "late", "user": "u", "category": "digital",
+        "value": {"amount": 500, "currency": "JPY"}}});
     assert_eq!(api.post("/v1/jobs", &token, &job).await.0, 200);
     let end = tokio::time::timeout(Duration::from_secs(20), api.door.child.wait()).await.expect("it ends").unwrap();
     assert!(end.success() && told.elapsed() >= Duration::from_secs(3), "{end} after {:?}", told.elapsed());

@@ -183,8 +183,15 @@ async fn a_second_signal_ends_at_once_and_the_doubt_is_resolved() {
         std::fs::read_to_string(&first.log).unwrap_or_default().contains("no more claims")
     })
     .await;
-    first.signal(Signal::TERM);
-    let end = tokio::time::timeout(Duration::from_secs(2), first.child.wait()).await.expect("it ends at once").unwrap();
+    // Signals within a second of the first are the first, sent twice; the one after that is meant.
+    let heard = std::time::Instant::now();
+    let end = loop {
+        first.signal(Signal::TERM);
+        match tokio::time::timeout(Duration::from_millis(200), first.child.wait()).await {
+            Ok(end) => break end.unwrap(),
+            Err(_) => assert!(heard.elapsed() < Duration::from_secs(3), "it ends at once"),
+        }
+    };
     assert_eq!(end.code(), Some(130));
     fleet.declare_all_dead().await;
     let _second = fleet.worker("second", &[], &[]);
