@@ -6,12 +6,11 @@ set role noshi_owner;
 -- The step at which somebody said that they saw the job parked. Every settle makes a step: what is parked anew is not acknowledged.
 alter table noshi.job add column acknowledged integer;
 
--- The kinds that some version of the fleet can run; a test compares them with the program's.
-create function noshi.known_kind(p_kind text) returns boolean language sql immutable parallel safe
-set search_path = pg_catalog, pg_temp
+-- Whether some version of the fleet can run it: the kinds that may be asked for.
+create function noshi.known_kind(p_kind text) returns boolean language sql stable parallel safe
+set search_path = noshi, pg_temp
 as $$
-    select p_kind in ('bulk_grants', 'email', 'gift_issuance', 'point_exchange', 'point_expiry', 'point_grant', 'point_reversal', 'point_withdrawal',
-                      'probe', 'store_creation')
+    select exists (select from kind k where k.name = p_kind)
 $$;
 
 -- A row that nobody can read and that never began, or a probe's: it may be ended, since nothing was called for it and it owes nobody

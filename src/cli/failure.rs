@@ -29,8 +29,14 @@ pub fn tell_usage(error: &clap::Error, out: Out) -> u8 {
         Out::Table => _ = error.print(),
         Out::Json => {
             let text = error.render().to_string();
-            let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
-            terminal::tell(&(json!({"error": first, "status": status}).to_string() + "\n"));
+            let mut parts = text.split("\n\n").map(str::trim);
+            let first = parts.next().unwrap_or_default().trim_start_matches("error: ").trim();
+            let mut document = json!({"error": first, "status": status});
+            // What else may have been meant.
+            if let Some(tip) = parts.find_map(|part| part.strip_prefix("tip: ")) {
+                document["hint"] = tip.into();
+            }
+            terminal::tell(&(document.to_string() + "\n"));
         }
     }
     status

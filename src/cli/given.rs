@@ -2,6 +2,8 @@
 
 use clap::{ArgMatches, Command, error::ErrorKind, parser::ValueSource};
 
+use crate::text;
+
 /// Refuses what was given and is blank: `--reason "$WHY"` or `lane pause "$LANE"` where the variable is not set.
 pub fn check(command: &mut Command, matches: &ArgMatches) -> Result<(), clap::Error> {
     command.build();
@@ -38,12 +40,7 @@ fn check_below(command: &Command, matches: &ArgMatches) -> Result<(), clap::Erro
 
 /// Nothing that a reader would see.
 pub fn is_blank(text: &str) -> bool {
-    let unseen = |c: char| {
-        c.is_whitespace()
-            || c.is_control()
-            || matches!(c, '\u{ad}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{2800}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}')
-    };
-    text.chars().all(unseen)
+    text.chars().all(|c| c.is_whitespace() || text::is_unseen(c))
 }
 
 #[cfg(test)]
@@ -52,7 +49,7 @@ mod tests {
 
     #[test]
     fn what_nobody_sees_is_blank() {
-        for blank in ["", " ", "\t\n", "\u{3000}", "\u{200b}", "\u{feff} ", "\u{3164}"] {
+        for blank in ["", " ", "\t\n", "\u{3000}", "\u{200b}", "\u{feff} ", "\u{3164}", "\u{e0041}\u{fe0f}"] {
             assert!(is_blank(blank), "{blank:?}");
         }
         assert!(!is_blank("理由") && !is_blank(" x "));

@@ -761,9 +761,11 @@ async fn nothing_that_is_sent_makes_the_process_fail_or_grow() {
         "{garbage} {headers}"
     );
     let many = json!({"kind": "gift_issuance", "jobs": (0..10_000).map(|n| {
-        let mut args = gift(&format!("m{n}"), 5);
-        args["user"] = json!("u".repeat(600));
-        json!({"id": format!("m{n}"), "args": args})
+        // As large as its ids may be.
+        let id = format!("{n:0100}");
+        let mut args = gift(&id, 5);
+        (args["user"], args["area"]) = (json!("u".repeat(100)), json!("a".repeat(100)));
+        json!({"id": id, "args": args})
     }).collect::<Vec<_>>()});
     for answer in join_all((0..4).map(|_| api.post("/v1/jobs/many", &token, &many))).await {
         assert!(matches!(answer.0, 200 | 429), "{answer:?}");

@@ -436,7 +436,7 @@ async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
         .unwrap();
     let report = String::from_utf8(desk.command(&["batch", "report", "1"]).await.stdout).unwrap();
     let mut lines = report.lines();
-    assert_eq!(lines.next(), Some("organization_id,public_id,name,line,result,outcome,reason_ja,reason,mail"));
+    assert_eq!(lines.next(), Some("\u{feff}organization_id,public_id,name,line,result,outcome,reason_ja,reason,mail"));
     let first = lines.next().unwrap();
     assert!(first.starts_with("org-1,s-1,'=cmd(),2,failed,refused,組織基盤が店舗の作成を断りました。"), "{first}");
     assert!(first.contains("(bad_name)"), "{first}");
@@ -476,8 +476,9 @@ async fn rows_that_a_file_could_not_hold_are_refused_whoever_stages_them() {
         let batch: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(receive)).fetch_one(&desk.sato).await.unwrap();
         for (row, (key, grant, amount)) in rows.iter().enumerate() {
             let row = row + 1;
-            let args =
-                format!(r#"{{"grant": "{grant}", "user": "u", "value": {{"amount": {amount}, "currency": "JPY"}}}}"#);
+            let args = format!(
+                r#"{{"grant": "{grant}", "user": "u", "category": "c", "value": {{"amount": {amount}, "currency": "JPY"}}}}"#
+            );
             let insert = format!(
                 "insert into noshi.batch_row (batch, row_no, line, key, args) values ({batch}, {row}, {row}, '{key}', '{args}')"
             );
@@ -523,7 +524,7 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
     let (approved, said) = approve(fewer.to_str().unwrap(), "read").await;
     assert!(!approved && said.contains("batch 1 has 120 rows, and this file 119"), "{said}");
     let (approved, said) = approve(good.to_str().unwrap(), " ").await;
-    assert!(!approved && said.contains("an approval needs a reason"), "{said}");
+    assert!(!approved && said.contains("--reason is empty"), "{said}");
     let nothing = "select noshi.approve_batch(1, null, 'x')";
     assert!(desk.suzuki.execute(nothing).await.unwrap_err().to_string().contains("the digest is not that of batch"));
     assert!(approve(good.to_str().unwrap(), "read").await.0);
@@ -538,7 +539,7 @@ async fn what_another_file_left_behind_is_not_gone_on_with() {
     let forged = format!(
         "select noshi.receive_batch('grants', 'all_or_nothing', '\\x{digest}', 'f', 'utf-8', 'summer', true, false);
          insert into noshi.batch_row (batch, row_no, line, key, args) values (1, 1, 2, 'G-0',
-            '{{\"grant\": \"G-0\", \"user\": \"U-0\", \"value\": {{\"amount\": 900, \"currency\": \"JPY\"}}}}')"
+            '{{\"grant\": \"G-0\", \"user\": \"U-0\", \"category\": \"c\", \"value\": {{\"amount\": 900, \"currency\": \"JPY\"}}}}')"
     );
     desk.sato.execute(sqlx::AssertSqlSafe(forged)).await.unwrap();
     let error = sentence(desk.submit(&desk.sato, &rows(0, 10)).await.unwrap_err());

@@ -1,8 +1,9 @@
 //! One definition of what may be asked for, in files, HTTP and SQL. `NOSHI_REDRAW=1` draws the database's part of it anew, into the newest
 //! migration that has it: one that was released is never edited, so a change begins with a copy of those lines in a new migration.
 
-use std::fmt::Write;
+use std::{collections::HashSet, fmt::Write};
 
+use icu_normalizer::properties::{CanonicalCombiningClassMapBorrowed, CanonicalDecompositionBorrowed, Decomposed};
 use noshi::{
     requests::{self, Field, Holds, Presence},
     store::{self, Role},
@@ -52,7 +53,7 @@ as $$
         when octet_length($1) > $2 then format('this has %s bytes; at most %s fit', octet_length($1), $2)
         when $1 collate "C" ~ '^[{spaces}]|[{spaces}]$' then 'this begins or ends with a space'
         when $1 collate "C" ~ '[{unseen}]' then format('this holds a character that cannot be seen, U+%s; ids hold no control characters, and none that cannot be seen or that mean nothing',
-            lpad(upper(to_hex(ascii(substring($1 collate "C" from '[{unseen}]')))), 4, '0'))
+            (select lpad(h, greatest(4, length(h)), '0') from upper(to_hex(ascii(substring($1 collate "C" from '[{unseen}]')))) h))
         when $1 is not nfc normalized then 'this is not in the composed form (Unicode NFC), so that two ids would look alike; write it composed'
         when $1 in ('.', '..') then 'an id is not . or ..: this cannot be part of an address' end
 $$;
@@ -62,7 +63,7 @@ as $$
     select case
         when octet_length($1) > $2 then format('this has %s bytes; at most %s fit', octet_length($1), $2)
         when $1 collate "C" ~ '[{unfit}]' then format('this holds a control character, such as a tab, or one that no text may hold: U+%s',
-            lpad(upper(to_hex(ascii(substring($1 collate "C" from '[{unfit}]')))), 4, '0'))
+            (select lpad(h, greatest(4, length(h)), '0') from upper(to_hex(ascii(substring($1 collate "C" from '[{unfit}]')))) h))
         when $1 collate "C" !~ '[^ {unseen}]' then 'this must not be empty' end
 $$;
 -- The first fault of a job's arguments, as `field: sentence`; null where there is none, or where the kind reads them itself.
@@ -78,16 +79,120 @@ begin
     for kind in Kind::ALL {
         let Some(fields) = requests::fields(kind) else { continue };
         let _ = writeln!(out, "        when '{}' then case", kind.name());
+        if kind == Kind::GiftIssuance {
+            out.push_str("            when starts_with(p_args ->> 'grant', 'exchange/') and not pg_has_role(session_user, 'noshi_worker', 'member') then 'args.grant: an id that begins with exchange/ belongs to an exchange of points; use another'\n");
+        }
         draw_object(&mut out, fields, "p_args", "");
-        match kind.name() {
-            "gift_issuance" => out.push_str("            when starts_with(p_args ->> 'grant', 'exchange/') and not pg_has_role(session_user, 'noshi_worker', 'member') then 'args.grant: ids that begin with exchange/ belong to exchanges of points; use another'\n"),
-            "point_grant" => out.push_str("            when strpos(p_args ->> 'benefit', ':') > 0 then 'args.benefit: this must not contain a colon'\n"),
-            _ => {}
+        if kind == Kind::PointGrant {
+            out.push_str("            when strpos(p_args ->> 'benefit', ':') > 0 then 'args.benefit: this must not contain a colon'\n");
         }
         out.push_str("            end\n");
     }
     out.push_str("        end;\nend $$;\n");
+    out + &usual()
+}
+
+/// Characters that are seen, stand by themselves, and compose with nothing: those of ASCII, and the usual ones of Japanese. As a bracket
+/// has them; the first of a word is no point.
+const SEEN: &str = "!-~\\u3005\\u3041-\\u3096\\u30a1-\\u30fa\\u30fc\\u4e00-\\u9fff\\uff01-\\uff5e";
+const BEGINS: &str = "!#--/-~\\u3005\\u3041-\\u3096\\u30a1-\\u30fa\\u30fc\\u4e00-\\u9fff\\uff01-\\uff5e";
+
+/// What is good at one look, by few and cheap steps: an expression over many fields would be slower than they are. What it does not know is
+/// not refused, but looked at field by field.
+fn usual() -> String {
+    let longest = requests::LONGEST_KEY;
+    let mut out = format!(
+        r#"-- Whether a request is good at one look; what is not, may be good too. The texts of a request are looked at as one, each with a space
+-- before it: so none is empty, and none begins or ends with a space.
+create function noshi.is_usual(p_kind text, p_key text, p_args jsonb) returns boolean language sql immutable parallel safe
+as $$
+    select octet_length($2) <= {longest} and ' ' || $2 collate "C" ~ '^(?: [{BEGINS}][{SEEN}]*)+$' and case $1
+"#
+    );
+    for kind in Kind::ALL {
+        let name = kind.name();
+        let Some(fields) = requests::fields(kind) else {
+            let _ = writeln!(
+                out,
+                "        when '{name}' then jsonb_typeof($3) = 'object' and octet_length($3::text) <= 65536 and strpos($3::text, '.') = 0"
+            );
+            continue;
+        };
+        let mut steps = vec!["jsonb_typeof($3) = 'object'".to_owned()];
+        usual_object(&mut steps, fields, "$3");
+        if kind == Kind::GiftIssuance {
+            steps.push("not starts_with($3 ->> 'grant', 'exchange/')".to_owned());
+        } else if kind == Kind::PointGrant {
+            steps.push("strpos($3 ->> 'benefit', ':') = 0".to_owned());
+        }
+        let _ = writeln!(out, "        when '{name}' then {}", steps.join("\n            and "));
+    }
+    out.push_str("        else false end\n$$;\n");
     out
+}
+
+fn usual_object(steps: &mut Vec<String>, fields: &[Field], object: &str) {
+    let mut texts = vec![];
+    for Field { name, presence, holds } in fields {
+        let (json, text) = (format!("{object} -> '{name}'"), format!("{object} ->> '{name}'"));
+        // Null where the field is missing: then it is not true, and looked at again.
+        let mut step = |step: String| {
+            steps.push(match presence {
+                Presence::Needed => step,
+                Presence::Optional | Presence::Defaulted => format!("({step}) is not false"),
+            });
+        };
+        let mut seen = |most: usize| {
+            texts.push(match presence {
+                Presence::Needed => format!("' ' || ({text})"),
+                Presence::Optional | Presence::Defaulted => format!("coalesce(' ' || ({text}), '')"),
+            });
+            format!("jsonb_typeof({json}) = 'string' and octet_length({text}) <= {most}")
+        };
+        match *holds {
+            Holds::Id { most } | Holds::Text { most } => step(seen(most)),
+            Holds::NoAddress { most } => {
+                let seen = seen(most);
+                step(format!("{seen} and strpos({text}, '@') = 0"));
+            }
+            Holds::Word { most } => {
+                step(format!(
+                    "jsonb_typeof({json}) = 'string' and octet_length({text}) <= {most} and ({text}) collate \"C\" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'"
+                ));
+            }
+            Holds::Phone => {
+                step(format!(
+                    "jsonb_typeof({json}) = 'string' and octet_length({text}) <= 30 and ({text}) collate \"C\" ~ '^[0-9][0-9+() -]*$'"
+                ));
+            }
+            Holds::Whole { least, most } => step(usual_number(&json, &text, least, most)),
+            Holds::Amount => step(usual_number(&json, &text, 1, requests::MOST_MONEY)),
+            Holds::OneOf(names) => {
+                let names: Vec<String> = names.iter().map(|name| quoted(&format!("\"{name}\""))).collect();
+                step(format!("{json} in ({})", names.join(", ")));
+            }
+            Holds::Object(fields) => {
+                step(format!("jsonb_typeof({json}) = 'object'"));
+                usual_object(steps, fields, &format!("{object} -> '{name}'"));
+            }
+            Holds::Texts => step(format!(
+                "jsonb_typeof({json}) = 'object' and not jsonb_path_exists({json}, '$.* ? (@.type() != \"string\")')"
+            )),
+            // It is left out: the keys below do not have it.
+            Holds::Nothing => {}
+        }
+    }
+    if !texts.is_empty() {
+        steps.push(format!("({}) collate \"C\" ~ '^(?: [{BEGINS}][{SEEN}]*)+$'", texts.join(" || ")));
+    }
+    let known = fields.iter().filter(|field| !matches!(field.holds, Holds::Nothing));
+    let keys: Vec<String> = known.map(|field| quoted(field.name)).collect();
+    steps.push(format!("({object}) - array[{}] = '{{}}'", keys.join(", ")));
+}
+
+/// Numbers of JSON come before all texts and objects, so that those between two numbers are numbers.
+fn usual_number(json: &str, text: &str, least: i64, most: i64) -> String {
+    format!("{json} between '{least}' and '{most}' and strpos({text}, '.') = 0")
 }
 
 fn draw_object(out: &mut String, fields: &[Field], object: &str, before: &str) {
@@ -221,6 +326,36 @@ async fn the_database_sees_what_the_code_sees_in_every_character() {
     }
 }
 
+/// What is let through at one look is let through field by field, with any character anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_usual_is_good() {
+    let db = database().await;
+    let usual = "select c, t, noshi.id_fault(t, 100) is null and noshi.text_fault(t, 100) is null
+        from generate_series(1, 1114111) c
+        cross join lateral (values (chr(c)), (chr(c) || 'b'), ('a' || chr(c)), ('a' || chr(c) || 'b')) v(t)
+        where c not between 55296 and 57343 and noshi.is_usual('point_withdrawal', t, jsonb_build_object('user', t))";
+    let usual: Vec<(i32, String, bool)> = sqlx::query_as(usual).fetch_all(&db.pool).await.expect("every character");
+    // All of ASCII but a few signs, and what Japanese is written with.
+    assert!((80_000..100_000).contains(&usual.len()), "{}", usual.len());
+    for wanted in ["a\"b", "a\\b", "a b", "a渋b", "a.b", "ガ", "々b", "ーb"] {
+        assert!(usual.iter().any(|(_, text, _)| text == wanted), "{wanted}");
+    }
+    let decomposition = CanonicalDecompositionBorrowed::new();
+    let composes: HashSet<char> = ('\u{1}'..=char::MAX)
+        .filter_map(|c| match decomposition.decompose(c) {
+            Decomposed::Expansion(_, second) => Some(second),
+            Decomposed::Singleton(_) | Decomposed::Default => None,
+        })
+        .collect();
+    let classes = CanonicalCombiningClassMapBorrowed::new();
+    for (code, text, good) in usual {
+        assert!(good, "U+{code:04X} in {text:?}");
+        let c = char::from_u32(code.unsigned_abs()).expect("a character");
+        // So that a row of them is in the composed form when each is.
+        assert!(!composes.contains(&c) && classes.get_u8(c) == 0, "U+{code:04X} composes with what comes before it");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_knows_the_kinds() {
     let db = database().await;
@@ -314,7 +449,16 @@ fn tried() -> Vec<Value> {
         [60, 61, 90, 91, 100, 101, 200, 201, 400, 401, 1000, 1001].map(|length| Value::from("x".repeat(length))),
     );
     values.extend(numbers.map(|number| serde_json::from_str(number).unwrap()));
-    values.extend([json!(null), json!(true), json!([]), json!(["x"]), json!({}), json!({"a": "b"}), json!({"a": 1})]);
+    values.extend([
+        json!(null),
+        json!(true),
+        json!([]),
+        json!(["x"]),
+        json!([5]),
+        json!({}),
+        json!({"a": "b"}),
+        json!({"a": 1}),
+    ]);
     values
 }
 
@@ -372,7 +516,7 @@ async fn the_doors_take_and_refuse_the_same() {
     let api = Api::open().await;
     let token = api.token("shop", &["enqueue"]).await;
     let producer = store::connect(&api.fleet.url, Role::Producer, 1).await.expect("a producer");
-    let (mut taken, mut refused) = (0, 0);
+    let (mut taken, mut refused, mut usual) = (0, 0, 0);
     for (number, (kind, args)) in changed_requests().into_iter().enumerate() {
         let key = key_of(kind, &args);
         // Of a gift for an exchange, workers alone ask: a superuser's session is one of them.
@@ -381,6 +525,12 @@ async fn the_doors_take_and_refuse_the_same() {
         }
         let ours = requests::fault(kind, &args).map(|(field, _)| field);
         let ours = ours.or_else(|| text::id_fault(&key, requests::LONGEST_KEY).map(|_| "id".to_owned()));
+        let at_one_look = sqlx::query_scalar::<_, Option<bool>>("select noshi.is_usual($1, $2, $3)");
+        let at_one_look = at_one_look.bind(kind.name()).bind(&key).bind(&args);
+        if at_one_look.fetch_one(&api.fleet.pool).await.expect("a look") == Some(true) {
+            assert_eq!(ours, None, "{} {key:?} {args}", kind.name());
+            usual += 1;
+        }
         let mut transaction = producer.begin().await.expect("a transaction");
         let asked = sqlx::query("select noshi.enqueue($1, $2, $3)").bind(kind.name()).bind(&key).bind(&args);
         let sql = asked.execute(&mut *transaction).await;
@@ -410,6 +560,8 @@ async fn the_doors_take_and_refuse_the_same() {
         }
     }
     assert!(taken > 100 && refused > 1000, "{taken} {refused}");
+    // Else it would be slow for all.
+    assert!(usual > taken / 2, "{usual} of {taken}");
 }
 
 /// 500, 500.0 and 5e2 are one number, by whichever door they come, and one job.
@@ -435,6 +587,14 @@ async fn an_amount_is_what_it_is_worth() {
     let other = ask("501").await.expect_err("another amount");
     let other = other.as_database_error().expect("an answer");
     assert_eq!(other.code().as_deref(), Some("NS409"));
+
+    // What an older version took as it was written is found by who asks for it in the same words, long after its story has gone.
+    let older = r#"{"grant": "o", "user": "u", "category": "c", "value": {"amount": 500.0, "currency": "JPY"}}"#;
+    let took = "insert into noshi.tombstone (id, kind, key, fingerprint, status, at, row_no, created_at, finished_at)
+        values (9000, 'gift_issuance', 'o', sha256(convert_to($1::jsonb::text, 'UTF8')), 'completed', 'issued', 1, now(), now())";
+    sqlx::query(took).bind(older).execute(&db.pool).await.expect("a tombstone");
+    let again = sqlx::query_scalar::<_, i64>("select noshi.enqueue('gift_issuance', 'o', $1::jsonb)").bind(older);
+    assert_eq!(again.fetch_one(&db.pool).await.expect("the job of then"), 9000);
 }
 
 /// A kind that nobody knows is refused at once, and probes are not for producers.
