@@ -102,6 +102,7 @@ pub fn install(
     for counter in [
         "noshi_jobs_pruned_total",
         "noshi_rescues_total",
+        "noshi_stuck_jobs_total",
         "noshi_schedule_fired_total",
         "noshi_schedule_skipped_total",
         "noshi_batch_equation_broken_total",

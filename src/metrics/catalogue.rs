@@ -39,6 +39,7 @@ metrics! {
     Counter Process noshi_steps_total ["kind"] "Steps settled.";
     Counter Process noshi_stale_settles_total ["kind"] "Settles refused because the lease was lost.";
     Counter Process noshi_rescues_total [] "Jobs taken back from dead workers.";
+    Counter Process noshi_stuck_jobs_total [] "Jobs given up in this process because their step did not end in time.";
     Counter Process noshi_batches_settled_total [] "Batches with nothing left to be done.";
     Counter Process noshi_batch_equation_broken_total [] "Looks at a batch whose rows did not add up.";
     Counter Process noshi_redrive_jobs_asked_total [] "Jobs that re-drives asked to go on.";
