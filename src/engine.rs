@@ -134,6 +134,11 @@ impl Engine {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    /// How long the end of a step may take beyond the step itself: its settle, asked again, and what comes with it.
+    pub fn patience(&self) -> Duration {
+        self.clock.lease() * 6
+    }
+
     /// Nobody can have declared this worker dead yet.
     pub fn may_call(&self) -> bool {
         self.clock.may_call()

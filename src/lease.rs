@@ -8,25 +8,75 @@ use std::{
 };
 
 use noshi_jobs::machine::Closing;
+use tokio::task::AbortHandle;
+
+/// A job in hand.
+#[derive(Debug)]
+struct Hold {
+    lease: i64,
+    /// By then the step that it is in has ended, or something is stuck.
+    due: Instant,
+    task: Option<AbortHandle>,
+}
 
 /// The jobs in this process' hands, by id.
 #[derive(Debug, Default)]
-pub struct Held(Mutex<HashMap<i64, i64>>);
+pub struct Held(Mutex<HashMap<i64, Hold>>);
+
+/// From a claim to its first step: at most the wait for a token.
+const BEFORE_A_STEP: Duration = Duration::from_secs(60);
 
 impl Held {
     pub fn add(&self, jobs: impl Iterator<Item = (i64, i64)>) {
-        self.0.lock().expect("no panic happens under this lock").extend(jobs);
+        let due = Instant::now() + BEFORE_A_STEP;
+        let holds = jobs.map(|(id, lease)| (id, Hold { lease, due, task: None }));
+        self.0.lock().expect("no panic happens under this lock").extend(holds);
     }
 
     pub fn remove(&self, id: i64, lease: i64) {
         let mut held = self.0.lock().expect("no panic happens under this lock");
-        if held.get(&id) == Some(&lease) {
+        if held.get(&id).is_some_and(|hold| hold.lease == lease) {
             held.remove(&id);
         }
     }
 
+    /// The task that runs it.
+    pub fn runs(&self, id: i64, lease: i64, task: AbortHandle) {
+        self.with(id, lease, |hold| hold.task = Some(task));
+    }
+
+    /// What it is about to do takes no longer than this.
+    pub fn takes(&self, id: i64, lease: i64, most: Duration) {
+        self.with(id, lease, |hold| hold.due = Instant::now() + most);
+    }
+
+    fn with(&self, id: i64, lease: i64, change: impl FnOnce(&mut Hold)) {
+        let mut held = self.0.lock().expect("no panic happens under this lock");
+        if let Some(hold) = held.get_mut(&id).filter(|hold| hold.lease == lease) {
+            change(hold);
+        }
+    }
+
+    /// What should have come to the end of its step long ago.
+    pub fn overdue(&self) -> Vec<(i64, i64)> {
+        let now = Instant::now();
+        let held = self.0.lock().expect("no panic happens under this lock");
+        held.iter().filter(|(_, hold)| hold.due < now).map(|(id, hold)| (*id, hold.lease)).collect()
+    }
+
+    /// Lets go of a job that was taken back, and ends what still runs for it here.
+    pub fn give_up(&self, id: i64, lease: i64) {
+        self.with(id, lease, |hold| {
+            if let Some(task) = hold.task.take() {
+                task.abort();
+            }
+        });
+        self.remove(id, lease);
+    }
+
     pub fn contains(&self, id: i64, lease: i64) -> bool {
-        self.0.lock().expect("no panic happens under this lock").get(&id) == Some(&lease)
+        let held = self.0.lock().expect("no panic happens under this lock");
+        held.get(&id).is_some_and(|hold| hold.lease == lease)
     }
 
     pub fn len(&self) -> usize {

@@ -104,6 +104,7 @@ pub fn install(
         "noshi_rescues_total",
         "noshi_timeline_changes_total",
         "noshi_commits_lost_total",
+        "noshi_stuck_jobs_total",
         "noshi_schedule_fired_total",
         "noshi_schedule_skipped_total",
         "noshi_batch_equation_broken_total",

@@ -190,6 +190,7 @@ where
 
     async fn take_back(&mut self, end: J::State, undo: J::Undo) {
         crash_point("unwind.before");
+        self.takes(UNWIND_DEADLINE);
         let world = self.engine.world(&self.work.claimed, &Local::default());
         let this = self.this();
         let unwind = AssertUnwindSafe(J::unwind(&this, undo.clone(), &*world)).catch_unwind();
@@ -268,6 +269,12 @@ where
         known && !self.engine.stopping() && self.engine.may_call()
     }
 
+    /// From now on this step is in hand for no longer than it may take, and its settle after it.
+    fn takes(&self, step: Duration) {
+        let claimed = &self.work.claimed;
+        self.engine.held.takes(claimed.id, claimed.lease, step + self.engine.patience());
+    }
+
     async fn hand_back(&self) {
         self.engine.hand_back(&[(self.work.claimed.id, self.work.claimed.lease, self.step)]).await;
     }
@@ -275,6 +282,7 @@ where
     /// A step whose call, if it makes one, leaves this machine.
     async fn step_outside(&mut self, state: &J::State, terms: &Terms<J::State>) -> Option<J::State> {
         crash_point("step.before");
+        self.takes(terms.deadline);
         let world = self.engine.world(&self.work.claimed, &Local::default());
         let this = self.this();
         let step = AssertUnwindSafe(J::step(&this, state.clone(), &*world)).catch_unwind();
@@ -297,6 +305,7 @@ where
         let mut backoff = DatabaseBackoff::default();
         let mut refusals = 0;
         loop {
+            self.takes(UNWIND_DEADLINE);
             match self.try_locally(state, terms).await {
                 Ok((Settled::Applied, settlement, next)) => {
                     self.engine.settled(J::KIND, &settlement);

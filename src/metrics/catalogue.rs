@@ -41,6 +41,7 @@ metrics! {
     Counter Process noshi_rescues_total [] "Jobs taken back from dead workers.";
     Counter Process noshi_timeline_changes_total [] "Changes of the server's timeline that this process dealt with for the fleet.";
     Counter Process noshi_commits_lost_total [] "Of these, those after which acknowledged commits were, or may be, missing.";
+    Counter Process noshi_stuck_jobs_total [] "Jobs given up in this process because their step did not end in time.";
     Counter Process noshi_batches_settled_total [] "Batches with nothing left to be done.";
     Counter Process noshi_batch_equation_broken_total [] "Looks at a batch whose rows did not add up.";
     Counter Process noshi_redrive_jobs_asked_total [] "Jobs that re-drives asked to go on.";
