@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -82,14 +82,13 @@ struct Found {
 pub struct Dispatcher {
     hand: Hand,
     claims: JoinSet<Answer>,
-    /// Lanes with a claim on its way, since when.
-    asked: HashMap<String, Instant>,
+    /// Lanes with a claim on its way.
+    asked: HashSet<String>,
     /// Lanes whose last claim failed: they are tried with one slot, so that the others have the rest.
     troubled: HashSet<String>,
     lanes: HashMap<String, Look>,
     lanes_known_at: Option<Instant>,
     due: Instant,
-    answered: Instant,
     /// A lane with jobs that were running in two deaths: they run alone, so that no neighbour is blamed a third time.
     alone: Option<String>,
 }
@@ -112,12 +111,11 @@ impl Dispatcher {
         Dispatcher {
             hand: Hand { engine, pace, slots, suspects, sender },
             claims: JoinSet::new(),
-            asked: HashMap::new(),
+            asked: HashSet::new(),
             troubled: HashSet::new(),
             lanes: HashMap::new(),
             lanes_known_at: None,
             due: Instant::now(),
-            answered: Instant::now(),
             alone: None,
         }
     }
@@ -128,7 +126,7 @@ impl Dispatcher {
             self.heed_hints();
             if let Err(error) = self.look_round().await {
                 tracing::warn!(%error, "the database did not answer; looking again soon");
-                self.failed(&error);
+                self.hand.engine.claims.say(false);
                 self.due = Instant::now();
                 self.lanes_known_at = None;
                 tokio::time::sleep(jittered(Duration::from_millis(200))).await;
@@ -138,7 +136,6 @@ impl Dispatcher {
             }
             self.begin_claims().await;
             self.pause().await;
-            self.admit_silence();
         }
         while let Some(claim) = self.claims.join_next().await {
             self.came_back(claim);
@@ -147,8 +144,8 @@ impl Dispatcher {
 
     /// Until a claim comes back, a lane is due, or somebody rings.
     async fn pause(&mut self) {
-        let waiting = self.lanes.iter().filter(|(lane, _)| !self.asked.contains_key(*lane)).map(|(_, look)| look.at);
-        let next = waiting.chain([self.due, Instant::now() + SILENCE]).min().unwrap_or(self.due);
+        let waiting = self.lanes.iter().filter(|(lane, _)| !self.asked.contains(*lane)).map(|(_, look)| look.at);
+        let next = waiting.chain([self.due]).min().unwrap_or(self.due);
         tokio::select! {
             Some(claim) = self.claims.join_next() => self.came_back(claim),
             () = tokio::time::sleep_until(next.into()) => {}
@@ -176,9 +173,12 @@ impl Dispatcher {
     }
 
     async fn look_round(&mut self) -> Result<(), sqlx::Error> {
-        let pool = &self.hand.engine.pool;
+        let engine = &self.hand.engine;
+        let pool = &engine.pool;
         if self.lanes_known_at.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
+            engine.claims.asked();
             let known: HashSet<String> = store::lanes::names(pool).await?.into_iter().collect();
+            engine.claims.heard();
             // What a hint named and nobody declared, or what is gone, is no lane any more.
             self.lanes.retain(|lane, _| known.contains(lane));
             self.troubled.retain(|lane| known.contains(lane));
@@ -188,7 +188,9 @@ impl Dispatcher {
             self.lanes_known_at = Some(Instant::now());
         }
         if self.due <= Instant::now() {
+            engine.claims.asked();
             let (promoted, next) = store::claim::promote_due(pool).await?;
+            engine.claims.heard();
             if promoted > 0 {
                 crash_point("promote.after");
                 self.lanes.values_mut().filter(|look| !look.paced).for_each(|look| *look = Look::now());
@@ -202,7 +204,7 @@ impl Dispatcher {
     /// Asks every lane that is due, each with its part of the free slots.
     async fn begin_claims(&mut self) {
         let now = Instant::now();
-        let due = |lane: &String, look: &Look| look.at <= now && !self.asked.contains_key(lane);
+        let due = |lane: &String, look: &Look| look.at <= now && !self.asked.contains(lane);
         let mut ready: Vec<String> =
             self.lanes.iter().filter(|(lane, look)| due(lane, look)).map(|(lane, _)| lane.clone()).collect();
         ready.retain(|lane| {
@@ -213,6 +215,8 @@ impl Dispatcher {
             !away
         });
         if ready.is_empty() {
+            // Nothing to claim: it keeps away from every lane.
+            self.hand.engine.claims.say(true);
             return;
         }
         // A troubled lane first: it takes one slot, and the others what is left.
@@ -228,7 +232,7 @@ impl Dispatcher {
             if slots.is_empty() {
                 return;
             }
-            self.asked.insert(lane.clone(), Instant::now());
+            self.asked.insert(lane.clone());
             let hand = self.hand.clone();
             self.claims.spawn(async move {
                 let found = hand.claim(&lane, slots).await;
@@ -249,8 +253,6 @@ impl Dispatcher {
         self.asked.remove(&lane);
         match found {
             Ok(Found { again, suspects, alone }) => {
-                self.answered = Instant::now();
-                self.hand.engine.claims.store(true, Ordering::Relaxed);
                 self.troubled.remove(&lane);
                 if alone {
                     self.alone = Some(lane.clone());
@@ -260,26 +262,9 @@ impl Dispatcher {
             }
             Err(error) => {
                 tracing::warn!(lane, %error, "a lane's claim failed; the other lanes go on, and it is tried again soon");
-                self.failed(&error);
                 self.lanes.insert(lane.clone(), Look::after(jittered(Duration::from_millis(500))));
                 self.troubled.insert(lane);
             }
-        }
-    }
-
-    /// A lane's lock that somebody holds is that lane's trouble; anything else may be everybody's.
-    fn failed(&self, error: &sqlx::Error) {
-        let code = error.as_database_error().and_then(|error| error.code());
-        if code.as_deref() != Some("55P03") {
-            self.hand.engine.claims.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// Not ready while a claim hangs and none is answered.
-    fn admit_silence(&self) {
-        let hangs = self.asked.values().any(|sent| sent.elapsed() > SILENCE);
-        if hangs && self.answered.elapsed() > SILENCE {
-            self.hand.engine.claims.store(false, Ordering::Relaxed);
         }
     }
 
@@ -319,9 +304,6 @@ impl Dispatcher {
         }
     }
 }
-
-/// A claim that takes longer than a locked row is waited for is no answer.
-const SILENCE: Duration = Duration::from_secs(3);
 
 /// Room for a job: its slot, and its place among the suspects if it is one.
 type Room = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
@@ -380,7 +362,15 @@ impl Hand {
     async fn claim_known(&self, lane: &str, want: usize, which: Which) -> Result<store::claim::Catch, sqlx::Error> {
         let engine = &self.engine;
         let asked = Asked { want, which, late: engine.lateness.allowance(lane), unknown: &engine.unknown() };
-        store::claim::claim_as(&engine.pool, engine.worker, lane, &asked).await
+        engine.claims.asked();
+        let caught = store::claim::claim_as(&engine.pool, engine.worker, lane, &asked).await;
+        match &caught {
+            Ok(_) => engine.claims.say(true),
+            // A row that somebody holds is its lane's trouble; anything else may be everybody's.
+            Err(error) if store::is_locked(error) => engine.claims.heard(),
+            Err(_) => engine.claims.say(false),
+        }
+        caught
     }
 
     /// Waits for the first free slot, then a moment for more, so that claims do not trickle.

@@ -152,16 +152,23 @@ async fn look_after(
 /// A step that is in hand for longer than its deadline and its settle together is stuck here: behind the fence it is anybody's again, in
 /// doubt if it may have called, and its slot is free.
 async fn end_overdue(engine: &Engine, pool: &PgPool) -> Result<(), sqlx::Error> {
-    let overdue = engine.held.overdue();
-    if overdue.is_empty() {
+    let (mut stepped, mut waited) = (vec![], vec![]);
+    for (id, lease) in engine.held.overdue() {
+        // Given up before it is taken back: from here on it calls nothing under this lease. If it cannot be written now, it is found lost.
+        match engine.held.give_up(id, lease) {
+            Some(true) => stepped.push((id, lease)),
+            Some(false) => waited.push((id, lease)),
+            None => {}
+        }
+    }
+    let stuck = stepped.len() + waited.len();
+    if stuck == 0 {
         return Ok(());
     }
-    let taken = store::recover::rescue_lost(pool, engine.worker, &overdue).await?;
-    tracing::error!(jobs = overdue.len(), taken, "gave up jobs whose step did not end in time");
-    metrics::counter!("noshi_stuck_jobs_total").increment(overdue.len() as u64);
-    for (id, lease) in overdue {
-        engine.held.give_up(id, lease);
-    }
+    tracing::error!(stepped = stepped.len(), waited = waited.len(), "gave up jobs whose step did not end in time");
+    metrics::counter!("noshi_stuck_jobs_total").increment(stuck as u64);
+    store::recover::never_held(pool, engine.worker, &waited).await?;
+    store::recover::rescue_lost(pool, engine.worker, &stepped).await?;
     engine.hints.all();
     Ok(())
 }

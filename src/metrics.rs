@@ -177,6 +177,14 @@ fn show_own(pool: &PgPool, taken: &Taken) {
     for (state, connections) in [("idle", idle), ("used", (pool.size() as usize).saturating_sub(idle))] {
         metrics::gauge!("noshi_pool_connections", "state" => state).set(connections as f64);
     }
+    show_thrown_away();
+}
+
+fn show_thrown_away() {
+    let (silent, unfit) = store::db::thrown_away();
+    for (why, connections) in [("silent", silent), ("unfit", unfit)] {
+        metrics::counter!("noshi_connections_thrown_away_total", "why" => why).absolute(connections as u64);
+    }
 }
 
 /// Takes the address for itself, before anything is claimed: a worker that cannot be watched does not begin.

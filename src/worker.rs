@@ -20,7 +20,7 @@ use crate::{
     chaos::crash_point,
     chores,
     dispatch::{self, Dispatcher},
-    engine::{Current, Engine, Pace, Partners},
+    engine::{Answers, Current, Engine, Pace, Partners},
     flush::Flusher,
     heartbeat::{self, Verdict},
     hints::Hints,
@@ -56,13 +56,14 @@ pub struct Worker {
 /// What is left of the grace for the last writes, and at least this.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// A worker is ready while its heartbeat is answered, and its claims are. With every slot taken it waits, and is ready.
+/// A worker is ready while its heartbeat is answered, and its claims are, each on its own connections. With every slot taken it waits, and is
+/// ready.
 fn probes(engine: &Arc<Engine>, pool: crate::store::PgPool) -> Probes {
     let engine = Arc::downgrade(engine);
     Probes::watch(pool, move || match engine.upgrade() {
         None => Err("stopping".to_owned()),
         Some(engine) if !engine.may_call() => Err("the heartbeat is not answered".to_owned()),
-        Some(engine) if !engine.claims.load(Ordering::Relaxed) => Err("no claim was answered".to_owned()),
+        Some(engine) if !engine.claims.are_good() => Err("no claim was answered".to_owned()),
         Some(_) => Ok(()),
     })
 }
@@ -125,7 +126,7 @@ impl Worker {
             hints: Hints::default(),
             partners: Current::new(partners),
             stopping: AtomicBool::new(false),
-            claims: AtomicBool::new(false),
+            claims: Answers::default(),
             unknown: Mutex::default(),
             away: Mutex::default(),
         });
@@ -144,7 +145,7 @@ impl Worker {
         let chores = chores::begin(&engine);
         let (unready, slots, grace) = (pace.unready, pace.slots, pace.grace);
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
-        let probes = probes(&engine, vital.clone());
+        let probes = probes(&engine, engine.pool.clone());
         // A heartbeat that stalls ends the process by itself.
         for (name, turns) in [("dispatcher", &dispatcher), ("host of the jobs", &host)] {
             probes.needs(name, turns);

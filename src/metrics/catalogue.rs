@@ -61,6 +61,7 @@ metrics! {
     Gauge Process noshi_clock_ahead_seconds [] "How far the database's clock is ahead of this machine's.";
     Gauge Process noshi_process_kept_away ["lane", "why"] "1 while this process leaves the lane to others, because of its own clock or keys.";
     Gauge Process noshi_pool_connections ["state"] "Connections of the work pool.";
+    Counter Process noshi_connections_thrown_away_total ["why"] "Connections to the database given up: nothing came back (`silent`), or the server was not the one to write to (`unfit`).";
     Gauge Process noshi_build_info ["version"] "1.";
     Gauge Fleet noshi_figures_age_seconds [] "Since the figures of the fleet were taken.";
     Gauge Fleet noshi_open_jobs ["kind", "status"] "Open jobs, by status.";

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use noshi::{
     simulator::link::{Link, Upstream, Way},
-    store::{self, PgPool, Role},
+    store::{self, PgPool, Role, lanes::Budget},
 };
 use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::{
     api::Api,
     fleet::{Terms, fleet},
+    probes::{address, ask, until_ready},
     processes::until,
     support::{TestDatabase, database, server},
 };
@@ -158,9 +159,9 @@ async fn a_connection_to_a_server_that_takes_no_writes_is_left() {
     store::connect(&url, Role::Worker, 1).await.expect("it takes writes again");
 }
 
-/// Whether the sweep tries every moment (`NOSHI_SWEEP=all`), or some of them.
+/// Whether the sweep tries every moment (`SWEEP=all`), or some of them.
 fn moments(chunks: u64) -> impl Iterator<Item = u64> {
-    let most = if std::env::var("NOSHI_SWEEP").is_ok_and(|sweep| sweep == "all") { chunks } else { 5 };
+    let most = if std::env::var("SWEEP").is_ok_and(|sweep| sweep == "all") { chunks } else { 5 };
     (0..chunks).step_by(usize::try_from(chunks.div_ceil(most.max(1))).unwrap_or(1).max(1))
 }
 
@@ -225,6 +226,25 @@ async fn the_interface_answers_again_whenever_its_flows_go_silent() {
     answers("all flows at once".to_owned()).await;
 }
 
+/// The heartbeat is on connections of its own: that it is answered says nothing about those that do the work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_claims_hang_is_not_ready() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let (link, url) = link_to(&fleet.url).await;
+    let args = ["--lease-ms", "10000", "--metrics", "127.0.0.1:0"];
+    let worker = fleet.worker("silenced", &[("DATABASE_URL", &url)], &args);
+    let address = address(&worker).await;
+    until_ready(&address, Ok(())).await;
+    link.silence();
+    until_ready(&address, Err("no claim was answered")).await;
+    until_ready(&address, Ok(())).await;
+    let (_, shown) = ask(&address, "/metrics").await.expect("metrics");
+    let thrown = shown.lines().find(|line| line.starts_with("noshi_connections_thrown_away_total{why=\"silent\"}"));
+    let thrown = thrown.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    assert!(thrown.is_some_and(|thrown| thrown >= 1.0), "{thrown:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_in_silence_ends_the_worker_within_its_grace() {
     let _turn = crate::support::turn().await;
@@ -270,6 +290,41 @@ async fn a_locked_lane_holds_up_nobody_else() {
         }
     }
     assert!(slow.len() <= 6, "jobs of a free lane waited for a locked one: {slow:?}");
+    lock.rollback().await.unwrap();
+    crate::engine::at_rest(&db.pool).await;
+    worker.stop().await;
+}
+
+/// What its budget gives, a lane gets, whoever holds the row of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lanes_beside_a_locked_one_keep_their_rate() {
+    const A_SECOND: u32 = 40;
+    let _turn = crate::support::turn().await;
+    let db = database().await;
+    let budget = Budget { per: Duration::from_secs(1), calls: A_SECOND, burst: 1, jitter: Duration::from_millis(50) };
+    store::lanes::declare(&db.pool, "free", &[budget]).await.unwrap();
+    store::lanes::declare(&db.pool, "locked", &[]).await.unwrap();
+    let mut lock = db.pool.begin().await.unwrap();
+    lock.execute("set local idle_in_transaction_session_timeout = 0").await.unwrap();
+    lock.execute("select from noshi.lane where name = 'locked' for update").await.unwrap();
+    let asks = |id: String, lane: &str| json!({"id": id, "steps": 2, "lane": lane, "answers": ["ok"]});
+    for i in 0..50 {
+        crate::engine::probe(&db.pool, asks(format!("locked{i}"), "locked")).await;
+    }
+    for i in 0..A_SECOND * 15 {
+        crate::engine::probe(&db.pool, asks(format!("free{i}"), "free")).await;
+    }
+    let worker = crate::engine::start(&db, crate::engine::pace()).await;
+    let done = async || {
+        let done = "select count(*) from noshi.job where status = 'completed' and args ->> 'lane' = 'free'";
+        sqlx::query_scalar::<_, i64>(done).fetch_one(&db.pool).await.unwrap()
+    };
+    until("the first", Duration::from_secs(10), async || done().await > 0).await;
+    let (begun, before) = (Instant::now(), done().await);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let rate = (done().await - before) as f64 / begun.elapsed().as_secs_f64() / f64::from(A_SECOND);
+    eprintln!("beside a locked lane: {rate:.2} of the budget");
+    assert!(rate >= 0.9, "{rate:.2} of the budget");
     lock.rollback().await.unwrap();
     crate::engine::at_rest(&db.pool).await;
     worker.stop().await;
