@@ -38,7 +38,8 @@ begin
     if b.cancelled_at is not null then
         raise exception 'batch % was cancelled already; nothing changed', b.id using errcode = 'NS409';
     end if;
-    if b.settled_at is not null or b.invalid_at is not null then
+    -- That it is settled is noted a moment after its last row.
+    if b.settled_at is not null or b.invalid_at is not null or (b.released_at is not null and (select p.status = 'settled' from batch_progress(b.id) p)) then
         raise exception 'batch % is over; nothing changed', b.id using errcode = 'NS409', hint = 'Every row of it has its end: `noshi batch show` tells which.';
     end if;
     -- What a pause had set aside is counted with the rest.

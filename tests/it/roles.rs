@@ -146,9 +146,13 @@ async fn a_producer_may_enqueue_and_nothing_else() {
     let place = Place::open("produced").await;
     let producer = place.login("producer").await;
     assert_eq!(enqueue(&producer, "g").await, enqueue(&producer, "g").await);
-    run(&producer, "select noshi.enqueue_rows('probe', array['a', 'b'], array['{}', '{}']::jsonb[])")
-        .await
-        .expect("rows");
+    run(
+        &producer,
+        r#"select noshi.enqueue_rows('gift_issuance', array['a', 'b'], array_agg(format('{"grant": "%s", "user": "u", "category": "digital", "value": {"amount": 500, "currency": "JPY"}}', id)::jsonb))
+            from unnest(array['a', 'b']) id"#,
+    )
+    .await
+    .expect("rows");
     refused_to_everybody(&place, &producer).await;
     for (table, column) in place.tables().await {
         refused(&producer, format!("select from {table}")).await;

@@ -66,7 +66,9 @@ impl Rig {
 
     pub fn lines(&self) -> Vec<Line> {
         let text = std::fs::read_to_string(self.dir.path().join("ledger.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        // A line that is still being written is nobody's answer yet.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// How often this happened, in the ledger, for this trade.
