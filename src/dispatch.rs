@@ -1,19 +1,25 @@
 //! Claims jobs into free slots, lane by lane. NOTIFY is a hint; jittered polling is the guarantee.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    collections::{HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use crate::{
     chaos::crash_point,
     engine::{Engine, Pace},
     lease::Slot,
     run::Work,
-    store::{self, claim::HORIZON},
+    store::{
+        self,
+        claim::{Asked, HORIZON, Which},
+    },
     witness::Claim,
 };
 
@@ -21,6 +27,8 @@ use crate::{
 pub struct Slotted {
     pub work: Work,
     _slot: OwnedSemaphorePermit,
+    /// And its place among those that were running at a death.
+    _suspect: Option<OwnedSemaphorePermit>,
 }
 
 /// Listens for hints of other processes, for as long as the process lives.
@@ -58,48 +66,98 @@ impl Look {
     }
 }
 
+/// A claim that came back: its lane, when that is looked at again, and what waits there that died before.
+struct Answer {
+    lane: String,
+    found: Result<Found, sqlx::Error>,
+}
+
+struct Found {
+    again: Look,
+    suspects: bool,
+    alone: bool,
+}
+
+/// Claims of different lanes run side by side: one that waits for a locked row, or fails, holds up its own lane.
 pub struct Dispatcher {
-    engine: Arc<Engine>,
-    pace: Pace,
-    slots: Arc<Semaphore>,
-    sender: mpsc::Sender<Slotted>,
+    hand: Hand,
+    claims: JoinSet<Answer>,
+    /// Lanes with a claim on its way.
+    asked: HashSet<String>,
+    /// Lanes whose last claim failed: they are tried with one slot, so that the others have the rest.
+    troubled: HashSet<String>,
     lanes: HashMap<String, Look>,
     lanes_known_at: Option<Instant>,
     due: Instant,
-    /// A lane with jobs that were running when their worker died: they run alone, so that no neighbour is blamed.
-    suspects: Option<String>,
+    /// A lane with jobs that were running in two deaths: they run alone, so that no neighbour is blamed a third time.
+    alone: Option<String>,
+}
+
+/// What a claim needs, wherever it runs.
+#[derive(Clone)]
+struct Hand {
+    engine: Arc<Engine>,
+    pace: Pace,
+    slots: Arc<Semaphore>,
+    /// Jobs that were running in one death share a process with few of their like: if one of them is poison, few are blamed again.
+    suspects: Arc<Semaphore>,
+    sender: mpsc::Sender<Slotted>,
 }
 
 impl Dispatcher {
     pub fn new(engine: Arc<Engine>, pace: Pace, sender: mpsc::Sender<Slotted>) -> Self {
         let slots = Arc::new(Semaphore::new(pace.slots));
-        let (lanes, lanes_known_at, due) = (HashMap::new(), None, Instant::now());
-        Dispatcher { engine, pace, slots, sender, lanes, lanes_known_at, due, suspects: None }
+        let suspects = Arc::new(Semaphore::new((pace.slots / 16).max(1)));
+        Dispatcher {
+            hand: Hand { engine, pace, slots, suspects, sender },
+            claims: JoinSet::new(),
+            asked: HashSet::new(),
+            troubled: HashSet::new(),
+            lanes: HashMap::new(),
+            lanes_known_at: None,
+            due: Instant::now(),
+            alone: None,
+        }
     }
 
-    /// Runs until the process stops claiming.
+    /// Runs until the process stops claiming, and what was asked has come back.
     pub async fn run(mut self) {
-        while !self.engine.stopping() {
+        while !self.hand.engine.stopping() {
             self.heed_hints();
-            let round = self.round().await;
-            self.engine.claims.store(round.is_ok(), Ordering::Relaxed);
-            if let Err(error) = round {
-                tracing::warn!(%error, "the database did not answer a claim; claiming again soon");
+            if let Err(error) = self.look_round().await {
+                tracing::warn!(%error, "the database did not answer; looking again soon");
+                self.hand.engine.claims.say(false);
                 self.due = Instant::now();
                 self.lanes_known_at = None;
                 tokio::time::sleep(jittered(Duration::from_millis(200))).await;
-                continue;
             }
-            let next = self.lanes.values().map(|look| look.at).chain([self.due]).min().unwrap_or(self.due);
-            tokio::select! {
-                () = tokio::time::sleep_until(next.into()) => {}
-                () = self.engine.hints.rung() => {}
+            if let Some(lane) = self.alone.take() {
+                self.claim_alone(&lane).await;
             }
+            self.begin_claims().await;
+            self.pause().await;
+        }
+        while let Some(claim) = self.claims.join_next().await {
+            self.came_back(claim);
+        }
+    }
+
+    /// Until a claim comes back, a lane is due, or somebody rings.
+    async fn pause(&mut self) {
+        let waiting = self.lanes.iter().filter(|(lane, _)| !self.asked.contains(*lane)).map(|(_, look)| look.at);
+        let next = waiting.chain([self.due]).min().unwrap_or(self.due);
+        tokio::select! {
+            Some(claim) = self.claims.join_next() => self.came_back(claim),
+            () = tokio::time::sleep_until(next.into()) => {}
+            () = self.hand.engine.hints.rung() => {}
+        }
+        while let Some(claim) = self.claims.try_join_next() {
+            self.came_back(claim);
         }
     }
 
     fn heed_hints(&mut self) {
-        let soon = self.engine.hints.take();
+        let soon = self.hand.engine.hints.take();
         let now = Instant::now();
         if soon.all {
             self.lanes.values_mut().filter(|look| !look.paced).for_each(|look| look.at = now);
@@ -114,56 +172,163 @@ impl Dispatcher {
         }
     }
 
-    async fn round(&mut self) -> Result<(), sqlx::Error> {
+    async fn look_round(&mut self) -> Result<(), sqlx::Error> {
+        let engine = &self.hand.engine;
+        let pool = &engine.pool;
         if self.lanes_known_at.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
-            for lane in store::lanes::names(&self.engine.pool).await? {
+            engine.claims.asked();
+            let known: HashSet<String> = store::lanes::names(pool).await?.into_iter().collect();
+            engine.claims.heard();
+            // What a hint named and nobody declared, or what is gone, is no lane any more.
+            self.lanes.retain(|lane, _| known.contains(lane));
+            self.troubled.retain(|lane| known.contains(lane));
+            for lane in known {
                 self.lanes.entry(lane).or_insert_with(Look::now);
             }
             self.lanes_known_at = Some(Instant::now());
         }
         if self.due <= Instant::now() {
-            let (promoted, next) = store::claim::promote_due(&self.engine.pool).await?;
+            engine.claims.asked();
+            let (promoted, next) = store::claim::promote_due(pool).await?;
+            engine.claims.heard();
             if promoted > 0 {
                 crash_point("promote.after");
                 self.lanes.values_mut().filter(|look| !look.paced).for_each(|look| *look = Look::now());
             }
-            self.due = Instant::now() + next.map_or(self.pace.poll, |next| next.min(jittered(self.pace.poll)));
-        }
-        if let Some(lane) = self.suspects.take() {
-            self.claim_alone(&lane).await?;
-        }
-        let now = Instant::now();
-        let ready: Vec<String> =
-            self.lanes.iter().filter(|(_, look)| look.at <= now).map(|(lane, _)| lane.clone()).collect();
-        for lane in ready {
-            if self.engine.is_away(&lane) {
-                self.lanes.insert(lane, Look::after(self.pace.poll));
-                continue;
-            }
-            let again = self.claim(&lane).await?;
-            self.lanes.insert(lane, again);
+            let poll = self.hand.pace.poll;
+            self.due = Instant::now() + next.map_or(poll, |next| next.min(jittered(poll)));
         }
         Ok(())
     }
 
-    /// Claims what a lane has for the free slots. Returns when to look again.
-    async fn claim(&mut self, lane: &str) -> Result<Look, sqlx::Error> {
-        let Some(slots) = self.fair_share().await else { return Ok(Look::now()) };
+    /// Asks every lane that is due, each with its part of the free slots.
+    async fn begin_claims(&mut self) {
+        let now = Instant::now();
+        let due = |lane: &String, look: &Look| look.at <= now && !self.asked.contains(lane);
+        let mut ready: Vec<String> =
+            self.lanes.iter().filter(|(lane, look)| due(lane, look)).map(|(lane, _)| lane.clone()).collect();
+        ready.retain(|lane| {
+            let away = self.hand.engine.is_away(lane);
+            if away {
+                self.lanes.insert(lane.clone(), Look::after(self.hand.pace.poll));
+            }
+            !away
+        });
+        if ready.is_empty() {
+            // Nothing to claim: it keeps away from every lane.
+            self.hand.engine.claims.say(true);
+            return;
+        }
+        // A troubled lane first: it takes one slot, and the others what is left.
+        ready.sort_by_key(|lane| !self.troubled.contains(lane));
+        let Some(mut share) = self.hand.fair_share().await else { return };
+        let mut left = ready.len();
+        for lane in ready {
+            let most = if self.troubled.contains(&lane) { 1 } else { share.len().div_ceil(left) };
+            // A part stays behind, should this one's answer be long in coming.
+            let most = if left == 1 { most - most / 4 } else { most };
+            left -= 1;
+            let slots = share.split_off(share.len().saturating_sub(most));
+            if slots.is_empty() {
+                return;
+            }
+            self.asked.insert(lane.clone());
+            let hand = self.hand.clone();
+            self.claims.spawn(async move {
+                let found = hand.claim(&lane, slots).await;
+                Answer { lane, found }
+            });
+        }
+    }
+
+    fn came_back(&mut self, claim: Result<Answer, tokio::task::JoinError>) {
+        let Answer { lane, found } = match claim {
+            Ok(claim) => claim,
+            Err(error) => {
+                // Which lane it was is not known: all are asked again.
+                tracing::error!(%error, "a claim ended abnormally");
+                return self.asked.clear();
+            }
+        };
+        self.asked.remove(&lane);
+        match found {
+            Ok(Found { again, suspects, alone }) => {
+                self.troubled.remove(&lane);
+                if alone {
+                    self.alone = Some(lane.clone());
+                }
+                let soon = suspects && self.hand.suspects.available_permits() > 0;
+                self.lanes.insert(lane, if soon && !again.paced { Look::now() } else { again });
+            }
+            Err(error) => {
+                tracing::warn!(lane, %error, "a lane's claim failed; the other lanes go on, and it is tried again soon");
+                self.lanes.insert(lane.clone(), Look::after(jittered(Duration::from_millis(500))));
+                self.troubled.insert(lane);
+            }
+        }
+    }
+
+    /// Lets everything in hand finish, then runs one suspect by itself.
+    async fn claim_alone(&mut self, lane: &str) {
+        let hand = &self.hand;
+        let all = u32::try_from(hand.pace.slots).unwrap_or(u32::MAX);
+        let slots = tokio::select! {
+            slots = Arc::clone(&hand.slots).acquire_many_owned(all) => slots,
+            () = hand.stopped() => return,
+        };
+        let Ok(mut slots) = slots else { return };
+        let sent = Instant::now();
+        let catch = match hand.claim_known(lane, 1, Which::Alone).await {
+            Ok(catch) => catch,
+            Err(error) => {
+                tracing::warn!(lane, %error, "a suspect's claim failed; it is tried again soon");
+                self.alone = Some(lane.to_owned());
+                return tokio::time::sleep(jittered(Duration::from_millis(200))).await;
+            }
+        };
+        if catch.alone {
+            hand.engine.hints.ring();
+        }
+        if !catch.jobs.is_empty() {
+            crash_point("claim_alone.after");
+            let slot = slots.split(1).into_iter().map(|slot| (slot, None)).collect();
+            hand.send(catch.jobs, slot, sent, catch.jitter);
+            // The rest of the slots stay taken until it is over.
+            tokio::select! {
+                _alone = Arc::clone(&hand.slots).acquire_owned() => {}
+                () = hand.stopped() => {}
+            }
+        }
+        if catch.alone {
+            self.alone = Some(lane.to_owned());
+        }
+    }
+}
+
+/// Room for a job: its slot, and its place among the suspects if it is one.
+type Room = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
+impl Hand {
+    /// Claims what a lane has for these slots: what was in hand at one death in few of them, everything else in the rest.
+    async fn claim(&self, lane: &str, mut slots: Vec<OwnedSemaphorePermit>) -> Result<Found, sqlx::Error> {
         let want = slots.len();
         let sent = Instant::now();
         crash_point("claim.before");
-        let catch = self.claim_known(lane, want, false).await?;
+        let catch = self.claim_known(lane, want, Which::Fresh).await?;
         if !catch.jobs.is_empty() {
             crash_point("claim.after");
         }
-        if catch.suspects {
-            self.suspects = Some(lane.to_owned());
-        }
         let (caught, tokens) = (catch.jobs.len(), catch.tokens);
+        let (closed, suspects, alone) = (catch.closed, catch.suspects, catch.alone);
         let last = catch.jobs.iter().map(|job| job.wait).max().unwrap_or_default();
-        self.send(catch.jobs, slots, sent, catch.jitter);
-        Ok(match () {
-            () if catch.closed => Look::after(jittered(self.pace.poll / 2)),
+        let rest = slots.split_off(caught);
+        self.send(catch.jobs, slots.into_iter().map(|slot| (slot, None)).collect(), sent, catch.jitter);
+        let mut found = 0;
+        if suspects {
+            found = self.claim_suspects(lane, rest).await?;
+        }
+        let again = match () {
+            () if closed => Look::after(jittered(self.pace.poll / 2)),
             // Rows are left for the slots that come free next.
             () if caught == want => Look::now(),
             // The lane's tokens are spent up to the horizon: come back before it runs dry.
@@ -172,14 +337,40 @@ impl Dispatcher {
                 Look { paced: true, ..Look::after(pause) }
             }
             () => Look::after(jittered(self.pace.poll)),
-        })
+        };
+        Ok(Found { again, suspects: found > 0, alone })
     }
 
-    async fn claim_known(&self, lane: &str, want: usize, suspect: bool) -> Result<store::claim::Catch, sqlx::Error> {
+    async fn claim_suspects(&self, lane: &str, mut rest: Vec<OwnedSemaphorePermit>) -> Result<usize, sqlx::Error> {
+        let mut slots: Vec<Room> = vec![];
+        while !rest.is_empty()
+            && let Ok(place) = Arc::clone(&self.suspects).try_acquire_owned()
+        {
+            slots.extend(rest.pop().map(|slot| (slot, Some(place))));
+        }
+        drop(rest);
+        if slots.is_empty() {
+            return Ok(0);
+        }
+        let sent = Instant::now();
+        let catch = self.claim_known(lane, slots.len(), Which::Suspect).await?;
+        let caught = catch.jobs.len();
+        self.send(catch.jobs, slots, sent, catch.jitter);
+        Ok(caught)
+    }
+
+    async fn claim_known(&self, lane: &str, want: usize, which: Which) -> Result<store::claim::Catch, sqlx::Error> {
         let engine = &self.engine;
-        let asked =
-            store::claim::Asked { want, suspect, late: engine.lateness.allowance(lane), unknown: &engine.unknown() };
-        store::claim::claim_as(&engine.pool, engine.worker, lane, &asked).await
+        let asked = Asked { want, which, late: engine.lateness.allowance(lane), unknown: &engine.unknown() };
+        engine.claims.asked();
+        let caught = store::claim::claim_as(&engine.pool, engine.worker, lane, &asked).await;
+        match &caught {
+            Ok(_) => engine.claims.say(true),
+            // A row that somebody holds is its lane's trouble; anything else may be everybody's.
+            Err(error) if store::is_locked(error) => engine.claims.heard(),
+            Err(_) => engine.claims.say(false),
+        }
+        caught
     }
 
     /// Waits for the first free slot, then a moment for more, so that claims do not trickle.
@@ -207,38 +398,7 @@ impl Dispatcher {
         self.engine.hints.ring();
     }
 
-    /// Lets everything in hand finish, then runs one suspect by itself.
-    async fn claim_alone(&mut self, lane: &str) -> Result<(), sqlx::Error> {
-        let all = u32::try_from(self.pace.slots).unwrap_or(u32::MAX);
-        let slots = tokio::select! {
-            slots = Arc::clone(&self.slots).acquire_many_owned(all) => slots,
-            () = self.stopped() => return Ok(()),
-        };
-        let Ok(mut slots) = slots else { return Ok(()) };
-        let sent = Instant::now();
-        let catch = self.claim_known(lane, 1, true).await?;
-        if catch.suspects {
-            self.suspects = Some(lane.to_owned());
-            self.engine.hints.ring();
-        }
-        if !catch.jobs.is_empty() {
-            crash_point("claim_alone.after");
-            let slot = slots.split(1).into_iter().collect();
-            self.send(catch.jobs, slot, sent, catch.jitter);
-            // The rest of the slots stay taken until it is over.
-            let _alone = Arc::clone(&self.slots).acquire_owned().await;
-        }
-        drop(slots);
-        Ok(())
-    }
-
-    fn send(
-        &self,
-        jobs: Vec<store::claim::Claimed>,
-        slots: Vec<OwnedSemaphorePermit>,
-        sent: Instant,
-        jitter: Duration,
-    ) {
+    fn send(&self, jobs: Vec<store::claim::Claimed>, slots: Vec<Room>, sent: Instant, jitter: Duration) {
         let received = Instant::now();
         let remembered = jobs.iter().map(|job| Claim {
             job: job.id,
@@ -259,12 +419,12 @@ impl Dispatcher {
             return;
         }
         self.engine.held.add(jobs.iter().map(|job| (job.id, job.lease)));
-        for (mut claimed, slot) in jobs.into_iter().zip(slots) {
+        for (mut claimed, (slot, suspect)) in jobs.into_iter().zip(slots) {
             claimed.slot =
                 sent.checked_add(claimed.wait).map(|due| Slot::new(&claimed.lane, due, jitter, &self.engine.lateness));
             let work = Work { claimed, received };
             // There is room for every slot; a closed channel means that the process ends, and the rows are rescued.
-            let _ = self.sender.try_send(Slotted { work, _slot: slot });
+            let _ = self.sender.try_send(Slotted { work, _slot: slot, _suspect: suspect });
         }
     }
 }

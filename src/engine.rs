@@ -109,6 +109,38 @@ impl Current {
     }
 }
 
+/// What takes longer than a locked row is waited for is no answer.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Whether the database answers who claims, on the connections that claim.
+#[derive(Debug, Default)]
+pub struct Answers {
+    good: AtomicBool,
+    /// Since when something is asked, and nothing was answered.
+    asked: Mutex<Option<Instant>>,
+}
+
+impl Answers {
+    pub fn asked(&self) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    }
+
+    /// Something came back, whatever it says.
+    pub fn heard(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub fn say(&self, good: bool) {
+        self.heard();
+        self.good.store(good, Ordering::Relaxed);
+    }
+
+    pub fn are_good(&self) -> bool {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.good.load(Ordering::Relaxed) && asked.is_none_or(|since| since.elapsed() < SILENCE)
+    }
+}
+
 pub struct Engine {
     pub worker: i64,
     pub token: sqlx::types::Uuid,
@@ -121,8 +153,7 @@ pub struct Engine {
     pub hints: Hints,
     pub partners: Current,
     pub stopping: AtomicBool,
-    /// The last round of claims was answered.
-    pub claims: AtomicBool,
+    pub claims: Answers,
     /// Places where jobs stand that a newer version wrote; they are not claimed again by this process.
     pub unknown: Mutex<BTreeSet<String>>,
     /// Lanes that this process keeps away from, until when, and why.
@@ -132,6 +163,11 @@ pub struct Engine {
 impl Engine {
     pub fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// How long the end of a step may take beyond the step itself: its settle, asked again, and what comes with it.
+    pub fn patience(&self) -> Duration {
+        self.clock.lease() * 6
     }
 
     /// Nobody can have declared this worker dead yet.

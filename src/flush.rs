@@ -10,7 +10,7 @@ use tokio::{
 use tracing::Span;
 
 use crate::{
-    retry::DatabaseBackoff,
+    retry::{Broken, DatabaseBackoff},
     store::{
         self,
         settle::{Settled, Settlement},
@@ -76,6 +76,7 @@ async fn flush(pool: PgPool, worker: i64, witness: Arc<Witness>, receiver: Arc<M
 /// Writes a group, whatever it takes. After a lost answer the journal tells what was applied.
 async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
     let mut backoff = DatabaseBackoff::default();
+    let mut broken = Broken::default();
     let mut results = vec![None; group.len()];
     loop {
         let open = group.iter().enumerate().filter(|(place, _)| results[*place].is_none());
@@ -90,7 +91,7 @@ async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
                     results[place] = Some(result);
                 }
             }
-            Err(error) if store::is_transient(&error) => {
+            Err(error) if store::is_transient(&error) && !broken.for_ever(store::is_internal(&error)) => {
                 tracing::warn!(error = %error, jobs = rest.len(), "the database did not answer a settle; asking it what was applied");
                 backoff.pause().await;
                 if let Ok(applied) = store::settle::was_applied(pool, worker, &rest).await {
@@ -101,13 +102,27 @@ async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
                     }
                 }
             }
-            Err(_) => one_by_one(pool, worker, group, &places, &mut results).await,
+            Err(error) => {
+                let passes = if store::is_internal(&error) { passes_unbroken } else { store::is_transient };
+                one_by_one(pool, worker, (group, &places), passes, &mut results).await;
+            }
         }
     }
 }
 
+/// What may pass where the server has said for long enough that it is broken inside.
+fn passes_unbroken(error: &sqlx::Error) -> bool {
+    store::is_transient(error) && !store::is_internal(error)
+}
+
 /// One bad row must not hold its neighbours back. What cannot be written is parked with the reason, while it is still held.
-async fn one_by_one(pool: &PgPool, worker: i64, group: &[Entry], places: &[usize], results: &mut [Option<Settled>]) {
+async fn one_by_one(
+    pool: &PgPool,
+    worker: i64,
+    (group, places): (&[Entry], &[usize]),
+    passes: fn(&sqlx::Error) -> bool,
+    results: &mut [Option<Settled>],
+) {
     for &place in places {
         let Entry { settlement, span, .. } = &group[place];
         let refused = match store::settle::settle(pool, worker, std::slice::from_ref(settlement)).await {
@@ -115,7 +130,7 @@ async fn one_by_one(pool: &PgPool, worker: i64, group: &[Entry], places: &[usize
                 results[place] = settled.first().copied();
                 continue;
             }
-            Err(error) if store::is_transient(&error) => return,
+            Err(error) if passes(&error) => return,
             Err(error) => error,
         };
         let why = store::said(&refused);
@@ -129,7 +144,7 @@ async fn one_by_one(pool: &PgPool, worker: i64, group: &[Entry], places: &[usize
                 );
                 results[place] = Some(settled);
             }
-            Err(error) if store::is_transient(&error) => return,
+            Err(error) if passes(&error) => return,
             // It stays running, is found lost, and is parked in the end.
             Err(error) => {
                 tracing::error!(

@@ -23,6 +23,8 @@ pub enum Verdict {
 pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> Verdict {
     let period = engine.clock.lease() / 5;
     let mut strays = HashSet::new();
+    // Since when every beat was answered: after an outage nothing is late that only waited for its end.
+    let mut answered_since = None;
     loop {
         let begun = Instant::now();
         beats.fetch_add(1, Ordering::Relaxed);
@@ -32,8 +34,9 @@ pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> V
             Ok(Some(beat)) => {
                 engine.clock.renewed(begun);
                 engine.witness.beat(beat);
+                let answered = *answered_since.get_or_insert(begun);
                 crash_point("renew.after");
-                if let Err(error) = look_after(&engine, &pool, &mut strays).await {
+                if let Err(error) = look_after(&engine, &pool, &mut strays, answered.elapsed()).await {
                     tracing::warn!(%error, "the database did not answer the heartbeat's questions");
                 }
             }
@@ -43,7 +46,10 @@ pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> V
                 return Verdict::DeclaredDead;
             }
             // No call starts once the lease has run out; the process waits for the database.
-            Err(error) => tracing::warn!(%error, "the heartbeat was not answered"),
+            Err(error) => {
+                answered_since = None;
+                tracing::warn!(%error, "the heartbeat was not answered");
+            }
         }
         tokio::time::sleep(period.saturating_sub(begun.elapsed()).max(Duration::from_millis(50))).await;
     }
@@ -99,7 +105,12 @@ async fn deal(engine: &Engine, pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i64)>) -> Result<(), sqlx::Error> {
+async fn look_after(
+    engine: &Engine,
+    pool: &PgPool,
+    strays: &mut HashSet<(i64, i64)>,
+    answered_for: Duration,
+) -> Result<(), sqlx::Error> {
     for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
         crash_point("declare_dead.after");
         tracing::warn!(worker, "declared a silent worker dead");
@@ -132,6 +143,33 @@ async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i
         engine.hints.all();
     }
     *strays = missing;
+    if answered_for > engine.patience() {
+        end_overdue(engine, pool).await?;
+    }
+    Ok(())
+}
+
+/// A step that is in hand for longer than its deadline and its settle together is stuck here: behind the fence it is anybody's again, in
+/// doubt if it may have called, and its slot is free.
+async fn end_overdue(engine: &Engine, pool: &PgPool) -> Result<(), sqlx::Error> {
+    let (mut stepped, mut waited) = (vec![], vec![]);
+    for (id, lease) in engine.held.overdue() {
+        // Given up before it is taken back: from here on it calls nothing under this lease. If it cannot be written now, it is found lost.
+        match engine.held.give_up(id, lease) {
+            Some(true) => stepped.push((id, lease)),
+            Some(false) => waited.push((id, lease)),
+            None => {}
+        }
+    }
+    let stuck = stepped.len() + waited.len();
+    if stuck == 0 {
+        return Ok(());
+    }
+    tracing::error!(stepped = stepped.len(), waited = waited.len(), "gave up jobs whose step did not end in time");
+    metrics::counter!("noshi_stuck_jobs_total").increment(stuck as u64);
+    store::recover::never_held(pool, engine.worker, &waited).await?;
+    store::recover::rescue_lost(pool, engine.worker, &stepped).await?;
+    engine.hints.all();
     Ok(())
 }
 

@@ -100,6 +100,7 @@ async fn run(engine: Arc<Engine>, slotted: Slotted) {
     let span = traces::in_hand(&slotted.work.claimed);
     let ours = Arc::clone(&engine);
     let task = tokio::spawn(async move { catalog::run(&ours, &slotted.work).await }.instrument(span.clone()));
+    engine.held.runs(id, lease, task.abort_handle());
     if let Err(error) = task.await {
         let _in_hand = span.enter();
         // Not a step's panic, which is settled: one of the engine's own. The row is found lost and taken back.

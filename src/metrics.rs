@@ -104,6 +104,7 @@ pub fn install(
         "noshi_rescues_total",
         "noshi_timeline_changes_total",
         "noshi_commits_lost_total",
+        "noshi_stuck_jobs_total",
         "noshi_schedule_fired_total",
         "noshi_schedule_skipped_total",
         "noshi_batch_equation_broken_total",
@@ -175,6 +176,14 @@ fn show_own(pool: &PgPool, taken: &Taken) {
     let idle = pool.num_idle();
     for (state, connections) in [("idle", idle), ("used", (pool.size() as usize).saturating_sub(idle))] {
         metrics::gauge!("noshi_pool_connections", "state" => state).set(connections as f64);
+    }
+    show_thrown_away();
+}
+
+fn show_thrown_away() {
+    let (silent, unfit) = store::db::thrown_away();
+    for (why, connections) in [("silent", silent), ("unfit", unfit)] {
+        metrics::counter!("noshi_connections_thrown_away_total", "why" => why).absolute(connections as u64);
     }
 }
 

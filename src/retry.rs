@@ -1,6 +1,6 @@
 //! Delays: the only file that knows the `backoff` crate (unmaintained; `backon` is the drop-in exit).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 
@@ -43,6 +43,30 @@ impl Default for DatabaseBackoff {
 impl DatabaseBackoff {
     pub async fn pause(&mut self) {
         tokio::time::sleep(self.0.next_backoff().unwrap_or(Duration::from_millis(500))).await;
+    }
+}
+
+/// How long and how often a server may say that it is broken inside, before that is its answer. One that crashes is up again, or gone, by then.
+const BROKEN_FOR: Duration = Duration::from_secs(10);
+const BROKEN_TIMES: u32 = 5;
+
+/// Follows what one write is told, time after time.
+#[derive(Debug, Default)]
+pub struct Broken {
+    since: Option<Instant>,
+    times: u32,
+}
+
+impl Broken {
+    /// Whether no more patience helps: nothing but that it is broken was said for long enough.
+    pub fn for_ever(&mut self, says_so: bool) -> bool {
+        if !says_so {
+            *self = Broken::default();
+            return false;
+        }
+        self.times += 1;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        self.times >= BROKEN_TIMES && since.elapsed() >= BROKEN_FOR
     }
 }
 

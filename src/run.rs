@@ -19,7 +19,7 @@ use tracing::{Instrument, Span};
 use crate::{
     chaos::crash_point,
     engine::{Engine, Outside},
-    retry::DatabaseBackoff,
+    retry::{Broken, DatabaseBackoff},
     store::{
         self,
         claim::Claimed,
@@ -190,6 +190,9 @@ where
 
     async fn take_back(&mut self, end: J::State, undo: J::Undo) {
         crash_point("unwind.before");
+        if !self.takes(UNWIND_DEADLINE) {
+            return;
+        }
         let world = self.engine.world(&self.work.claimed, &Local::default());
         let this = self.this();
         let unwind = AssertUnwindSafe(J::unwind(&this, undo.clone(), &*world)).catch_unwind();
@@ -268,6 +271,12 @@ where
         known && !self.engine.stopping() && self.engine.may_call()
     }
 
+    /// From now on this step is in hand for no longer than it may take, and its settle after it. False: it was given up already.
+    fn takes(&self, step: Duration) -> bool {
+        let claimed = &self.work.claimed;
+        self.engine.held.takes(claimed.id, claimed.lease, step + self.engine.patience())
+    }
+
     async fn hand_back(&self) {
         self.engine.hand_back(&[(self.work.claimed.id, self.work.claimed.lease, self.step)]).await;
     }
@@ -275,6 +284,9 @@ where
     /// A step whose call, if it makes one, leaves this machine.
     async fn step_outside(&mut self, state: &J::State, terms: &Terms<J::State>) -> Option<J::State> {
         crash_point("step.before");
+        if !self.takes(terms.deadline) {
+            return None;
+        }
         let world = self.engine.world(&self.work.claimed, &Local::default());
         let this = self.this();
         let step = AssertUnwindSafe(J::step(&this, state.clone(), &*world)).catch_unwind();
@@ -296,7 +308,11 @@ where
     async fn step_locally(&mut self, state: &J::State, terms: &Terms<J::State>) -> Option<J::State> {
         let mut backoff = DatabaseBackoff::default();
         let mut refusals = 0;
+        let mut broken = Broken::default();
         loop {
+            if !self.takes(UNWIND_DEADLINE) {
+                return None;
+            }
             match self.try_locally(state, terms).await {
                 Ok((Settled::Applied, settlement, next)) => {
                     self.engine.settled(J::KIND, &settlement);
@@ -309,10 +325,10 @@ where
                     self.park_conflict(state).await;
                     return None;
                 }
-                Err(error) if store::is_answer(&error) => {
+                Err(error) if store::is_answer(&error) || broken.for_ever(store::is_internal(&error)) => {
                     tracing::error!(job = self.work.claimed.id, %error, "a local operation was refused");
                     refusals += 1;
-                    if refusals >= MOST_REFUSALS {
+                    if refusals >= MOST_REFUSALS || store::is_internal(&error) {
                         let why = Problem::LocalRefused;
                         let mut parked = self.place().parked(state, why.code(), why, Doubt::AsBefore);
                         parked.detail = store::said(&error);

@@ -20,7 +20,7 @@ use crate::{
     chaos::crash_point,
     chores,
     dispatch::{self, Dispatcher},
-    engine::{Current, Engine, Pace, Partners},
+    engine::{Answers, Current, Engine, Pace, Partners},
     flush::Flusher,
     heartbeat::{self, Verdict},
     hints::Hints,
@@ -49,16 +49,21 @@ pub struct Worker {
     quota: JoinHandle<()>,
     stop: Arc<Notify>,
     unready: Duration,
+    grace: Duration,
     probes: Probes,
 }
 
-/// A worker is ready while its heartbeat is answered, and its claims are. With every slot taken it waits, and is ready.
+/// What is left of the grace for the last writes, and at least this.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
+/// A worker is ready while its heartbeat is answered, and its claims are, each on its own connections. With every slot taken it waits, and is
+/// ready.
 fn probes(engine: &Arc<Engine>, pool: crate::store::PgPool) -> Probes {
     let engine = Arc::downgrade(engine);
     Probes::watch(pool, move || match engine.upgrade() {
         None => Err("stopping".to_owned()),
         Some(engine) if !engine.may_call() => Err("the heartbeat is not answered".to_owned()),
-        Some(engine) if !engine.claims.load(Ordering::Relaxed) => Err("no claim was answered".to_owned()),
+        Some(engine) if !engine.claims.are_good() => Err("no claim was answered".to_owned()),
         Some(_) => Ok(()),
     })
 }
@@ -121,7 +126,7 @@ impl Worker {
             hints: Hints::default(),
             partners: Current::new(partners),
             stopping: AtomicBool::new(false),
-            claims: AtomicBool::new(false),
+            claims: Answers::default(),
             unknown: Mutex::default(),
             away: Mutex::default(),
         });
@@ -138,9 +143,9 @@ impl Worker {
         let host =
             tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
         let chores = chores::begin(&engine);
-        let (unready, slots) = (pace.unready, pace.slots);
+        let (unready, slots, grace) = (pace.unready, pace.slots, pace.grace);
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
-        let probes = probes(&engine, vital.clone());
+        let probes = probes(&engine, engine.pool.clone());
         // A heartbeat that stalls ends the process by itself.
         for (name, turns) in [("dispatcher", &dispatcher), ("host of the jobs", &host)] {
             probes.needs(name, turns);
@@ -160,6 +165,7 @@ impl Worker {
             quota,
             stop,
             unready,
+            grace,
             probes,
         })
     }
@@ -220,13 +226,24 @@ impl Worker {
         tracing::info!(worker = engine.worker, in_hand = engine.held.len(), "stopping: no more claims");
         engine.stopping.store(true, Ordering::Relaxed);
         engine.hints.all();
-        let _ = self.dispatcher.await;
+        // Each phase ends by itself; none may hold the process past its grace because something in it does not.
+        let begun = tokio::time::Instant::now();
+        let end = begun + self.grace * 9 / 10;
+        let mut dispatcher = self.dispatcher;
+        if tokio::time::timeout_at(begun + self.grace / 2, &mut dispatcher).await.is_err() {
+            tracing::warn!("a claim was not answered in time: what it took is left to be taken over");
+            dispatcher.abort();
+        }
         // The dispatcher's end closed the channel: apalis drains what it has, and ends.
         self.stop.notify_one();
-        let _ = self.host.await;
+        let mut host = self.host;
+        if tokio::time::timeout_at(end, &mut host).await.is_err() {
+            tracing::warn!("the grace is over: what is in hand is left to be taken over");
+            host.abort();
+        }
         // Heartbeat and flushers outlive apalis: what it left running is still settled under a living lease.
         let mut patience = DatabaseBackoff::default();
-        let patient_until = tokio::time::Instant::now() + Duration::from_secs(5);
+        let patient_until = end.min(tokio::time::Instant::now() + Duration::from_secs(5));
         while !engine.held.is_empty() && tokio::time::Instant::now() < patient_until {
             patience.pause().await;
         }
@@ -240,14 +257,17 @@ impl Worker {
         self.quota.abort();
         let worker = engine.worker;
         crash_point("sign_off.before");
-        if let Err(error) = store::workers::stop(&self.vital, worker).await {
-            tracing::warn!(%error, "could not sign off; the row will be declared dead");
+        let until = end.max(tokio::time::Instant::now() + LAST_WRITES);
+        match tokio::time::timeout_at(until, store::workers::stop(&self.vital, worker)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not sign off; the row will be declared dead"),
+            Err(_) => tracing::warn!("the database did not answer: could not sign off; the row will be declared dead"),
         }
         crash_point("sign_off.after");
         // The last handle of the flushers goes with the engine.
         drop(engine);
         for flusher in self.flushers {
-            let _ = tokio::time::timeout(Duration::from_secs(5), flusher).await;
+            let _ = tokio::time::timeout_at(end.max(tokio::time::Instant::now() + LAST_WRITES), flusher).await;
         }
         tracing::info!(worker, "stopped");
     }

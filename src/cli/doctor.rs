@@ -130,7 +130,21 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
     look_at_work(&pool, it).await?;
     look_at_lanes(&pool, it).await?;
     look_at_restores(&pool, it).await?;
-    look_at_keys(&pool, settings, it).await
+    look_at_keys(&pool, settings, it).await?;
+    look_at_link(it);
+    Ok(())
+}
+
+/// Of all that was asked here.
+fn look_at_link(it: &mut Findings) {
+    let (silent, unfit) = store::db::thrown_away();
+    if silent + unfit == 0 {
+        return it.good("link", "every answer came, from a server that takes writes");
+    }
+    let mend =
+        "look at the network, the pooler and the NAT between this machine and the server, and where DATABASE_URL leads";
+    let found = format!("{silent} connections fell silent, and {unfit} led to a server that takes no writes");
+    it.wrong("link", Health::Fair, found, mend);
 }
 
 async fn look_at_server(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<()> {

@@ -41,6 +41,7 @@ metrics! {
     Counter Process noshi_rescues_total [] "Jobs taken back from dead workers.";
     Counter Process noshi_timeline_changes_total [] "Changes of the server's timeline that this process dealt with for the fleet.";
     Counter Process noshi_commits_lost_total [] "Of these, those after which acknowledged commits were, or may be, missing.";
+    Counter Process noshi_stuck_jobs_total [] "Jobs given up in this process because their step did not end in time.";
     Counter Process noshi_batches_settled_total [] "Batches with nothing left to be done.";
     Counter Process noshi_batch_equation_broken_total [] "Looks at a batch whose rows did not add up.";
     Counter Process noshi_redrive_jobs_asked_total [] "Jobs that re-drives asked to go on.";
@@ -60,6 +61,7 @@ metrics! {
     Gauge Process noshi_clock_ahead_seconds [] "How far the database's clock is ahead of this machine's.";
     Gauge Process noshi_process_kept_away ["lane", "why"] "1 while this process leaves the lane to others, because of its own clock or keys.";
     Gauge Process noshi_pool_connections ["state"] "Connections of the work pool.";
+    Counter Process noshi_connections_thrown_away_total ["why"] "Connections to the database given up: nothing came back (`silent`), or the server was not the one to write to (`unfit`).";
     Gauge Process noshi_build_info ["version"] "1.";
     Gauge Fleet noshi_figures_age_seconds [] "Since the figures of the fleet were taken.";
     Gauge Fleet noshi_open_jobs ["kind", "status"] "Open jobs, by status.";

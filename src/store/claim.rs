@@ -77,8 +77,10 @@ pub struct Catch {
     /// Tokens there were within the horizon, at most as many as were asked for.
     pub tokens: usize,
     pub jobs: Vec<Claimed>,
-    /// Jobs wait that were running when their worker died: they are claimed alone.
+    /// Jobs wait that were running when a worker died: a process has few of them at once.
     pub suspects: bool,
+    /// Jobs wait that were running in more deaths than one: they are claimed alone.
+    pub alone: bool,
     /// Lateness that a slot of this lane forgives.
     pub jitter: Duration,
 }
@@ -176,29 +178,44 @@ select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
     (select min(extract(epoch from jitter)) from budget)::float8 as jitter,
-    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lane = $2 and s.kind = any($5)
-        and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))) as suspects
+    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lost = 1 and s.lane = $2 and s.kind = any($5)
+        and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))) as suspects,
+    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lost > 1 and s.lane = $2 and s.kind = any($5)
+        and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))) as alone
 from l cross join k left join claimed c on true"
         )
     };
 }
 
 const CLAIM: &str = claim_sql!("= 0", "true");
-const CLAIM_SUSPECT: &str = claim_sql!("> 0", "true");
+const CLAIM_SUSPECT: &str = claim_sql!("> 0 and lost = 1", "true");
+const CLAIM_ALONE: &str = claim_sql!("> 0 and lost > 1", "true");
 const CLAIM_WITHOUT_TOKENS: &str = claim_sql!("= 0", "false");
+
+/// Which jobs of a lane are claimed. Whoever was in hand at a death may have caused it.
+///
+/// Of those, few run in one process at once, beside what never was: the poison among them takes few of its like down with it. Who was in
+/// hand at two deaths runs alone, so that a third, which parks, is nobody else's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    Fresh,
+    Suspect,
+    Alone,
+}
 
 /// Claims at most `want` available jobs of a lane, each with a token of every budget of the lane.
 ///
-/// `suspect` asks for jobs whose last worker died holding them; those are to be claimed one at a time, alone.
+/// `suspect` asks for jobs that were in hand at one death.
 pub async fn claim(pool: &PgPool, worker: i64, lane: &str, want: usize, suspect: bool) -> Result<Catch, sqlx::Error> {
-    claim_as(pool, worker, lane, &Asked { want, suspect, late: Duration::ZERO, unknown: &[] }).await
+    let which = if suspect { Which::Suspect } else { Which::Fresh };
+    claim_as(pool, worker, lane, &Asked { want, which, late: Duration::ZERO, unknown: &[] }).await
 }
 
 /// How a worker claims.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     pub want: usize,
-    pub suspect: bool,
+    pub which: Which,
     /// How late this worker usually reaches the slots of the lane.
     pub late: Duration,
     /// What stands at one of these [`Claimed::place`]s is left alone: another version knows them.
@@ -207,11 +224,12 @@ pub struct Asked<'a> {
 
 /// The same, as a worker asks.
 pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &Asked<'_>) -> Result<Catch, sqlx::Error> {
-    let Asked { want, suspect, late, unknown } = *asked;
-    let sql = match suspect {
+    let Asked { want, which, late, unknown } = *asked;
+    let sql = match which {
         _ if crate::chaos::planted(crate::chaos::Bug::NoTokens) => CLAIM_WITHOUT_TOKENS,
-        true => CLAIM_SUSPECT,
-        false => CLAIM,
+        Which::Suspect => CLAIM_SUSPECT,
+        Which::Alone => CLAIM_ALONE,
+        Which::Fresh => CLAIM,
     };
     let want = i32::try_from(want).unwrap_or(i32::MAX);
     // A kind of a newer version is left alone.
@@ -225,6 +243,7 @@ pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &Asked<'_>)
         tokens: usize::try_from(first.try_get::<i32, _>("k")?).unwrap_or(0),
         jobs: Vec::with_capacity(rows.len()),
         suspects: first.try_get("suspects")?,
+        alone: first.try_get("alone")?,
         jitter: first.try_get::<Option<f64>, _>("jitter")?.map_or(Duration::MAX, seconds),
     };
     for row in &rows {

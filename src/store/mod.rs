@@ -195,6 +195,16 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
     ["40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || db::ends_connection(error)
 }
 
+/// Somebody else holds the row for longer than this one may wait.
+pub fn is_locked(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "55P03")
+}
+
+/// The server says that it is broken inside. One that crashes says so for a moment; a page or an index that is broken, for ever.
+pub fn is_internal(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code.starts_with("XX"))
+}
+
 /// Seconds as the database gives them.
 fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value.max(0.0)).unwrap_or_default()

@@ -4,12 +4,17 @@ use std::{path::PathBuf, time::Duration};
 
 use noshi::{
     simulator::link::{Link, Upstream, Way},
-    store::{self, PgPool, Role},
+    store::{self, PgPool, Role, lanes::Budget},
 };
 use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
+use serde_json::json;
+
 use crate::{
+    api::Api,
+    fleet::{Terms, fleet},
+    probes::{address, ask, until_ready},
     processes::until,
     support::{TestDatabase, database, server},
 };
@@ -152,4 +157,175 @@ async fn a_connection_to_a_server_that_takes_no_writes_is_left() {
     assert!(format!("{error:#}").contains("takes no writes"), "{error:#}");
     elsewhere.execute(set("off")).await.unwrap();
     store::connect(&url, Role::Worker, 1).await.expect("it takes writes again");
+}
+
+/// Whether the sweep tries every moment (`SWEEP=all`), or some of them.
+fn moments(chunks: u64) -> impl Iterator<Item = u64> {
+    let most = if std::env::var("SWEEP").is_ok_and(|sweep| sweep == "all") { chunks } else { 5 };
+    (0..chunks).step_by(usize::try_from(chunks.div_ceil(most.max(1))).unwrap_or(1).max(1))
+}
+
+/// One flow at a time, at generated moments of a job's steps and of everything that a worker does beside them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_works_again_whenever_one_of_its_flows_goes_silent() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let (link, url) = link_to(&fleet.url).await;
+    let args = ["--lease-ms", "10000"];
+    let _worker = fleet.worker("silenced", &[("DATABASE_URL", &url)], &args);
+    let within = Duration::from_secs(15);
+    let mut gifts = 0;
+    let mut work = async |what: String| {
+        gifts += 1;
+        fleet.gift(&format!("g{gifts}"), "amazon", 500).await;
+        fleet.at_rest(within).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        gifts
+    };
+    work("before".to_owned()).await;
+    for way in [Way::Up, Way::Down] {
+        let before = link.passed(way);
+        work("measured".to_owned()).await;
+        let chunks = link.passed(way) - before;
+        for nth in moments(chunks) {
+            link.silence_at(way, nth);
+            work(format!("{way:?} {nth} of {chunks}")).await;
+        }
+    }
+    link.silence();
+    let gifts = work("all flows at once".to_owned()).await;
+    assert_eq!(crate::processes::count(&fleet, "issued"), gifts, "a gift was bought twice, or never");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_interface_answers_again_whenever_its_flows_go_silent() {
+    let _turn = crate::support::turn().await;
+    let mut fleet = fleet(Terms::default()).await;
+    let (link, url) = link_to(&fleet.url).await;
+    fleet.url = url;
+    let api = Api::of(fleet).await;
+    let token = api.token("desk", &["read"]).await;
+    let answers = async |what: String| {
+        until(&what, Duration::from_secs(10), async || {
+            let asked = timeout(Duration::from_secs(1), api.request("GET", "/v1/jobs", Some(&token)).send()).await;
+            asked.is_ok_and(|told| told.is_ok_and(|told| told.status() == 200))
+        })
+        .await;
+    };
+    answers("before".to_owned()).await;
+    for way in [Way::Up, Way::Down] {
+        let before = link.passed(way);
+        answers("measured".to_owned()).await;
+        let chunks = link.passed(way) - before;
+        for nth in moments(chunks) {
+            link.silence_at(way, nth);
+            answers(format!("{way:?} {nth} of {chunks}")).await;
+            answers(format!("after {way:?} {nth}")).await;
+        }
+    }
+    link.silence();
+    answers("all flows at once".to_owned()).await;
+}
+
+/// The heartbeat is on connections of its own: that it is answered says nothing about those that do the work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_claims_hang_is_not_ready() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let (link, url) = link_to(&fleet.url).await;
+    let args = ["--lease-ms", "10000", "--metrics", "127.0.0.1:0"];
+    let worker = fleet.worker("silenced", &[("DATABASE_URL", &url)], &args);
+    let address = address(&worker).await;
+    until_ready(&address, Ok(())).await;
+    link.silence();
+    until_ready(&address, Err("no claim was answered")).await;
+    until_ready(&address, Ok(())).await;
+    let (_, shown) = ask(&address, "/metrics").await.expect("metrics");
+    let thrown = shown.lines().find(|line| line.starts_with("noshi_connections_thrown_away_total{why=\"silent\"}"));
+    let thrown = thrown.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    assert!(thrown.is_some_and(|thrown| thrown >= 1.0), "{thrown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_in_silence_ends_the_worker_within_its_grace() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let (link, url) = link_to(&fleet.url).await;
+    let mut worker = fleet.worker("silenced", &[("DATABASE_URL", &url)], &["--grace-ms", "5000"]);
+    fleet.gift("g", "amazon", 500).await;
+    fleet.at_rest(Duration::from_secs(20)).await.unwrap();
+    link.silence_new(true);
+    link.silence();
+    worker.signal(rustix::process::Signal::TERM);
+    let begun = Instant::now();
+    timeout(Duration::from_secs(15), worker.child.wait()).await.expect("it ends").expect("an end");
+    assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
+}
+
+/// The other lanes go on; the locked one goes on when it is let go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_lane_holds_up_nobody_else() {
+    let db = database().await;
+    for lane in ["locked", "free"] {
+        store::lanes::declare(&db.pool, lane, &[]).await.unwrap();
+    }
+    let worker = crate::engine::start(&db, crate::engine::pace()).await;
+    let mut lock = db.pool.begin().await.unwrap();
+    lock.execute("select from noshi.lane where name = 'locked' for update").await.unwrap();
+    let asks = |id: String, lane: &str| json!({"id": id, "steps": 2, "lane": lane, "answers": ["ok"]});
+    for i in 0..10 {
+        crate::engine::probe(&db.pool, asks(format!("locked{i}"), "locked")).await;
+    }
+    // The first claim waits for the lock; from then on that lane is tried with one slot.
+    let mut slow = vec![];
+    for i in 0..60 {
+        let begun = Instant::now();
+        let job = crate::engine::probe(&db.pool, asks(format!("free{i}"), "free")).await;
+        let done = "select status = 'completed' from noshi.job where id = $1";
+        until("a free lane's job", Duration::from_secs(10), async || {
+            sqlx::query_scalar::<_, bool>(done).bind(job).fetch_one(&db.pool).await.unwrap()
+        })
+        .await;
+        if begun.elapsed() > Duration::from_millis(1500) {
+            slow.push(begun.elapsed());
+        }
+    }
+    assert!(slow.len() <= 6, "jobs of a free lane waited for a locked one: {slow:?}");
+    lock.rollback().await.unwrap();
+    crate::engine::at_rest(&db.pool).await;
+    worker.stop().await;
+}
+
+/// What its budget gives, a lane gets, whoever holds the row of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lanes_beside_a_locked_one_keep_their_rate() {
+    const A_SECOND: u32 = 40;
+    let _turn = crate::support::turn().await;
+    let db = database().await;
+    let budget = Budget { per: Duration::from_secs(1), calls: A_SECOND, burst: 1, jitter: Duration::from_millis(50) };
+    store::lanes::declare(&db.pool, "free", &[budget]).await.unwrap();
+    store::lanes::declare(&db.pool, "locked", &[]).await.unwrap();
+    let mut lock = db.pool.begin().await.unwrap();
+    lock.execute("set local idle_in_transaction_session_timeout = 0").await.unwrap();
+    lock.execute("select from noshi.lane where name = 'locked' for update").await.unwrap();
+    let asks = |id: String, lane: &str| json!({"id": id, "steps": 2, "lane": lane, "answers": ["ok"]});
+    for i in 0..50 {
+        crate::engine::probe(&db.pool, asks(format!("locked{i}"), "locked")).await;
+    }
+    for i in 0..A_SECOND * 15 {
+        crate::engine::probe(&db.pool, asks(format!("free{i}"), "free")).await;
+    }
+    let worker = crate::engine::start(&db, crate::engine::pace()).await;
+    let done = async || {
+        let done = "select count(*) from noshi.job where status = 'completed' and args ->> 'lane' = 'free'";
+        sqlx::query_scalar::<_, i64>(done).fetch_one(&db.pool).await.unwrap()
+    };
+    until("the first", Duration::from_secs(10), async || done().await > 0).await;
+    let (begun, before) = (Instant::now(), done().await);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let rate = (done().await - before) as f64 / begun.elapsed().as_secs_f64() / f64::from(A_SECOND);
+    eprintln!("beside a locked lane: {rate:.2} of the budget");
+    assert!(rate >= 0.9, "{rate:.2} of the budget");
+    lock.rollback().await.unwrap();
+    crate::engine::at_rest(&db.pool).await;
+    worker.stop().await;
 }

@@ -73,6 +73,7 @@ fn expected() -> BTreeSet<String> {
         .collect();
     all.insert(format!("noshi_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")));
     all.extend(["idle", "used"].map(|state| format!("noshi_pool_connections{{state=\"{state}\"}}")));
+    all.extend(["silent", "unfit"].map(|why| format!("noshi_connections_thrown_away_total{{why=\"{why}\"}}")));
     for code in Problem::ALL.iter().map(|problem| problem.code()) {
         for name in [
             "noshi_problems_total",

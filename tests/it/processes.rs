@@ -170,6 +170,52 @@ async fn a_job_that_kills_its_workers_is_parked_and_its_neighbours_are_not() {
     assert_eq!(completed, 10, "a neighbour was blamed");
 }
 
+/// What a dead worker had in hand is looked after beside the work of the others, not instead of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_with_forty_calls_in_hand_does_not_stop_the_others() {
+    const A_SECOND: usize = 20;
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms { call_timeout: Duration::from_secs(4), ..Terms::default() }).await;
+    // What comes later takes a second each: to let it all finish before each suspect would take a minute.
+    fleet.control().script(Provider::GiftOnDemand, Op::Issue, Fault::SlowBody, 1000).unwrap();
+    fleet.control().script(Provider::AmazonIncentives, Op::Issue, Fault::EffectThenHang, 40).unwrap();
+    for i in 0..40 {
+        fleet.gift(&format!("held{i}"), "amazon", 500).await;
+    }
+    let first = fleet.worker("first", &[], &[]);
+    until("forty calls", Duration::from_secs(20), async || count(&fleet, "issued") == 40).await;
+    first.signal(Signal::KILL);
+    let second = fleet.worker("second", &[], &[]);
+    let held = "select count(*) from noshi.job where status = 'running'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(held).fetch_one(&fleet.pool).await.unwrap(), 40);
+    let begun = tokio::time::Instant::now();
+    let mut done = vec![];
+    for second in 1..=15_u32 {
+        for i in 0..A_SECOND {
+            fleet.gift(&format!("later{second}-{i}"), "digital", 500).await;
+        }
+        tokio::time::sleep_until(begun + Duration::from_secs(1) * second).await;
+        let completed = "select count(*) from noshi.job where status = 'completed' and args ->> 'category' = 'digital'";
+        done.push(sqlx::query_scalar::<_, i64>(completed).fetch_one(&fleet.pool).await.unwrap());
+    }
+    let rate = (done[14] - done[4]) as f64 / (10 * A_SECOND) as f64;
+    eprintln!(
+        "completed after each second: {done:?}; {rate:.2} of what came in, from the fifth second to the fifteenth"
+    );
+    assert!(rate >= 0.8, "{rate:.2}: {done:?}");
+    fleet.at_rest(Duration::from_secs(30)).await.unwrap();
+    let (completed, rescued): (i64, i64) = sqlx::query_as(
+        "select (select count(*) from noshi.job where status = 'completed'),
+            (select count(distinct job) from noshi.job_event where event = 'rescued')",
+    )
+    .fetch_one(&fleet.pool)
+    .await
+    .unwrap();
+    let all = 40 + 15 * A_SECOND;
+    assert_eq!((completed as usize, count(&fleet, "issued"), rescued), (all, all, 40));
+    assert!(second.stop().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once_and_the_doubt_is_resolved() {
     let _turn = crate::support::turn().await;

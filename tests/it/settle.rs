@@ -282,6 +282,42 @@ async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
     }
 }
 
+/// A server that crashes says for a moment that it is broken inside; one whose page is broken, for ever. That too is an answer, and its
+/// neighbours' settles and those that come later are written.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_broken_inside_the_server_is_not_tried_for_ever() {
+    let db = database().await;
+    let pool = &db.pool;
+    probes(pool, 2).await;
+    let breaks = "create function public.broken() returns trigger language plpgsql as
+            $$ begin raise 'invalid page in block 1' using errcode = 'XX000'; end $$;
+        create trigger broken before insert on noshi.probe_note for each row when (new.text = 'broken')
+            execute function public.broken()";
+    sqlx::raw_sql(breaks).execute(pool).await.unwrap();
+    let (worker, jobs) = held(pool, 2).await;
+    let (flusher, tasks) = noshi::flush::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
+    let settles = async {
+        tokio::join!(
+            flusher.settle(Settlement { facts: note("broken"), ..done(&jobs[0]) }),
+            flusher.settle(Settlement { facts: note("neighbour"), ..done(&jobs[1]) }),
+        )
+    };
+    let settled = tokio::time::timeout(std::time::Duration::from_secs(30), settles).await.expect("an end");
+    assert_eq!(settled, (Settled::Refused, Settled::Applied));
+    let row: (String, Option<String>, Option<String>) =
+        sqlx::query_as("select status::text, code, detail from noshi.job where id = $1")
+            .bind(jobs[0].id)
+            .fetch_one(pool)
+            .await
+            .unwrap();
+    assert_eq!((row.0.as_str(), row.1.as_deref()), ("needs_operator", Some("settle_refused")));
+    assert!(row.2.as_deref().is_some_and(|why| why.contains("XX000")), "{row:?}");
+    drop(flusher);
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
 /// Killed between the facts and the commit, or right after the commit, before it hears of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_at_the_commit_writes_its_fact_once() {
