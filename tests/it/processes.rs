@@ -22,7 +22,9 @@ const PROVIDERS: [(Provider, &str); 3] =
 
 pub fn ledger(fleet: &Fleet) -> Vec<Value> {
     let text = std::fs::read_to_string(fleet.ledger()).expect("the ledger");
-    text.lines().map(|line| serde_json::from_str(line).expect("a ledger line")).collect()
+    // A line that is still being written is nobody's answer yet.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).expect("a ledger line")).collect()
 }
 
 pub fn count(fleet: &Fleet, event: &str) -> usize {
