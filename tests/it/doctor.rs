@@ -48,11 +48,13 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
 
     // A lane that was paused, a job for a lane that nobody has, a key that was lost, a snapshot that is held.
     assert!(fleet.command(&["lane", "pause", "gift/tango_card", "--reason", "a drill"]).await.status.success());
-    sqlx::raw_sql("select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 2, \"lane\": \"nobody\"}');
-        insert into noshi.job (kind, key, fingerprint, args) values ('of_a_newer_version', 'g', sha256('g'), '{}')")
-        .execute(&fleet.pool)
-        .await
-        .unwrap();
+    sqlx::raw_sql(
+        "select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 2, \"lane\": \"nobody\"}');
+        insert into noshi.job (kind, key, fingerprint, args) values ('of_a_newer_version', 'g', sha256('g'), '{}')",
+    )
+    .execute(&fleet.pool)
+    .await
+    .unwrap();
     crate::processes::until("a job in that lane", std::time::Duration::from_secs(10), async || {
         sqlx::query_scalar("select lane = 'nobody' from noshi.job where kind = 'probe'")
             .fetch_one(&fleet.pool)
