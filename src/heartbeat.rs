@@ -100,9 +100,12 @@ async fn deal(engine: &Engine, pool: &PgPool) -> Result<(), sqlx::Error> {
 }
 
 async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i64)>) -> Result<(), sqlx::Error> {
-    for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
-        crash_point("declare_dead.after");
-        tracing::warn!(worker, "declared a silent worker dead");
+    // By a clock that has jumped, everybody would have been silent for long.
+    if engine.clocks.look_after(pool, engine.worker).await? {
+        for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
+            crash_point("declare_dead.after");
+            tracing::warn!(worker, "declared a silent worker dead");
+        }
     }
     deal(engine, pool).await?;
     let rescued = store::recover::rescue(pool).await?;

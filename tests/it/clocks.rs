@@ -1,0 +1,171 @@
+//! The database's clock goes wrong, and comes right again: nothing that cannot be taken back happens meanwhile, and nothing waits afterwards
+//! for the clock to catch up.
+
+use std::{fs, time::Duration};
+
+use noshi::store::PgPool;
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    fleet::{Fleet, Process, Terms, fleet},
+    processes::until,
+    support::turn,
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+async fn holds(pool: &PgPool, sql: &str) -> bool {
+    let answer = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(pool).await;
+    answer.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+async fn until_holds(pool: &PgPool, sql: &str) {
+    until(sql, SOON, async || holds(pool, sql).await).await;
+}
+
+async fn set_schedule(fleet: &Fleet) {
+    let args = r#"{"id": "tick/{due}", "steps": 1}"#;
+    let set = [
+        "schedule",
+        "set",
+        "tick",
+        "--kind",
+        "probe",
+        "--cron",
+        "0 0 * * *",
+        "--zone",
+        "UTC",
+        "--args",
+        args,
+        "--missed",
+        "latest",
+    ];
+    let said = fleet.command(&[&set[..], &["--reason", "a test"]].concat()).await;
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+/// What a clock leaves that was ahead by `ahead` for a while.
+fn left_by(ahead: &str) -> String {
+    format!(
+        "update noshi.lane_budget set tat = clock_timestamp() + interval '{ahead}';
+         update noshi.lane set closed_until = clock_timestamp() + interval '{ahead}' where name = 'gift/tango_card';
+         update noshi.worker set seen_at = clock_timestamp() + interval '{ahead}' where dead_at is null and stopped_at is null;
+         update noshi.server_seen set seen_at = clock_timestamp() + interval '{ahead}', clock_at = clock_timestamp() + interval '{ahead}';
+         update noshi.schedule set next_due = next_due + interval '{ahead}' + interval '1 day';
+         update noshi.retention set begun_at = clock_timestamp() + interval '{ahead}';
+         update noshi.figures_taken set next_at = clock_timestamp() + interval '{ahead}';
+         insert into noshi.job_event (job, event, lease, step, became, happened_at)
+             select id, 'retried', lease, step, at, clock_timestamp() + interval '{ahead}' from noshi.job where key = 'waits';
+         update noshi.job set status = 'retryable', run_at = clock_timestamp() + interval '{ahead}' + interval '10 seconds' where key = 'waits'"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_ahead_of_the_clock_is_drawn_back() {
+    let _turn = turn().await;
+    for ahead in ["1 hour", "60 days"] {
+        let fleet = fleet(Terms::default()).await;
+        let pool = &fleet.pool;
+        let worker = fleet.worker("w", &[], &[]);
+        fleet.gift("before", "digital", 500).await;
+        fleet.at_rest(SOON).await.unwrap();
+        set_schedule(&fleet).await;
+        run(pool, "insert into noshi.job (kind, key, fingerprint, args, at, status, run_at) values ('probe', 'waits', '', '{\"id\": \"waits\", \"steps\": 2}', 'new', 'scheduled', clock_timestamp() + interval '9 days')").await;
+        // A process that died while the clock was ahead.
+        run(pool, "insert into noshi.worker (name) values ('gone')").await;
+        run(pool, &left_by(ahead)).await;
+        for grant in ["after-1", "after-2"] {
+            fleet.gift(grant, "digital", 500).await;
+        }
+        fleet.gift("closed", "prepaid", 500).await;
+        for back in [
+            "select not exists (select from noshi.lane_budget where tat > clock_timestamp() + per + jitter + interval '11 seconds')",
+            "select count(*) = 2 from noshi.job where key like 'after-%' and status = 'completed'",
+            "select status = 'completed' from noshi.job where key = 'waits'",
+            "select next_due < clock_timestamp() + interval '1 day' from noshi.schedule",
+            "select begun_at <= clock_timestamp() from noshi.retention",
+            "select next_at < clock_timestamp() + interval '1 minute' from noshi.figures_taken",
+            "select coalesce(closed_until < clock_timestamp() + interval '61 minutes', true) from noshi.lane where name = 'gift/tango_card'",
+            "select dead_at is not null from noshi.worker where name = 'gone'",
+        ] {
+            until_holds(pool, back).await;
+        }
+        let log = fs::read_to_string(&worker.log).unwrap();
+        assert!(
+            log.contains("was stored ahead of the database's clock")
+                && log.contains("its next due time lay too far ahead"),
+            "{log}"
+        );
+        assert!(worker.stop().await.success());
+    }
+}
+
+/// A worker to which the database's clock seems off by what the file says.
+fn worker_with(fleet: &Fleet, name: &str, seconds: &str) -> (Process, std::path::PathBuf) {
+    let file = fleet.dir.path().join(format!("{name}.clock"));
+    fs::write(&file, seconds).unwrap();
+    (fleet.worker(name, &[("NOSHI_CLOCK_OFF", file.to_str().unwrap())], &[]), file)
+}
+
+const DUE: &str =
+    "update noshi.schedule set next_due = next_due - interval '2 days'; select pg_notify('noshi', 'schedule')";
+const FIRED: &str = "select exists (select from noshi.job where key like 'tick/%')";
+const GONE: &str = "insert into noshi.worker (name, seen_at) values ('gone', clock_timestamp() - interval '1 day');
+    update noshi.server_seen set seen_at = clock_timestamp() - interval '1 day'";
+const DEAD: &str = "select dead_at is not null from noshi.worker where name = 'gone'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_clocks_disagree_nothing_falls_due_and_nobody_is_declared_dead() {
+    let _turn = turn().await;
+    for off in ["5184000", "3600", "-3600"] {
+        let fleet = fleet(Terms::default()).await;
+        let pool = &fleet.pool;
+        set_schedule(&fleet).await;
+        let (worker, clock) = worker_with(&fleet, "w", off);
+        until_holds(pool, "select coalesce(bool_or(abs(clock_ahead) > 60), false) from noshi.worker where name = 'w'")
+            .await;
+        run(pool, DUE).await;
+        run(pool, GONE).await;
+        run(pool, "update noshi.retention set begun_at = clock_timestamp() - interval '2 hours'").await;
+        // Gifts go on: they go by no date.
+        fleet.gift("meanwhile", "digital", 500).await;
+        until_holds(pool, "select status = 'completed' from noshi.job where key = 'meanwhile'").await;
+        let beats = "select max(seen_at) > (select max(happened_at) from noshi.job_event) + interval '3 seconds' from noshi.worker where name = 'w'";
+        until_holds(pool, beats).await;
+        for happened in [FIRED, DEAD, "select begun_at > clock_timestamp() - interval '1 hour' from noshi.retention"] {
+            assert!(!holds(pool, happened).await, "{off}: {happened}");
+        }
+        let doctor = String::from_utf8(fleet.command(&["doctor"]).await.stdout).unwrap();
+        assert!(doctor.contains("1 are over a minute from the database's"), "{doctor}");
+        fs::write(&clock, "0").unwrap();
+        for happens in [FIRED, DEAD] {
+            until_holds(pool, happens).await;
+        }
+        assert!(worker.stop().await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_with_a_wrong_clock_does_not_hold_up_the_fleet() {
+    let _turn = turn().await;
+    for off in ["1200", "-1200"] {
+        let fleet = fleet(Terms::default()).await;
+        let pool = &fleet.pool;
+        set_schedule(&fleet).await;
+        let (wrong, _) = worker_with(&fleet, "wrong", off);
+        let right = fleet.worker("right", &[], &[]);
+        until_holds(pool, "select count(*) = 2 from noshi.worker where clock_ahead is not null").await;
+        run(pool, DUE).await;
+        run(pool, GONE).await;
+        for happens in [FIRED, DEAD] {
+            until_holds(pool, happens).await;
+        }
+        let log = fs::read_to_string(&wrong.log).unwrap();
+        assert!(!log.contains("a schedule was due") && !log.contains("declared a silent worker dead"), "{log}");
+        assert!(wrong.stop().await.success() && right.stop().await.success());
+    }
+}
