@@ -72,11 +72,12 @@ impl Clocks {
     }
 
     /// At every heartbeat: tells the fleet, hears of it, and brings back what was stored ahead of the clock.
-    pub async fn look_after(&self, pool: &PgPool, worker: i64) -> Result<bool, sqlx::Error> {
+    pub async fn look_after(&self, pool: &PgPool, worker: i64, lease: Duration) -> Result<bool, sqlx::Error> {
         let database = store::clocks::now(pool).await?;
         let agree = store::clocks::report(pool, worker, database + chaos::clock_off() - here(), BOUND).await?;
         self.fleet_disagrees.store(!agree, Ordering::Relaxed);
-        for drawn in store::clocks::draw_back(pool).await? {
+        let trusted = self.trusted(database);
+        for drawn in store::clocks::draw_back(pool, trusted).await? {
             let store::clocks::Drawn { what, name, ahead } = drawn;
             metrics::counter!("noshi_instants_drawn_back_total").increment(1);
             tracing::warn!(
@@ -86,7 +87,8 @@ impl Clocks {
                 "was stored ahead of the database's clock, which has gone back; it is drawn back"
             );
         }
-        Ok(self.trusted(database))
+        store::clocks::see(pool, lease, trusted).await?;
+        Ok(trusted)
     }
 }
 

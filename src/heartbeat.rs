@@ -101,7 +101,7 @@ async fn deal(engine: &Engine, pool: &PgPool) -> Result<(), sqlx::Error> {
 
 async fn look_after(engine: &Engine, pool: &PgPool, strays: &mut HashSet<(i64, i64)>) -> Result<(), sqlx::Error> {
     // By a clock that has jumped, everybody would have been silent for long.
-    if engine.clocks.look_after(pool, engine.worker).await? {
+    if engine.clocks.look_after(pool, engine.worker, engine.clock.lease()).await? {
         for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
             crash_point("declare_dead.after");
             tracing::warn!(worker, "declared a silent worker dead");

@@ -1,5 +1,7 @@
 //! The database's clock: what the fleet makes of it, and what was stored while it was ahead.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 
@@ -25,8 +27,13 @@ pub struct Drawn {
 }
 
 /// Brings back to the clock what was stored ahead of it.
-pub async fn draw_back(pool: &PgPool) -> Result<Vec<Drawn>, sqlx::Error> {
-    sqlx::query_as("select * from noshi.draw_back()").fetch_all(pool).await
+pub async fn draw_back(pool: &PgPool, trusted: bool) -> Result<Vec<Drawn>, sqlx::Error> {
+    sqlx::query_as("select * from noshi.draw_back($1)").bind(trusted).fetch_all(pool).await
+}
+
+/// Notes where the clock is, and what this worker thinks of it.
+pub async fn see(pool: &PgPool, lease: Duration, trusted: bool) -> Result<(), sqlx::Error> {
+    sqlx::query("select noshi.see_clock($1, $2)").bind(lease).bind(trusted).execute(pool).await.map(|_| ())
 }
 
 /// A schedule that is on, for the look whether its next due time lies too far ahead.

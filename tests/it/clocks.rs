@@ -1,13 +1,16 @@
 //! The database's clock goes wrong, and comes right again: nothing that cannot be taken back happens meanwhile, and nothing waits afterwards
 //! for the clock to catch up.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use noshi::store::PgPool;
+use noshi::{
+    private_postgres::{PrivatePostgres, Settings},
+    store::PgPool,
+};
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    fleet::{Fleet, Process, Terms, fleet},
+    fleet::{Fleet, Process, Terms, fleet, fleet_on_url},
     processes::until,
     support::turn,
 };
@@ -51,7 +54,8 @@ async fn set_schedule(fleet: &Fleet) {
 /// What a clock leaves that was ahead by `ahead` for a while.
 fn left_by(ahead: &str) -> String {
     format!(
-        "update noshi.lane_budget set tat = clock_timestamp() + interval '{ahead}';
+        "lock table noshi.lane in exclusive mode;
+         update noshi.lane_budget set tat = clock_timestamp() + interval '{ahead}';
          update noshi.lane set closed_until = clock_timestamp() + interval '{ahead}' where name = 'gift/tango_card';
          update noshi.worker set seen_at = clock_timestamp() + interval '{ahead}' where dead_at is null and stopped_at is null;
          update noshi.server_seen set seen_at = clock_timestamp() + interval '{ahead}', clock_at = clock_timestamp() + interval '{ahead}';
@@ -167,5 +171,113 @@ async fn one_worker_with_a_wrong_clock_does_not_hold_up_the_fleet() {
         let log = fs::read_to_string(&wrong.log).unwrap();
         assert!(!log.contains("a schedule was due") && !log.contains("declared a silent worker dead"), "{log}");
         assert!(wrong.stop().await.success() && right.stop().await.success());
+    }
+}
+
+/// Debian's libfaketime, which gives a process another clock, as a file says.
+fn libfaketime() -> Option<std::path::PathBuf> {
+    let lib = format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
+    Some(lib.into()).filter(|lib: &std::path::PathBuf| lib.exists())
+}
+
+/// A server whose clock is off by what the file says, from the next look on.
+async fn server_with_a_clock(lib: &std::path::Path, file: &std::path::Path) -> PrivatePostgres {
+    set_clock(file, 0);
+    let (lib, file) = (lib.display().to_string(), file.display().to_string());
+    let environment = [
+        ("LD_PRELOAD", lib.as_str()),
+        ("FAKETIME_TIMESTAMP_FILE", &file),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let settings = Settings { durable: false, environment, ..Settings::default() };
+    let server = PrivatePostgres::start(settings).await.unwrap();
+    server.create_database("noshi").await.unwrap();
+    noshi::store::migrate(&server.url("noshi")).await.unwrap();
+    server
+}
+
+/// At once for everybody who reads it: never half a file.
+fn set_clock(file: &std::path::Path, seconds: i64) {
+    let whole = file.with_extension("new");
+    fs::write(&whole, format!("{seconds:+}")).unwrap();
+    fs::set_permissions(&whole, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::rename(whole, file).unwrap();
+}
+
+const NOTHING_LOST: [(&str, &str); 5] = [
+    ("nobody is declared dead", "select not exists (select from noshi.worker where dead_at is not null)"),
+    ("no schedule has fired", "select not exists (select from noshi.job where key like 'tick/%')"),
+    ("no points expired", "select not exists (select from noshi.point_entry where kind = 'expire')"),
+    ("nothing was pruned", "select count(*) >= 5 from noshi.job where kind = 'gift_issuance'"),
+    (
+        "no entry is dated ahead",
+        "select not exists (select from noshi.point_entry where at > clock_timestamp() + interval '10 seconds')",
+    ),
+];
+
+/// The server's own clock: for 14 s it is off, and then right again. Workers and producers go on all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_clock_jumps_and_comes_right() {
+    let Some(lib) = libfaketime() else {
+        eprintln!("skipped: libfaketime is not installed");
+        return;
+    };
+    let _turn = turn().await;
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let clock = dir.path().join("clock");
+    for off in [60 * 86_400, 3600, -3600] {
+        let server = server_with_a_clock(&lib, &clock).await;
+        let fleet = fleet_on_url(server.url("noshi"), Terms::default()).await;
+        let pool = &fleet.pool;
+        let workers = [fleet.worker("a", &[], &[]), fleet.worker("b", &[], &[])];
+        set_schedule(&fleet).await;
+        for n in 0..5 {
+            fleet.gift(&format!("before-{n}"), "digital", 500).await;
+        }
+        // Some of the user's points lapse before the clock's wrong date, and not before the right one.
+        run(pool, "select noshi.enqueue('point_grant', 'b:' || d, jsonb_build_object('benefit', 'b', 'source', d::text, 'user', 'u1', 'points', 100, 'valid_days', d)) from unnest(array[30, 400]) d").await;
+        fleet.at_rest(SOON).await.unwrap();
+
+        set_clock(&clock, off);
+        let shows = format!(
+            "select abs(extract(epoch from clock_timestamp()) - {} - {off}) < 60",
+            chrono::Utc::now().timestamp()
+        );
+        assert!(holds(pool, &shows).await, "the server's clock is off by {off}");
+        let until_right = tokio::time::Instant::now() + Duration::from_secs(14);
+        fleet.gift("meanwhile", "digital", 500).await;
+        run(pool, "select noshi.enqueue('point_grant', 'b:m', '{\"benefit\": \"b\", \"source\": \"m\", \"user\": \"u1\", \"points\": 7, \"valid_days\": 400}')").await;
+        run(pool, "select pg_notify('noshi', 'schedule')").await;
+        until_holds(pool, "select status = 'completed' from noshi.job where key = 'meanwhile'").await;
+        tokio::time::sleep_until(until_right).await;
+        for (what, sql) in NOTHING_LOST {
+            assert!(holds(pool, sql).await, "{off}, while it is off: {what}");
+        }
+
+        set_clock(&clock, 0);
+        let right = std::time::Instant::now();
+        for grant in ["after-1", "after-2"] {
+            fleet.gift(grant, "digital", 500).await;
+        }
+        until_holds(pool, "select count(*) = 2 from noshi.job where key like 'after-%' and status = 'completed'").await;
+        eprintln!("off by {off} s: gifts {:.1} s after it came right", right.elapsed().as_secs_f32());
+        assert!(right.elapsed() < Duration::from_secs(15), "{off}: {:?}", right.elapsed());
+        fleet.at_rest(SOON).await.unwrap();
+        until_holds(pool, "select next_due < clock_timestamp() + interval '1 day' from noshi.schedule").await;
+        until_holds(pool, "select bool_and(seen_at between clock_timestamp() - interval '3 seconds' and clock_timestamp() + interval '3 seconds') from noshi.worker").await;
+        // As long as anybody could still be taken for dead.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        for (what, sql) in NOTHING_LOST {
+            assert!(holds(pool, sql).await, "{off}, after it came right: {what}");
+        }
+        assert!(holds(pool, "select noshi.point_balance('u1') = 207").await, "{off}: the points");
+        for worker in workers {
+            assert!(worker.stop().await.success(), "{off}");
+        }
+        drop(fleet);
+        server.stop().await.unwrap();
     }
 }
