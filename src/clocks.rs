@@ -12,10 +12,11 @@ use std::{
 
 use crate::store::PgPool;
 
-use crate::{chaos, store};
+use crate::{
+    chaos,
+    store::{self, clocks::BOUND},
+};
 
-/// Clocks that are further apart than this, in seconds, are not those of machines that keep time.
-pub const BOUND: f64 = 60.0;
 /// After both clocks have jumped as one, such as on one machine, nobody can tell whether they went wrong or came right: a person has so long.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 

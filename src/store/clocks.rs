@@ -7,6 +7,9 @@ use sqlx::FromRow;
 
 use super::PgPool;
 
+/// Clocks that are further apart than this, in seconds, are not those of machines that keep time.
+pub const BOUND: f64 = 60.0;
+
 /// The database's clock, in Unix seconds.
 pub async fn now(pool: &PgPool) -> Result<f64, sqlx::Error> {
     sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8").fetch_one(pool).await

@@ -95,7 +95,7 @@ pub async fn dated_ahead(pool: &PgPool) -> Result<(Vec<String>, i64), sqlx::Erro
     const APART: &str =
         "select count(*) from noshi.worker where dead_at is null and stopped_at is null and abs(clock_ahead) > $1";
     let ahead = sqlx::query_scalar(AHEAD).fetch_all(pool).await?;
-    Ok((ahead, sqlx::query_scalar(APART).bind(crate::clocks::BOUND).fetch_one(pool).await?))
+    Ok((ahead, sqlx::query_scalar(APART).bind(super::clocks::BOUND).fetch_one(pool).await?))
 }
 
 /// What vacuum can do for the job table, and what keeps it from it.
