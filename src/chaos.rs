@@ -1,7 +1,8 @@
 //! For the proofs, in debug builds only: named points at which a worker kills itself, and planted bugs.
 //!
 //! `NOSHI_CRASH=name@k` raises SIGKILL at the k-th passing of a point, `NOSHI_STOP=name@k` SIGSTOP; `NOSHI_CRASH_TRACE=file` lists the points passed;
-//! `NOSHI_BUG=name` removes one defence, to prove that the checker sees it. A release build contains neither.
+//! `NOSHI_BUG=name` removes one defence, to prove that the checker sees it; `NOSHI_CLOCK_OFF=file` says by how many seconds the database's clock is
+//! off. A release build contains none of them.
 
 /// A defence that can be removed at run time, to show that the checker catches its absence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,10 +119,19 @@ mod armed {
     pub fn planted(bug: Bug) -> bool {
         *BUG == Some(bug)
     }
+
+    static CLOCK: LazyLock<Option<std::path::PathBuf>> =
+        LazyLock::new(|| env::var_os("NOSHI_CLOCK_OFF").map(Into::into));
+
+    /// By how many seconds the database's clock seems to be off, as a file says at each look.
+    pub fn clock_off() -> f64 {
+        let text = CLOCK.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+    }
 }
 
 #[cfg(debug_assertions)]
-pub use armed::{crash_point, die, planted};
+pub use armed::{clock_off, crash_point, die, planted};
 
 #[cfg(not(debug_assertions))]
 #[inline(always)]
@@ -131,4 +141,10 @@ pub const fn crash_point(_: &'static str) {}
 #[inline(always)]
 pub const fn planted(_: Bug) -> bool {
     false
+}
+
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub const fn clock_off() -> f64 {
+    0.0
 }

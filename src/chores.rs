@@ -19,6 +19,8 @@ const BETWEEN_PRUNE_LOOKS: Duration = Duration::from_secs(10);
 /// At the latest, at the soonest, where neither a due time nor a change is known of.
 const BETWEEN_SCHEDULE_LOOKS: Duration = Duration::from_secs(15);
 const SOONEST_SCHEDULE_LOOK: Duration = Duration::from_millis(200);
+/// While the database's clock is not trusted.
+const BETWEEN_UNTRUSTED_LOOKS: Duration = Duration::from_secs(2);
 const BETWEEN_FIGURE_LOOKS: Duration = Duration::from_secs(2);
 
 /// Begins them all; they end when they are aborted.
@@ -36,6 +38,10 @@ pub fn begin(engine: &Arc<Engine>) -> Vec<JoinHandle<()>> {
 async fn settle_batches(engine: Arc<Engine>) {
     let broken = metrics::counter!("noshi_batch_equation_broken_total");
     loop {
+        if !engine.clocks.ask(&engine.pool).await {
+            tokio::time::sleep(BETWEEN_BATCH_LOOKS).await;
+            continue;
+        }
         match store::batches::count_next(&engine.pool).await {
             Ok(Some(counted)) => {
                 if !counted.holds {
@@ -91,7 +97,7 @@ async fn advance_redrives(engine: Arc<Engine>) {
 /// Moves out jobs that were over long ago, by the schedule: one process of the fleet at a time, page by page.
 async fn prune(engine: Arc<Engine>) {
     loop {
-        match prune_if_due(&engine.pool).await {
+        match prune_if_due(&engine).await {
             Ok(0) => {}
             Ok(pruned) => {
                 metrics::counter!("noshi_jobs_pruned_total").increment(pruned);
@@ -105,13 +111,17 @@ async fn prune(engine: Arc<Engine>) {
     }
 }
 
-async fn prune_if_due(pool: &crate::store::PgPool) -> Result<u64, store::ActError> {
+async fn prune_if_due(engine: &Engine) -> Result<u64, store::ActError> {
+    let pool = &engine.pool;
     let mut pruned = 0;
-    if !store::prune::is_due(pool).await? {
+    if !engine.clocks.ask(pool).await || !store::prune::is_due(pool).await? {
         return Ok(pruned);
     }
     let mut last = store::prune::Pruned::default();
-    while let Some(page) = store::prune::next_page(pool, None, &last).await? {
+    // By a clock that is ahead, what is young would be old.
+    while engine.clocks.ask(pool).await
+        && let Some(page) = store::prune::next_page(pool, None, &last).await?
+    {
         pruned += u64::from(page.pruned.unsigned_abs());
         if page.is_last() {
             break;
@@ -124,7 +134,7 @@ async fn prune_if_due(pool: &crate::store::PgPool) -> Result<u64, store::ActErro
 /// Fires schedules when they are due: whoever comes first has the row, the others pass it over.
 async fn fire_schedules(engine: Arc<Engine>) {
     loop {
-        let pause = match look_at_schedules(&engine.pool).await {
+        let pause = match look_at_schedules(&engine).await {
             Ok(wait) => wait.clamp(SOONEST_SCHEDULE_LOOK, BETWEEN_SCHEDULE_LOOKS),
             Err(error) => {
                 tracing::warn!(%error, "the schedules could not be looked at; trying again");
@@ -139,23 +149,45 @@ async fn fire_schedules(engine: Arc<Engine>) {
 }
 
 /// Fires whatever is due. Returns how long there is nothing to do, by the database's clock.
-async fn look_at_schedules(pool: &crate::store::PgPool) -> Result<Duration, sqlx::Error> {
+async fn look_at_schedules(engine: &Engine) -> Result<Duration, sqlx::Error> {
+    let pool = &engine.pool;
+    if !engine.clocks.ask(pool).await {
+        return Ok(BETWEEN_UNTRUSTED_LOOKS);
+    }
+    draw_back_schedules(pool).await?;
     let kinds = Kind::ALL.map(Kind::name);
     let wait = store::schedules::wait(pool, &kinds).await?;
     if wait.is_some_and(|wait| wait.is_zero()) {
-        while fire_next(pool, &kinds).await? {}
+        while fire_next(engine, &kinds).await? {}
         return Ok(store::schedules::wait(pool, &kinds).await?.unwrap_or(BETWEEN_SCHEDULE_LOOKS));
     }
     Ok(wait.unwrap_or(BETWEEN_SCHEDULE_LOOKS))
 }
 
-/// False: nothing is due that is not in other hands.
-async fn fire_next(pool: &crate::store::PgPool, kinds: &[&str]) -> Result<bool, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+/// A next due time beyond the first that there is from now on was reckoned from a clock that was ahead.
+async fn draw_back_schedules(pool: &crate::store::PgPool) -> Result<(), sqlx::Error> {
+    for planned in store::clocks::planned(pool).await? {
+        let first = Times::read(&planned.cron, &planned.zone).ok().and_then(|times| times.after(planned.clock));
+        let Some(first) = first.filter(|first| *first < planned.next_due) else { continue };
+        if store::clocks::draw_back_schedule(pool, &planned, first).await? {
+            metrics::counter!("noshi_instants_drawn_back_total").increment(1);
+            tracing::warn!(schedule = planned.name, was = %planned.next_due, next = %first, "its next due time lay too far ahead; it is drawn back");
+        }
+    }
+    Ok(())
+}
+
+/// False: nothing is due that is not in other hands, or the clock by which it is due is not to be trusted.
+async fn fire_next(engine: &Engine, kinds: &[&str]) -> Result<bool, sqlx::Error> {
+    let mut transaction = engine.pool.begin().await?;
     let Some(due) = store::schedules::take_due(&mut transaction, kinds).await? else {
         return Ok(false);
     };
     let Due { cron, zone, missed, next_due, clock, .. } = &due;
+    // This very clock said that it is due.
+    if !engine.clocks.trusted(clock.timestamp_micros() as f64 / 1e6) {
+        return Ok(false);
+    }
     let turn = Times::read(cron, zone).and_then(|times| {
         times.turn(*missed, *next_due, *clock).ok_or_else(|| format!("cron: `{cron}` is never due again"))
     });

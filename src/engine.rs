@@ -150,6 +150,8 @@ pub struct Engine {
     pub held: Held,
     pub clock: Arc<LeaseClock>,
     pub lateness: Arc<Lateness>,
+    /// Whether the database's clock can be trusted.
+    pub clocks: crate::clocks::Clocks,
     pub hints: Hints,
     pub partners: Current,
     pub stopping: AtomicBool,

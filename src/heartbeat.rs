@@ -111,9 +111,12 @@ async fn look_after(
     strays: &mut HashSet<(i64, i64)>,
     answered_for: Duration,
 ) -> Result<(), sqlx::Error> {
-    for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
-        crash_point("declare_dead.after");
-        tracing::warn!(worker, "declared a silent worker dead");
+    // By a clock that has jumped, everybody would have been silent for long.
+    if engine.clocks.look_after(pool, engine.worker, engine.clock.lease()).await? {
+        for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
+            crash_point("declare_dead.after");
+            tracing::warn!(worker, "declared a silent worker dead");
+        }
     }
     deal(engine, pool).await?;
     let rescued = store::recover::rescue(pool).await?;

@@ -12,6 +12,7 @@ pub mod chaos;
 pub mod chores;
 pub mod cli;
 pub mod clients;
+mod clocks;
 pub mod demo;
 pub mod dispatch;
 pub mod door;

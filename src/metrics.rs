@@ -101,6 +101,7 @@ pub fn install(
     metrics::gauge!("noshi_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for counter in [
         "noshi_jobs_pruned_total",
+        "noshi_instants_drawn_back_total",
         "noshi_rescues_total",
         "noshi_timeline_changes_total",
         "noshi_commits_lost_total",

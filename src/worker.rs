@@ -107,7 +107,13 @@ impl Worker {
         partners
             .declare_lanes(&vital)
             .await
-            .context("cannot declare the lanes; is the schema migrated (`noshi migrate up`)?")?;
+            .map_err(|error| match error.as_database_error().and_then(|said| said.code()).as_deref() {
+                // Statements of another session stand there, or ours do not.
+                Some("42P05" | "26000") => anyhow::anyhow!(
+                    "a pooler between here and the database gives each transaction another connection: connect directly, or in session mode"
+                ),
+                _ => anyhow::Error::new(error).context("cannot declare the lanes; is the schema migrated (`noshi migrate up`)?"),
+            })?;
         let clock = Arc::new(LeaseClock::new(pace.lease));
         let identity = store::workers::enter(&vital, name).await.context("cannot register as a worker")?;
         let store::workers::Identity { id: worker, token, timeline } = identity;
@@ -123,6 +129,7 @@ impl Worker {
             held: Held::default(),
             clock,
             lateness: Arc::default(),
+            clocks: crate::clocks::Clocks::default(),
             hints: Hints::default(),
             partners: Current::new(partners),
             stopping: AtomicBool::new(false),

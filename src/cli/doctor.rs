@@ -106,6 +106,7 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
     };
     it.good("connection", format!("in {} ms", begun.elapsed().as_millis()));
     look_at_server(&mut connection, it).await?;
+    look_beneath(&mut connection, it).await?;
     if !look_at_schema(&mut connection, it).await? {
         return Ok(());
     }
@@ -128,6 +129,7 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
         }
     };
     look_at_work(&pool, it).await?;
+    look_at_clocks(&pool, it).await?;
     look_at_lanes(&pool, it).await?;
     look_at_restores(&pool, it).await?;
     look_at_keys(&pool, settings, it).await?;
@@ -243,6 +245,27 @@ fn look_at_standbys(server: &health::Server, it: &mut Findings) {
     }
 }
 
+/// What changes beneath a database: the order of its texts, and what keeps dead rows in it.
+async fn look_beneath(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<()> {
+    let orders = health::changed_orders(connection).await?;
+    it.check(
+        "order of texts",
+        orders.is_empty(),
+        Health::Bad,
+        if orders.is_empty() { "as the indexes were built".to_owned() } else { orders.join("; ") },
+        "an id that exists may not be found and be taken again: stop producers and workers, `reindex database`, then `alter database … refresh collation version`",
+    );
+    let held = health::held_back(connection).await?;
+    it.check(
+        "held back",
+        held.is_empty(),
+        Health::Fair,
+        if held.is_empty() { "by no slot and no prepared transaction".to_owned() } else { held.join("; ") },
+        "dead rows stay, and claims slow down: drop a slot that nobody uses (pg_drop_replication_slot), end a prepared transaction that was forgotten",
+    );
+    Ok(())
+}
+
 /// Whether there is a schema to look further into.
 async fn look_at_schema(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<bool> {
     let roles = health::roles(connection).await?;
@@ -332,6 +355,25 @@ async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
         Health::Fair,
         if kinds.is_empty() { "all known".to_owned() } else { format!("jobs wait that are {kinds}") },
         "they wait for a newer version; if there is none, the producer's kind is misspelt: nothing was done for them",
+    );
+    Ok(())
+}
+
+async fn look_at_clocks(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let (ahead, apart) = health::dated_ahead(pool).await?;
+    it.check(
+        "clocks of workers",
+        apart == 0,
+        Health::Bad,
+        if apart == 0 { "with the database's".to_owned() } else { format!("{apart} are over a minute from the database's") },
+        "nothing falls due, expires or is pruned by them until they agree: mend the time service of that machine, or of the database's",
+    );
+    it.check(
+        "dates ahead",
+        ahead.is_empty(),
+        Health::Fair,
+        if ahead.is_empty() { "none".to_owned() } else { ahead.join(", ") },
+        "the clock was ahead when they were written, and history is not rewritten: see the runbook, NoshiClockWentBack",
     );
     Ok(())
 }

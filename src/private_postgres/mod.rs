@@ -136,7 +136,7 @@ impl Server {
         let path = &directory.path;
         let lines = settings.lines(path);
         // From here on the watcher cleans up, whatever happens to us.
-        let mut watcher = Watcher::start(&account, &programs, path, &directory.lock)?;
+        let mut watcher = Watcher::start(&account, &programs, path, &directory.lock, &settings.environment)?;
         directory.write("settings.conf", &lines?, &account)?;
         if !watcher.order(Order::Initialize)? {
             bail!("initdb of {} failed as {}:\n{}", programs.display(), account.name, watcher.said());

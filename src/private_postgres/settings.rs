@@ -16,11 +16,13 @@ pub struct Settings {
     pub shared_buffers: u32,
     /// Further lines of postgresql.conf, by name and plain value; they win over ours.
     pub extra: Vec<(String, String)>,
+    /// What the server's processes have in their environment besides the search path. For tests.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { durable: true, max_connections: 200, shared_buffers: 128, extra: Vec::new() }
+        Self { durable: true, max_connections: 200, shared_buffers: 128, extra: Vec::new(), environment: Vec::new() }
     }
 }
 

@@ -48,8 +48,15 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn start(account: &Account, programs: &Path, directory: &Path, lock: &File) -> Result<Self> {
+    pub(super) fn start(
+        account: &Account,
+        programs: &Path,
+        directory: &Path,
+        lock: &File,
+        environment: &[(String, String)],
+    ) -> Result<Self> {
         let mut child = command(account, programs, directory, lock)?
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -11,9 +11,10 @@ type Builder = config::ConfigBuilder<DefaultState>;
 const OF_THE_COMMAND_LINE: [&str; 3] = ["NOSHI_CONFIG", "NOSHI_LOG", "NOSHI_LOG_FORMAT"];
 
 /// Of the tests, whose child processes inherit them; builds that are run for real refuse them.
-const OF_THE_TESTS: [&str; 13] = [
+const OF_THE_TESTS: [&str; 14] = [
     "NOSHI_AIOSMTPD",
     "NOSHI_BUG",
+    "NOSHI_CLOCK_OFF",
     "NOSHI_CRASH",
     "NOSHI_CRASH_PAIRS",
     "NOSHI_CRASH_SCENES",

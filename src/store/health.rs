@@ -66,6 +66,38 @@ pub async fn sessions_hold(url: &str) -> Result<bool, sqlx::Error> {
     Ok(kept.as_deref() == Some("here"))
 }
 
+/// Orders of texts that the operating system or ICU changed since indexes of ours were built: each as a sentence.
+pub async fn changed_orders(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    const CHANGED: &str = "select format('the database''s order of texts was %s, and is %s', d.datcollversion, pg_database_collation_actual_version(d.oid))
+    from pg_database d where d.datname = current_database() and d.datcollversion <> pg_database_collation_actual_version(d.oid)
+union all
+select format('the order %s was %s, and is %s', c.oid::regcollation, c.collversion, pg_collation_actual_version(c.oid))
+    from pg_collation c where c.collversion <> pg_collation_actual_version(c.oid) and exists (
+        select from pg_index i join pg_class t on t.oid = i.indrelid
+        where t.relnamespace::regnamespace::text like 'noshi%' and c.oid = any (i.indcollation::oid[]))";
+    sqlx::query_scalar(CHANGED).persistent(false).fetch_all(connection).await
+}
+
+/// What keeps vacuum from its work although no session does: replication slots and prepared transactions, by how many transactions.
+pub async fn held_back(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    const HELD: &str = "select format('the replication slot %s%s holds %s transactions back', slot_name, case when active then '' else ', which nobody uses,' end,
+        greatest(age(xmin), age(catalog_xmin)))
+    from pg_replication_slots where greatest(age(xmin), age(catalog_xmin)) > 1000
+union all
+select format('the prepared transaction %s of %s holds %s transactions back', gid, owner, age(transaction)) from pg_prepared_xacts where age(transaction) > 1000";
+    sqlx::query_scalar(HELD).persistent(false).fetch_all(connection).await
+}
+
+/// What lies ahead of the database's clock for good, and how many living workers are apart from it.
+pub async fn dated_ahead(pool: &PgPool) -> Result<(Vec<String>, i64), sqlx::Error> {
+    const AHEAD: &str =
+        "select format('%s %s, to %s', many, what, to_char(newest, 'YYYY-MM-DD HH24:MI')) from noshi.dated_ahead()";
+    const APART: &str =
+        "select count(*) from noshi.worker where dead_at is null and stopped_at is null and abs(clock_ahead) > $1";
+    let ahead = sqlx::query_scalar(AHEAD).fetch_all(pool).await?;
+    Ok((ahead, sqlx::query_scalar(APART).bind(super::clocks::BOUND).fetch_one(pool).await?))
+}
+
 /// What vacuum can do for the job table, and what keeps it from it.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Vacuum {

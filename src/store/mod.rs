@@ -5,6 +5,7 @@ pub mod api;
 pub mod audit;
 pub mod batches;
 pub mod claim;
+pub mod clocks;
 pub mod db;
 pub mod enqueue;
 pub mod facts;
@@ -41,12 +42,15 @@ use sqlx::{Executor, migrate::Migrator};
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
+/// Classes of SQLSTATE that may pass by themselves: a lost connection, a server that is read-only or in another state for a time, a conflict
+/// with others, a lack of resources, an operator who stepped in, a shutdown, a fault of the system or of a pooler.
+const PASSING: [&str; 11] = ["08", "25", "26", "40", "53", "55", "57", "58", "72", "F0", "XX"];
+
 /// Whether the database understood and refused, so that no repetition helps: a rule of ours, a value, a constraint, a right, a name that is
-/// not there. Everything else may pass: a lost connection, a conflict with others, a lack of resources, a shutdown.
+/// not there, a feature that this server or its settings refuse. What is in no list is such: a job must not be tried for ever.
 pub fn is_answer(error: &sqlx::Error) -> bool {
-    const CLASSES: [&str; 5] = ["NS", "22", "23", "42", "P0"];
     match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
-        Some(code) => CLASSES.iter().any(|class| code.starts_with(class)),
+        Some(code) => !PASSING.iter().any(|class| code.starts_with(class)),
         None => {
             matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_))
         }
@@ -208,4 +212,69 @@ pub fn is_internal(error: &sqlx::Error) -> bool {
 /// Seconds as the database gives them.
 fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value.max(0.0)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Said(&'static str);
+
+    impl std::fmt::Display for Said {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Said {}
+
+    impl sqlx::error::DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
+    /// Appendix A of PostgreSQL's manual, and ours: a job is tried again only where that can help.
+    #[test]
+    fn every_class_that_no_repetition_helps_is_an_answer() {
+        const ANSWERS: [&str; 33] = [
+            "0A000", "0B000", "0F000", "0L000", "0P000", "0Z002", "20000", "21000", "22001", "23505", "24000", "27000",
+            "28000", "2B000", "2D000", "2F005", "34000", "38000", "39000", "3B000", "3D000", "3F000", "42P01", "42501",
+            "44000", "54001", "HV000", "P0001", "P0002", "NS400", "NS403", "NS404", "NS409",
+        ];
+        const PASSING: [&str; 16] = [
+            "08006", "25006", "25P02", "26000", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "57P03",
+            "58030", "72000", "F0000", "XX000",
+        ];
+        let answers = |code| is_answer(&sqlx::Error::Database(Box::new(Said(code))));
+        for code in ANSWERS {
+            assert!(answers(code), "{code}");
+        }
+        for code in PASSING {
+            assert!(!answers(code), "{code}");
+        }
+    }
 }

@@ -57,7 +57,11 @@ pub async fn held(pool: &PgPool, worker: i64) -> Result<Vec<(i64, i64)>, sqlx::E
 // No lease expires within one lease time after the server started or was promoted: nobody could renew while it was away.
 const DECLARE_DEAD: &str = "update noshi.worker w set dead_at = clock_timestamp() from noshi.server_seen s
 where w.dead_at is null and w.stopped_at is null and w.seen_at < clock_timestamp() - $1::interval
-  and s.seen_at < clock_timestamp() - $1::interval and pg_postmaster_start_time() < clock_timestamp() - $1::interval
+  and s.seen_at < clock_timestamp() - $1::interval
+  -- Nor by a clock that has jumped since the fleet's last look at it.
+  and (s.clock_at = '-infinity' or clock_timestamp() between s.clock_at - $1::interval * 0.6 and s.clock_at + $1::interval * 0.6)
+  -- A server that started while its clock was ahead has started in the future.
+  and pg_postmaster_start_time() not between clock_timestamp() - $1::interval and clock_timestamp() + $1::interval
   and s.server = noshi.server()
 returning w.id";
 

@@ -114,6 +114,41 @@ async fn what_the_database_refuses_for_good_is_parked() {
     worker.stop().await;
 }
 
+/// Of every class that no repetition helps, such as a feature that this server does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_of_the_database_keeps_a_job_running_for_ever() {
+    let db = database().await;
+    let pool = &db.pool;
+    pool.execute(
+        "create or replace function noshi.grant_points(p_job bigint) returns table (entry bigint, code text, detail text) language plpgsql as $$
+         begin raise exception 'refused' using errcode = (select args ->> 'source' from noshi.job where id = p_job); end $$",
+    )
+    .await
+    .expect("a function that refuses");
+    const CLASSES: [&str; 6] = ["0A000", "2F003", "38001", "3F000", "44000", "54001"];
+    for class in CLASSES {
+        let args = serde_json::json!({"benefit": "b", "source": class, "user": "u", "points": 5, "valid_days": 1});
+        sqlx::query("select noshi.enqueue('point_grant', 'b:' || $1, $2)")
+            .bind(class)
+            .bind(args)
+            .execute(pool)
+            .await
+            .expect("a job");
+    }
+    let worker = start(&db, pace()).await;
+    until("all of them parked", Duration::from_secs(60), async || {
+        let parked: i64 = sqlx::query_scalar(
+            "select count(*) from noshi.job where status = 'needs_operator' and code = 'local_refused'",
+        )
+        .fetch_one(pool)
+        .await
+        .expect("the jobs");
+        parked == CLASSES.len() as i64
+    })
+    .await;
+    worker.stop().await;
+}
+
 /// However many ask for what needs a connection of their own, the database has room for everybody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_interface_takes_few_connections() {

@@ -77,3 +77,49 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
     assert_eq!(health(&examined(&fleet).await.1, "restores"), "fair");
     assert!(worker.stop().await.success());
 }
+
+/// What changes beneath a database, and what keeps vacuum from its work although no session does.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_knows_a_changed_order_of_texts_and_what_slots_and_prepared_transactions_hold() {
+    let _turn = crate::support::turn().await;
+    let extra = [("wal_level", "logical"), ("max_prepared_transactions", "2")];
+    let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let settings = noshi::private_postgres::Settings { durable: false, extra, ..Default::default() };
+    let server = noshi::private_postgres::PrivatePostgres::start(settings).await.unwrap();
+    server.create_database("noshi").await.unwrap();
+    noshi::store::migrate(&server.url("noshi")).await.unwrap();
+    let fleet = crate::fleet::fleet_on_url(server.url("noshi"), Terms::default()).await;
+    let (_, found) = examined(&fleet).await;
+    assert_eq!((health(&found, "order of texts"), health(&found, "held back")), ("good", "good"), "{found:?}");
+    let run = async |sql: &'static str| sqlx::raw_sql(sql).execute(&fleet.pool).await.unwrap();
+
+    run("update pg_database set datcollversion = 'of the last release' where datname = current_database()").await;
+    let (well, found) = examined(&fleet).await;
+    let known: Option<String> = sqlx::query_scalar(
+        "select pg_database_collation_actual_version(oid) from pg_database where datname = current_database()",
+    )
+    .fetch_one(&fleet.pool)
+    .await
+    .unwrap();
+    // The order of bytes has no version.
+    let expected = if known.is_some() { "bad" } else { "good" };
+    assert!(!well && health(&found, "order of texts") == expected, "{known:?}: {found:?}");
+
+    run("create collation noshi.of_a_person (provider = icu, locale = 'ja')").await;
+    run("create table noshi.ordered (name text collate noshi.of_a_person primary key)").await;
+    run("update pg_collation set collversion = 'of the last release' where collname = 'of_a_person'").await;
+    let (_, found) = examined(&fleet).await;
+    assert!(health(&found, "order of texts") == "bad" && format!("{found:?}").contains("of_a_person"), "{found:?}");
+
+    run("create table noshi.held (id integer)").await;
+    run("select pg_create_logical_replication_slot('forgotten', 'pgoutput')").await;
+    run("begin; insert into noshi.held values (1); prepare transaction 'left behind'").await;
+    assert_eq!(health(&examined(&fleet).await.1, "held back"), "good", "a young one holds nothing worth a word");
+    run("do $$ begin for i in 1..1100 loop begin insert into noshi.held values (i); exception when division_by_zero then null; end; end loop; end $$").await;
+    let (_, found) = examined(&fleet).await;
+    let told = format!("{found:?}");
+    assert_eq!(health(&found, "held back"), "fair", "{told}");
+    assert!(told.contains("forgotten") && told.contains("which nobody uses") && told.contains("left behind"), "{told}");
+    drop(fleet);
+    server.stop().await.unwrap();
+}

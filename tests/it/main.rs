@@ -4,6 +4,7 @@ mod api;
 mod attacks;
 mod audit;
 mod batches;
+mod clocks;
 #[cfg(feature = "otlp")]
 mod collector;
 mod commands;
