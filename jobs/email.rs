@@ -238,7 +238,7 @@ impl Job for Email {
                 Some(state.clone())
             }
             // Never while an earlier send may have arrived: it would be told as not sent.
-            (State::Preparing { .. } | State::Sending { .. }, Act::Cancel) if past == Past::Clear => {
+            (State::Preparing { sends: 0 } | State::Sending { send_no: 1, .. }, Act::Cancel) if past == Past::Clear => {
                 Some(State::Rejected { why: Problem::MailRevoked, detail: None })
             }
             // A person decides to send it once more, whatever became of the last.
@@ -272,6 +272,10 @@ impl Job for Email {
     async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
         match state {
             State::Preparing { sends } => match world.prepare(&this.args).await {
+                // In doubt before its first send here: that send was lost with a server, and an event may tell of it.
+                Prepare::Ready(channel) if this.unsure && sends == 0 => {
+                    Step::advance("restored", State::Waiting { channel, send_no: 1 })
+                }
                 Prepare::Ready(channel) => Step::advance("ready", State::Sending { channel, send_no: sends + 1 }),
                 Prepare::Suppressed => reject("suppressed", Problem::AddressSuppressed, None),
                 Prepare::NoRecipient => reject("no_recipient", Problem::NoRecipient, None),

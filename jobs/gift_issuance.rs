@@ -2,12 +2,12 @@
 //!
 //! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
 //! |---|---|---|---|---|---|
-//! | routing | start_trade | – | repeat | – | retry → routing, cancel → rejected |
+//! | routing | start_trade | – | repeat | – | retry → routing, cancel → rejected (not in doubt), attest_void → routing (in doubt) |
 //! | issuing | issue | gift/p | → inquiring | – | retry → issuing, in doubt → inquiring, inquire → inquiring, cancel → rejected, in doubt → cancelling, attest_void → void |
 //! | inquiring | inquire | gift/p (reserved share) | repeat | – | inquire → inquiring, attest_void → void |
 //! | pending | inquire | gift/p (reserved share) | repeat | – | retry → pending, inquire → inquiring |
 //! | cancelling | cancel | gift/p (reserved share) | repeat, same id | – | retry → cancelling, inquire → pending, attest_void → void |
-//! | void | – | – | repeat | – | reissue → routing (not in doubt), reject → rejected |
+//! | void | – | – | repeat | – | attest_void → void (in doubt), reissue → routing (not in doubt), reject → rejected (not in doubt) |
 //! | issued | – | – | repeat | – | cancel → cancelling |
 //! | rejected | – | – | repeat | – | – |
 //! | lapsed | – | – | repeat | – | – |
@@ -16,7 +16,7 @@
 //! |---|---|---|---|---|---|
 //! | routing | trade saved |  | → issuing | → issuing | → issuing |
 //! | routing | restored: may be called already |  | → issuing ? | → issuing ? | → issuing ? |
-//! | routing | restored: at any of several |  | ask (doubt_unresolved) | ask (doubt_unresolved) | ask (doubt_unresolved) |
+//! | routing | restored: at any of several |  | ask (doubt_unresolved) ? | ask (doubt_unresolved) ? | ask (doubt_unresolved) ? |
 //! | routing | no provider |  | fail: rejected (no_provider) | fail: rejected (no_provider) | fail: rejected (no_provider) |
 //! | routing | no provider | paid by points | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up |
 //! | routing | occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
@@ -461,7 +461,13 @@ impl Job for GiftIssuance {
             (State::Routing { .. } | State::Pending { .. } | State::Cancelling { .. }, Act::Retry) => {
                 Some(state.clone())
             }
-            (State::Routing { .. }, Act::Cancel) => Some(State::Rejected { reason: REVOKED.to_owned() }),
+            // In doubt before its trade: a call was lost with a server, and only evidence says that nothing came of it.
+            (State::Routing { .. } | State::Void { .. }, Act::AttestVoid) if past == Past::InDoubt => {
+                Some(state.clone())
+            }
+            (State::Routing { .. }, Act::Cancel) if past == Past::Clear => {
+                Some(State::Rejected { reason: REVOKED.to_owned() })
+            }
             (State::Issuing { trade }, Act::Retry) if trade.contract.replay || !trade.contract.inquiry => {
                 Some(state.clone())
             }
@@ -496,7 +502,9 @@ impl Job for GiftIssuance {
                 Act::AttestVoid,
             ) => Some(State::Void { trade: trade.clone(), then: AfterCancel::Ask }),
             (State::Void { trade, .. }, Act::Reissue) => Some(State::Routing { generation: trade.generation + 1 }),
-            (State::Void { .. }, Act::Reject) => Some(State::Rejected { reason: "void".to_owned() }),
+            (State::Void { .. }, Act::Reject) if past == Past::Clear => {
+                Some(State::Rejected { reason: "void".to_owned() })
+            }
             (
                 State::Routing { .. }
                 | State::Issuing { .. }
@@ -602,7 +610,7 @@ async fn route(this: &This<Args>, generation: u8, world: &dyn World) -> Step<Gif
     match world.start_trade(&this.args, generation).await {
         Start::Started(trade) => Step::advance("started", State::Issuing { trade }),
         Start::InDoubt(trade) => Step::advance("restored", State::Issuing { trade }).in_doubt(),
-        Start::Unclear => Step::needs_operator("restored", Problem::DoubtUnresolved),
+        Start::Unclear => Step::needs_operator("restored", Problem::DoubtUnresolved).in_doubt(),
         Start::NoProvider => {
             fail(this, "no_provider", State::Rejected { reason: "no_provider".to_owned() }, Problem::NoProvider)
         }

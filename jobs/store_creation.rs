@@ -2,7 +2,7 @@
 //!
 //! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
 //! |---|---|---|---|---|---|
-//! | checking | look_up | – | repeat | – | retry → checking, cancel → refused |
+//! | checking | look_up | – | repeat | – | retry → checking, cancel → refused (not in doubt) |
 //! | creating | create_shop | org-platform | repeat, same id | – | retry → creating, inquire → finding, cancel → refused (not in doubt), attest_void → refused |
 //! | finding | find_shop | org-platform (reserved share) | repeat | – | inquire → finding, attest_void → refused |
 //! | assigning | assign_service | org-platform | repeat, same id | delete_shop | retry → assigning |
@@ -304,7 +304,7 @@ impl Job for StoreCreation {
                 Act::Retry,
             )
             | (State::Finding { .. }, Act::Inquire) => Some(state.clone()),
-            (State::Checking { run }, Act::Cancel) => {
+            (State::Checking { run }, Act::Cancel) if past == Past::Clear => {
                 Some(State::Refused { run: *run, why: Problem::StoreRevoked, detail: None })
             }
             // Nothing was called, or each call was answered and made nothing.

@@ -301,7 +301,10 @@ set search_path = noshi, pg_temp
 as $$
 begin
     return exists (select from job j where j.kind = p_kind and j.key = p_key and j.args = p_args)
-        or exists (select from tombstone t where t.kind = p_kind and t.key = p_key and t.fingerprint = sha256(convert_to(p_args::text, 'UTF8')));
+        or exists (select from tombstone t where t.kind = p_kind and t.key = p_key and t.fingerprint = sha256(convert_to(p_args::text, 'UTF8')))
+        -- A grant that an earlier version registered, and that its user asks for now.
+        or exists (select from batch_row r join batch b on b.id = r.batch
+            where p_kind = 'gift_issuance' and r.key = p_key and r.args = p_args and b.registered_at is not null);
 end $$;
 
 -- As `field: sentence`: the first fault of a request, its id before its arguments.

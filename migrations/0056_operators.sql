@@ -52,12 +52,25 @@ as $$
     select jsonb_build_object('kind', j.kind, 'id', j.key, 'status', j.status, 'at', j.at, 'step', j.step, 'in_doubt', j.unsure, 'code', j.code)
 $$;
 
+-- Before the workers have told what was lost with a server, nobody can say that a job was never called.
+create function noshi.must_know_the_past() returns void language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    if (select s.timeline from server_seen s) <> timeline() then
+        raise exception 'another server took over, and the workers have not yet told what was lost with the old one; nothing changed' using errcode = 'NS409',
+            hint = 'Ask again in a minute; a worker must be running.';
+    end if;
+end $$;
+revoke all on function noshi.must_know_the_past() from public;
+
 -- Ends it, by the database alone: no worker can read it.
 create function noshi.dismiss_as(p_job bigint, p_step integer, p_reason text, p_who text) returns void language plpgsql
 set search_path = noshi, pg_temp
 as $$
 declare j job := looked_at(p_job, p_step, p_reason);
 begin
+    perform must_know_the_past();
     if j.unsure then
         raise exception 'job % is in doubt: a call was made, and whether it took effect is not known', p_job using errcode = 'NS409',
             hint = 'Inquire, or attest with evidence.';

@@ -34,6 +34,7 @@ begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'an act needs a reason' using errcode = 'NS400';
     end if;
+    perform must_know_the_past();
     b := batch_locked(p_batch);
     if b.cancelled_at is not null then
         raise exception 'batch % was cancelled already; nothing changed', b.id using errcode = 'NS409';
@@ -50,6 +51,10 @@ begin
             finished_at = clock_timestamp(), worker = null, step = step + 1
         where batch = b.id and status in ('available', 'scheduled', 'retryable') and called_at is null and undo is null and not unsure
           and at in ('new', 'checking', 'creating', 'routing', 'issuing', 'preparing', 'sending', 'booking') and not (args ? 'paid_by')
+          -- Of a mail that may have gone out once already nobody says that it was not sent.
+          and coalesce(state ->> 'sends', '0') = '0' and coalesce(state ->> 'send_no', '1') = '1'
+          -- After a restore, or a loss, what this database does not remember may have been called.
+          and not (kind = 'gift_issuance' and exists (select from server_seen where restored_to is not null or owed > 0))
         returning id, lease, step, at, code),
     t as (
         -- A trade that was saved and never called is void: nothing can come of it.

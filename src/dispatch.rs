@@ -418,6 +418,15 @@ impl Hand {
             );
             return;
         }
+        // An answer that came so late that its jobs were given back meanwhile: they are somebody else's by now.
+        let (jobs, late): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| !self.engine.witness.was_given_back(job.id, job.lease));
+        if !late.is_empty() {
+            tracing::warn!(
+                jobs = late.len(),
+                "an answer to a claim came after its jobs were given back; it is not taken"
+            );
+        }
         self.engine.held.add(jobs.iter().map(|job| (job.id, job.lease)));
         for (mut claimed, (slot, suspect)) in jobs.into_iter().zip(slots) {
             claimed.slot =

@@ -56,9 +56,9 @@ pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> V
 }
 
 async fn seen_and_renewed(engine: &Engine, pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
-    if let Some(timeline) = store::recover::see_server(pool).await?
-        && !engine.witness.is_on(&timeline)
-    {
+    let (timeline, _) = store::recover::see_server(pool).await?;
+    // Also where the others have dealt with it already: an answer to a testimony may be lost, and a worker may come late.
+    if !engine.witness.is_on(&timeline) {
         testify(engine, pool, &timeline).await?;
     }
     store::workers::beat(pool, engine.worker, Some(engine.token)).await
@@ -112,7 +112,11 @@ async fn look_after(
     answered_for: Duration,
 ) -> Result<(), sqlx::Error> {
     // By a clock that has jumped, everybody would have been silent for long.
-    if engine.clocks.look_after(pool, engine.worker, engine.clock.lease()).await? {
+    let trusted = engine.clocks.look_after(pool, engine.worker, engine.clock.lease()).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the clocks were not compared: nobody is declared dead meanwhile");
+        false
+    });
+    if trusted {
         for worker in store::workers::declare_dead(pool, engine.clock.lease()).await? {
             crash_point("declare_dead.after");
             tracing::warn!(worker, "declared a silent worker dead");
@@ -131,12 +135,14 @@ async fn look_after(
     let held = store::workers::held(pool, engine.worker).await?;
     let missing: HashSet<(i64, i64)> =
         held.into_iter().filter(|(id, lease)| !engine.held.contains(*id, *lease)).collect();
-    // Of a claim whose answer never came nothing was called; of a task that ended, who knows.
+    // Of a claim whose answer never came nothing was called; of a task that ended, who knows. An answer that comes after this is not taken.
     let (lost, unheard): (Vec<_>, Vec<_>) =
-        missing.intersection(strays).copied().partition(|(job, lease)| engine.witness.ever_held(*job, *lease));
+        missing.intersection(strays).copied().partition(|(job, lease)| !engine.witness.give_back_unheard(*job, *lease));
     if !unheard.is_empty() {
         tracing::warn!(jobs = unheard.len(), "gave back jobs whose claim was never answered: nothing was called");
         store::recover::never_held(pool, engine.worker, &unheard).await?;
+        // What was claimed too long ago for this process to remember may have been called.
+        store::recover::rescue_lost(pool, engine.worker, &unheard).await?;
         crash_point("rescue_lost.after");
         engine.hints.all();
     }

@@ -278,7 +278,9 @@ where
     }
 
     async fn hand_back(&self) {
-        self.engine.hand_back(&[(self.work.claimed.id, self.work.claimed.lease, self.step)]).await;
+        let claimed = &self.work.claimed;
+        let job = [(claimed.id, claimed.lease, self.step)];
+        if self.step == claimed.step { self.engine.hand_back(&job).await } else { self.engine.give_back(&job).await }
     }
 
     /// A step whose call, if it makes one, leaves this machine.

@@ -4,7 +4,7 @@
 //! what is missing was lost with the server, and names the calls that may have been made without a trace.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -36,6 +36,8 @@ struct Memory {
     claims: HashMap<(i64, i64), Claim>,
     order: VecDeque<(i64, i64)>,
     settles: VecDeque<(i64, i64, i32)>,
+    /// Given back because no answer to their claim had come: an answer that is only late is not taken.
+    unheard: HashSet<(i64, i64)>,
     /// Something younger than the window was forgotten for want of room.
     overrun: Option<Instant>,
 }
@@ -97,8 +99,23 @@ impl Witness {
 
     /// Whether this process was ever told that it holds the job under this lease; `true` where it may have forgotten.
     pub fn ever_held(&self, job: i64, lease: i64) -> bool {
-        let memory = self.memory();
-        memory.overrun.is_some() || memory.claims.contains_key(&(job, lease))
+        self.memory().ever_held(job, lease)
+    }
+
+    /// True where this process was never told that it holds the job, and from now on never will be: the answer to its claim, should it still
+    /// come, is not taken.
+    pub fn give_back_unheard(&self, job: i64, lease: i64) -> bool {
+        let mut memory = self.memory();
+        let unheard = !memory.ever_held(job, lease);
+        if unheard {
+            memory.unheard.insert((job, lease));
+        }
+        unheard
+    }
+
+    /// Whether the job was given back under this lease before the answer to its claim came.
+    pub fn was_given_back(&self, job: i64, lease: i64) -> bool {
+        self.memory().unheard.contains(&(job, lease))
     }
 
     pub fn settled(&self, settles: impl Iterator<Item = (i64, i64, i32)>) {
@@ -141,6 +158,10 @@ impl Witness {
 }
 
 impl Memory {
+    fn ever_held(&self, job: i64, lease: i64) -> bool {
+        self.overrun.is_some() || self.claims.contains_key(&(job, lease))
+    }
+
     fn forget(&mut self, now: Instant, most: usize) {
         while let Some(claim) = self.order.front().and_then(|place| self.claims.get(place)) {
             let old = now - claim.at > WINDOW;

@@ -52,6 +52,8 @@ pub async fn rescue_lost(pool: &PgPool, worker: i64, lost: &[(i64, i64)]) -> Res
 const NEVER_HELD: &str = "with b as (
     update noshi.job j set status = 'available', worker = null from unnest($2::bigint[], $3::bigint[]) as h(id, lease)
     where j.id = h.id and j.lease = h.lease and j.worker = $1 and j.status = 'running'
+      and exists (select from noshi.job_event e where e.job = j.id and e.lease = j.lease and e.event = 'claimed'
+          and e.happened_at > clock_timestamp() - interval '20 minutes')
     returning j.id, j.lease, j.step, j.at)
 insert into noshi.job_event (job, event, lease, step, worker, was, became)
 select id, 'handed_back', lease, step, $1, at, at from b";
@@ -62,13 +64,12 @@ pub async fn never_held(pool: &PgPool, worker: i64, claims: &[(i64, i64)]) -> Re
     Ok(sqlx::query(NEVER_HELD).bind(worker).bind(ids).bind(leases).execute(pool).await?.rows_affected())
 }
 
-/// Notes a restart or a failover of the server. The timeline, where it is not the one that the fleet has dealt with: until it has, nothing
-/// is claimed.
-pub async fn see_server(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
-    const SEE: &str = "select case when noshi.see_server() then noshi.timeline() end";
-    let unknown = sqlx::query_scalar(SEE).fetch_one(pool).await?;
+/// Notes a restart or a failover of the server. Its timeline, and whether the fleet has yet to deal with it: until it has, nothing is claimed.
+pub async fn see_server(pool: &PgPool) -> Result<(String, bool), sqlx::Error> {
+    const SEE: &str = "select noshi.timeline(), noshi.see_server()";
+    let seen = sqlx::query_as(SEE).fetch_one(pool).await?;
     crash_point("see_server.after");
-    Ok(unknown)
+    Ok(seen)
 }
 
 /// The timeline of the server that answers.

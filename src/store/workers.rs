@@ -40,7 +40,9 @@ pub async fn beat(pool: &PgPool, worker: i64, token: Option<sqlx::types::Uuid>) 
     sqlx::query_scalar(RENEW).bind(worker).bind(token).fetch_optional(pool).await
 }
 
-const STOP: &str = "update noshi.worker set stopped_at = clock_timestamp() where id = $1";
+// Not on a timeline that it has not testified for: nobody would ask it any more. Such a worker is declared dead, and counts as silent.
+const STOP: &str =
+    "update noshi.worker set stopped_at = clock_timestamp() where id = $1 and timeline = noshi.timeline()";
 
 pub async fn stop(pool: &PgPool, worker: i64) -> Result<(), sqlx::Error> {
     sqlx::query(STOP).bind(worker).execute(pool).await.map(|_| ())

@@ -67,11 +67,12 @@ async fn nothing_is_claimed_on_a_timeline_before_every_worker_that_lived_before_
     let other = workers::register(pool, "other").await.unwrap();
     let held = claim(pool, worker, "l", 1, false).await.unwrap().jobs.remove(0);
     assert_eq!((held.id, held.lease, held.calls), (writing, 1, true));
-    assert_eq!(recover::see_server(pool).await.unwrap(), None, "nothing has changed yet");
+    assert!(!recover::see_server(pool).await.unwrap().1, "nothing has changed yet");
     another_timeline(pool).await;
     // Whoever asks first: no heartbeat has seen it.
     assert!(claim(pool, other, "l", 1, false).await.unwrap().closed);
-    let timeline = recover::see_server(pool).await.unwrap().expect("another timeline");
+    let (timeline, open) = recover::see_server(pool).await.unwrap();
+    assert!(open, "another timeline");
     assert_eq!(timeline, recover::timeline(pool).await.unwrap());
     assert!(claim(pool, other, "l", 1, false).await.unwrap().closed, "seen is not dealt with");
     assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits);
@@ -82,7 +83,7 @@ async fn nothing_is_claimed_on_a_timeline_before_every_worker_that_lived_before_
     assert_eq!(recover::testify(pool, other, &Testimony::default()).await.unwrap(), 0);
     assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Whole { silent: 0 });
     assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Known, "a change is dealt with once");
-    assert_eq!(recover::see_server(pool).await.unwrap(), None);
+    assert_eq!(recover::see_server(pool).await.unwrap(), (timeline, false));
     // Nothing was lost: who holds a job holds it, and what waits is as it was.
     assert_eq!(job(pool, writing).await, ("running".into(), "calling".into(), None, false, 1));
     assert_eq!(job(pool, waiting).await, ("available".into(), "calling".into(), None, false, 0));
@@ -98,7 +99,7 @@ async fn a_claim_that_was_acknowledged_and_is_missing_puts_its_job_in_doubt_wher
     let worker = workers::register(pool, "w").await.unwrap();
     let held = claim(pool, worker, "l", 1, false).await.unwrap().jobs.remove(0);
     another_timeline(pool).await;
-    recover::see_server(pool).await.unwrap().expect("another timeline");
+    assert!(recover::see_server(pool).await.unwrap().1, "another timeline");
     // Its job was claimed again; another was claimed from the very beginning to its call; a third is not there any more, and its number is another's.
     let of = |id: i64, key: &str, lease| witness::Claim { job: id, key: key.to_owned(), ..remembered(&held, lease) };
     let claims = vec![remembered(&held, 1), remembered(&held, 4), of(fresh, "fresh", 2), of(waiting, "gone", 7)];
@@ -143,7 +144,7 @@ async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lan
         workers::register(pool, "w").await.unwrap();
         another_timeline(pool).await;
         sqlx::query("update noshi.server_seen set synchronous = $1").bind(synchronous).execute(pool).await.unwrap();
-        recover::see_server(pool).await.unwrap().expect("another timeline");
+        assert!(recover::see_server(pool).await.unwrap().1, "another timeline");
         assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits);
         // Two and a half seconds, at one call in half a second.
         run(pool, "update noshi.failover set known_to = seen_at - interval '2.4 seconds'").await;
