@@ -113,8 +113,7 @@ begin
     where not exists (select from job_event e where e.job = c.job and e.lease = c.lease and e.worker = p_worker and e.event = 'claimed')
       and not exists (select from lost_call k where k.kind = c.kind and k.key = c.key and k.lease >= c.lease)
     on conflict do nothing;
-    -- Also what was found missing when this was said before, and its answer was lost.
-    select count(*) into lost from testimony t where t.timeline = here and t.worker = p_worker;
+    get diagnostics lost = row_count;
 
     insert into lost_call (kind, key, lease, called_at, timeline)
     select kind, key, max(lease), min(called_at), here from testimony t
@@ -148,7 +147,9 @@ begin
     end if;
     update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and lost > 0),
         -- Everything that was acknowledged to a witness is here: so is everything before it.
-        known_to = case when lost = 0 and p_newest is not null then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest)) else f.known_to end
+        known_to = case when lost = 0 and p_newest is not null
+            -- Nor was anything missing when this was said before, and its answer was lost.
+            and not exists (select from testimony t where t.timeline = here and t.worker = p_worker) then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest)) else f.known_to end
     where f.timeline = here;
     update worker set timeline = here where id = p_worker;
     return lost;
@@ -188,22 +189,14 @@ begin
         end if;
     end loop;
     with head as (
-        select j.id from job j where j.lane = '' and not j.relief and j.status = 'available' and not j.unsure
+        select j.id from job j where j.lane = '' and not j.relief and not j.unsure
+          -- What the silent had in hand may have come to its lane, and been called, in what was lost.
+          and (j.status = 'available' or (j.status = 'running'
+              and exists (select from worker w where w.id = j.worker and w.timeline <> timeline() and w.dead_at >= p_to)))
           and j.kind = 'gift_issuance' and j.at in ('new', 'routing')
-        order by j.priority, j.rank, j.id limit gifts for update),
+        order by j.status = 'running' or j.lost > 0 desc, j.priority, j.rank, j.id limit gifts for update),
     r as (
         update job j set unsure = true, called_at = p_from from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
-    insert into job_event (job, event, lease, step, became, detail)
-    select id, 'timeline_changed', lease, step, at, 'a worker that died with the server may have called' from r;
-    get diagnostics n = row_count;
-    doubted := doubted + n;
-    -- What the silent had in hand before its lane may have come to it, and been called, in what was lost.
-    with r as (
-        update job j set unsure = true, called_at = p_from
-        where j.kind in ('gift_issuance', 'email') and j.at in ('new', 'routing', 'preparing') and not j.unsure and (
-            (j.status = 'running' and exists (select from worker w where w.id = j.worker and w.timeline <> timeline() and w.dead_at >= p_to))
-            or (j.status = 'available' and j.lost > 0))
-        returning j.id, j.lease, j.step, j.at)
     insert into job_event (job, event, lease, step, became, detail)
     select id, 'timeline_changed', lease, step, at, 'a worker that died with the server may have called' from r;
     get diagnostics n = row_count;
