@@ -97,12 +97,13 @@ async fn callers_over_http_send_their_trace_in_a_header() {
         let answer = request.send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 200, "{path} {headers:?}: {}", answer.text().await.unwrap());
     };
-    let one = |id: &str| json!({"kind": "probe", "id": id, "args": {"id": id, "steps": 1}});
+    let args = |id: &str| json!({"grant": id, "user": "u", "category": "digital", "value": {"amount": 500, "currency": "JPY"}});
+    let one = |id: &str| json!({"kind": "gift_issuance", "id": id, "args": args(id)});
     send("/v1/jobs", one("a"), &[GIVEN]).await;
     send("/v1/jobs", one("b"), &["not a traceparent"]).await;
     send("/v1/jobs", one("c"), &[GIVEN, GIVEN]).await;
     send("/v1/jobs", one("d"), &[]).await;
-    let many = json!({"kind": "probe", "jobs": [{"id": "e", "args": {"id": "e", "steps": 1}}]});
+    let many = json!({"kind": "gift_issuance", "jobs": [{"id": "e", "args": args("e")}]});
     send("/v1/jobs/many", many, &[GIVEN]).await;
     for (key, expected) in [("a", Some(GIVEN)), ("b", None), ("c", None), ("d", None), ("e", Some(GIVEN))] {
         assert_eq!(kept(pool, key).await.as_deref(), expected, "{key}");
