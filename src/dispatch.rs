@@ -355,6 +355,9 @@ impl Hand {
         let sent = Instant::now();
         let catch = self.claim_known(lane, slots.len(), Which::Suspect).await?;
         let caught = catch.jobs.len();
+        if caught > 0 {
+            crash_point("claim_alone.after");
+        }
         self.send(catch.jobs, slots, sent, catch.jitter);
         Ok(caught)
     }
