@@ -82,6 +82,8 @@ pub enum Answer {
     Panic,
     /// The call never ends. In release builds, `unknown`.
     Hang,
+    /// The call holds its thread for half a minute, whatever its deadline. In release builds, `unknown`.
+    Block,
     /// The call kills its worker. In release builds, `unknown`.
     Die,
 }
@@ -254,7 +256,7 @@ fn called(this: &This<Args>, left: u32, turn: u32, answer: Answer) -> Step<Probe
         Answer::Refused => Step::fail("refused", State::Over, Problem::ProbeRefused),
         Answer::Busy => Step::advance("busy", State::Calling { left, turn: turn + 1 }).after(Duration::from_millis(50)),
         Answer::NotSent => Step::advance("not_sent", State::Calling { left, turn: turn + 1 }),
-        Answer::Unknown | Answer::Panic | Answer::Hang | Answer::Die => match this.args.unsure {
+        Answer::Unknown | Answer::Panic | Answer::Hang | Answer::Block | Answer::Die => match this.args.unsure {
             OnDoubt::Repeat => Step::advance("unknown", State::Calling { left, turn: turn + 1 }).in_doubt(),
             OnDoubt::GoTo => Step::advance("unknown", State::Checking { left, turn: turn + 1 }).in_doubt(),
             OnDoubt::Ask => Step::needs_operator("unknown", Problem::ProbeAsked).in_doubt(),

@@ -75,6 +75,10 @@ impl probe::World for ProbeWorld {
             match answer {
                 Answer::Panic if cfg!(debug_assertions) => panic!("the probe was told to panic"),
                 Answer::Hang if cfg!(debug_assertions) => std::future::pending().await,
+                Answer::Block if cfg!(debug_assertions) => {
+                    tokio::task::block_in_place(|| std::thread::sleep(std::time::Duration::from_secs(30)));
+                    Answer::Unknown
+                }
                 #[cfg(debug_assertions)]
                 Answer::Die => crate::chaos::die(),
                 Answer::Ok
@@ -84,7 +88,8 @@ impl probe::World for ProbeWorld {
                 | Answer::Unknown
                 | Answer::Ask
                 | Answer::Panic
-                | Answer::Hang => answer,
+                | Answer::Hang
+                | Answer::Block => answer,
                 #[cfg(not(debug_assertions))]
                 Answer::Die => answer,
             }

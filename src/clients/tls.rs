@@ -11,9 +11,9 @@ pub fn trouble(error: &(dyn Error + 'static)) -> Option<Tls> {
         if let Some(own) = error.downcast_ref::<rustls::Error>() {
             return Some(kind(own));
         }
-        // What an I/O error wraps is not among its sources.
+        // What an I/O error wraps is not among its sources; it may be an I/O error again.
         if let Some(wrapped) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            return wrapped.downcast_ref::<rustls::Error>().map(kind).or_else(|| wrapped.source().and_then(trouble));
+            return trouble(wrapped);
         }
         next = error.source();
     }
@@ -44,5 +44,21 @@ fn kind(error: &rustls::Error) -> Tls {
         () if certificate.is_some() || matches!(error, E::NoCertificatesPresented) => Tls::UnknownCa,
         () if is_old => Tls::OldVersion,
         () => Tls::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As an HTTP client finds it that was answered without TLS: an error in an error in an error.
+    #[test]
+    fn it_is_found_however_deeply_it_is_wrapped() {
+        let mut error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::NoCertificatesPresented);
+        for _ in 0..4 {
+            assert_eq!(trouble(&error), Some(Tls::UnknownCa));
+            error = io::Error::other(error);
+        }
+        assert_eq!(trouble(&io::Error::other(io::Error::from(io::ErrorKind::ConnectionReset))), None);
     }
 }

@@ -41,7 +41,7 @@ pub async fn server(connection: &mut PgConnection) -> Result<Server, sqlx::Error
 
 /// The group roles of noshi that this login acts in.
 pub async fn roles(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
-    const ROLES: &str = "select rolname::text from pg_roles where rolname like 'noshi\\_%' and pg_has_role(session_user, oid, 'member') order by 1";
+    const ROLES: &str = "select rolname::text from pg_roles where rolname like 'noshi\\_%' and not rolcanlogin and pg_has_role(session_user, oid, 'member') order by 1";
     sqlx::query_scalar(ROLES).fetch_all(connection).await
 }
 

@@ -31,7 +31,7 @@ const CATEGORIES: [&str; 3] = ["amazon", "digital", "prepaid"];
 
 /// How a standby follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Follows {
+pub enum Follows {
     /// Commits wait for it.
     Synchronously,
     /// They do not.
@@ -39,7 +39,7 @@ enum Follows {
 }
 
 /// A server that will be lost, the standby that takes over, and one address for whichever serves.
-struct Pair {
+pub struct Pair {
     primary: PrivatePostgres,
     standby: PathBuf,
     programs: PathBuf,
@@ -106,7 +106,7 @@ impl Pair {
     }
 
     /// A standby from here on.
-    async fn follow(&self, how: Follows) {
+    pub async fn follow(&self, how: Follows) {
         let (data, from) = (self.standby.join("data"), self.primary.directory().display().to_string());
         let data = data.to_str().unwrap();
         let backup = [
@@ -142,7 +142,7 @@ impl Pair {
     }
 
     /// Nothing arrives at the standby any more.
-    async fn fall_behind(&self) {
+    pub async fn fall_behind(&self) {
         let mut standby = PgConnection::connect(&url_of(&self.standby)).await.unwrap();
         sqlx::raw_sql("alter system set primary_conninfo = 'host=/nowhere'").execute(&mut standby).await.unwrap();
         sqlx::raw_sql("select pg_reload_conf()").execute(&mut standby).await.unwrap();
@@ -154,7 +154,7 @@ impl Pair {
     }
 
     /// The primary is lost, the standby takes over, and the address leads to it.
-    async fn fail_over(&self) {
+    pub async fn fail_over(&self) {
         let pid = i32::try_from(self.primary.postmaster().unwrap()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), Signal::QUIT).unwrap();
         until("the primary is gone", Duration::from_secs(20), async || self.primary.postmaster().is_err()).await;
@@ -170,9 +170,9 @@ impl Pair {
 }
 
 /// What the scenes have in common: a pair, a fleet on its address, and gifts.
-struct Scene {
-    pair: Pair,
-    fleet: Fleet,
+pub struct Scene {
+    pub pair: Pair,
+    pub fleet: Fleet,
     grants: Vec<(String, &'static str)>,
 }
 
@@ -180,7 +180,7 @@ struct Scene {
 const SLOW: u32 = 20;
 
 impl Scene {
-    async fn start() -> Scene {
+    pub async fn start() -> Scene {
         Scene::at(LIMIT).await
     }
 
@@ -228,7 +228,7 @@ impl Scene {
         ["a", "b"].map(|name| self.fleet.worker(name, &[], &[])).into()
     }
 
-    fn bought(&self) -> BTreeMap<String, usize> {
+    pub fn bought(&self) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
         for line in ledger(&self.fleet).iter().filter(|line| line["event"] == "issued") {
             *found.entry(line["trade"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
