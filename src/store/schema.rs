@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::store::{PgConnection, PgPool};
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use sqlx::{Executor, migrate::Migrator};
 
@@ -161,7 +161,7 @@ async fn temporary_of_all(connection: &mut PgConnection) -> Result<bool, sqlx::E
 async fn fit_for_us(connection: &mut PgConnection) -> anyhow::Result<()> {
     const PLACE: &str = "select current_setting('server_version_num')::int, pg_is_in_recovery(), getdatabaseencoding()::text, current_database()::text";
     let (version, in_recovery, encoding, name): (i32, bool, String, String) =
-        sqlx::query_as(PLACE).persistent(false).fetch_one(connection).await?;
+        sqlx::query_as(PLACE).persistent(false).fetch_one(&mut *connection).await?;
     ensure!(
         version >= 150_000,
         "this is PostgreSQL {}; noshi needs 15 or newer; nothing was changed",
@@ -173,6 +173,23 @@ async fn fit_for_us(connection: &mut PgConnection) -> anyhow::Result<()> {
         "the database {name} has the encoding {encoding}, and noshi needs UTF8, or names and ids could not be kept as they are: \
          create another one, with `create database … encoding 'UTF8' template template0`; nothing was changed"
     );
+    may_pass_on(connection).await
+}
+
+/// Since PostgreSQL 16 a login that may make roles governs only those that it made; ours belong to the whole server.
+async fn may_pass_on(connection: &mut PgConnection) -> anyhow::Result<()> {
+    const KEPT: &str = "select session_user::text, format('grant %s to %I with admin option', string_agg(r.rolname, ', ' order by r.rolname), session_user)
+        from pg_roles r join pg_roles me on me.rolname = session_user and not me.rolsuper
+        where r.rolname in ('noshi_owner', 'noshi_worker', 'noshi_producer', 'noshi_operator', 'noshi_reader', 'noshi_door', 'noshi_api')
+            and current_setting('server_version_num')::int >= 160000 and not pg_has_role(session_user, r.oid, 'member with admin option')
+        having bool_or(r.rolname = 'noshi_owner')";
+    let kept: Option<(String, String)> = sqlx::query_as(KEPT).persistent(false).fetch_optional(connection).await?;
+    if let Some((login, grant)) = kept {
+        bail!(
+            "another login has installed noshi in this server before, and made the roles that all its databases share; {login} may not pass \
+             them on. As that login, or as a superuser, say: {grant}; then migrate again. Nothing was changed"
+        );
+    }
     Ok(())
 }
 

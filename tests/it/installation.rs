@@ -52,6 +52,22 @@ where
 
 /// A database of a login that may make roles, as the pages say. Returns the login's URL.
 async fn given(owner: &str, database: &str) -> String {
+    let url = given_to_a_second(owner, database).await;
+    let mut root = root(server().await, "postgres").await;
+    // Another login has made the roles of this server already; what the page says of that.
+    const PASSED_ON: &str =
+        "select format('grant %s to %I with admin option', string_agg(rolname, ', '), $1) from pg_roles
+        where rolname like 'noshi\\_%' and not rolcanlogin and current_setting('server_version_num')::int >= 160000 having count(*) > 0";
+    let passed_on: Option<String> =
+        sqlx::query_scalar(PASSED_ON).bind(owner).fetch_optional(&mut root).await.expect("roles");
+    if let Some(passed_on) = passed_on {
+        run(&mut root, &passed_on).await;
+    }
+    url
+}
+
+/// The same, without a word of the login that installed noshi in this server first.
+async fn given_to_a_second(owner: &str, database: &str) -> String {
     let server = server().await;
     let mut root = root(server, "postgres").await;
     let make = format!(
@@ -264,6 +280,26 @@ async fn temporary_tables_of_others_stay_theirs() {
     run(&mut root(server, "postgres").await, "create role app_web login").await;
     let mut web = PgConnection::connect(&server.url_as("app_web", "shared_temporary")).await.unwrap();
     run(&mut web, "create temporary table t (i int)").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_installer_is_told_which_roles_it_has_to_be_given() {
+    // The first one.
+    crate::support::database().await;
+    let url = given_to_a_second("second", "given_second").await;
+    let mut root = root(server().await, "postgres").await;
+    let version: i32 = value(&mut root, "select current_setting('server_version_num')::int").await;
+    if version >= 160_000 {
+        let said = refused(&url, &["migrate", "up"]).await;
+        let (_, from) = said.split_once("say: ").expect("what to say");
+        let (grant, after) = from.split_once("; ").expect("the end of it");
+        assert!(after.contains("Nothing was changed") && grant.contains("noshi_owner"), "{said}");
+        run(&mut root, grant).await;
+    }
+    well(&url, &["migrate", "up"]).await;
+    // As the page goes on.
+    let mut second = PgConnection::connect(&url).await.unwrap();
+    run(&mut second, "create role seconds_worker login in role noshi_worker").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
