@@ -11,9 +11,9 @@ pub fn trouble(error: &(dyn Error + 'static)) -> Option<Tls> {
         if let Some(own) = error.downcast_ref::<rustls::Error>() {
             return Some(kind(own));
         }
-        // What an I/O error wraps is not among its sources.
+        // What an I/O error wraps is not among its sources, and may be another I/O error.
         if let Some(wrapped) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            return wrapped.downcast_ref::<rustls::Error>().map(kind).or_else(|| wrapped.source().and_then(trouble));
+            return trouble(wrapped);
         }
         next = error.source();
     }
@@ -44,5 +44,21 @@ fn kind(error: &rustls::Error) -> Tls {
         () if certificate.is_some() || matches!(error, E::NoCertificatesPresented) => Tls::UnknownCa,
         () if is_old => Tls::OldVersion,
         () => Tls::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The client of the HTTP partners wraps what the mail client hands over as it is.
+    #[test]
+    fn it_is_found_however_deeply_it_is_wrapped() {
+        let own = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let once = io::Error::new(io::ErrorKind::InvalidData, own());
+        assert_eq!(trouble(&own()), Some(Tls::UnknownCa));
+        assert_eq!(trouble(&once), Some(Tls::UnknownCa));
+        assert_eq!(trouble(&io::Error::other(once)), Some(Tls::UnknownCa));
+        assert_eq!(trouble(&io::Error::other("no connection")), None);
     }
 }
