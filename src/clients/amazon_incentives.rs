@@ -7,6 +7,51 @@
 //! Assumed, since no source says it: an unanswered call lands within a minute; a request id is remembered for at least
 //! a day; a card can be cancelled by its creationRequestId alone. The HTTP status of the F-codes is not documented
 //! either, so bodies are classified by errorCode first and errorType second (`GeneralError` comes with F100, F300 and F500).
+//!
+//! Whose fact each answer is, as the code reads it:
+//!
+//! | asked | answer | whose fact | comes to |
+//! |---|---|---|---|
+//! | issue | 200 and a whole card of this trade | message | issued |
+//! | issue | F100 GeneralError, whatever the status | network | in doubt |
+//! | issue | F200 InvalidAmountInput, whatever the status | message | refused (InvalidAmountInput) |
+//! | issue | F200 MaxAmountExceeded, whatever the status | message | refused (MaxAmountExceeded) |
+//! | issue | F200 RequestedDenominationMismatch, whatever the status | message | in doubt, parked: the id is another gift's |
+//! | issue | F200 RequestIdMustStartWithPartnerName, whatever the status | account | retry; lane closed: credentials |
+//! | issue | F300 InsufficientFunds, whatever the status | account | retry; lane closed: funds |
+//! | issue | F300 IssuanceCapExceeded, whatever the status | account | retry; lane closed: funds |
+//! | issue | F300 CustomerSurpassedDailyVelocityLimit, whatever the status | account | retry; lane closed: funds |
+//! | issue | F300 AccountHasProblems, whatever the status | account | retry; lane closed: credentials |
+//! | issue | F300 SomethingNew, whatever the status | account | retry; lane closed: credentials |
+//! | issue | F400 SystemTemporarilyUnavailable, whatever the status | message | once more under the same id |
+//! | issue | F500 GeneralError, whatever the status | network | in doubt |
+//! | issue | F900 SomethingNew, whatever the status | network | in doubt |
+//! | issue | 400 {"message":"Rate exceeded"} | account | retry; lane throttled for 10 s |
+//! | issue | 403 {"message":"The security token included in the request is invalid."} | account | retry; lane closed: credentials |
+//! | issue | 403 a signature refused, the clocks agree | account | retry; lane closed: credentials |
+//! | issue | 403 a signature refused, the answer's Date far from our clock | process | retry; this process keeps away: clock |
+//! | issue | 403 {"message":"Signature expired: 20300101T000000Z is now earlier than"} | process | retry; this process keeps away: clock |
+//! | issue | 403 {"__type":"RequestTimeTooSkewed"} | process | retry; this process keeps away: clock |
+//! | issue | 200 {"status":"SUCCESS"} | network | in doubt |
+//! | issue | 200 {"status":"SOMETHING_NEW"} | network | in doubt |
+//! | issue | 500 {"message":"Internal Server Error"} | network | in doubt |
+//! | issue | 403 {} | network | in doubt |
+//! | issue | 200, 201 or 202 with a page or without a body | network | in doubt |
+//! | issue | 200 that ends early | network | in doubt |
+//! | issue | 300 to 308, to another host: it is not followed | network | in doubt |
+//! | issue | 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451 | network | in doubt |
+//! | issue | 429 with a page | account | in doubt; lane throttled for 5 s |
+//! | issue | 429 with a page, Retry-After: 17 | account | in doubt; lane throttled for 17 s |
+//! | issue | 429 with a page, Retry-After: a date 43 s after its own | account | in doubt; lane throttled for 43 s |
+//! | issue | 429 with a page, Retry-After: soon, -5 or 0 | account | in doubt; lane throttled for 5 s |
+//! | issue | 429 with a page, Retry-After: 99999999999999999999 | account | in doubt; lane throttled for 3600 s |
+//! | issue | 500 to 599 with a page or without a body | network | in doubt |
+//! | issue | 503 with Retry-After: 17, soon, or 99999999999999999999 | network | in doubt |
+//! | issue | no HTTP at all | network | in doubt |
+//! | issue | cut after the request | network | in doubt |
+//! | issue | none in time | network | in doubt |
+//! | connecting | nobody listens | network | retry |
+//! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 
 mod answer;
 mod sigv4;

@@ -9,6 +9,47 @@
 //! same, or `status: "FAILED"`, or 404; `GET /v1/balance` → `{balance, currency}`. Errors `{resultCode, message}`: E1xx input,
 //! E2xx funds, E3xx key and account, E404, E429, E5xx. Amounts are whole yen. No source: 5 calls a second, settling
 //! within 5 minutes.
+//!
+//! Whose fact each answer is, as the code reads it:
+//!
+//! | asked | answer | whose fact | comes to |
+//! |---|---|---|---|
+//! | issue | 200 and a whole card of this trade | message | issued |
+//! | issue | 200 PROCESSING, of this trade | message | accepted, not ready |
+//! | issue | 200 FAILED, of this trade | message | refused (FAILED) |
+//! | issue | 200 SHIPPED, of this trade | network | in doubt |
+//! | issue | 200 {"tradeId":"OTHER","status":"FAILED"} | network | in doubt |
+//! | issue | 400 {"resultCode":"E101"} | message | refused (E101) |
+//! | issue | 402 {"resultCode":"E201"} | account | retry; lane closed: funds |
+//! | issue | 401 {"resultCode":"E301"} | account | retry; lane closed: credentials |
+//! | issue | 403 {"resultCode":"E302"} | account | retry; lane closed: credentials |
+//! | issue | 429 {"resultCode":"E429"} | account | retry; lane throttled for 5 s |
+//! | issue | 404 {"resultCode":"E404"} | network | in doubt |
+//! | issue | 400 {"resultCode":"E500"} | network | in doubt |
+//! | issue | 400 {"resultCode":"E999"} | network | in doubt |
+//! | issue | 409 {"resultCode":"E101"} | network | in doubt |
+//! | issue | 401 {"resultCode":"E101"} | network | in doubt |
+//! | issue | 403 {"resultCode":"E201"} | network | in doubt |
+//! | issue | 500 {"resultCode":"E101"} | network | in doubt |
+//! | issue | 500 {"resultCode":"E500"} | network | in doubt |
+//! | issue | 503 {"resultCode":"E429"} | network | in doubt |
+//! | issue | 200 {"resultCode":"E101"} | network | in doubt |
+//! | issue | 200, 201 or 202 with a page or without a body | network | in doubt |
+//! | issue | 200 that ends early | network | in doubt |
+//! | issue | 300 to 308, to another host: it is not followed | network | in doubt |
+//! | issue | 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451 | network | in doubt |
+//! | issue | 429 with a page | account | in doubt; lane throttled for 5 s |
+//! | issue | 429 with a page, Retry-After: 17 | account | in doubt; lane throttled for 17 s |
+//! | issue | 429 with a page, Retry-After: a date 43 s after its own | account | in doubt; lane throttled for 43 s |
+//! | issue | 429 with a page, Retry-After: soon, -5 or 0 | account | in doubt; lane throttled for 5 s |
+//! | issue | 429 with a page, Retry-After: 99999999999999999999 | account | in doubt; lane throttled for 3600 s |
+//! | issue | 500 to 599 with a page or without a body | network | in doubt |
+//! | issue | 503 with Retry-After: 17, soon, or 99999999999999999999 | network | in doubt |
+//! | issue | no HTTP at all | network | in doubt |
+//! | issue | cut after the request | network | in doubt |
+//! | issue | none in time | network | in doubt |
+//! | connecting | nobody listens | network | retry |
+//! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 
 use std::{sync::Arc, time::Duration};
 

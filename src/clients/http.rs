@@ -8,14 +8,15 @@
 mod guard;
 
 use std::{
-    fmt, iter,
+    fmt, fs, iter,
+    path::{Path, PathBuf},
     sync::{Arc, Once, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, ensure};
 use http::{HeaderMap, StatusCode, header};
-use reqwest::{Client, Method, RequestBuilder, Url};
+use reqwest::{Certificate, Client, Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
@@ -156,6 +157,8 @@ pub struct Reach {
     pub base_url: String,
     /// Plain HTTP to other machines; to this machine it is always allowed.
     pub allow_plain_http: bool,
+    /// A private authority, trusted beside those of the machine.
+    pub ca_file: Option<PathBuf>,
     pub connect_timeout: Duration,
     /// Between two pieces of an answer.
     pub read_timeout: Duration,
@@ -189,6 +192,9 @@ impl Http {
         if base.scheme() == "http" {
             // No certificate is ever checked here, so a machine without a store of them will do.
             client = client.tls_certs_only(iter::empty());
+        }
+        if let Some(file) = &reach.ca_file {
+            client = client.tls_certs_merge(authority(reach.provider, file)?);
         }
         let client = client.build().with_context(|| {
             format!("the HTTP client for {} cannot start; https needs the package ca-certificates", reach.provider)
@@ -309,6 +315,15 @@ impl fmt::Display for Chain<'_> {
         let mut causes = iter::successors(self.0.source(), |cause| cause.source());
         causes.try_for_each(|cause| write!(f, ": {cause}"))
     }
+}
+
+fn authority(provider: &str, file: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let name = file.display();
+    let pem = fs::read(file).with_context(|| format!("cannot read the ca_file {name} of {provider}"))?;
+    let none = || format!("the ca_file {name} of {provider} holds no certificate in PEM");
+    let certificates = Certificate::from_pem_bundle(&pem).with_context(none)?;
+    ensure!(!certificates.is_empty(), none());
+    Ok(certificates)
 }
 
 fn base(reach: &Reach) -> anyhow::Result<Url> {

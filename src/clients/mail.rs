@@ -97,6 +97,8 @@ pub struct SesSettings {
     /// Plain HTTP to another machine, such as a simulator in another container.
     #[serde(default)]
     pub allow_plain_http: bool,
+    /// The certificates, in PEM, of a private authority that signs the partner's; trusted beside those of the machine.
+    pub ca_file: Option<PathBuf>,
     /// It publishes the events to the topics below; without it no doubt is ever settled by an event.
     pub configuration_set: String,
     /// The SNS topics whose notifications are believed.

@@ -4,6 +4,43 @@
 //! for a day, and deletes by its own id of a shop. Every answer is read strictly: a shop counts only if it names our
 //! public id and our key, a refusal only if status and code agree; anything else is not known. A gateway's page, a 5xx, a
 //! 403 without the platform's own code say nothing of the shop.
+//!
+//! Whose fact each answer is, as the code reads it:
+//!
+//! | asked | answer | whose fact | comes to |
+//! |---|---|---|---|
+//! | create | 200 or 201 and a shop with our public id and our key | message | created |
+//! | create | 201 and a shop under another key | network | in doubt |
+//! | create | 422 {"code":"public_id_refused"} | message | refused (public_id_refused) |
+//! | create | 422 {"code":"something_new"} | message | refused (something_new) |
+//! | create | 422 {"code":"idempotency_key_reused"} | message | in doubt, parked: the key is another shop's |
+//! | create | 409 {"code":"public_id_taken"} | message | refused (public_id_taken) |
+//! | create | 403 {"code":"organization_refused"} | recipient | refused (organization_refused) |
+//! | create | 401 {"code":"unauthorized"} | account | retry; lane closed: credentials |
+//! | create | 429 {"code":"too_many_requests"} | account | retry; lane throttled for 5 s |
+//! | create | 403 {"code":"unauthorized"} | network | in doubt |
+//! | create | 403 {"code":"something_new"} | network | in doubt |
+//! | create | 404 {"code":"not_found"} | network | in doubt |
+//! | create | 409 {"code":"shop_in_use"} | network | in doubt |
+//! | create | 418 {"code":"something_new"} | network | in doubt |
+//! | create | 500 {"code":"public_id_taken"} | network | in doubt |
+//! | create | 503 {"code":"too_many_requests"} | network | in doubt |
+//! | create | 200, 201 or 202 with a page or without a body | network | in doubt |
+//! | create | 200 that ends early | network | in doubt |
+//! | create | 300 to 308, to another host: it is not followed | network | in doubt |
+//! | create | 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451 | network | in doubt |
+//! | create | 429 with a page | account | in doubt; lane throttled for 5 s |
+//! | create | 429 with a page, Retry-After: 17 | account | in doubt; lane throttled for 17 s |
+//! | create | 429 with a page, Retry-After: a date 43 s after its own | account | in doubt; lane throttled for 43 s |
+//! | create | 429 with a page, Retry-After: soon, -5 or 0 | account | in doubt; lane throttled for 5 s |
+//! | create | 429 with a page, Retry-After: 99999999999999999999 | account | in doubt; lane throttled for 3600 s |
+//! | create | 500 to 599 with a page or without a body | network | in doubt |
+//! | create | 503 with Retry-After: 17, soon, or 99999999999999999999 | network | in doubt |
+//! | create | no HTTP at all | network | in doubt |
+//! | create | cut after the request | network | in doubt |
+//! | create | none in time | network | in doubt |
+//! | connecting | nobody listens | network | retry |
+//! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 
 use std::time::Duration;
 

@@ -106,6 +106,7 @@ impl Ses {
             provider: NAME,
             base_url,
             allow_plain_http: settings.allow_plain_http,
+            ca_file: settings.ca_file.clone(),
             connect_timeout,
             read_timeout: timeout,
             timeout,

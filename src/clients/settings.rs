@@ -49,6 +49,8 @@ pub struct Account<C> {
     /// Plain HTTP to another machine, such as a simulator in another container.
     #[serde(default)]
     pub allow_plain_http: bool,
+    /// The certificates, in PEM, of a private authority that signs the partner's; trusted beside those of the machine.
+    pub ca_file: Option<PathBuf>,
     /// Who we are there.
     pub credentials: C,
     /// What the contract with the provider lets us buy.
@@ -189,6 +191,7 @@ impl<C> Account<C> {
             provider,
             base_url: self.base_url.clone(),
             allow_plain_http: self.allow_plain_http,
+            ca_file: self.ca_file.clone(),
             connect_timeout,
             read_timeout,
             timeout,

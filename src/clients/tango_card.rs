@@ -12,6 +12,49 @@
 //!
 //! Assumed: an unanswered call lands within a minute; an externalRefID is remembered for at least a day; 400 and 422 with
 //! the vendor's error body had no effect; CANCELLED, DELETED and RETURNED leave a code that cannot be used.
+//!
+//! Whose fact each answer is, as the code reads it:
+//!
+//! | asked | answer | whose fact | comes to |
+//! |---|---|---|---|
+//! | issue | 201 and a whole card of this trade | message | issued |
+//! | issue | 200, 201 or 202 PENDING, of this trade | message | accepted, not ready |
+//! | issue | 200, 201 or 202 ON_HOLD, of this trade | message | accepted, not ready |
+//! | issue | 200, 201 or 202 PENDING_PAYMENT, of this trade | message | accepted, not ready |
+//! | issue | 200, 201 or 202 FAILED, of this trade | message | refused (FAILED) |
+//! | issue | 200, 201 or 202 CANCELLED, of this trade | message | void: a dead card |
+//! | issue | 200, 201 or 202 PARTIAL, of this trade | network | in doubt |
+//! | issue | 200, 201 or 202 SOMETHING_NEW, of this trade | network | in doubt |
+//! | issue | 400 {"httpCode":400,"i18nKey":"identifierInvalid"} | message | refused (400 identifierInvalid) |
+//! | issue | 422 {"httpCode":422,"i18nKey":"utidInvalid"} | message | refused (422 utidInvalid) |
+//! | issue | 409 {"httpCode":409,"i18nKey":"duplicateExists"} | message | in doubt, parked: the id is another gift's |
+//! | issue | 401 {"httpCode":401,"i18nKey":"unauthorized"} | account | retry; lane closed: credentials |
+//! | issue | 403 {"httpCode":403,"i18nKey":"accountStopped"} | account | retry; lane closed: credentials |
+//! | issue | 402 {"httpCode":402,"i18nKey":"insufficientFunds"} | account | retry; lane closed: funds |
+//! | issue | 429 {"httpCode":429,"i18nKey":"tooManyRequests"} | account | retry; lane throttled for 2 s |
+//! | issue | 404 {"httpCode":404,"i18nKey":"notFound"} | network | in doubt |
+//! | issue | 413 {"httpCode":413,"i18nKey":"tooLarge"} | network | in doubt |
+//! | issue | 418 {"httpCode":418,"i18nKey":"somethingNew"} | network | in doubt |
+//! | issue | 500 {"httpCode":500,"i18nKey":"error"} | network | in doubt |
+//! | issue | 503 {"httpCode":503,"i18nKey":"serviceUnavailable"} | network | in doubt |
+//! | issue | 200 {"httpCode":200,"i18nKey":"identifierInvalid"} | network | in doubt |
+//! | issue | 422 {"httpCode":400} | network | in doubt |
+//! | issue | 200, 201 or 202 with a page or without a body | network | in doubt |
+//! | issue | 200 that ends early | network | in doubt |
+//! | issue | 300 to 308, to another host: it is not followed | network | in doubt |
+//! | issue | 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451 | network | in doubt |
+//! | issue | 429 with a page | account | in doubt; lane throttled for 5 s |
+//! | issue | 429 with a page, Retry-After: 17 | account | in doubt; lane throttled for 17 s |
+//! | issue | 429 with a page, Retry-After: a date 43 s after its own | account | in doubt; lane throttled for 43 s |
+//! | issue | 429 with a page, Retry-After: soon, -5 or 0 | account | in doubt; lane throttled for 5 s |
+//! | issue | 429 with a page, Retry-After: 99999999999999999999 | account | in doubt; lane throttled for 3600 s |
+//! | issue | 500 to 599 with a page or without a body | network | in doubt |
+//! | issue | 503 with Retry-After: 17, soon, or 99999999999999999999 | network | in doubt |
+//! | issue | no HTTP at all | network | in doubt |
+//! | issue | cut after the request | network | in doubt |
+//! | issue | none in time | network | in doubt |
+//! | connecting | nobody listens | network | retry |
+//! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 
 mod order;
 

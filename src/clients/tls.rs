@@ -11,7 +11,7 @@ pub fn trouble(error: &(dyn Error + 'static)) -> Option<Tls> {
         if let Some(own) = error.downcast_ref::<rustls::Error>() {
             return Some(kind(own));
         }
-        // What an I/O error wraps is not among its sources; it may be an I/O error again.
+        // What an I/O error wraps is not among its sources, and may be another I/O error.
         if let Some(wrapped) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             return trouble(wrapped);
         }
@@ -51,14 +51,14 @@ fn kind(error: &rustls::Error) -> Tls {
 mod tests {
     use super::*;
 
-    /// As an HTTP client finds it that was answered without TLS: an error in an error in an error.
+    /// The client of the HTTP partners wraps what the mail client hands over as it is.
     #[test]
     fn it_is_found_however_deeply_it_is_wrapped() {
-        let mut error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::NoCertificatesPresented);
-        for _ in 0..4 {
-            assert_eq!(trouble(&error), Some(Tls::UnknownCa));
-            error = io::Error::other(error);
-        }
-        assert_eq!(trouble(&io::Error::other(io::Error::from(io::ErrorKind::ConnectionReset))), None);
+        let own = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let once = io::Error::new(io::ErrorKind::InvalidData, own());
+        assert_eq!(trouble(&own()), Some(Tls::UnknownCa));
+        assert_eq!(trouble(&once), Some(Tls::UnknownCa));
+        assert_eq!(trouble(&io::Error::other(once)), Some(Tls::UnknownCa));
+        assert_eq!(trouble(&io::Error::other("no connection")), None);
     }
 }

@@ -165,6 +165,7 @@ async fn fetch(url: &Url) -> anyhow::Result<Body> {
         provider: "sns",
         base_url: url.origin().ascii_serialization(),
         allow_plain_http: false,
+        ca_file: None,
         connect_timeout: Duration::from_secs(2),
         read_timeout: Duration::from_secs(4),
         timeout: Duration::from_secs(6),

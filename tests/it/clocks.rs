@@ -206,6 +206,44 @@ fn set_clock(file: &std::path::Path, seconds: i64) {
     fs::rename(whole, file).unwrap();
 }
 
+/// Its signatures are refused for its clock alone: it keeps away, says why, and leaves the lane open for everybody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_a_wrong_clock_keeps_away_from_a_partner_who_checks_signatures() {
+    let Some(lib) = libfaketime() else {
+        eprintln!("skipped: libfaketime is not installed");
+        return;
+    };
+    let _turn = turn().await;
+    let lib = lib.display().to_string();
+    for off in ["-20m", "+20m"] {
+        let fleet = fleet(Terms::default()).await;
+        let pool = &fleet.pool;
+        let clock = [("LD_PRELOAD", lib.as_str()), ("FAKETIME", off), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        let wrong = fleet.worker("wrong", &clock, &[]);
+        for n in 0..10 {
+            fleet.gift(&format!("g{n}"), "amazon", 500).await;
+        }
+        until("it notices", SOON, async || {
+            fs::read_to_string(&wrong.log).is_ok_and(|log| log.contains("this process's clock is off"))
+        })
+        .await;
+        let right = fleet.worker("right", &[], &[]);
+        fleet.at_rest(SOON).await.unwrap();
+        for (what, sql) in [
+            ("each is issued", "select count(*) = 10 from noshi.job where status = 'completed'"),
+            ("nothing is in doubt", "select not exists (select from noshi.job where unsure)"),
+            (
+                "the lane was never closed",
+                "select closed_code is null from noshi.lane where name = 'gift/amazon_incentives'",
+            ),
+        ] {
+            assert!(holds(pool, sql).await, "{off}: {what}");
+        }
+        assert_eq!(crate::processes::count(&fleet, "issued"), 10, "{off}: each once");
+        assert!(wrong.stop().await.success() && right.stop().await.success());
+    }
+}
+
 const NOTHING_LOST: [(&str, &str); 5] = [
     (
         "no entry is dated ahead",

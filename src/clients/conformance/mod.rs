@@ -3,6 +3,7 @@
 //! `simulated` runs them against the simulator, whose ledger says what really happened; `scripted` against answers that
 //! are wrong in every small way. A new adapter gets its settings, its good answers and its simulator name in `fixture`.
 
+pub mod answers;
 mod fixture;
 mod scripted;
 mod simulated;

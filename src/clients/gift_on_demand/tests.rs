@@ -44,3 +44,41 @@ async fn a_trade_in_progress_or_given_up_is_told_only_about_itself() {
         assert_eq!(answered("200 OK", &body).await, (Issue::Unknown, Inquiry::NoAnswer), "{body}");
     }
 }
+
+#[tokio::test]
+async fn the_table_is_what_the_code_does() {
+    use crate::clients::{
+        conformance::answers::{Row, draw_issue},
+        whose::Whose::{Account, Message, Network},
+    };
+    let id = super::super::trade_id("G", "g1", 0);
+    let error = |code: &str| format!(r#"{{"resultCode":"{code}"}}"#);
+    let mut rows: Vec<Row> = [("PROCESSING", Message), ("FAILED", Message), ("SHIPPED", Network)]
+        .map(|(status, whose)| {
+            let body = format!(r#"{{"tradeId":"{id}","status":"{status}"}}"#);
+            Row::new(&format!("200 {status}, of this trade"), whose, [Act::answer("200 OK", &body)])
+        })
+        .into();
+    rows.push(Row::said(200, r#"{"tradeId":"OTHER","status":"FAILED"}"#, Network));
+    for (status, code, whose) in [
+        (400, "E101", Message),
+        (402, "E201", Account),
+        (401, "E301", Account),
+        (403, "E302", Account),
+        (429, "E429", Account),
+        // Status and code do not agree, or one of them is unknown.
+        (404, "E404", Network),
+        (400, "E500", Network),
+        (400, "E999", Network),
+        (409, "E101", Network),
+        (401, "E101", Network),
+        (403, "E201", Network),
+        (500, "E101", Network),
+        (500, "E500", Network),
+        (503, "E429", Network),
+        (200, "E101", Network),
+    ] {
+        rows.push(Row::said(status, &error(code), whose));
+    }
+    draw_issue(NAME, "src/clients/gift_on_demand.rs", rows).await;
+}

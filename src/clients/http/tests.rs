@@ -10,6 +10,7 @@ fn reach(url: &str) -> Reach {
         provider: "test",
         base_url: url.to_owned(),
         allow_plain_http: false,
+        ca_file: None,
         connect_timeout: Duration::from_millis(500),
         read_timeout: Duration::from_millis(800),
         timeout: Duration::from_secs(2),
@@ -212,4 +213,77 @@ fn retry_after_is_read_in_both_forms_and_clamped() {
     assert_eq!(read(&soon, Some("yesterday".to_owned())), Some(0), "an unreadable Date is none");
     assert_eq!(read(&date(1_000_000), None), Some(3600));
     assert_eq!(retry_after(&HeaderMap::new(), now), None);
+}
+
+mod private {
+    //! A partner whose certificate a private authority signed. Keys and certificates are for these tests alone.
+
+    use std::{path::PathBuf, sync::Arc};
+
+    use noshi_jobs::machine::Tls;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::lease::Told;
+
+    fn file(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/clients/http/tls").join(name)
+    }
+
+    /// A server that answers each call with 200, over TLS, by this certificate.
+    async fn server(certificate: &str) -> String {
+        install_tls();
+        let chain = vec![CertificateDer::from_pem_file(file(&format!("{certificate}.pem"))).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(file(&format!("{certificate}.key"))).unwrap();
+        let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // A client that does not trust us leaves here.
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        format!("https://localhost:{port}")
+    }
+
+    async fn called(url: &str, ca: Option<&str>) -> (Answer, Option<Closing>) {
+        let http = Http::new(&Reach { ca_file: ca.map(file), ..reach(url) }).unwrap();
+        let told = Told::default();
+        let gate = Gate::open().telling(&told);
+        let answer = http.send(http.request(Method::POST, &["issue"]).body("{}"), &gate).await;
+        let told = *told.lock().unwrap();
+        (answer, told)
+    }
+
+    #[tokio::test]
+    async fn its_authority_is_trusted_where_it_is_named_and_each_fault_has_its_word() {
+        let right = server("right").await;
+        let (answer, told) = called(&right, Some("ca.pem")).await;
+        assert!(matches!(answer, Answer::Reply(_)) && told.is_none(), "{answer:?} {told:?}");
+        for (certificate, ca, trouble) in [
+            ("right", None, Tls::UnknownCa),
+            ("another", Some("ca.pem"), Tls::WrongHost),
+            ("expired", Some("ca.pem"), Tls::Expired),
+        ] {
+            let (answer, told) = called(&server(certificate).await, ca).await;
+            assert!(matches!(answer, Answer::NotSent), "{certificate}: {answer:?}");
+            assert_eq!(told, Some(Closing::Tls(trouble)), "{certificate}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_names_no_authority_is_refused_by_name() {
+        for (name, words) in [("none.pem", "cannot read the ca_file"), ("right.key", "holds no certificate in PEM")] {
+            let error = Http::new(&Reach { ca_file: Some(file(name)), ..reach("https://localhost") }).err().unwrap();
+            let error = format!("{error:#}");
+            assert!(error.contains(words) && error.contains(name) && error.contains("test"), "{error}");
+        }
+    }
 }

@@ -199,3 +199,60 @@ async fn nobody_there_is_not_sent() {
     wrong.service = "a/b".to_owned();
     assert!(OrganizationPlatform::open(&wrong).is_err());
 }
+
+#[tokio::test]
+async fn the_table_is_what_the_code_does() {
+    use crate::{
+        clients::{
+            conformance::answers::{self, Row},
+            scripted::Act,
+            whose::Whose::{self, Account, Message, Network, Recipient},
+        },
+        lease::Told,
+    };
+    use noshi_jobs::machine::Closing;
+    let dir = tempfile::tempdir().unwrap();
+    let (one, key) = (args("O-1", "S-1"), "k1");
+    let shop = |key: &str| format!(r#"{{"shop_id":"shp_1","public_id":"S-1","idempotency_key":"{key}"}}"#);
+    let made = ["200 OK", "201 Created"].map(|head| Act::answer(head, &shop(key)));
+    let mut rows = vec![
+        Row::new("200 or 201 and a shop with our public id and our key", Message, made),
+        Row::new("201 and a shop under another key", Network, [Act::answer("201 Created", &shop("k2"))]),
+    ];
+    let refusals: [(u16, &str, Whose); 14] = [
+        (422, "public_id_refused", Message),
+        (422, "something_new", Message),
+        (422, "idempotency_key_reused", Message),
+        (409, "public_id_taken", Message),
+        (403, "organization_refused", Recipient),
+        (401, "unauthorized", Account),
+        (429, "too_many_requests", Account),
+        // Status and code do not agree, or one of them is unknown.
+        (403, "unauthorized", Network),
+        (403, "something_new", Network),
+        (404, "not_found", Network),
+        (409, "shop_in_use", Network),
+        (418, "something_new", Network),
+        (500, "public_id_taken", Network),
+        (503, "too_many_requests", Network),
+    ];
+    rows.extend(refusals.map(|(status, code, whose)| Row::said(status, &format!(r#"{{"code":"{code}"}}"#), whose)));
+    rows.extend(answers::of_the_way());
+    answers::draw("src/clients/organization.rs", "create", rows, async |url| {
+        let platform = OrganizationPlatform::open(&settings(&dir, &url, "t")).unwrap();
+        let told = Told::default();
+        let created = platform.create_shop(&one, key, &Gate::open().telling(&told)).await;
+        let (said, closing) = match created {
+            Create::Created(_) => ("created".to_owned(), None),
+            Create::Refused(why) => (format!("refused ({why})"), None),
+            Create::OrganizationRefused => ("refused (organization_refused)".to_owned(), None),
+            Create::KeyConflict => ("in doubt, parked: the key is another shop's".to_owned(), None),
+            Create::Throttled(wait) => ("retry".to_owned(), Some(Closing::Throttled(wait))),
+            Create::NotSent => ("retry".to_owned(), None),
+            Create::Unknown => ("in doubt".to_owned(), None),
+            Create::BadCredentials => ("retry".to_owned(), Some(Closing::Credentials)),
+        };
+        (said, closing.or(answers::told(&told)))
+    })
+    .await;
+}

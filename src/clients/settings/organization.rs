@@ -34,6 +34,8 @@ pub struct OrganizationSettings {
     /// Plain HTTP to another machine, such as a simulator in another container.
     #[serde(default)]
     pub allow_plain_http: bool,
+    /// The certificates, in PEM, of a private authority that signs the partner's; trusted beside those of the machine.
+    pub ca_file: Option<PathBuf>,
     /// The file with our token.
     pub token_file: PathBuf,
     /// The service that every organisation with a store gets.
@@ -86,6 +88,7 @@ impl OrganizationSettings {
             provider: NAME,
             base_url: self.base_url.clone(),
             allow_plain_http: self.allow_plain_http,
+            ca_file: self.ca_file.clone(),
             connect_timeout,
             read_timeout,
             timeout,

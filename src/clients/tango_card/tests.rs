@@ -233,3 +233,44 @@ async fn an_issue_and_a_look_at_the_account_are_one_call_each() {
         assert_eq!(desk.asked().len(), 1);
     }
 }
+
+#[tokio::test]
+async fn the_table_is_what_the_code_does() {
+    use crate::clients::{
+        conformance::answers::{Row, draw_issue},
+        whose::Whose::{Account, Message, Network},
+    };
+    let mut rows = vec![];
+    for (status, whose) in [
+        ("PENDING", Message),
+        ("ON_HOLD", Message),
+        ("PENDING_PAYMENT", Message),
+        ("FAILED", Message),
+        ("CANCELLED", Message),
+        ("PARTIAL", Network),
+        ("SOMETHING_NEW", Network),
+    ] {
+        let order = whole(status).to_string();
+        let acts = ["200 OK", "201 Created", "202 Accepted"].map(|head| Act::answer(head, &order));
+        rows.push(Row::new(&format!("200, 201 or 202 {status}, of this trade"), whose, acts));
+    }
+    for (status, key, whose) in [
+        (400, "identifierInvalid", Message),
+        (422, "utidInvalid", Message),
+        (409, "duplicateExists", Message),
+        (401, "unauthorized", Account),
+        (403, "accountStopped", Account),
+        (402, "insufficientFunds", Account),
+        (429, "tooManyRequests", Account),
+        (404, "notFound", Network),
+        (413, "tooLarge", Network),
+        (418, "somethingNew", Network),
+        (500, "error", Network),
+        (503, "serviceUnavailable", Network),
+        (200, "identifierInvalid", Network),
+    ] {
+        rows.push(Row::said(status, &json!({"httpCode": status, "i18nKey": key}).to_string(), whose));
+    }
+    rows.push(Row::said(422, r#"{"httpCode":400}"#, Network));
+    draw_issue(NAME, "src/clients/tango_card.rs", rows).await;
+}

@@ -147,3 +147,53 @@ fn cancels_and_balances() {
         r#"{"availableFunds":{"amount":-5.25,"currencyCode":"USD"},"status":"SUCCESS","timestamp":"20220610T085450Z"}"#;
     assert_eq!(funds(&reply(200, balance)), Funds::Available(Money { amount: -525, currency: Currency::Usd }));
 }
+
+#[tokio::test]
+async fn the_table_is_what_the_code_does() {
+    use crate::clients::{
+        conformance::answers::{Row, draw_issue},
+        scripted::Act,
+        whose::Whose::{Account, Message, Network, Process},
+    };
+    let mut rows = vec![];
+    for (status, code, kind, whose) in [
+        ("FAILURE", "F100", "GeneralError", Network),
+        ("FAILURE", "F200", "InvalidAmountInput", Message),
+        ("FAILURE", "F200", "MaxAmountExceeded", Message),
+        ("FAILURE", "F200", "RequestedDenominationMismatch", Message),
+        ("FAILURE", "F200", "RequestIdMustStartWithPartnerName", Account),
+        ("FAILURE", "F300", "InsufficientFunds", Account),
+        ("FAILURE", "F300", "IssuanceCapExceeded", Account),
+        ("FAILURE", "F300", "CustomerSurpassedDailyVelocityLimit", Account),
+        ("FAILURE", "F300", "AccountHasProblems", Account),
+        ("FAILURE", "F300", "SomethingNew", Account),
+        ("RESEND", "F400", "SystemTemporarilyUnavailable", Message),
+        ("FAILURE", "F500", "GeneralError", Network),
+        ("FAILURE", "F900", "SomethingNew", Network),
+    ] {
+        let body = format!(r#"{{"agcodResponse":{{"status":"{status}"}},"errorCode":"{code}","errorType":"{kind}"}}"#);
+        let acts = [200, 400, 403, 500, 503].map(|http| Act::answer(&format!("{http} Status"), &body));
+        rows.push(Row::new(&format!("{code} {kind}, whatever the status"), whose, acts));
+    }
+    let date = |at: std::time::SystemTime| format!("403 Forbidden\r\nDate: {}", httpdate::fmt_http_date(at));
+    let now = std::time::SystemTime::now();
+    let refused = r#"{"message":"The request signature we calculated does not match"}"#;
+    rows.extend([
+        Row::said(400, r#"{"message":"Rate exceeded"}"#, Account),
+        Row::said(403, r#"{"message":"The security token included in the request is invalid."}"#, Account),
+        Row::new("403 a signature refused, the clocks agree", Account, [Act::answer(&date(now), refused)]),
+        Row::new(
+            "403 a signature refused, the answer's Date far from our clock",
+            Process,
+            [now + Duration::from_secs(1200), now - Duration::from_secs(1200)]
+                .map(|at| Act::answer(&date(at), refused)),
+        ),
+        Row::said(403, r#"{"message":"Signature expired: 20300101T000000Z is now earlier than"}"#, Process),
+        Row::said(403, r#"{"__type":"RequestTimeTooSkewed"}"#, Process),
+        Row::said(200, r#"{"status":"SUCCESS"}"#, Network),
+        Row::said(200, r#"{"status":"SOMETHING_NEW"}"#, Network),
+        Row::said(500, r#"{"message":"Internal Server Error"}"#, Network),
+        Row::said(403, "{}", Network),
+    ]);
+    draw_issue("amazon_incentives", "src/clients/amazon_incentives.rs", rows).await;
+}
