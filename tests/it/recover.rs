@@ -359,3 +359,39 @@ async fn a_gift_that_may_be_at_another_partner_is_bought_nowhere_before_its_past
     sqlx::query("update noshi.job set unsure = false where id = $1").bind(fourth).execute(pool).await.unwrap();
     assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Saved);
 }
+
+/// Acknowledged while it was parked for one reason, it is parked by its workers' deaths at the same step: that counts anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_anew_is_not_acknowledged() {
+    let db = database().await;
+    let pool = &db.pool;
+    let parked = probe(pool, json!({"id": "parked", "steps": 2})).await;
+    let worker = workers::register(pool, "w").await.unwrap();
+    run(pool, "update noshi.job set status = 'needs_operator', code = 'probe_asked', acknowledged = step").await;
+    sqlx::query("update noshi.job set status = 'running', worker = $1, lost = 2")
+        .bind(worker)
+        .execute(pool)
+        .await
+        .unwrap();
+    run(pool, "update noshi.worker set dead_at = clock_timestamp()").await;
+    assert_eq!(recover::rescue(pool).await.unwrap(), 1);
+    assert_eq!(job(pool, parked).await.2.as_deref(), Some("poison"));
+    let seen = "select acknowledged is not distinct from step from noshi.job";
+    assert!(!sqlx::query_scalar::<_, bool>(seen).fetch_one(pool).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_ended_does_not_come_back_and_it_is_told_who_did_it() {
+    let db = database().await;
+    let pool = &db.pool;
+    let ended = probe(pool, json!({"id": "ended", "steps": "none"})).await;
+    run(pool, "update noshi.job set status = 'needs_operator', code = 'bad_args'").await;
+    sqlx::query("select noshi.dismiss_as($1, 0, 'a slip', 'anna')").bind(ended).execute(pool).await.unwrap();
+    assert_eq!(job(pool, ended).await.0, "cancelled");
+    for act in ["retry", "rerun", "inquire"] {
+        let ask = "select noshi.ask_as($1, (select step from noshi.job where id = $1), $2, 'again', 'bert')";
+        let said = sqlx::query(ask).bind(ended).bind(act).execute(pool).await.unwrap_err().to_string();
+        assert!(said.contains("was dismissed (anna: a slip), and nothing brings it back"), "{said}");
+    }
+    assert_eq!(job(pool, ended).await.0, "cancelled");
+}
