@@ -84,6 +84,10 @@ fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {
 }
 
 fn of_the_table<J: Job>(stand: &Stand<'_>, act: Act) -> Answer {
+    // An operator ended it.
+    if stand.status == "cancelled" {
+        return Answer::No;
+    }
     let answer = |lead: Option<bool>| match lead {
         Some(true) => Answer::Yes,
         Some(false) => Answer::AttestFirst,
@@ -148,6 +152,10 @@ const fn place(act: Act) -> &'static str {
 
 /// Why this act is refused here, in a sentence; `None` where it is allowed.
 pub fn refusal(stand: &Stand<'_>, act: Act) -> Option<String> {
+    // The database refuses it, and knows who ended it, and why.
+    if stand.status == "cancelled" {
+        return None;
+    }
     let why = match may(stand, act) {
         Answer::Yes => return None,
         Answer::No => place(act).to_owned(),
@@ -207,5 +215,6 @@ mod tests {
         let unknown = Stand { kind: "gift_isuance", ..new };
         assert_eq!(names(allowed(&unknown)), ["dismiss"]);
         assert_eq!(names(allowed(&Stand { kind: "gift_isuance", ..stand })), [""; 0]);
+        assert_eq!(names(allowed(&Stand { status: "cancelled", ..stand })), [""; 0]);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     store::{
         self,
         claim::Claimed,
-        facts::{NewTrade, Saved},
+        facts::{NewTrade, Partners, Saved},
         lanes::Budget,
     },
     vault::Vault,
@@ -80,22 +80,22 @@ impl Gifts {
     /// open, the first that offers it, where the trade waits.
     async fn route(&self, connection: &mut PgConnection, args: &Args) -> Result<Option<Routed<'_>>, sqlx::Error> {
         let able = self.able(args);
-        let several = able.len() > 1;
-        if !several {
-            return Ok(able.first().map(|provider| Routed { provider: *provider, several }));
+        let names: Vec<String> = able.iter().map(|provider| provider.name().to_owned()).collect();
+        if names.len() < 2 {
+            return Ok(able.first().map(|provider| Routed { provider: *provider, able: names }));
         }
-        let lanes: Vec<String> = able.iter().map(|provider| lane(provider.name())).collect();
+        let lanes: Vec<String> = names.iter().map(|name| lane(name)).collect();
         let open = store::facts::open_lanes(connection, &lanes).await?;
         let first_open = able.iter().find(|provider| open.contains(&lane(provider.name())));
-        Ok(first_open.or(able.first()).map(|provider| Routed { provider: *provider, several }))
+        Ok(first_open.or(able.first()).map(|provider| Routed { provider: *provider, able: names }))
     }
 }
 
 /// Where a new trade goes.
 struct Routed<'a> {
     provider: &'a dyn GiftProvider,
-    /// Others offer the gift too.
-    several: bool,
+    /// All that offer the gift, this one among them.
+    able: Vec<String>,
 }
 
 fn lane(provider: &str) -> String {
@@ -132,7 +132,7 @@ impl GiftWorld {
     async fn start(&self, args: &Args, generation: u8) -> Start {
         crash_point("start_trade.before");
         let routed = self.local.run(async |connection| self.gifts.route(connection, args).await).await;
-        let Some(Routed { provider, several }) = routed else { return Start::NoProvider };
+        let Some(Routed { provider, able }) = routed else { return Start::NoProvider };
         let trade = Trade {
             id: clients::trade_id(provider.trade_prefix(), &args.grant, generation),
             provider: provider.name().to_owned(),
@@ -152,7 +152,10 @@ impl GiftWorld {
             amount: args.value.amount,
             currency: args.value.currency.code(),
         };
-        let saved = self.local.run(async |connection| store::facts::save_trade(connection, &new, several).await).await;
+        let known: Vec<String> = self.gifts.names().map(str::to_owned).collect();
+        let partners = Partners { able: &able, known: &known, any: args.provider.is_none() };
+        let saved =
+            self.local.run(async |connection| store::facts::save_trade(connection, &new, &partners).await).await;
         crash_point("start_trade.after");
         match saved {
             Saved::Saved => Start::Started(trade),

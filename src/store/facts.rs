@@ -149,26 +149,29 @@ pub struct NewTrade<'a> {
 }
 
 // After a restore, or where commits were lost with a server, a call for this job may have been made that is not known here: it may be as old
-// as the moment from which on things are missing. A job in doubt before its first trade was claimed for a call that was lost.
+// as the moment from which on things are missing. A job in doubt before its first trade was claimed for a call that was lost. At whom it may
+// have been made is noted once: a partner that is taken out of the settings afterwards may still have been called.
 const SAVE_TRADE: &str = "with point as materialized (
-    select j.id, case when s.owed > 0 and not j.unsure and j.created_at > s.lost_since then s.lost_since end as owed,
-        j.unsure or s.restored_to is not null as known,
-        least(j.called_at, s.restored_to, case when s.owed > 0 and j.created_at > s.lost_since then s.lost_since end) as called_at
-    from noshi.job j, noshi.server_seen s where j.id = $4),
-paid as (
-    update noshi.server_seen s set owed = s.owed - 1 from point where point.owed is not null and s.owed > 0),
+    select j.id, w.owed is not null as owed, j.unsure or (s.restored_to is not null and p.proven_at is null) or (p.job is not null and p.proven_at is null) as known,
+        least(j.called_at, s.restored_to, w.owed) as called_at, array(select unnest($9::text[] || p.partners) union select substr(l.name, 6)
+            from noshi.lane l where $11 and l.name like 'gift/%' and l.tokens > 0 and substr(l.name, 6) <> all($10::text[])) as partners
+    from noshi.job j cross join noshi.server_seen s left join noshi.gift_past p on p.job = j.id and p.generation = $3
+    cross join lateral (select case when s.owed > 0 and not j.unsure and j.created_at > s.lost_since and p.job is null then s.lost_since end as owed) w
+    where j.id = $4),
 doubted as (
     update noshi.job j set called_at = coalesce(point.called_at, clock_timestamp())
-    from point where j.id = point.id and (point.known or point.owed is not null) returning j.id),
+    from point where j.id = point.id and (point.known or point.owed) returning point.*),
+noted as (
+    insert into noshi.gift_past (job, generation, partners, owed) select id, $3, partners, owed from doubted on conflict do nothing),
 saved as (
     insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
     select $1, $2, $3, $4, $5, $6, $7, $8
-    where not ($9 and exists (select from doubted)) and not exists (
+    where not exists (select from doubted where partners <> array[$5]) and not exists (
         -- At most one live trade per grant: every older one must be proven void.
         select from noshi.gift_trade t where t.grant_id = $2 and t.id <> $1
         and not exists (select from noshi.gift_outcome o where o.trade = t.id and o.outcome = 'void'))
     on conflict do nothing returning id)
-select exists (select from saved), exists (select from doubted)";
+select exists (select from saved), exists (select from doubted), exists (select from doubted where partners <> array[$5])";
 
 /// What became of a trade that was to be saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,13 +185,24 @@ pub enum Saved {
     Occupied,
 }
 
-/// Saves a trade id before its first call (R11). `several`: more than one provider offers the gift.
+/// Who may have been called for a trade before.
+#[derive(Debug)]
+pub struct Partners<'a> {
+    /// Those that offer the gift.
+    pub able: &'a [String],
+    /// All that the settings name; of one that they name no more nobody can say what it offered.
+    pub known: &'a [String],
+    /// The producer insists on none.
+    pub any: bool,
+}
+
+/// Saves a trade id before its first call (R11).
 pub async fn save_trade(
     connection: &mut PgConnection,
     trade: &NewTrade<'_>,
-    several: bool,
+    partners: &Partners<'_>,
 ) -> Result<Saved, sqlx::Error> {
-    let saved: (bool, bool) = sqlx::query_as(SAVE_TRADE)
+    let saved: (bool, bool, bool) = sqlx::query_as(SAVE_TRADE)
         .bind(trade.id)
         .bind(trade.grant)
         .bind(trade.generation)
@@ -197,14 +211,16 @@ pub async fn save_trade(
         .bind(trade.category)
         .bind(trade.amount)
         .bind(trade.currency)
-        .bind(several)
+        .bind(partners.able)
+        .bind(partners.known)
+        .bind(partners.any)
         .fetch_one(connection)
         .await?;
     Ok(match saved {
-        (_, true) if several => Saved::Unclear,
-        (false, _) => Saved::Occupied,
-        (true, true) => Saved::InDoubt,
-        (true, false) => Saved::Saved,
+        (_, _, true) => Saved::Unclear,
+        (false, ..) => Saved::Occupied,
+        (true, true, _) => Saved::InDoubt,
+        (true, false, _) => Saved::Saved,
     })
 }
 

@@ -6,6 +6,7 @@ use noshi::{
     store::{
         PgPool,
         claim::{Claimed, claim, hand_back},
+        facts::{NewTrade, Partners, Saved, save_trade},
         lanes::Budget,
         recover::{self, Dealt},
         workers,
@@ -277,4 +278,120 @@ async fn every_job_is_bounded_in_age_and_steps_and_a_newer_kind_is_left_alone() 
             .unwrap();
     assert_eq!(tomorrow, ("available".to_owned(), 0));
     worker.stop().await;
+}
+
+/// One try to begin a gift's trade at the first of these partners, and what the step after it settles.
+async fn begin_trade(pool: &PgPool, job: i64, partners: &[&str], settings: &[&str]) -> Saved {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let (able, known) = (owned(partners), owned(settings));
+    let id = format!("{}-{job}", partners[0]);
+    let grant = job.to_string();
+    let trade = NewTrade {
+        id: &id,
+        grant: &grant,
+        generation: 0,
+        job,
+        provider: partners[0],
+        category: "amazon",
+        amount: 500,
+        currency: "JPY",
+    };
+    let partners = Partners { able: &able, known: &known, any: true };
+    let mut transaction = pool.begin().await.unwrap();
+    let saved = save_trade(&mut transaction, &trade, &partners).await.unwrap();
+    let doubt = "update noshi.job set unsure = true where id = $1";
+    if matches!(saved, Saved::Unclear | Saved::InDoubt) {
+        sqlx::query(doubt).bind(job).execute(&mut *transaction).await.unwrap();
+    }
+    transaction.commit().await.unwrap();
+    saved
+}
+
+async fn gift(pool: &PgPool, grant: &str) -> i64 {
+    let args = json!({"grant": grant, "user": "u", "category": "amazon", "value": {"amount": 500, "currency": "JPY"}});
+    sqlx::query("select noshi.enqueue_rows('gift_issuance', $1, $2)")
+        .bind(vec![grant])
+        .bind(vec![args])
+        .execute(pool)
+        .await
+        .unwrap();
+    sqlx::query_scalar("select id from noshi.job where key = $1").bind(grant).fetch_one(pool).await.unwrap()
+}
+
+async fn owed(pool: &PgPool) -> i32 {
+    sqlx::query_scalar("select owed from noshi.server_seen").fetch_one(pool).await.unwrap()
+}
+
+/// Neither a retry nor a change of the settings forgets at whom it may have been called, and only a proven past is spent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gift_that_may_be_at_another_partner_is_bought_nowhere_before_its_past_is_proven() {
+    let db = database().await;
+    let pool = &db.pool;
+    run(pool, "update noshi.server_seen set owed = 3, lost_since = clock_timestamp() - interval '1 minute'").await;
+    let both = ["a", "b"];
+    let job = gift(pool, "g1").await;
+    for _ in 0..3 {
+        assert_eq!(begin_trade(pool, job, &both, &both).await, Saved::Unclear);
+        assert_eq!(owed(pool).await, 3, "nothing is proven yet");
+    }
+    // Partner a is taken out of the settings: it may have been called all the same.
+    assert_eq!(begin_trade(pool, job, &["b"], &["b"]).await, Saved::Unclear);
+    // A person attests that nothing came of it: that holds, and spends one.
+    sqlx::query("update noshi.job set unsure = false where id = $1").bind(job).execute(pool).await.unwrap();
+    assert_eq!(owed(pool).await, 2);
+    assert_eq!(begin_trade(pool, job, &both, &both).await, Saved::Saved);
+    assert_eq!(owed(pool).await, 2);
+    // Its claim for a call is lost after that: doubt is doubt.
+    sqlx::query("update noshi.job set unsure = true where id = $1").bind(job).execute(pool).await.unwrap();
+    assert_eq!(begin_trade(pool, job, &both, &both).await, Saved::Unclear);
+    // A partner that was gone from the settings before anybody asked again, and had its lane.
+    run(pool, "insert into noshi.lane (name, tokens) values ('gift/gone', 7), ('gift/b', 7), ('gift/never', 0)").await;
+    let other = gift(pool, "g2").await;
+    assert_eq!(begin_trade(pool, other, &["b"], &["b"]).await, Saved::Unclear);
+    let third = gift(pool, "g3").await;
+    assert_eq!(begin_trade(pool, third, &["b"], &["b", "gone"]).await, Saved::InDoubt);
+    sqlx::query("update noshi.job set unsure = false where id = $1").bind(third).execute(pool).await.unwrap();
+    assert_eq!(owed(pool).await, 1);
+    // After a restore, too, a person's word is heeded.
+    run(pool, "update noshi.server_seen set owed = 0, restored_to = clock_timestamp()").await;
+    let fourth = gift(pool, "g4").await;
+    assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Unclear);
+    sqlx::query("update noshi.job set unsure = false where id = $1").bind(fourth).execute(pool).await.unwrap();
+    assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Saved);
+}
+
+/// Acknowledged while it was parked for one reason, it is parked by its workers' deaths at the same step: that counts anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_anew_is_not_acknowledged() {
+    let db = database().await;
+    let pool = &db.pool;
+    let parked = probe(pool, json!({"id": "parked", "steps": 2})).await;
+    let worker = workers::register(pool, "w").await.unwrap();
+    run(pool, "update noshi.job set status = 'needs_operator', code = 'probe_asked', acknowledged = step").await;
+    sqlx::query("update noshi.job set status = 'running', worker = $1, lost = 2")
+        .bind(worker)
+        .execute(pool)
+        .await
+        .unwrap();
+    run(pool, "update noshi.worker set dead_at = clock_timestamp()").await;
+    assert_eq!(recover::rescue(pool).await.unwrap(), 1);
+    assert_eq!(job(pool, parked).await.2.as_deref(), Some("poison"));
+    let seen = "select acknowledged is not distinct from step from noshi.job";
+    assert!(!sqlx::query_scalar::<_, bool>(seen).fetch_one(pool).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_ended_does_not_come_back_and_it_is_told_who_did_it() {
+    let db = database().await;
+    let pool = &db.pool;
+    let ended = probe(pool, json!({"id": "ended", "steps": "none"})).await;
+    run(pool, "update noshi.job set status = 'needs_operator', code = 'bad_args'").await;
+    sqlx::query("select noshi.dismiss_as($1, 0, 'a slip', 'anna')").bind(ended).execute(pool).await.unwrap();
+    assert_eq!(job(pool, ended).await.0, "cancelled");
+    for act in ["retry", "rerun", "inquire"] {
+        let ask = "select noshi.ask_as($1, (select step from noshi.job where id = $1), $2, 'again', 'bert')";
+        let said = sqlx::query(ask).bind(ended).bind(act).execute(pool).await.unwrap_err().to_string();
+        assert!(said.contains("was dismissed (anna: a slip), and nothing brings it back"), "{said}");
+    }
+    assert_eq!(job(pool, ended).await.0, "cancelled");
 }
