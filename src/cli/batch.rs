@@ -161,11 +161,23 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
         BatchCommand::Show(name) => show(out, &open(&name.database).await?, name.batch).await,
         BatchCommand::Approve(args) => approve(settings, out, args).await,
         BatchCommand::Release(name) => {
-            batches::release(&open(&name.database).await?, name.batch).await?;
-            said(out, json!({"batch": name.batch, "is": "released"}), format!("batch {} is released", name.batch))
+            let pool = open(&name.database).await?;
+            if let Some(status) = over(&pool, name.batch, &[]).await? {
+                return unchanged(out, name.batch, &status);
+            }
+            let rows = one(&pool, name.batch).await?.rows;
+            let worth = batches::worth(&pool, name.batch).await?;
+            batches::release(&pool, name.batch).await?;
+            let begins = worth.iter().map(|worth| format!("\n  {worth} (amounts in minor units)")).collect::<String>();
+            let sentence = format!("batch {} is released: {rows} rows begin now{begins}", name.batch);
+            said(out, json!({"batch": name.batch, "is": "released", "rows": rows, "worth": worth}), sentence)
         }
         BatchCommand::Pause(act) => {
-            batches::pause(&open(&act.database).await?, act.batch, &act.reason).await?;
+            let pool = open(&act.database).await?;
+            if let Some(status) = over(&pool, act.batch, &["paused"]).await? {
+                return unchanged(out, act.batch, &status);
+            }
+            batches::pause(&pool, act.batch, &act.reason).await?;
             let sentence = format!("batch {} is paused; what had begun goes on", act.batch);
             said(out, json!({"batch": act.batch, "is": "paused"}), sentence)
         }
@@ -292,6 +304,18 @@ async fn cap(out: Out, args: BatchCap) -> anyhow::Result<()> {
     };
     let holds = batches::set_cap(&pool, &cap).await?;
     said(out, json!({"holds": holds}), format!("from now on: {holds}"))
+}
+
+/// How a batch stands that is over, or stands as it is asked to already: nothing would change.
+async fn over(pool: &PgPool, batch: i64, besides: &[&str]) -> anyhow::Result<Option<String>> {
+    let status = one(pool, batch).await?.status;
+    let over = ["settled", "cancelled", "invalid"];
+    Ok(over.iter().chain(besides).any(|known| *known == status).then_some(status))
+}
+
+fn unchanged(out: Out, batch: i64, status: &str) -> anyhow::Result<()> {
+    let sentence = format!("batch {batch} is {status} already; nothing changed");
+    said(out, json!({"batch": batch, "is": status, "changed": false}), sentence)
 }
 
 pub async fn one(pool: &PgPool, batch: i64) -> anyhow::Result<Progress> {
