@@ -32,7 +32,7 @@ pub enum BatchCommand {
     /// Prints the CSV format of a kind of file, to hand out.
     Template { kind: FileKind },
     /// The latest batches and how far each is.
-    List(Database),
+    List(BatchList),
     /// One batch: its figures, what it waits for, what speaks against it.
     Show(BatchName),
     /// Approves a batch as a second person, over your own copy of its file.
@@ -77,6 +77,17 @@ pub struct BatchSubmit {
     /// Check the file; write nothing.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct BatchList {
+    /// Only those with a smaller number: the next page.
+    #[arg(long, value_name = "NUMBER")]
+    before: Option<i64>,
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1_000))]
+    most: i64,
     #[command(flatten)]
     database: Database,
 }
@@ -157,7 +168,7 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
     match command {
         BatchCommand::Submit(args) => submit(settings, out, args).await,
         BatchCommand::Template { kind } => out.one(&json!({"template": kind.template()}), |_| kind.template()),
-        BatchCommand::List(database) => list(out, &open(&database).await?).await,
+        BatchCommand::List(args) => list(out, &open(&args.database).await?, args.before, args.most).await,
         BatchCommand::Show(name) => show(out, &open(&name.database).await?, name.batch).await,
         BatchCommand::Approve(args) => approve(settings, out, args).await,
         BatchCommand::Release(name) => {
@@ -327,10 +338,10 @@ fn said(out: Out, answer: Value, sentence: String) -> anyhow::Result<()> {
     out.one(&answer, |_| sentence)
 }
 
-async fn list(out: Out, pool: &PgPool) -> anyhow::Result<()> {
+async fn list(out: Out, pool: &PgPool, before: Option<i64>, most: i64) -> anyhow::Result<()> {
     out.list(
         "no batch is like that",
-        &batches::progress(pool, None, 50).await?,
+        &batches::page(pool, before, most).await?,
         &[
             ("BATCH", |batch| batch.id.to_string()),
             ("KIND", |batch| batch.kind.clone()),

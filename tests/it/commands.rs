@@ -415,4 +415,15 @@ async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
     let (done, text) = said(&["points", "balance", "nobody"]);
     assert!(!done && text.contains("unknown"), "{text}");
     assert!(said(&["redrive", "list"]).0);
+    let put = "insert into noshi.batch (kind, mode, digest, file, submitted_by, rows, cancelled_at, mails, issues)
+        select 'grants', 'all_or_nothing', sha256(f::bytea), f, 'sato', 1, now(), false, true from unnest(array['older', 'newer']) f";
+    sqlx::query(put).execute(&fleet.pool).await.unwrap();
+    let newest: i64 = sqlx::query_scalar("select max(id) from noshi.batch").fetch_one(&fleet.pool).await.unwrap();
+    let (_, text) = said(&["batch", "list", "--before", &newest.to_string()]);
+    assert!(text.contains("older") && !text.contains("newer"), "{text}");
+    assert!(!said(&["batch", "list", "--most", "1"]).1.contains("older"));
+    let (done, text) = said(&["batch", "pause", &newest.to_string(), "--reason", "r"]);
+    assert!(done && text.contains("cancelled already; nothing changed"), "{text}");
+    let (done, text) = said(&["batch", "release", &newest.to_string()]);
+    assert!(done && text.contains("cancelled already; nothing changed"), "{text}");
 }
