@@ -65,7 +65,10 @@ fn why(job: &Seen) -> String {
             seconds(job.worker_silent.unwrap_or_default())
         ),
         "scheduled" if job.due_in >= 1e9 => format!("Its batch {} is paused", job.batch.unwrap_or_default()),
-        "retryable" => format!("Try {} did not succeed; the next is due in {}{}", job.retries, due(job), nobody(job)),
+        "retryable" => {
+            let said = job.last_answer.as_deref().map(|said| format!(" ({said})")).unwrap_or_default();
+            format!("Try {} did not succeed{said}; the next is due in {}{}", job.retries, due(job), nobody(job))
+        }
         "scheduled" => format!("It waits, and goes on in {}{}", due(job), nobody(job)),
         _ => waiting(job),
     }
@@ -180,6 +183,10 @@ mod tests {
             (Seen { due_in: -300.0, ..job("available") }, "a token of lane gift/x for 5 min"),
             (Seen { workers: 0, ..job("available") }, "NO WORKER"),
             (Seen { retries: 2, due_in: 8.0, ..job("retryable") }, "Try 2 did not succeed; the next is due in 8 s"),
+            (
+                Seen { retries: 1, last_answer: Some("unknown: no answer".to_owned()), ..job("retryable") },
+                "Try 1 did not succeed (unknown: no answer); the next",
+            ),
             (Seen { due_in: 1e9, batch: Some(3), ..job("scheduled") }, "batch 3 is paused"),
             (
                 Seen { worker: Some(7), worker_name: Some("w".to_owned()), worker_silent: Some(1.0), ..job("running") },

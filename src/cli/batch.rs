@@ -32,7 +32,7 @@ pub enum BatchCommand {
     /// Prints the CSV format of a kind of file, to hand out.
     Template { kind: FileKind },
     /// The latest batches and how far each is.
-    List(Database),
+    List(BatchList),
     /// One batch: its figures, what it waits for, what speaks against it.
     Show(BatchName),
     /// Approves a batch as a second person, over your own copy of its file.
@@ -77,6 +77,17 @@ pub struct BatchSubmit {
     /// Check the file; write nothing.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct BatchList {
+    /// Only those with a smaller number: the next page.
+    #[arg(long, value_name = "NUMBER")]
+    before: Option<i64>,
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1_000))]
+    most: i64,
     #[command(flatten)]
     database: Database,
 }
@@ -157,15 +168,27 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
     match command {
         BatchCommand::Submit(args) => submit(settings, out, args).await,
         BatchCommand::Template { kind } => out.one(&json!({"template": kind.template()}), |_| kind.template()),
-        BatchCommand::List(database) => list(out, &open(&database).await?).await,
+        BatchCommand::List(args) => list(out, &open(&args.database).await?, args.before, args.most).await,
         BatchCommand::Show(name) => show(out, &open(&name.database).await?, name.batch).await,
         BatchCommand::Approve(args) => approve(settings, out, args).await,
         BatchCommand::Release(name) => {
-            batches::release(&open(&name.database).await?, name.batch).await?;
-            said(out, json!({"batch": name.batch, "is": "released"}), format!("batch {} is released", name.batch))
+            let pool = open(&name.database).await?;
+            if let Some(status) = over(&pool, name.batch, &[]).await? {
+                return unchanged(out, name.batch, &status);
+            }
+            let rows = one(&pool, name.batch).await?.rows;
+            let worth = batches::worth(&pool, name.batch).await?;
+            batches::release(&pool, name.batch).await?;
+            let begins = worth.iter().map(|worth| format!("\n  {worth} (amounts in minor units)")).collect::<String>();
+            let sentence = format!("batch {} is released: {rows} rows begin now{begins}", name.batch);
+            said(out, json!({"batch": name.batch, "is": "released", "rows": rows, "worth": worth}), sentence)
         }
         BatchCommand::Pause(act) => {
-            batches::pause(&open(&act.database).await?, act.batch, &act.reason).await?;
+            let pool = open(&act.database).await?;
+            if let Some(status) = over(&pool, act.batch, &["paused"]).await? {
+                return unchanged(out, act.batch, &status);
+            }
+            batches::pause(&pool, act.batch, &act.reason).await?;
             let sentence = format!("batch {} is paused; what had begun goes on", act.batch);
             said(out, json!({"batch": act.batch, "is": "paused"}), sentence)
         }
@@ -294,6 +317,18 @@ async fn cap(out: Out, args: BatchCap) -> anyhow::Result<()> {
     said(out, json!({"holds": holds}), format!("from now on: {holds}"))
 }
 
+/// How a batch stands that is over, or stands as it is asked to already: nothing would change.
+async fn over(pool: &PgPool, batch: i64, besides: &[&str]) -> anyhow::Result<Option<String>> {
+    let status = one(pool, batch).await?.status;
+    let over = ["settled", "cancelled", "invalid"];
+    Ok(over.iter().chain(besides).any(|known| *known == status).then_some(status))
+}
+
+fn unchanged(out: Out, batch: i64, status: &str) -> anyhow::Result<()> {
+    let sentence = format!("batch {batch} is {status} already; nothing changed");
+    said(out, json!({"batch": batch, "is": status, "changed": false}), sentence)
+}
+
 pub async fn one(pool: &PgPool, batch: i64) -> anyhow::Result<Progress> {
     let found = batches::progress(pool, Some(batch), 1).await?.into_iter().next();
     found.with_context(|| format!("there is no batch {batch}; `noshi batch list` shows them"))
@@ -303,10 +338,10 @@ fn said(out: Out, answer: Value, sentence: String) -> anyhow::Result<()> {
     out.one(&answer, |_| sentence)
 }
 
-async fn list(out: Out, pool: &PgPool) -> anyhow::Result<()> {
+async fn list(out: Out, pool: &PgPool, before: Option<i64>, most: i64) -> anyhow::Result<()> {
     out.list(
         "no batch is like that",
-        &batches::progress(pool, None, 50).await?,
+        &batches::page(pool, before, most).await?,
         &[
             ("BATCH", |batch| batch.id.to_string()),
             ("KIND", |batch| batch.kind.clone()),

@@ -1,7 +1,7 @@
 //! `noshi job`: jobs found, seen, explained and acted upon.
 
 use crate::store::PgPool;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 use serde::Serialize;
@@ -160,7 +160,47 @@ async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
         before: args.before,
         most: args.most,
     };
-    lines(out, &operate::list(&pool, &filter, &kinds()).await?)
+    let mut found = operate::list(&pool, &filter, &kinds()).await?;
+    found.extend(pruned(&pool, &filter, args.most).await?);
+    found.sort_by_key(|line| std::cmp::Reverse(line.id));
+    found.truncate(usize::try_from(args.most).unwrap_or(usize::MAX));
+    lines(out, &found)
+}
+
+/// Those that were pruned, where somebody or something certain is asked for: a call centre must not be told that there never was a gift.
+async fn pruned(pool: &PgPool, filter: &Filter, most: i64) -> anyhow::Result<Vec<Line>> {
+    let over = match (&filter.of, filter.batch) {
+        // Nothing that was pruned stands in a lane, or is in doubt.
+        _ if filter.lane.is_some() || filter.in_doubt => vec![],
+        (Some(of), _) => prune::known(pool, of, &kinds(), 1000).await?,
+        (None, Some(batch)) => prune::of_batch(pool, batch, most.max(1000)).await?,
+        (None, None) => vec![],
+    };
+    let is_like_that = |over: &Over| {
+        filter.kind.as_ref().is_none_or(|kind| *kind == over.kind)
+            && filter.code.as_ref().is_none_or(|code| Some(code) == over.code.as_ref())
+            && filter.status.is_none_or(|status| status.name() == over.status)
+            && filter.batch.is_none_or(|batch| Some(batch) == over.batch)
+            && filter.before.is_none_or(|before| over.id < before)
+    };
+    Ok(over.into_iter().filter(is_like_that).map(line_of).collect())
+}
+
+fn line_of(over: Over) -> Line {
+    let ago = chrono::Utc::now().signed_duration_since(over.finished_at);
+    Line {
+        id: over.id,
+        kind: over.kind,
+        key: over.key,
+        status: format!("{} (pruned)", over.status),
+        at: over.at,
+        in_doubt: false,
+        code: over.code,
+        outcome: over.outcome,
+        lane: String::new(),
+        batch: over.batch,
+        in_state: ago.num_milliseconds() as f64 / 1_000.0,
+    }
 }
 
 /// A lane or a batch that is not there is a slip of the pen, and not an empty answer.
@@ -198,25 +238,64 @@ fn lines(out: Out, jobs: &[Line]) -> anyhow::Result<()> {
 async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<Seen> {
     let name = match name.name.as_slice() {
         [kind, id] => {
-            let found = operate::look(pool, kind, id).await?;
-            return found.with_context(|| format!("there is no {kind} with the id {id}"));
+            if let Some(found) = operate::look(pool, kind, id).await? {
+                return Ok(found);
+            }
+            if let Some(over) = prune::over(pool, Some(kind), id).await? {
+                bail!("{}", was_done(&over));
+            }
+            bail!("there is no {kind} with the id {id}")
         }
         [name] => name,
         _ => bail!("name a job by its number, or by kind and id"),
     };
     let found = operate::find(pool, name, &kinds(), 1000).await?;
     match found.as_slice() {
-        [one] => operate::look_at(pool, *one).await?.with_context(|| format!("job {one} is not there any more")),
-        [] => match operate::granted(pool, name).await? {
-            Some(granted) => bail!("there is no job yet. {}", explain::explain_grant(&granted)),
-            None => bail!("nothing goes by the name of {name}: no job, user, grant, trade or public id"),
+        [one] => match operate::look_at(pool, *one).await? {
+            Some(job) => Ok(job),
+            None => none_there(out, pool, name).await,
         },
+        [] => none_there(out, pool, name).await,
         several => {
             let filter = Filter { of: Some(name.clone()), most: 20, ..Filter::default() };
             lines(out, &operate::list(pool, &filter, &kinds()).await?)?;
             bail!("{} jobs go by the name of {name}; name one by its number", several.len())
         }
     }
+}
+
+/// Why no job of this name is there: it was pruned, or is to come, or never was.
+async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<Seen> {
+    let over = prune::known(pool, name, &kinds(), 20).await?;
+    match over.as_slice() {
+        [one] => bail!("{}", was_done(one)),
+        [] => match operate::granted(pool, name).await? {
+            Some(granted) => bail!("there is no job yet. {}", explain::explain_grant(&granted)),
+            None => bail!("nothing goes by the name of {name}: no job, user, grant, trade or public id"),
+        },
+        several => {
+            let count = several.len();
+            lines(out, &over.into_iter().map(line_of).collect::<Vec<_>>())?;
+            bail!("{count} jobs go by the name of {name}, all of them done and pruned; name one by its number")
+        }
+    }
+}
+
+/// Of a job that was pruned, in a sentence.
+fn was_done(over: &Over) -> String {
+    let words: Vec<&str> = [&over.outcome, &over.code].into_iter().filter_map(Option::as_deref).collect();
+    format!(
+        "job {} ({} {}) was done at {}: {} at {} ({}); it was pruned at {}, and nothing can be done with it any more; `noshi job show {}` has what is kept of it",
+        over.id,
+        over.kind,
+        over.key,
+        instants::show(over.finished_at),
+        over.status,
+        over.at,
+        words.join(", "),
+        instants::show(over.pruned_at),
+        over.id
+    )
 }
 
 #[derive(Serialize)]
@@ -242,7 +321,10 @@ async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
 
 async fn find_over(name: &JobName, pool: &PgPool) -> anyhow::Result<Option<Over>> {
     Ok(match name.name.as_slice() {
-        [number] => prune::over(pool, None, number).await?,
+        [name] => match prune::known(pool, name, &kinds(), 2).await?.as_slice() {
+            [one] => prune::over(pool, None, &one.id.to_string()).await?,
+            _ => None,
+        },
         [kind, id] => prune::over(pool, Some(kind), id).await?,
         _ => None,
     })
@@ -319,7 +401,14 @@ fn may(explained: &Explained, line: &mut impl FnMut(&str, String)) {
 
 async fn tell_why(out: Out, name: &JobName) -> anyhow::Result<()> {
     let pool = store::connect(name.database.url()?, Role::Operator, 1).await?;
-    let explained = explain::explain(&find(out, name, &pool).await?);
+    let explained = match find(out, name, &pool).await {
+        Ok(job) => explain::explain(&job),
+        // What was done and pruned is an answer, and no failure.
+        Err(error) => match find_over(name, &pool).await? {
+            Some(over) => Explained { why: was_done(&over), may: vec![], runbook: None },
+            None => return Err(error),
+        },
+    };
     out.one(&explained, |explained| {
         let mut text = format!("{}\n", explained.why);
         may(explained, &mut |label, value| text += &format!("  {label:<9} {value}\n"));

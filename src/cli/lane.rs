@@ -76,11 +76,21 @@ pub async fn run(out: Out, command: LaneCommand) -> anyhow::Result<()> {
             out.one(lane.with_context(|| unknown(&name.lane))?, tell)
         }
         LaneCommand::Pause(LaneAct { name, reason }) => {
-            lanes::pause(&open(name.database).await?, &name.lane, Some(&reason)).await?;
+            let pool = open(name.database).await?;
+            let was = lanes::list(&pool).await?.into_iter().find(|lane| lane.name == name.lane);
+            if was.is_some_and(|lane| lane.paused) {
+                return done(out, name.lane, "paused already; nothing changed");
+            }
+            lanes::pause(&pool, &name.lane, Some(&reason)).await?;
             done(out, name.lane, "paused")
         }
         LaneCommand::Resume(LaneAct { name, reason }) => {
-            lanes::resume(&open(name.database).await?, &name.lane, Some(&reason)).await?;
+            let pool = open(name.database).await?;
+            let was = lanes::list(&pool).await?.into_iter().find(|lane| lane.name == name.lane);
+            if was.is_some_and(|lane| !lane.paused && lane.closed_code.is_none() && lane.closed_for.is_none()) {
+                return done(out, name.lane, "open already; nothing changed");
+            }
+            lanes::resume(&pool, &name.lane, Some(&reason)).await?;
             done(out, name.lane, "open")
         }
         LaneCommand::Set(LaneSet { name, calls, per, as_declared, reason }) => {
@@ -113,6 +123,16 @@ fn state(lane: &LaneState) -> String {
     }
 }
 
+/// Who paused it and why; else what its last calls that did not succeed were told.
+fn why(lane: &LaneState) -> String {
+    let because = lane.paused_because.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    match (&lane.paused_by, &lane.last_answer, lane.last_answer_ago) {
+        (Some(who), ..) => format!("{who}{because}"),
+        (None, Some(answer), Some(ago)) => format!("{answer} ({} ago)", seconds(ago)),
+        (None, ..) => String::new(),
+    }
+}
+
 fn oldest(lane: &LaneState) -> String {
     lane.oldest_available.map_or("–".to_owned(), seconds)
 }
@@ -125,17 +145,24 @@ fn table(out: Out, lanes: &[LaneState]) -> anyhow::Result<()> {
             ("LANE", |lane| names::shown_lane(&lane.name)),
             ("STATE", state),
             ("BUDGETS", |lane| lane.budgets.clone()),
+            ("WAITING", |lane| lane.waiting.to_string()),
             ("OLDEST WAITING", oldest),
+            ("WHY", why),
         ],
     )
 }
 
 fn tell(lane: &LaneState) -> String {
     format!(
-        "{} is {}\n  budgets: {}\n  oldest waiting: {}\n  tokens handed out: {}",
+        "{} is {}{}\n  budgets: {}\n  waiting: {}\n  oldest waiting: {}\n  tokens handed out: {}",
         names::shown_lane(&lane.name),
         state(lane),
+        match why(lane).as_str() {
+            "" => String::new(),
+            why => format!(" ({why})"),
+        },
         lane.budgets,
+        lane.waiting,
         oldest(lane),
         lane.tokens
     )

@@ -66,8 +66,15 @@ pub async fn run(out: Out, command: PointsCommand) -> anyhow::Result<()> {
     let open = |database: Database| async move { store::connect(database.url()?, Role::Operator, 1).await };
     match command {
         PointsCommand::Balance(args) => {
-            let balance =
-                points::balance(&open(args.database).await?, &args.user, args.at, args.area.as_deref()).await?;
+            let pool = open(args.database).await?;
+            let balance = points::balance(&pool, &args.user, args.at, args.area.as_deref()).await?;
+            // A slip of the pen must not read as a user who has lost everything.
+            if balance == 0 && points::history(&pool, &args.user, None, 1).await?.is_empty() {
+                bail!(
+                    "the user {} is unknown here: no points were ever granted to that id; look at how it is written",
+                    args.user
+                );
+            }
             out.one(&json!({"user": args.user, "at": args.at, "area": args.area, "balance": balance}), |_| {
                 format!("{balance} points")
             })

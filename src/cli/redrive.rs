@@ -291,6 +291,7 @@ async fn list(pool: &PgPool, out: Out) -> anyhow::Result<()> {
             ("STATUS", |it| it.status.clone()),
             ("JOBS", |it| it.jobs.to_string()),
             ("ASKED", |it| it.asked.to_string()),
+            ("AT WORK", |it| it.open.to_string()),
             ("COMPLETED", |it| it.completed.to_string()),
             ("PARKED", |it| it.parked.to_string()),
             ("WORTH", |it| amounts(&it.totals)),

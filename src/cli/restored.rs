@@ -1,5 +1,6 @@
 //! `noshi restored`: after the database went back to an earlier point.
 
+use anyhow::ensure;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -28,6 +29,9 @@ pub struct RestoredMark {
     /// For the audit: why.
     #[arg(long)]
     reason: String,
+    /// Do it. Without it nothing is changed, and you are told what would be in doubt.
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     database: Database,
 }
@@ -41,11 +45,41 @@ pub struct RestoredEnd {
     database: Database,
 }
 
+/// A mark cannot be taken back: so nonsense is refused, and what it does is told before it is done.
+fn may_be_marked(preview: &restored::Preview, to: DateTime<Utc>, yes: bool) -> anyhow::Result<()> {
+    let shown = instants::show(to);
+    ensure!(
+        to <= preview.now,
+        "{shown} lies in the future: the point of a restore lies in the past; nothing was changed"
+    );
+    if let Some(installed) = preview.installed_at {
+        ensure!(
+            to >= installed,
+            "{shown} lies before noshi was installed here ({}), so no database of it can have gone back there; nothing was changed",
+            instants::show(installed)
+        );
+    }
+    let workers = match preview.workers {
+        0 => String::new(),
+        alive => format!(
+            " {alive} workers are alive: stop them first, since what they call meanwhile is put in doubt as well."
+        ),
+    };
+    ensure!(
+        yes,
+        "nothing was changed. Marked as restored to {shown}, {} unfinished writes would be in doubt, each until its partner was asked, and that cannot be taken back.{workers} If that is meant, say the same with --yes",
+        preview.writes
+    );
+    Ok(())
+}
+
 pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
     let open = |database: Database| async move { store::connect(database.url()?, Role::Operator, 1).await };
     match command {
         RestoredCommand::Mark(args) => {
-            let doubted = restored::mark(&open(args.database).await?, args.to, &args.reason).await?;
+            let pool = open(args.database).await?;
+            may_be_marked(&restored::preview(&pool).await?, args.to, args.yes)?;
+            let doubted = restored::mark(&pool, args.to, &args.reason).await?;
             out.one(&json!({"restored_to": args.to, "in_doubt": doubted}), |_| {
                 format!(
                     "restored to {}: {doubted} unfinished writes are in doubt; no gift is bought before its partner was asked",

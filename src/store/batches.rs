@@ -210,11 +210,16 @@ pub struct Progress {
 const PROGRESS: &str = "select b.id, b.kind, b.file, encode(b.digest, 'hex') as digest, b.encoding, b.submitted_by, b.approved_by, b.paused_code, b.faults,
     b.refused_code || ': ' || b.refused_detail as refused, p.status, p.rows, p.completed, p.failed, p.cancelled, p.needs_operator, p.open, p.skipped,
     p.compensated, p.mails_sent, p.mails_failed, p.holds
-from noshi.batch b cross join lateral noshi.batch_progress(b.id) p where $1::bigint is null or b.id = $1 order by b.id desc limit $2";
+from noshi.batch b cross join lateral noshi.batch_progress(b.id) p where ($1::bigint is null or b.id = $1) and ($3::bigint is null or b.id < $3) order by b.id desc limit $2";
 
 /// The latest batches, or one.
 pub async fn progress(pool: &PgPool, batch: Option<i64>, most: i64) -> Result<Vec<Progress>, ActError> {
-    call(pool, async |c| sqlx::query_as(PROGRESS).bind(batch).bind(most).fetch_all(c).await).await
+    call(pool, async |c| sqlx::query_as(PROGRESS).bind(batch).bind(most).bind(None::<i64>).fetch_all(c).await).await
+}
+
+/// The latest batches before this one, or of all.
+pub async fn page(pool: &PgPool, before: Option<i64>, most: i64) -> Result<Vec<Progress>, ActError> {
+    call(pool, async |c| sqlx::query_as(PROGRESS).bind(None::<i64>).bind(most).bind(before).fetch_all(c).await).await
 }
 
 /// What speaks against granting this batch now, in words.

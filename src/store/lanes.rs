@@ -96,6 +96,14 @@ pub struct LaneState {
     pub budgets: String,
     /// Age of the oldest job that could be claimed.
     pub oldest_available: Option<f64>,
+    /// Jobs that wait in it: for a token, or for their next try.
+    pub waiting: i64,
+    /// Who paused it, and why.
+    pub paused_by: Option<String>,
+    pub paused_because: Option<String>,
+    /// What came of its last call, and how many seconds ago.
+    pub last_answer: Option<String>,
+    pub last_answer_ago: Option<f64>,
 }
 
 const LIST: &str = "select l.name, l.paused, l.closed_code, l.tokens,
@@ -107,8 +115,22 @@ const LIST: &str = "select l.name, l.paused, l.closed_code, l.tokens,
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and j.relief
          order by priority, rank, id limit 1),
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and not j.relief
-         order by priority, rank, id limit 1)))::float8 as oldest_available
-from noshi.lane l order by l.name";
+         order by priority, rank, id limit 1)))::float8 as oldest_available,
+    -- One arm for each partial index.
+    (select count(*) from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name)
+        + (select count(*) from noshi.job j where j.status = 'available' and j.lost > 0 and j.lane = l.name)
+        + (select count(*) from noshi.job j where j.status in ('scheduled', 'retryable') and j.lane = l.name) as waiting,
+    p.who as paused_by, p.reason as paused_because, e.said as last_answer, e.ago as last_answer_ago
+from noshi.lane l
+left join lateral (select a.who, a.reason from noshi.audit a where l.paused and a.target = 'lane/' || l.name and a.act = 'lane pause'
+    order by a.id desc limit 1) p on true
+-- Of the jobs that stand in it now: one that is over stands in none.
+left join lateral (
+    select concat_ws(': ', e.outcome, e.detail) as said, extract(epoch from clock_timestamp() - e.happened_at)::float8 as ago
+    from (select j.id from noshi.job j where l.name <> '' and j.status = 'retryable' and j.lane = l.name limit 20) j
+    cross join lateral (select e.outcome, e.detail, e.happened_at from noshi.job_event e where e.job = j.id and e.outcome is not null
+        order by e.happened_at desc limit 1) e order by e.happened_at desc limit 1) e on true
+order by l.name";
 
 pub async fn list(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<LaneState>, sqlx::Error> {
     sqlx::query_as(LIST).fetch_all(executor).await

@@ -50,6 +50,8 @@ pub struct Seen {
     pub lane_closed_for: Option<f64>,
     /// Workers that are alive.
     pub workers: i64,
+    /// What came of its last call.
+    pub last_answer: Option<String>,
     /// It is parked, and an operator has said that they saw it.
     pub acknowledged: bool,
 }
@@ -84,7 +86,9 @@ macro_rules! look_sql {
         as lane_paused_by,
     l.closed_code as lane_closed_code,
     case when l.closed_until > c.now then extract(epoch from l.closed_until - c.now)::float8 end as lane_closed_for,
-    (select count(*) from noshi.worker where dead_at is null and stopped_at is null and seen_at > c.now - interval '1 minute') as workers
+    (select count(*) from noshi.worker where dead_at is null and stopped_at is null and seen_at > c.now - interval '1 minute') as workers,
+    (select concat_ws(': ', e.outcome, e.detail) from noshi.job_event e where e.job = j.id and e.event = 'settled' and e.outcome is not null
+     order by e.happened_at desc, e.step desc limit 1) as last_answer
 from (select clock_timestamp() as now) c
 join noshi.job j on ",
             $which,

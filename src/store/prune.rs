@@ -96,6 +96,30 @@ from noshi.tombstone t left join noshi.job_story s on s.id = t.id
 where ($1::text is null and $2 ~ '^[0-9]{1,18}$' and t.id = case when $2 ~ '^[0-9]{1,18}$' then $2::bigint end)
    or (t.kind = $1 and t.key = $2)";
 
+const KNOWN: &str = "select t.id, t.kind, t.key, t.status::text, t.at, t.outcome, t.code, t.detail, t.batch, t.created_at, t.finished_at, t.pruned_at,
+    null::jsonb as job, null::jsonb as journal
+from noshi.tombstone t where t.id in (
+    select id from noshi.tombstone where $1 ~ '^[0-9]{1,18}$' and id = case when $1 ~ '^[0-9]{1,18}$' then $1::bigint end
+    union select id from noshi.tombstone where kind = any($2) and key = $1
+    union select job from noshi.gift_trade where id = $1
+    union select job from noshi.gift_trade where grant_id = $1
+    union (select id from noshi.tombstone where kind = any($2) and about = $1 order by id desc limit $3))
+order by t.id desc limit $3";
+
+/// Pruned jobs that go by this name, as [`super::operate::find`] finds those that are there: without their rows and journals. The newest first.
+pub async fn known(pool: &PgPool, name: &str, kinds: &[&str], most: i64) -> Result<Vec<Over>, sqlx::Error> {
+    sqlx::query_as(KNOWN).bind(name).bind(kinds).bind(most).fetch_all(pool).await
+}
+
+const OF_BATCH: &str = "select t.id, t.kind, t.key, t.status::text, t.at, t.outcome, t.code, t.detail, t.batch, t.created_at, t.finished_at, t.pruned_at,
+    null::jsonb as job, null::jsonb as journal
+from noshi.tombstone t where t.batch = $1 order by t.row_no limit $2";
+
+/// Pruned jobs of a batch, in the order of its rows.
+pub async fn of_batch(pool: &PgPool, batch: i64, most: i64) -> Result<Vec<Over>, sqlx::Error> {
+    sqlx::query_as(OF_BATCH).bind(batch).bind(most).fetch_all(pool).await
+}
+
 /// The pruned job of this kind and id; or, without a kind, of this number.
 pub async fn over(pool: &PgPool, kind: Option<&str>, name: &str) -> Result<Option<Over>, sqlx::Error> {
     sqlx::query_as(OVER).bind(kind).bind(name).fetch_optional(pool).await

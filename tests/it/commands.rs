@@ -351,3 +351,79 @@ async fn an_act_whose_answer_cannot_be_written_is_done_and_the_status_says_so() 
         assert!(text.contains(expected), "{line}: {text}");
     }
 }
+
+/// Support asks by user, id, number or batch, years later: each look says that it was done, when, and how; and no act says less.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pruned_is_found_by_every_look() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let put = "insert into noshi.tombstone (id, kind, key, fingerprint, status, outcome, at, about, batch, row_no, created_at, finished_at)
+        values (900, 'gift_issuance', 'order/1', '', 'completed', 'issued', 'issued', 'user-7', null, 0, '2026-01-01', '2026-01-02')";
+    sqlx::query(put).execute(&fleet.pool).await.unwrap();
+    let said = |line: &str| {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let said = noshi(&fleet, &words, Stdio::piped(), Stdio::piped(), false);
+        (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+    };
+    for name in ["900", "order/1", "user-7", "gift_issuance order/1"] {
+        for look in ["show", "explain"] {
+            let (done, text) = said(&format!("noshi job {look} {name}"));
+            assert!(done && text.contains("pruned at") && text.contains("issued"), "{look} {name}: {text}");
+        }
+        let (done, text) = said(&format!("noshi job cancel {name} --reason r"));
+        assert!(!done && text.contains("was done at 2026-01-02") && text.contains("pruned at"), "{name}: {text}");
+    }
+    for list in ["noshi job list --of user-7", "noshi job list --of order/1", "noshi job list --of 900"] {
+        let (done, text) = said(list);
+        assert!(done && text.contains("completed (pruned)") && text.contains("order/1"), "{list}: {text}");
+    }
+    let (done, text) = said("noshi job list --of user-7 --status failed");
+    assert!(done && text.contains("no job is like that"), "{text}");
+}
+
+/// What cannot be taken back is told before it is done; what changes nothing says so; who is unknown has no balance.
+#[tokio::test(flavor = "multi_thread")]
+async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    sqlx::query("insert into noshi.lane (name) values ('gift/x')").execute(&fleet.pool).await.unwrap();
+    let said = |words: &[&str]| {
+        let words: Vec<String> = std::iter::once("noshi").chain(words.iter().copied()).map(str::to_owned).collect();
+        let said = noshi(&fleet, &words, Stdio::piped(), Stdio::piped(), false);
+        (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+    };
+    for (to, expected) in [("2999-01-01", "in the future"), ("2001-01-01", "before noshi was installed")] {
+        let (done, text) = said(&["restored", "mark", "--to", to, "--reason", "r", "--yes"]);
+        assert!(!done && text.contains(expected), "{to}: {text}");
+    }
+    let now: String =
+        sqlx::query_scalar("select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap();
+    let (done, text) = said(&["restored", "mark", "--to", &now, "--reason", "r"]);
+    assert!(!done && text.contains("0 unfinished writes would be in doubt") && text.contains("--yes"), "{text}");
+    assert!(said(&["restored", "show"]).1.contains("no restore is marked"));
+    assert!(said(&["restored", "mark", "--to", &now, "--reason", "r", "--yes"]).0);
+    let (done, text) = said(&["lane", "resume", "gift/x", "--reason", "r"]);
+    assert!(done && text.contains("nothing changed"), "{text}");
+    assert!(said(&["lane", "pause", "gift/x", "--reason", "their desk asked"]).0);
+    let (done, text) = said(&["lane", "pause", "gift/x", "--reason", "again"]);
+    assert!(done && text.contains("nothing changed"), "{text}");
+    let (_, text) = said(&["lane", "list"]);
+    assert!(text.contains("WAITING") && text.contains("their desk asked"), "{text}");
+    let (done, text) = said(&["points", "balance", "nobody"]);
+    assert!(!done && text.contains("unknown"), "{text}");
+    assert!(said(&["redrive", "list"]).0);
+    let put = "insert into noshi.batch (kind, mode, digest, file, submitted_by, rows, cancelled_at, mails, issues)
+        select 'grants', 'all_or_nothing', sha256(f::bytea), f, 'sato', 1, now(), false, true from unnest(array['older', 'newer']) f";
+    sqlx::query(put).execute(&fleet.pool).await.unwrap();
+    let newest: i64 = sqlx::query_scalar("select max(id) from noshi.batch").fetch_one(&fleet.pool).await.unwrap();
+    let (_, text) = said(&["batch", "list", "--before", &newest.to_string()]);
+    assert!(text.contains("older") && !text.contains("newer"), "{text}");
+    assert!(!said(&["batch", "list", "--most", "1"]).1.contains("older"));
+    let (done, text) = said(&["batch", "pause", &newest.to_string(), "--reason", "r"]);
+    assert!(done && text.contains("cancelled already; nothing changed"), "{text}");
+    let (done, text) = said(&["batch", "release", &newest.to_string()]);
+    assert!(done && text.contains("cancelled already; nothing changed"), "{text}");
+}

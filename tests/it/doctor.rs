@@ -72,7 +72,10 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
     for (what, is) in expected {
         assert_eq!(health(&found, what), is, "{found:?}");
     }
-    let mark = ["restored", "mark", "--to", "2026-11-01T00:00:00Z", "--reason", "the disk was lost"];
+    // A point before there was a noshi is refused.
+    let earlier = "update noshi_migrations._sqlx_migrations set installed_on = '2026-10-01'";
+    sqlx::query(earlier).execute(&fleet.pool).await.unwrap();
+    let mark = ["restored", "mark", "--to", "2026-11-01T00:00:00Z", "--reason", "the disk was lost", "--yes"];
     assert!(fleet.command(&mark).await.status.success());
     assert_eq!(health(&examined(&fleet).await.1, "restores"), "fair");
     assert!(worker.stop().await.success());

@@ -146,7 +146,7 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
 
     // As ops/docs/backup.md says: mark it before the first worker starts.
     let to = chrono::DateTime::parse_from_str(&point, "%Y-%m-%d %H:%M:%S%.f%#z").unwrap().to_rfc3339();
-    let said = operate(&fleet, &["restored", "mark", "--to", &to, "--reason", "the disk was lost"]).await;
+    let said = operate(&fleet, &["restored", "mark", "--to", &to, "--reason", "the disk was lost", "--yes"]).await;
     assert!(said.contains("3 unfinished writes are in doubt"), "{said}");
     for lane in LANES {
         operate(&fleet, &["lane", "resume", lane, "--reason", "after the restore"]).await;
