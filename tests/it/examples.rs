@@ -2,8 +2,10 @@
 
 use std::{path::Path, process::Command};
 
+use secrecy::ExposeSecret;
 use sqlx::AssertSqlSafe;
 
+use crate::api::Api;
 use crate::support::{TestDatabase, database, server};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -101,4 +103,21 @@ async fn node() {
         command
     })
     .await;
+}
+
+/// No example of ours: a client that is generated from the interface's description.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs python3 and, in GENERATED_CLIENT, the folders of the generated client and of what it needs; .ci/run provides them"]
+async fn generated_client() {
+    let modules = std::env::var("GENERATED_CLIENT").expect("GENERATED_CLIENT: the folders, with a colon between");
+    let api = Api::open().await;
+    let token = api.token("shop", &["enqueue", "read", "operate"]).await;
+    let output = Command::new("python3")
+        .args([&format!("{ROOT}/tests/it/generated_client.py"), &format!("http://{}", api.address)])
+        .envs([("PYTHONPATH", modules.as_str()), ("TOKEN", token.expose_secret())])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("python3");
+    let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.trim() == "well", "{out}{errors}");
 }

@@ -93,6 +93,17 @@ pub struct Submitted {
     digest: String,
 }
 
+/// What is wrong with a file, as its description tells it.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it is drawn, and written as it was recorded")]
+struct FileFault {
+    /// Counted from 1, the header's.
+    line: u64,
+    /// A column's name; none where the whole line is meant.
+    field: Option<String>,
+    sentence: String,
+}
+
 /// A batch, and how far it is: rows = completed + failed + cancelled + needs_operator + open.
 #[derive(Serialize, JsonSchema)]
 pub struct Batch {
@@ -105,6 +116,7 @@ pub struct Batch {
     approved_by: Option<String>,
     refused: Option<String>,
     paused_code: Option<String>,
+    #[schemars(with = "Option<Vec<FileFault>>")]
     faults: Option<Value>,
     rows: i64,
     completed: i64,

@@ -114,7 +114,7 @@ fn problem() -> Value {
             "field": {"type": "string"},
             "scope": {"type": "string"},
             "allowed": {"type": "array", "items": {"type": "string"}},
-            "faults": {"type": "array", "items": {"type": "object"}},
+            "faults": {"type": "array", "items": {"$ref": "#/components/schemas/FileFault"}},
             "differences": {
                 "type": "array",
                 "items": {
@@ -139,7 +139,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         .path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": of_path(name)}))
         .collect();
     if let Some(draw) = route.query {
         parameters.extend(query(draw, generator));
@@ -166,7 +166,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         }
         Takes::Csv => {
             operation["requestBody"] =
-                json!({"required": true, "content": {"text/csv": {"schema": {"type": "string"}}}});
+                json!({"required": true, "content": {"text/csv": {"schema": {"type": "string", "format": "binary"}}}});
         }
         Takes::Nothing | Takes::File => {}
     }
@@ -178,11 +178,18 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     operation
 }
 
+fn of_path(name: &str) -> Value {
+    match name {
+        "batch" => json!({"type": "integer", "format": "int64", "minimum": 1}),
+        _ => json!({"type": "string"}),
+    }
+}
+
 fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let (status, draw) = route.answers;
     let content = match (draw, route.takes) {
         (Some(draw), _) => json!({"application/json": {"schema": draw(generator)}}),
-        (None, Takes::File) => json!({"text/csv": {"schema": {"type": "string"}}}),
+        (None, Takes::File) => json!({"text/csv": {"schema": {"type": "string", "format": "binary"}}}),
         (None, Takes::Nothing | Takes::Json { .. } | Takes::Csv) => {
             json!({"application/json": {"schema": {"type": "object"}}})
         }
