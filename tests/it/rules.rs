@@ -191,6 +191,21 @@ fn nobody_talks_to_the_database_past_the_bound() {
 }
 
 /// `backoff` is unmaintained; it stays behind our own functions.
+/// A process refuses what it does not know, and tests hand their own environment on: a long form that is not known here never runs.
+#[test]
+fn every_variable_of_the_tests_is_known_to_the_processes_that_inherit_it() {
+    let known = fs::read_to_string(root().join("src/settings/environment.rs")).unwrap();
+    for file in sources("tests").into_iter().chain(sources("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for asked in text.split("env::var").skip(1) {
+            let Some((_, name)) = asked.split_once("(\"").filter(|(before, _)| before.len() < 5) else { continue };
+            let name = name.split('"').next().unwrap_or_default();
+            let named = known.contains(&format!("\"{name}\"")) || name.starts_with("NOSHI_TEST_");
+            assert!(!name.starts_with("NOSHI_") || named, "{}: {name}", file.display());
+        }
+    }
+}
+
 #[test]
 fn one_file_knows_backoff() {
     let knows: Vec<_> = sources("src")
