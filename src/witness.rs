@@ -82,6 +82,10 @@ impl Witness {
         memory.newest = Some(now);
         for claim in claims {
             let place = (claim.job, claim.lease);
+            // Given back before this answer came: it is not taken, now or when it is asked about again.
+            if memory.unheard.contains(&place) {
+                continue;
+            }
             if memory.claims.insert(place, claim).is_none() {
                 memory.order.push_back(place);
             }
@@ -199,6 +203,15 @@ mod tests {
         );
         witness.not_heard("2");
         assert!(!witness.is_on("2"));
+    }
+
+    #[test]
+    fn what_was_given_back_unheard_stays_so_however_late_its_answer_comes_and_however_often_it_has_to_be_given_back() {
+        let witness = Witness::on("1".to_owned());
+        assert!(witness.give_back_unheard(1, 1));
+        assert!(witness.claimed("1", [claim(1, Instant::now()), claim(2, Instant::now())].into_iter()));
+        assert!(witness.was_given_back(1, 1) && witness.give_back_unheard(1, 1) && !witness.give_back_unheard(2, 1));
+        assert_eq!(witness.testify("2").claims.len(), 1);
     }
 
     #[test]
