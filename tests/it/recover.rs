@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::{
     engine::{at_rest, pace, probe, start},
+    fleet::{Fleet, Terms, fleet},
     processes::until,
     support::database,
 };
@@ -358,6 +359,93 @@ async fn a_gift_that_may_be_at_another_partner_is_bought_nowhere_before_its_past
     assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Unclear);
     sqlx::query("update noshi.job set unsure = false where id = $1").bind(fourth).execute(pool).await.unwrap();
     assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Saved);
+}
+
+/// A gift of this category, and perhaps of one partner alone.
+async fn ask_for(fleet: &Fleet, grant: &str, category: &str, provider: Option<&str>) -> i64 {
+    let mut args =
+        json!({"grant": grant, "user": "u1", "category": category, "value": {"amount": 500, "currency": "JPY"}});
+    if let Some(provider) = provider {
+        args["provider"] = provider.into();
+    }
+    let ask = "select noshi.enqueue('gift_issuance', $1, $2)";
+    sqlx::query_scalar(ask).bind(grant).bind(args).fetch_one(&fleet.pool).await.unwrap()
+}
+
+async fn comes_to(pool: &PgPool, id: i64, status: &str, at: &str, code: Option<Problem>) {
+    let wanted = (status, at, code.map(Problem::code));
+    until(&format!("{wanted:?}"), Duration::from_secs(20), async || {
+        let (status, at, code, ..) = job(pool, id).await;
+        (status.as_str(), at.as_str(), code.as_deref()) == wanted
+    })
+    .await;
+}
+
+async fn does(fleet: &Fleet, act: &[&str], job: i64) {
+    let job = job.to_string();
+    let reason = ["--reason", "looked it up", job.as_str()];
+    let said = fleet.command(&[&["job"], act, &reason].concat()).await;
+    assert!(said.status.success(), "{act:?}: {}", String::from_utf8_lossy(&said.stderr));
+}
+
+/// Two partners that can be asked offer `shared`; of `mixed` one can only be told the same again; `gone` nobody offers any more.
+fn offer_at_several(fleet: &Fleet) {
+    let file = fleet.dir.path().join("noshi.toml");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    for (own, product, others) in [
+        ("amazon", "", &["mixed"][..]),
+        ("digital", "DIGICO", &["shared", "mixed"]),
+        ("prepaid", "U123456", &["shared"]),
+    ] {
+        let range = |category: &str| {
+            format!("{{ category = '{category}', currency = 'JPY', min = 1, max = 10000000, product = '{product}' }}, ")
+        };
+        let more: String = others.iter().map(|category| range(category)).collect();
+        text = text.replace(&format!("[{{ category = '{own}'"), &format!("[{more}{{ category = '{own}'"));
+    }
+    std::fs::write(file, text).unwrap();
+}
+
+/// A person's inquiry asks each partner that can be asked, buys nothing, and goes on at the one that knows the gift.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gift_that_may_be_at_any_of_several_is_found_at_the_one_that_has_it() {
+    let _turn = crate::support::turn().await;
+    let mut fleet = fleet(Terms::default()).await;
+    offer_at_several(&fleet);
+    let worker = fleet.worker("before", &[], &[]);
+    ask_for(&fleet, "bought", "shared", Some("tango_card")).await;
+    fleet.at_rest(Duration::from_secs(20)).await.unwrap();
+    assert!(worker.stop().await.success());
+    // All of it is lost; the partners remember.
+    let forgetful = database().await;
+    (fleet.url, fleet.pool) = (forgetful.url.clone(), forgetful.pool.clone());
+    let pool = &fleet.pool;
+    run(pool, "update noshi.server_seen set owed = 4, lost_since = clock_timestamp() - interval '1 minute'").await;
+    let bought = ask_for(&fleet, "bought", "shared", None).await;
+    let never = ask_for(&fleet, "never", "shared", None).await;
+    let mixed = ask_for(&fleet, "mixed", "mixed", None).await;
+    let gone = ask_for(&fleet, "gone", "gone", None).await;
+    let worker = fleet.worker("after", &[], &[]);
+    for id in [bought, never, mixed, gone] {
+        // Also what nobody offers any more: it may have been bought while somebody did.
+        comes_to(pool, id, "needs_operator", "routing", Some(Problem::DoubtUnresolved)).await;
+        does(&fleet, &["inquire"], id).await;
+    }
+    comes_to(pool, bought, "completed", "issued", None).await;
+    assert_eq!(owed(pool).await, 3, "its past is proven");
+    comes_to(pool, never, "needs_operator", "seeking", Some(Problem::NotFoundInDoubt)).await;
+    for id in [mixed, gone] {
+        comes_to(pool, id, "needs_operator", "seeking", Some(Problem::DoubtUnresolved)).await;
+    }
+    assert_eq!(crate::processes::count(&fleet, "issued"), 1, "nothing was bought");
+    // With a person's evidence it is bought; where nobody offers it, it ends.
+    for id in [never, gone] {
+        does(&fleet, &["resolve", "--as", "attest_void"], id).await;
+    }
+    comes_to(pool, never, "completed", "issued", None).await;
+    comes_to(pool, gone, "failed", "rejected", Some(Problem::NoProvider)).await;
+    assert_eq!((crate::processes::count(&fleet, "issued"), owed(pool).await), (2, 1));
+    assert!(worker.stop().await.success());
 }
 
 /// Acknowledged while it was parked for one reason, it is parked by its workers' deaths at the same step: that counts anew.
