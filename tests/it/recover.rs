@@ -77,14 +77,14 @@ async fn nothing_is_claimed_on_a_timeline_before_every_worker_that_lived_before_
     assert!(open, "another timeline");
     assert_eq!(timeline, recover::timeline(pool).await.unwrap());
     assert!(claim(pool, other, "l", 1, false).await.unwrap().closed, "seen is not dealt with");
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits);
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Waits);
     let said = Testimony { claims: vec![remembered(&held, 1)], ..Testimony::default() };
     assert_eq!(recover::testify(pool, worker, &said).await.unwrap(), 0);
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits, "the other has not told yet");
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Waits, "the other has not told yet");
     assert!(claim(pool, other, "l", 1, false).await.unwrap().closed);
     assert_eq!(recover::testify(pool, other, &Testimony::default()).await.unwrap(), 0);
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Whole { silent: 0 });
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Known, "a change is dealt with once");
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Whole { silent: 0 });
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Known, "a change is dealt with once");
     assert_eq!(recover::see_server(pool).await.unwrap(), (timeline, false));
     // Nothing was lost: who holds a job holds it, and what waits is as it was.
     assert_eq!(job(pool, writing).await, ("running".into(), "calling".into(), None, false, 1));
@@ -106,7 +106,7 @@ async fn a_claim_that_was_acknowledged_and_is_missing_puts_its_job_in_doubt_wher
     let of = |id: i64, key: &str, lease| witness::Claim { job: id, key: key.to_owned(), ..remembered(&held, lease) };
     let claims = vec![remembered(&held, 1), remembered(&held, 4), of(fresh, "fresh", 2), of(waiting, "gone", 7)];
     assert_eq!(recover::testify(pool, worker, &Testimony { claims, ..Testimony::default() }).await.unwrap(), 3);
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Lost { missing: 3, silent: 0, doubted: 2 });
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Lost { missing: 3, silent: 0, doubted: 2 });
     assert_eq!(job(pool, writing).await, ("available".into(), "calling".into(), None, true, 5));
     assert_eq!(job(pool, fresh).await, ("available".into(), "new".into(), None, true, 3));
     // Not called, and no settle under the old number's lease can fit it.
@@ -147,7 +147,7 @@ async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lan
         another_timeline(pool).await;
         sqlx::query("update noshi.server_seen set synchronous = $1").bind(synchronous).execute(pool).await.unwrap();
         assert!(recover::see_server(pool).await.unwrap().1, "another timeline");
-        assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits);
+        assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Waits);
         // Two and a half seconds, at one call in half a second.
         run(pool, "update noshi.failover set known_to = seen_at - interval '2.4 seconds'").await;
         run(pool, "update noshi.worker set dead_at = clock_timestamp()").await;
@@ -155,11 +155,58 @@ async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lan
             true => Dealt::Whole { silent: 1 },
             false => Dealt::Lost { missing: 0, silent: 1, doubted },
         };
-        assert_eq!(recover::deal(pool).await.unwrap(), expected);
+        assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), expected);
         let in_doubt = "select coalesce(array_agg(key order by id), '{}') from noshi.job where unsure";
         let in_doubt: Vec<String> = sqlx::query_scalar(in_doubt).fetch_one(pool).await.unwrap();
         let first: Vec<String> = (0..doubted).map(|n| format!("p{n}")).collect();
         assert_eq!(in_doubt, first);
+    }
+}
+
+/// Half of what is to be put in doubt by a window, half by a testimony that no longer knew everything: page by page, and nothing is claimed
+/// before the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_loss_is_dealt_with_in_pages_that_no_heartbeat_waits_for() {
+    const WAITING: &str = r#"insert into noshi.job (kind, key, fingerprint, args, at, state, writes, lane)
+        select 'probe', 'p' || n, '', '{"id": "p", "steps": 2, "lane": "l"}', 'calling', '{"at": "calling", "left": 1, "turn": 0}', true, 'l'
+        from generate_series(1, 100000) n"#;
+    for overrun in [false, true] {
+        let db = database().await;
+        let pool = &db.pool;
+        run(pool, "insert into noshi.lane (name) values ('l')").await;
+        run(pool, WAITING).await;
+        run(pool, "analyze noshi.job").await;
+        let one = workers::enter(pool, "one").await.unwrap();
+        let silent = workers::register(pool, "silent").await.unwrap();
+        another_timeline(pool).await;
+        let (timeline, changed) = recover::see_server(pool).await.unwrap();
+        assert!(changed);
+        let said = Testimony { overrun, beats: i64::from(overrun), ..Testimony::default() };
+        recover::testify(pool, one.id, &said).await.unwrap();
+        let died = match overrun {
+            true => "update noshi.worker set stopped_at = clock_timestamp() where id = $1",
+            false => "update noshi.worker set dead_at = clock_timestamp() where id = $1",
+        };
+        sqlx::query(died).bind(silent).execute(pool).await.unwrap();
+        let (mut pages, mut longest) = (0, Duration::ZERO);
+        let dealt = loop {
+            let begun = std::time::Instant::now();
+            let dealt = recover::deal(pool, recover::PAGE).await.unwrap();
+            (pages, longest) = (pages + 1, longest.max(begun.elapsed()));
+            if dealt != Dealt::GoesOn {
+                break dealt;
+            }
+            assert!(workers::beat(pool, one.id, Some(one.token)).await.unwrap().is_some(), "a beat between two pages");
+            assert!(claim(pool, one.id, "l", 1, false).await.unwrap().jobs.is_empty(), "nothing is claimed meanwhile");
+        };
+        eprintln!("overrun: {overrun}: {pages} pages, the longest {longest:?}");
+        assert!(matches!(dealt, Dealt::Lost { doubted: 100_000, .. }), "{dealt:?}");
+        assert!(pages >= 20 && longest < Duration::from_secs(6), "{pages}: {longest:?}");
+        let in_doubt: i64 =
+            sqlx::query_scalar("select count(*) from noshi.job where unsure").fetch_one(pool).await.unwrap();
+        assert_eq!(in_doubt, 100_000);
+        let known: String = sqlx::query_scalar("select timeline from noshi.server_seen").fetch_one(pool).await.unwrap();
+        assert_eq!((known, recover::deal(pool, 1).await.unwrap()), (timeline, Dealt::Known));
     }
 }
 
