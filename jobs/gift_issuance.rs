@@ -2,7 +2,9 @@
 //!
 //! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
 //! |---|---|---|---|---|---|
-//! | routing | start_trade | – | repeat | – | retry → routing, cancel → rejected (not in doubt), attest_void → routing (in doubt) |
+//! | routing | start_trade | – | repeat | – | retry → routing, inquire → seeking (in doubt), cancel → rejected (not in doubt), attest_void → routing (in doubt) |
+//! | seeking | seek | – | repeat | – | retry → seeking, inquire → seeking (in doubt), attest_void → routing (in doubt) |
+//! | asking | inquire | gift/p (reserved share) | repeat | – | retry → asking, inquire → seeking (in doubt), attest_void → routing (in doubt) |
 //! | issuing | issue | gift/p | → inquiring | – | retry → issuing, in doubt → inquiring, inquire → inquiring, cancel → rejected, in doubt → cancelling, attest_void → void |
 //! | inquiring | inquire | gift/p (reserved share) | repeat | – | inquire → inquiring, attest_void → void |
 //! | pending | inquire | gift/p (reserved share) | repeat | – | retry → pending, inquire → inquiring |
@@ -19,9 +21,25 @@
 //! | routing | restored: at any of several |  | ask (doubt_unresolved) ? | ask (doubt_unresolved) ? | ask (doubt_unresolved) ? |
 //! | routing | no provider |  | fail: rejected (no_provider) | fail: rejected (no_provider) | fail: rejected (no_provider) |
 //! | routing | no provider | paid by points | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up |
-//! | routing | occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
 //! | routing | valid days passed |  | fail: lapsed (grant_lapsed) | fail: lapsed (grant_lapsed) | fail: lapsed (grant_lapsed) |
 //! | routing | valid days passed | paid by points | fail: lapsed (grant_lapsed), follow-up | fail: lapsed (grant_lapsed), follow-up | fail: lapsed (grant_lapsed), follow-up |
+//! | routing | occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
+//! | seeking | another may have been called |  | → asking | → asking | → asking |
+//! | seeking | none of all of them knows it |  | ask (not_found_in_doubt) | ask (not_found_in_doubt) | ask (not_found_in_doubt) |
+//! | seeking | none knows it of those that can be asked |  | ask (doubt_unresolved) | ask (doubt_unresolved) | ask (doubt_unresolved) |
+//! | seeking | nothing is noted of its past |  | → routing | → routing | → routing |
+//! | seeking | one knows it |  | → inquiring | → inquiring | → inquiring |
+//! | seeking | one knows it, occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
+//! | asking | live |  | → seeking | → seeking | → seeking |
+//! | asking | accepted, not ready |  | → seeking | → seeking | → seeking |
+//! | asking | known by a reference |  | → seeking | → seeking | → seeking |
+//! | asking | given up by the provider |  | → seeking | → seeking | → seeking |
+//! | asking | not found |  | → seeking | → seeking | → seeking |
+//! | asking | dead |  | → seeking | → seeking | → seeking |
+//! | asking | same id, other amount |  | → seeking | → seeking | → seeking |
+//! | asking | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
+//! | asking | no answer |  | retry | retry | retry |
+//! | asking | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
 //! | issuing | issued |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
 //! | issuing | issued | in doubt | done: issued !, fact | no call: → inquiring ? | done: issued !, fact |
 //! | issuing | any | past the horizon, in doubt | no call: ask (past_horizon) | no call: → inquiring ? | no call: ask (past_horizon) |
@@ -137,6 +155,9 @@
 //! reference kept between them. A cancel may be accepted now and carried out later: that is waited for in `pending`, where,
 //! unlike in `inquiring`, "not found" never issues again. From there and from `cancelling` an operator's `inquire` takes the
 //! provider's word as it is: a live gift stays with its owner. `attest_void` → void, too, while a cancel is waited for.
+//!
+//! A gift that may have been bought at any of several partners waits for a person. Their `inquire` asks each of them that can be asked by
+//! our trade id (`seeking`, `asking`), buys nothing, and goes on at the one that knows the trade.
 
 use std::time::Duration;
 
@@ -239,6 +260,20 @@ pub enum State {
     Routing {
         generation: u8,
     },
+    /// Which partner was called before, if any, is looked for among those that may have been: the next is chosen, or the one that knows it.
+    Seeking {
+        generation: u8,
+        /// The partner that was asked last; they are asked in the order of their names.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+        /// The trade that a partner knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        found: Option<Trade>,
+    },
+    /// One of these partners is asked. Its trade is not saved: that it is there is not known.
+    Asking {
+        trade: Trade,
+    },
     Issuing {
         trade: Trade,
     },
@@ -293,6 +328,10 @@ impl State {
     pub const fn inquiring(trade: Trade) -> State {
         State::Inquiring { trade, not_found: 0, refused: false, reference: None }
     }
+    /// From the first partner on that may have been called.
+    pub const fn seeking(generation: u8) -> State {
+        State::Seeking { generation, after: None, found: None }
+    }
     /// A gift that was accepted.
     pub const fn pending(trade: Trade, reference: Option<String>) -> State {
         State::Pending { trade, reference, then: None, card: None }
@@ -339,7 +378,29 @@ pub enum Start {
     /// The same, and it may have been called at any of several providers.
     Unclear,
     NoProvider,
+    /// The days in which it may be asked for have passed.
+    Lapsed,
     /// The grant has a live trade of another job.
+    Occupied,
+}
+
+/// Who is to be asked next about a gift that may have been bought at any of several partners.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seek {
+    Ask(Trade),
+    /// Each was asked that can be; `all`: there is no other.
+    Nobody {
+        all: bool,
+    },
+    /// Nothing is noted of its past yet.
+    NoPast,
+}
+
+/// What became of a trade that a partner knows, and that was to be saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    Saved,
+    /// The grant has another live trade.
     Occupied,
 }
 
@@ -395,8 +456,13 @@ pub enum Cancel {
 
 /// Everything that gift issuance can do to the world.
 pub trait World: Send + Sync {
-    /// Chooses the provider and saves the trade, in the transaction of the transition that follows.
-    fn start_trade<'a>(&'a self, args: &'a Args, generation: u8) -> Call<'a, Start>;
+    /// Chooses the provider and saves the trade, in the transaction of the transition that follows. What may have been called before is
+    /// looked at first, also where nothing can be bought any more (`lapsed`): a gift that may exist does not fail.
+    fn start_trade<'a>(&'a self, args: &'a Args, generation: u8, lapsed: bool) -> Call<'a, Start>;
+    /// The next partner after this one, by name, that may have been called and can be asked by our trade id.
+    fn seek<'a>(&'a self, args: &'a Args, generation: u8, after: Option<&'a str>) -> Call<'a, Seek>;
+    /// Saves the trade that a partner knows, in the transaction of the transition that follows.
+    fn bind<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Bound>;
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Issue>;
     /// `reference` is the provider's own id of the trade, where an inquiry answered `Known`.
     fn inquire<'a>(&'a self, args: &'a Args, trade: &'a Trade, reference: Option<&'a str>) -> Call<'a, Inquiry>;
@@ -409,8 +475,19 @@ pub struct GiftIssuance;
 impl Job for GiftIssuance {
     const KIND: Kind = Kind::GiftIssuance;
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(14 * 24 * 60 * 60) };
-    const STATES: &'static [&'static str] =
-        &["routing", "issuing", "inquiring", "pending", "cancelling", "void", "issued", "rejected", "lapsed"];
+    const STATES: &'static [&'static str] = &[
+        "routing",
+        "seeking",
+        "asking",
+        "issuing",
+        "inquiring",
+        "pending",
+        "cancelling",
+        "void",
+        "issued",
+        "rejected",
+        "lapsed",
+    ];
 
     type Args = Args;
     type State = State;
@@ -441,6 +518,8 @@ impl Job for GiftIssuance {
         let call = |effect, lane, tries| Terms { effect, lane, tries, deadline: MINUTE };
         match state {
             State::Routing { .. } => Terms::local(Effect::Local("start_trade")),
+            State::Seeking { .. } => Terms::local(Effect::Local("seek")),
+            State::Asking { trade } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
             State::Issuing { trade } => call(Effect::Write("issue", in_doubt(trade)), Lane::writes(trade.lane()), 20),
             State::Inquiring { trade, .. } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
             State::Pending { trade, .. } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
@@ -458,8 +537,26 @@ impl Job for GiftIssuance {
 
     fn operator(state: &State, act: Act, past: Past) -> Option<State> {
         match (state, act) {
-            (State::Routing { .. } | State::Pending { .. } | State::Cancelling { .. }, Act::Retry) => {
-                Some(state.clone())
+            (
+                State::Routing { .. }
+                | State::Seeking { .. }
+                | State::Asking { .. }
+                | State::Pending { .. }
+                | State::Cancelling { .. },
+                Act::Retry,
+            ) => Some(state.clone()),
+            // In doubt at any of several: each that can be asked is asked, and the gift goes on at the one that knows it.
+            (State::Routing { generation } | State::Seeking { generation, .. }, Act::Inquire)
+                if past == Past::InDoubt =>
+            {
+                Some(State::seeking(*generation))
+            }
+            (State::Asking { trade }, Act::Inquire) if past == Past::InDoubt => Some(State::seeking(trade.generation)),
+            (State::Seeking { generation, found: None, .. }, Act::AttestVoid) if past == Past::InDoubt => {
+                Some(State::Routing { generation: *generation })
+            }
+            (State::Asking { trade }, Act::AttestVoid) if past == Past::InDoubt => {
+                Some(State::Routing { generation: trade.generation })
             }
             // In doubt before its trade: a call was lost with a server, and only evidence says that nothing came of it.
             (State::Routing { .. } | State::Void { .. }, Act::AttestVoid) if past == Past::InDoubt => {
@@ -507,6 +604,8 @@ impl Job for GiftIssuance {
             }
             (
                 State::Routing { .. }
+                | State::Seeking { .. }
+                | State::Asking { .. }
                 | State::Issuing { .. }
                 | State::Inquiring { .. }
                 | State::Pending { .. }
@@ -539,6 +638,8 @@ impl Job for GiftIssuance {
             (State::Issuing { trade }, State::Rejected { .. }) => void(trade, REVOKED),
             (
                 State::Routing { .. }
+                | State::Seeking { .. }
+                | State::Asking { .. }
                 | State::Issuing { .. }
                 | State::Inquiring { .. }
                 | State::Pending { .. }
@@ -548,6 +649,8 @@ impl Job for GiftIssuance {
                 | State::Rejected { .. }
                 | State::Lapsed,
                 State::Routing { .. }
+                | State::Seeking { .. }
+                | State::Asking { .. }
                 | State::Issuing { .. }
                 | State::Inquiring { .. }
                 | State::Pending { .. }
@@ -563,6 +666,11 @@ impl Job for GiftIssuance {
     async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
         match state {
             State::Routing { generation } => route(this, generation, world).await,
+            State::Seeking { generation, after, found } => seek(this, generation, after, found, world).await,
+            State::Asking { trade } => {
+                let answer = world.inquire(&this.args, &trade, None).await;
+                asked(trade, answer)
+            }
             State::Issuing { trade } => issue(this, trade, world).await,
             State::Inquiring { trade, not_found, refused, reference } => {
                 let answer = world.inquire(&this.args, &trade, reference.as_deref()).await;
@@ -604,17 +712,57 @@ fn in_doubt(trade: &Trade) -> Unsure<State> {
 }
 
 async fn route(this: &This<Args>, generation: u8, world: &dyn World) -> Step<GiftIssuance> {
-    if this.args.valid_days.is_some_and(|days| this.age > days * DAY) {
-        return fail(this, "lapsed", State::Lapsed, Problem::GrantLapsed);
-    }
-    match world.start_trade(&this.args, generation).await {
+    let lapsed = this.args.valid_days.is_some_and(|days| this.age > days * DAY);
+    match world.start_trade(&this.args, generation, lapsed).await {
         Start::Started(trade) => Step::advance("started", State::Issuing { trade }),
         Start::InDoubt(trade) => Step::advance("restored", State::Issuing { trade }).in_doubt(),
         Start::Unclear => Step::needs_operator("restored", Problem::DoubtUnresolved).in_doubt(),
         Start::NoProvider => {
             fail(this, "no_provider", State::Rejected { reason: "no_provider".to_owned() }, Problem::NoProvider)
         }
+        Start::Lapsed => fail(this, "lapsed", State::Lapsed, Problem::GrantLapsed),
         Start::Occupied => Step::needs_operator("occupied", Problem::TradeOccupied),
+    }
+}
+
+/// In doubt all the way: only the partner that knows the trade, or a person's evidence, settles it.
+async fn seek(
+    this: &This<Args>,
+    generation: u8,
+    after: Option<String>,
+    found: Option<Trade>,
+    world: &dyn World,
+) -> Step<GiftIssuance> {
+    if let Some(trade) = found {
+        return match world.bind(&this.args, &trade).await {
+            Bound::Saved => Step::advance("found", State::inquiring(trade)),
+            Bound::Occupied => Step::needs_operator("occupied", Problem::TradeOccupied),
+        };
+    }
+    match world.seek(&this.args, generation, after.as_deref()).await {
+        Seek::Ask(trade) => Step::advance("asking", State::Asking { trade }),
+        Seek::Nobody { all: true } => Step::needs_operator("not_found", Problem::NotFoundInDoubt),
+        Seek::Nobody { all: false } => Step::needs_operator("not_all_asked", Problem::DoubtUnresolved),
+        Seek::NoPast => Step::advance("no_past", State::Routing { generation }),
+    }
+}
+
+/// "Not found" says nothing about the others. Whatever else it answers, it knows the trade: that one it is, and there it is asked again.
+fn asked(trade: Trade, answer: Inquiry) -> Step<GiftIssuance> {
+    let generation = trade.generation;
+    match answer {
+        Inquiry::Live(_)
+        | Inquiry::Pending
+        | Inquiry::Known(_)
+        | Inquiry::Failed(_)
+        | Inquiry::Dead
+        | Inquiry::Conflict => Step::advance("known", State::Seeking { generation, after: None, found: Some(trade) }),
+        Inquiry::NotFound => {
+            Step::advance("not_found", State::Seeking { generation, after: Some(trade.provider), found: None })
+        }
+        Inquiry::Throttled(wait) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
+        Inquiry::NoAnswer => Step::retry("no_answer"),
+        Inquiry::BadCredentials => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
     }
 }
 

@@ -64,6 +64,11 @@ impl Clocks {
         trusted
     }
 
+    /// Whether they agreed at the last look. Before the first one only the database's own word counts.
+    pub fn agree(&self) -> bool {
+        !self.held.load(Ordering::Relaxed)
+    }
+
     /// Asks the database for its clock. An answer that does not come is no trust.
     pub async fn ask(&self, pool: &PgPool) -> bool {
         match store::clocks::now(pool).await {

@@ -187,6 +187,10 @@ impl Dispatcher {
             }
             self.lanes_known_at = Some(Instant::now());
         }
+        // By a clock that is not trusted nothing falls due: what follows may be a deadline that parks, or a second send.
+        if self.due <= Instant::now() && !engine.clocks.agree() {
+            self.due = Instant::now() + self.hand.pace.poll;
+        }
         if self.due <= Instant::now() {
             engine.claims.asked();
             let (promoted, next) = store::claim::promote_due(pool).await?;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{
-    gift_issuance::{Args, Cancel, Inquiry, Issue, Start, Trade, World},
+    gift_issuance::{Args, Bound, Cancel, Inquiry, Issue, Seek, Start, Trade, World},
     machine::Call,
     money::Money,
 };
@@ -76,6 +76,16 @@ impl Gifts {
             .collect()
     }
 
+    /// Those, or where there is none, each that may have offered it once.
+    fn perhaps_able(&self, args: &Args) -> Vec<String> {
+        let able: Vec<_> = self.able(args).iter().map(|provider| provider.name().to_owned()).collect();
+        match &args.provider {
+            _ if !able.is_empty() => able,
+            Some(wanted) => vec![wanted.clone()],
+            None => self.names().map(str::to_owned).collect(),
+        }
+    }
+
     /// The provider for a new trade: the producer's choice, or the first that offers it and whose lane is open; if none is
     /// open, the first that offers it, where the trade waits.
     async fn route(&self, connection: &mut PgConnection, args: &Args) -> Result<Option<Routed<'_>>, sqlx::Error> {
@@ -129,31 +139,24 @@ impl GiftWorld {
         }
     }
 
-    async fn start(&self, args: &Args, generation: u8) -> Start {
+    async fn start(&self, args: &Args, generation: u8, lapsed: bool) -> Start {
         crash_point("start_trade.before");
-        let routed = self.local.run(async |connection| self.gifts.route(connection, args).await).await;
-        let Some(Routed { provider, able }) = routed else { return Start::NoProvider };
-        let trade = Trade {
-            id: clients::trade_id(provider.trade_prefix(), &args.grant, generation),
-            provider: provider.name().to_owned(),
-            generation,
-            contract: provider.contract(),
+        let known: Vec<String> = self.gifts.names().map(str::to_owned).collect();
+        let any = args.provider.is_none();
+        let routed = match lapsed {
+            true => None,
+            false => self.local.run(async |connection| self.gifts.route(connection, args).await).await,
         };
+        let Some(Routed { provider, able }) = routed else {
+            let able = self.gifts.perhaps_able(args);
+            return self.no_trade(generation, lapsed, &Partners { able: &able, known: &known, any }).await;
+        };
+        let trade = trade(provider, args, generation);
         if planted(Bug::IntentAfterSend) {
             let _ = provider.issue(args, &trade, &self.gate).await;
         }
-        let new = NewTrade {
-            id: &trade.id,
-            grant: &args.grant,
-            generation: generation.into(),
-            job: self.job,
-            provider: &trade.provider,
-            category: &args.category,
-            amount: args.value.amount,
-            currency: args.value.currency.code(),
-        };
-        let known: Vec<String> = self.gifts.names().map(str::to_owned).collect();
-        let partners = Partners { able: &able, known: &known, any: args.provider.is_none() };
+        let new = self.new_trade(args, &trade);
+        let partners = Partners { able: &able, known: &known, any };
         let saved =
             self.local.run(async |connection| store::facts::save_trade(connection, &new, &partners).await).await;
         crash_point("start_trade.after");
@@ -165,11 +168,75 @@ impl GiftWorld {
             Saved::Occupied => Start::Occupied,
         }
     }
+
+    /// Nothing can be bought now; whether something was bought before is another matter.
+    async fn no_trade(&self, generation: u8, lapsed: bool, partners: &Partners<'_>) -> Start {
+        let note = async |connection: &mut PgConnection| {
+            store::facts::note_past(connection, self.job, generation.into(), partners).await
+        };
+        match (self.local.run(note).await, lapsed) {
+            (true, _) => Start::Unclear,
+            (false, true) => Start::Lapsed,
+            (false, false) => Start::NoProvider,
+        }
+    }
+
+    fn new_trade<'a>(&self, args: &'a Args, trade: &'a Trade) -> NewTrade<'a> {
+        NewTrade {
+            id: &trade.id,
+            grant: &args.grant,
+            generation: trade.generation.into(),
+            job: self.job,
+            provider: &trade.provider,
+            category: &args.category,
+            amount: args.value.amount,
+            currency: args.value.currency.code(),
+        }
+    }
+
+    async fn next_partner(&self, args: &Args, generation: u8, after: Option<&str>) -> Seek {
+        let past =
+            async |connection: &mut PgConnection| store::facts::past(connection, self.job, generation.into()).await;
+        let Some(mut partners) = self.local.run(past).await else { return Seek::NoPast };
+        partners.sort();
+        let askable = |name: &String| self.gifts.provider(name).filter(|provider| provider.contract().inquiry);
+        let next = partners.iter().filter(|name| after.is_none_or(|after| name.as_str() > after)).find_map(askable);
+        match next {
+            Some(provider) => Seek::Ask(trade(provider, args, generation)),
+            None => Seek::Nobody { all: partners.iter().all(|name| askable(name).is_some()) },
+        }
+    }
+
+    async fn bind_trade(&self, args: &Args, trade: &Trade) -> Bound {
+        let new = self.new_trade(args, trade);
+        match self.local.run(async |connection| store::facts::bind_trade(connection, &new).await).await {
+            true => Bound::Saved,
+            false => Bound::Occupied,
+        }
+    }
+}
+
+/// A trade's id follows from the grant and the partner: whoever may have been called can be asked by it.
+fn trade(provider: &dyn GiftProvider, args: &Args, generation: u8) -> Trade {
+    Trade {
+        id: clients::trade_id(provider.trade_prefix(), &args.grant, generation),
+        provider: provider.name().to_owned(),
+        generation,
+        contract: provider.contract(),
+    }
 }
 
 impl World for GiftWorld {
-    fn start_trade<'a>(&'a self, args: &'a Args, generation: u8) -> Call<'a, Start> {
-        Box::pin(self.start(args, generation))
+    fn start_trade<'a>(&'a self, args: &'a Args, generation: u8, lapsed: bool) -> Call<'a, Start> {
+        Box::pin(self.start(args, generation, lapsed))
+    }
+
+    fn seek<'a>(&'a self, args: &'a Args, generation: u8, after: Option<&'a str>) -> Call<'a, Seek> {
+        Box::pin(self.next_partner(args, generation, after))
+    }
+
+    fn bind<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Bound> {
+        Box::pin(self.bind_trade(args, trade))
     }
 
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade) -> Call<'a, Issue> {

@@ -11,7 +11,7 @@ use std::{
 use futures::FutureExt;
 use noshi_jobs::{
     Problem,
-    machine::{Act, Closing, Doubt, Effect, Job, Terms, This, Unwind},
+    machine::{Act, Closing, Doubt, Effect, Job, Step, Terms, This, Unwind},
 };
 
 use tracing::{Instrument, Span};
@@ -33,6 +33,9 @@ use crate::{
 
 /// Taking something back may be slow, but not for ever.
 const UNWIND_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What is in doubt is looked at again so long after the clocks agree.
+const CLOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often our own database may refuse a step before a person is asked: no retry changes its answer, but a migration under way may.
 const MOST_REFUSALS: u32 = 5;
@@ -140,6 +143,12 @@ where
                 self.settle(&state, settlement).await;
                 return;
             }
+            // How long ago its last call was, nobody can tell now: it waits until the clocks agree, since nothing falls due before.
+            if self.unsure && !self.clock_holds() {
+                let (settlement, _) = self.place().stepped(&state, &terms, Step::snooze("clock_off", CLOCK_PAUSE));
+                self.settle(&state, settlement).await;
+                return;
+            }
             if !self.may_go_on(terms.lane.is_some()).await {
                 return self.hand_back().await;
             }
@@ -236,20 +245,27 @@ where
     fn this(&self) -> This<J::Args> {
         let claimed = &self.work.claimed;
         let held = self.work.received.elapsed();
+        // By a clock that is not trusted nothing lapses, and no patience is spent.
+        let holds = self.clock_holds();
         This {
             args: self.args.clone(),
-            age: claimed.age + held,
-            in_state: if self.fresh { Duration::ZERO } else { claimed.in_state + held },
+            age: if holds { claimed.age + held } else { Duration::ZERO },
+            in_state: if self.fresh || !holds { Duration::ZERO } else { claimed.in_state + held },
             since_call: claimed.since_call.map(|since| since + held),
             retries: self.retries,
             unsure: self.unsure,
         }
     }
 
+    /// Whether what the database's clock says of this job is to be believed.
+    fn clock_holds(&self) -> bool {
+        self.work.claimed.clock_holds && self.engine.clocks.agree()
+    }
+
     fn over_its_limits(&self) -> Option<Problem> {
         match () {
             () if self.step.unsigned_abs() >= J::LIMITS.steps => Some(Problem::TooManySteps),
-            () if self.work.claimed.age > J::LIMITS.age => Some(Problem::TooOld),
+            () if self.clock_holds() && self.work.claimed.age > J::LIMITS.age => Some(Problem::TooOld),
             () => None,
         }
     }

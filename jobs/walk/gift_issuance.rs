@@ -11,7 +11,8 @@ use super::{
 use crate::{
     Problem,
     gift_issuance::{
-        AfterCancel, Args, Cancel, Contract, Fact, Gift, GiftIssuance, Inquiry, Issue, Start, State, Trade, World,
+        AfterCancel, Args, Bound, Cancel, Contract, Fact, Gift, GiftIssuance, Inquiry, Issue, Seek, Start, State,
+        Trade, World,
     },
     machine::{Act, Call, Doubt, Job, Past, This, Transition},
     money::{Currency, Money},
@@ -23,6 +24,8 @@ const HOUR: Duration = Duration::from_secs(3_600);
 struct Scripted {
     called: AtomicBool,
     start: Start,
+    seek: Seek,
+    bound: Bound,
     issue: Issue,
     inquiry: Inquiry,
     cancel: Cancel,
@@ -36,8 +39,14 @@ impl Scripted {
 }
 
 impl World for Scripted {
-    fn start_trade<'a>(&'a self, _: &'a Args, _: u8) -> Call<'a, Start> {
+    fn start_trade<'a>(&'a self, _: &'a Args, _: u8, _: bool) -> Call<'a, Start> {
         self.answer(&self.start)
+    }
+    fn seek<'a>(&'a self, _: &'a Args, _: u8, _: Option<&'a str>) -> Call<'a, Seek> {
+        self.answer(&self.seek)
+    }
+    fn bind<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Bound> {
+        self.answer(&self.bound)
     }
     fn issue<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Issue> {
         self.answer(&self.issue)
@@ -55,6 +64,8 @@ fn world() -> Scripted {
     Scripted {
         called,
         start: Start::NoProvider,
+        seek: Seek::NoPast,
+        bound: Bound::Occupied,
         issue: Issue::Unknown,
         inquiry: Inquiry::NoAnswer,
         cancel: Cancel::Unknown,
@@ -231,6 +242,8 @@ fn states(contract: &Contract) -> Vec<State> {
     let trade = trade(contract, 0);
     let all = vec![
         State::Routing { generation: 0 },
+        State::seeking(0),
+        State::Asking { trade: trade.clone() },
         State::Issuing { trade: trade.clone() },
         State::inquiring(trade.clone()),
         State::pending(trade.clone(), None),
@@ -243,6 +256,8 @@ fn states(contract: &Contract) -> Vec<State> {
     for state in &all {
         match state {
             State::Routing { .. }
+            | State::Seeking { .. }
+            | State::Asking { .. }
             | State::Issuing { .. }
             | State::Inquiring { .. }
             | State::Pending { .. }
@@ -265,6 +280,25 @@ fn asked_by_reference(out: &mut Vec<Row>, state: impl Fn(&Contract) -> State) {
     }
 }
 
+/// The partners that may have been called, one after the other.
+fn sought(out: &mut Vec<Row>) {
+    for (answer, seek) in [
+        ("another may have been called", Seek::Ask(trade(&contracts()[1], 0))),
+        ("none of all of them knows it", Seek::Nobody { all: true }),
+        ("none knows it of those that can be asked", Seek::Nobody { all: false }),
+        ("nothing is noted of its past", Seek::NoPast),
+    ] {
+        rows(out, answer, &Scripted { seek, ..world() }, |_| State::seeking(0));
+    }
+    for (answer, bound) in [("one knows it", Bound::Saved), ("one knows it, occupied", Bound::Occupied)] {
+        let found = |c: &Contract| State::Seeking { generation: 0, after: None, found: Some(trade(c, 0)) };
+        rows(out, answer, &Scripted { bound, ..world() }, found);
+    }
+    for (answer, inquiry) in inquiries() {
+        rows(out, answer, &Scripted { inquiry, ..world() }, |c| State::Asking { trade: trade(c, 0) });
+    }
+}
+
 fn inquiring_again(contract: &Contract, refused: bool) -> State {
     State::Inquiring { trade: trade(contract, 0), not_found: 1, refused, reference: None }
 }
@@ -284,15 +318,12 @@ fn the_table_is_what_the_code_does() {
         ("restored: may be called already", Start::InDoubt(trade(&contracts()[0], 0))),
         ("restored: at any of several", Start::Unclear),
         ("no provider", Start::NoProvider),
+        ("valid days passed", Start::Lapsed),
         ("occupied", Start::Occupied),
     ] {
         rows(&mut out, answer, &Scripted { start, ..world() }, routing);
     }
-    let lapsed = This { age: 31 * 24 * HOUR, ..this(args()) };
-    for (when, lapsed) in [("", lapsed.clone()), ("paid by points", This { args: paid(args()), ..lapsed })] {
-        let cells = vec![cell(&now(GiftIssuance::step(&lapsed, State::Routing { generation: 0 }, &world()))); 3];
-        out.push(Row { at: "routing".into(), answer: "valid days passed".into(), when, cells });
-    }
+    sought(&mut out);
     for (answer, issue) in issues() {
         rows(&mut out, answer, &Scripted { issue, ..world() }, |c| State::Issuing { trade: trade(c, 0) });
     }
@@ -391,7 +422,13 @@ fn a_refusal_in_doubt_is_never_answered_by_the_same_call() {
 fn past_the_horizon_nothing_is_sent() {
     struct NoCalls;
     impl World for NoCalls {
-        fn start_trade<'a>(&'a self, _: &'a Args, _: u8) -> Call<'a, Start> {
+        fn start_trade<'a>(&'a self, _: &'a Args, _: u8, _: bool) -> Call<'a, Start> {
+            panic!("called")
+        }
+        fn seek<'a>(&'a self, _: &'a Args, _: u8, _: Option<&'a str>) -> Call<'a, Seek> {
+            panic!("called")
+        }
+        fn bind<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Bound> {
             panic!("called")
         }
         fn issue<'a>(&'a self, _: &'a Args, _: &'a Trade) -> Call<'a, Issue> {
@@ -458,8 +495,8 @@ fn whatever_leads_to_another_generation_records_that_the_last_one_is_void() {
             for (act, past) in Act::ALL.into_iter().flat_map(|act| [(act, Past::Clear), (act, Past::InDoubt)]) {
                 let Some(next) = GiftIssuance::operator(&state, act, past) else { continue };
                 let voided = GiftIssuance::recorded(&state, &next, act);
-                let word = (act == Act::AttestVoid && !matches!(state, State::Routing { .. }))
-                    || matches!(state, State::Void { .. });
+                let tradeless = matches!(state, State::Routing { .. } | State::Seeking { .. } | State::Asking { .. });
+                let word = (act == Act::AttestVoid && !tradeless) || matches!(state, State::Void { .. });
                 let never_called = matches!((&state, &next), (State::Issuing { .. }, State::Rejected { .. }));
                 assert_eq!(voided.len(), usize::from(word || never_called), "{state:?} {act:?}");
             }
@@ -478,6 +515,38 @@ fn a_new_generation_starts_only_from_a_proven_void() {
                     assert!(void || same, "{state:?} {act:?}");
                 }
             }
+        }
+    }
+}
+
+/// From doubt at any of several: whatever is answered on the way, nothing is called for a purchase, and no end is reached before one is bound.
+#[test]
+fn seeking_buys_nothing_and_settles_nothing() {
+    for contract in contracts() {
+        let asking = State::Asking { trade: trade(&contract, 0) };
+        for (name, inquiry) in inquiries() {
+            let step = now(GiftIssuance::step(
+                &circumstances("in doubt"),
+                asking.clone(),
+                &Scripted { inquiry: inquiry.clone(), ..world() },
+            ));
+            assert_eq!((step.doubt, step.facts.len()), (Doubt::AsBefore, 0), "{name}");
+            match step.transition {
+                Transition::Advance(State::Seeking { found, .. }) => {
+                    assert_eq!(found.is_none(), inquiry == Inquiry::NotFound, "{name}");
+                }
+                Transition::Retry | Transition::Snooze(_) => {}
+                other @ (Transition::Advance(_)
+                | Transition::Done(_)
+                | Transition::Fail(..)
+                | Transition::NeedsOperator(_)) => panic!("{name}: {other:?}"),
+            }
+        }
+        let found = State::Seeking { generation: 0, after: None, found: Some(trade(&contract, 0)) };
+        assert_eq!(GiftIssuance::operator(&found, Act::AttestVoid, Past::InDoubt), None, "a partner knows it");
+        for state in [State::Routing { generation: 0 }, State::seeking(0), asking] {
+            assert_eq!(GiftIssuance::operator(&state, Act::Inquire, Past::InDoubt), Some(State::seeking(0)));
+            assert_eq!(GiftIssuance::operator(&state, Act::Inquire, Past::Clear), None, "{state:?}");
         }
     }
 }
@@ -564,6 +633,10 @@ fn released_json_still_reads() {
     let trade = r#"{"id":"Noshi0","provider":"p","generation":0,"contract":{"replay":true,"inquiry":false,"cancel":true,"settle_seconds":600,"horizon_seconds":86400,"poll_seconds":300}}"#;
     for json in [
         r#"{"at":"routing","generation":0}"#.to_owned(),
+        r#"{"at":"seeking","generation":0}"#.to_owned(),
+        r#"{"at":"seeking","generation":0,"after":"p"}"#.to_owned(),
+        format!(r#"{{"at":"seeking","generation":0,"found":{trade}}}"#),
+        format!(r#"{{"at":"asking","trade":{trade}}}"#),
         format!(r#"{{"at":"issuing","trade":{trade}}}"#),
         format!(r#"{{"at":"inquiring","trade":{trade},"not_found":1}}"#),
         format!(r#"{{"at":"inquiring","trade":{trade},"not_found":0,"refused":true}}"#),

@@ -42,6 +42,8 @@ pub struct Claimed {
     pub existed: Duration,
     /// Of the server that answered: after another one this claim may be forgotten.
     pub timeline: String,
+    /// The database's clock was where trust in it would have brought it: the durations below count from that clock.
+    pub clock_holds: bool,
     /// The state's effect is a write, and its token was paid: this claim is for a call.
     pub calls: bool,
     /// The trace that it was given.
@@ -174,7 +176,9 @@ journal as (
 )
 select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.rested is not null as rests, c.lane, c.lease, c.step, c.retries, c.unsure,
     extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.created_at)::float8 as existed, c.traceparent,
-    split_part(l.server_now, ' ', 1) as timeline, coalesce(c.writes and c.lane <> '', false) as calls, extract(epoch from l.now - c.entered_at)::float8 as in_state,
+    split_part(l.server_now, ' ', 1) as timeline,
+    (select s.trusted_at = '-infinity' or l.now between s.trusted_at - interval '1 minute' and s.trusted_at + interval '1 minute' from noshi.server_seen s) as clock_holds,
+    coalesce(c.writes and c.lane <> '', false) as calls, extract(epoch from l.now - c.entered_at)::float8 as in_state,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
     (select min(extract(epoch from jitter)) from budget)::float8 as jitter,
@@ -278,6 +282,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         existed: seconds(row.try_get("existed")?),
         traceparent: row.try_get("traceparent")?,
         timeline: row.try_get("timeline")?,
+        clock_holds: row.try_get::<Option<bool>, _>("clock_holds")?.unwrap_or(true),
         calls: row.try_get("calls")?,
         in_state: seconds(row.try_get("in_state")?),
         since_call: row.try_get::<Option<f64>, _>("since_call")?.map(seconds),
@@ -287,7 +292,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
 
 // `now()` is a condition for the index; `clock_timestamp()`, being volatile, would be a filter over every waiting row.
 const PROMOTE: &str = "with due as (
-    select id from noshi.job where status in ('scheduled', 'retryable') and run_at <= now()
+    select id from noshi.job where status in ('scheduled', 'retryable') and run_at <= now() and (select noshi.clock_holds())
     order by run_at limit 1000 for update skip locked),
 promoted as (
     update noshi.job j set status = 'available' from due where j.id = due.id returning 1)
@@ -295,7 +300,7 @@ select (select count(*) from promoted) as promoted,
     extract(epoch from (select min(run_at) from noshi.job where status in ('scheduled', 'retryable') and run_at > now() and run_at < 'infinity')
         - now())::float8 as next";
 
-/// Makes waiting jobs whose time has come available. Returns how many, and how long until the next.
+/// Makes waiting jobs whose time has come available: none by a clock that has jumped. Returns how many, and how long until the next.
 pub async fn promote_due(pool: &PgPool) -> Result<(i64, Option<Duration>), sqlx::Error> {
     let row = sqlx::query(PROMOTE).fetch_one(pool).await?;
     Ok((row.try_get("promoted")?, row.try_get::<Option<f64>, _>("next")?.map(seconds)))

@@ -151,27 +151,52 @@ pub struct NewTrade<'a> {
 // After a restore, or where commits were lost with a server, a call for this job may have been made that is not known here: it may be as old
 // as the moment from which on things are missing. A job in doubt before its first trade was claimed for a call that was lost. At whom it may
 // have been made is noted once: a partner that is taken out of the settings afterwards may still have been called.
-const SAVE_TRADE: &str = "with point as materialized (
+macro_rules! past_sql {
+    ($then:literal) => {
+        concat!(
+            "with point as materialized (
     select j.id, w.owed is not null as owed, j.unsure or (s.restored_to is not null and p.proven_at is null) or (p.job is not null and p.proven_at is null) as known,
-        least(j.called_at, s.restored_to, w.owed) as called_at, array(select unnest($9::text[] || p.partners) union select substr(l.name, 6)
-            from noshi.lane l where $11 and l.name like 'gift/%' and l.tokens > 0 and substr(l.name, 6) <> all($10::text[])) as partners
-    from noshi.job j cross join noshi.server_seen s left join noshi.gift_past p on p.job = j.id and p.generation = $3
+        least(j.called_at, s.restored_to, w.owed) as called_at, array(select unnest($3::text[] || p.partners) union select substr(l.name, 6)
+            from noshi.lane l where $5 and l.name like 'gift/%' and l.tokens > 0 and substr(l.name, 6) <> all($4::text[])) as partners
+    from noshi.job j cross join noshi.server_seen s left join noshi.gift_past p on p.job = j.id and p.generation = $2
     cross join lateral (select case when s.owed > 0 and not j.unsure and j.created_at > s.lost_since and p.job is null then s.lost_since end as owed) w
-    where j.id = $4),
+    where j.id = $1),
 doubted as (
     update noshi.job j set called_at = coalesce(point.called_at, clock_timestamp())
     from point where j.id = point.id and (point.known or point.owed) returning point.*),
 noted as (
-    insert into noshi.gift_past (job, generation, partners, owed) select id, $3, partners, owed from doubted on conflict do nothing),
+    insert into noshi.gift_past (job, generation, partners, owed) select id, $2, partners, owed from doubted on conflict do nothing)",
+            $then
+        )
+    };
+}
+
+const SAVE_TRADE: &str = past_sql!(
+    ",
 saved as (
     insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
-    select $1, $2, $3, $4, $5, $6, $7, $8
-    where not exists (select from doubted where partners <> array[$5]) and not exists (
+    select $6, $7, $2, $1, $8, $9, $10, $11
+    where not exists (select from doubted where partners <> array[$8]) and not exists (
         -- At most one live trade per grant: every older one must be proven void.
-        select from noshi.gift_trade t where t.grant_id = $2 and t.id <> $1
+        select from noshi.gift_trade t where t.grant_id = $7 and t.id <> $6
         and not exists (select from noshi.gift_outcome o where o.trade = t.id and o.outcome = 'void'))
     on conflict do nothing returning id)
-select exists (select from saved), exists (select from doubted), exists (select from doubted where partners <> array[$5])";
+select exists (select from saved), exists (select from doubted), exists (select from doubted where partners <> array[$8])"
+);
+
+const NOTE_PAST: &str = past_sql!(
+    "
+select exists (select from doubted)"
+);
+
+const PAST: &str = "select partners from noshi.gift_past where job = $1 and generation = $2 and proven_at is null";
+
+const BIND_TRADE: &str =
+    "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+select $6, $7, $2, $1, $8, $3, $4, $5 where not exists (
+    select from noshi.gift_trade t where t.grant_id = $7 and t.id <> $6
+    and not exists (select from noshi.gift_outcome o where o.trade = t.id and o.outcome = 'void'))
+on conflict do nothing returning id";
 
 /// What became of a trade that was to be saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,17 +228,17 @@ pub async fn save_trade(
     partners: &Partners<'_>,
 ) -> Result<Saved, sqlx::Error> {
     let saved: (bool, bool, bool) = sqlx::query_as(SAVE_TRADE)
+        .bind(trade.job)
+        .bind(trade.generation)
+        .bind(partners.able)
+        .bind(partners.known)
+        .bind(partners.any)
         .bind(trade.id)
         .bind(trade.grant)
-        .bind(trade.generation)
-        .bind(trade.job)
         .bind(trade.provider)
         .bind(trade.category)
         .bind(trade.amount)
         .bind(trade.currency)
-        .bind(partners.able)
-        .bind(partners.known)
-        .bind(partners.any)
         .fetch_one(connection)
         .await?;
     Ok(match saved {
@@ -222,6 +247,46 @@ pub async fn save_trade(
         (true, true, _) => Saved::InDoubt,
         (true, false, _) => Saved::Saved,
     })
+}
+
+/// Where nothing is to be bought: whether it may have been called before. At whom is noted, as for a trade.
+pub async fn note_past(
+    connection: &mut PgConnection,
+    job: i64,
+    generation: i16,
+    partners: &Partners<'_>,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(NOTE_PAST)
+        .bind(job)
+        .bind(generation)
+        .bind(partners.able)
+        .bind(partners.known)
+        .bind(partners.any)
+        .fetch_one(connection)
+        .await
+}
+
+/// The partners that may have been called, while that is not settled; `None`: nothing is noted.
+pub async fn past(
+    connection: &mut PgConnection,
+    job: i64,
+    generation: i16,
+) -> Result<Option<Vec<String>>, sqlx::Error> {
+    sqlx::query_scalar(PAST).bind(job).bind(generation).fetch_optional(connection).await
+}
+
+/// Saves a trade that its partner knows, whatever others may have been called. False: the grant has another live one.
+pub async fn bind_trade(connection: &mut PgConnection, trade: &NewTrade<'_>) -> Result<bool, sqlx::Error> {
+    let bound = sqlx::query(BIND_TRADE)
+        .bind(trade.job)
+        .bind(trade.generation)
+        .bind(trade.category)
+        .bind(trade.amount)
+        .bind(trade.currency)
+        .bind(trade.id)
+        .bind(trade.grant)
+        .bind(trade.provider);
+    Ok(bound.fetch_optional(connection).await?.is_some())
 }
 
 const TALLY: &str = "insert into noshi.probe_tally (name, job) values ($1, $2) on conflict do nothing returning name";

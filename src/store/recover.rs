@@ -112,6 +112,8 @@ pub enum Dealt {
     Known,
     /// A worker that lived before has neither testified nor been declared dead.
     Waits,
+    /// A page is done, and there are more: the heartbeat has its turn between two of them.
+    GoesOn,
     /// Nothing was lost that anybody was told of.
     Whole {
         silent: i32,
@@ -123,11 +125,14 @@ pub enum Dealt {
     },
 }
 
-/// Deals with a change of timeline, if everybody who can tell has told: from then on claims are answered again.
-pub async fn deal(pool: &PgPool) -> Result<Dealt, sqlx::Error> {
+/// Jobs that are put in doubt by one statement: well below a second of work.
+pub const PAGE: i64 = 5_000;
+
+/// Deals with a page of a change of timeline, if everybody who can tell has told. After the last one claims are answered again.
+pub async fn deal(pool: &PgPool, page: i64) -> Result<Dealt, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     take_time(&mut transaction).await?;
-    let row = sqlx::query("select * from noshi.deal_with_timeline()").fetch_one(&mut *transaction).await?;
+    let row = sqlx::query("select * from noshi.deal_with_page($1)").bind(page).fetch_one(&mut *transaction).await?;
     crash_point("see_server.before_commit");
     transaction.commit().await?;
     let silent = row.try_get::<Option<i32>, _>("silent")?.unwrap_or_default();
@@ -135,6 +140,7 @@ pub async fn deal(pool: &PgPool) -> Result<Dealt, sqlx::Error> {
     match row.try_get::<String, _>("verdict")?.as_str() {
         "same" => Ok(Dealt::Known),
         "waits" => Ok(Dealt::Waits),
+        "goes_on" => Ok(Dealt::GoesOn),
         "whole" => Ok(Dealt::Whole { silent }),
         _ => Ok(Dealt::Lost { missing: number("missing")?, silent, doubted: number("doubted")? }),
     }

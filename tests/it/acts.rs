@@ -94,7 +94,8 @@ fn gifts() -> Vec<Place> {
         for state in &states {
             // A new state does not compile here before it is among those above.
             match state {
-                State::Routing { .. } | State::Issuing { .. } | State::Inquiring { .. } | State::Pending { .. } => {}
+                State::Routing { .. } | State::Seeking { .. } | State::Asking { .. } => {}
+                State::Issuing { .. } | State::Inquiring { .. } | State::Pending { .. } => {}
                 State::Cancelling { .. }
                 | State::Void { .. }
                 | State::Issued { .. }

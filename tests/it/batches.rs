@@ -413,6 +413,49 @@ async fn a_user_asks_for_a_gift_within_its_area_and_its_days() {
     assert_eq!(desk.count("select count(*) from noshi.job where kind = 'gift_issuance' and priority = 0").await, 2);
 }
 
+/// What was registered and cancelled is as if it had never been granted, but for what had begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
+    const CAP: &str = "insert into noshi.batch_cap (kind, currency, most_per_user, most_per_day) values ('grants', 'JPY', 1000, 1000)";
+    const STAND: &str = "select count(*) from noshi.gift_grant";
+    let desk = Desk::open().await;
+    let row = |grant: &str, user: &str| format!("{grant},{user},,,coffee,500,JPY,90,\n");
+    let first = desk.submit(&desk.sato, &(row("G-1", "U-1") + &row("G-2", "U-2"))).await.unwrap().batch;
+    batches::release(&desk.sato, first).await.unwrap();
+    desk.register(first).await;
+    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let issue = async |grant: &'static str, user: &'static str| -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar("select noshi.issue_grant($1, $2)").bind(grant).bind(user).fetch_one(&producer).await
+    };
+    // It would have asked for its gifts by itself, and has come to the first: a row without its job is not at its end.
+    desk.db.pool.execute("update noshi.batch set issues = true, settled_at = null").await.unwrap();
+    let begun = issue("G-1", "U-1").await.unwrap();
+    desk.db.pool.execute(CAP).await.unwrap();
+    assert_eq!(desk.count(STAND).await, 2);
+    batches::cancel(&desk.sato, first, "a slip").await.unwrap();
+    assert_eq!(desk.count(STAND).await, 1, "what was asked for");
+
+    // 500 of the day are spent, by the gift that goes on; G-2 may be granted again.
+    let again = desk.submit(&desk.sato, &row("G-2", "U-2")).await.unwrap().batch;
+    let both = desk.submit(&desk.sato, &(row("G-3", "U-3") + &row("G-4", "U-4"))).await.unwrap().batch;
+    let said = batches::release(&desk.sato, both).await.unwrap_err().to_string();
+    assert!(said.contains("1000 JPY here and 500 in the last 24 hours"), "{said}");
+    assert!(issue("G-2", "U-2").await.unwrap_err().to_string().contains("was cancelled with its batch"));
+    batches::release(&desk.sato, again).await.unwrap();
+    desk.register(again).await;
+    assert_eq!(desk.progress(again).await.refused, None);
+    assert_eq!(desk.count(STAND).await, 2);
+    assert_eq!(issue("G-1", "U-1").await.unwrap(), begun);
+    issue("G-2", "U-2").await.unwrap();
+    // What goes on is not granted again.
+    let twice = desk.submit(&desk.sato, &row("G-1", "U-1")).await.unwrap().batch;
+    let said = batches::release(&desk.sato, twice).await.unwrap_err().to_string();
+    assert!(said.contains("500 JPY here and 1000 in the last 24 hours"), "{said}");
+    desk.db.pool.execute("insert into noshi.batch_cap (kind, currency) values ('grants', 'JPY')").await.unwrap();
+    let said = batches::release(&desk.sato, twice).await.unwrap_err().to_string();
+    assert!(said.contains("granted by another batch already: line 2"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
     let desk = Desk::open().await;

@@ -153,6 +153,50 @@ async fn while_the_clocks_disagree_nothing_falls_due_and_nobody_is_declared_dead
     }
 }
 
+/// Nothing lapses, nothing that waits falls due, and what is in doubt is not judged by how long ago its call was.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_clocks_disagree_no_deadline_passes() {
+    const LONG_AGO: &str = r#"insert into noshi.job (kind, key, fingerprint, args, at, state, unsure, created_at, called_at)
+        select 'gift_issuance', key, '', jsonb_build_object('grant', key, 'user', 'u', 'category', 'amazon',
+            'value', '{"amount": 500, "currency": "JPY"}'::jsonb, 'valid_days', days), 'routing', '{"at": "routing", "generation": 0}', doubt,
+            now() - interval '9 days', case when doubt then now() - interval '1 hour' end
+        from (values ('doubted', 30, true), ('lapsing', 5, false)) g(key, days, doubt)"#;
+    const WAITS: &str = "insert into noshi.job (kind, key, fingerprint, args, at, status, run_at)
+        values ('probe', 'waits', '', '{\"id\": \"waits\", \"steps\": 2}', 'new', 'scheduled', now() - interval '1 minute')";
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    let (worker, clock) = worker_with(&fleet, "w", "3600");
+    until_holds(pool, "select coalesce(bool_or(abs(clock_ahead) > 60), false) from noshi.worker where name = 'w'")
+        .await;
+    run(pool, WAITS).await;
+    run(pool, LONG_AGO).await;
+    until_holds(pool, "select status = 'completed' from noshi.job where key = 'lapsing'").await;
+    until_holds(pool, "select exists (select from noshi.job_event where outcome = 'clock_off')").await;
+    let beats = "select max(seen_at) > (select max(happened_at) from noshi.job_event) + interval '3 seconds' from noshi.worker where name = 'w'";
+    until_holds(pool, beats).await;
+    for waits in ["waits", "doubted"] {
+        let status: String = sqlx::query_scalar("select status::text from noshi.job where key = $1")
+            .bind(waits)
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        assert_eq!(status, "scheduled", "{waits}");
+    }
+    fs::write(&clock, "0").unwrap();
+    until_holds(pool, "select status = 'completed' from noshi.job where key = 'waits'").await;
+    until_holds(pool, "select coalesce(code, '') = 'past_horizon' from noshi.job where key = 'doubted'").await;
+    assert!(worker.stop().await.success());
+
+    // The database knows by itself, before any worker has looked.
+    run(pool, "update noshi.server_seen set trusted_at = clock_timestamp() - interval '1 hour'").await;
+    run(pool, "update noshi.job set status = 'scheduled', run_at = now() - interval '1 minute' where key = 'doubted'")
+        .await;
+    assert_eq!(noshi::store::claim::promote_due(pool).await.unwrap().0, 0);
+    run(pool, "update noshi.server_seen set trusted_at = clock_timestamp()").await;
+    assert_eq!(noshi::store::claim::promote_due(pool).await.unwrap().0, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_worker_with_a_wrong_clock_does_not_hold_up_the_fleet() {
     let _turn = turn().await;

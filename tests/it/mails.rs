@@ -143,6 +143,43 @@ async fn a_mail_goes_out_once_and_events_tell_what_became_of_it() {
     assert!(fleet.door.take().expect("a door").stop().await.success());
 }
 
+/// A build before the marks sent it: its events carry none, and may come before the answer to the send is settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_without_a_mark_is_known_by_the_services_id() {
+    const ACCEPTED: &str = r#"update noshi.job set status = 'completed', at = 'accepted', finished_at = now(),
+        state = '{"at": "accepted", "message": "m-1"}' where id = $1"#;
+    let db = database().await;
+    let pool = &db.pool;
+    let job = announce(pool, "old").await;
+    let mut connection = pool.acquire().await.unwrap();
+    let mut tell = async |id: &str, event: &str, message: &str| {
+        let told = store::mails::NewEvent {
+            id: id.to_owned(),
+            job: Some(job),
+            mark: None,
+            foreign: false,
+            unread: false,
+            event: event.to_owned(),
+            message: Some(message.to_owned()),
+            happened_at: None,
+            detail: None,
+        };
+        store::mails::record_event(&mut connection, &told).await.unwrap()
+    };
+    // Whose they are nobody can tell yet: the number alone says nothing.
+    assert_eq!(tell("e1", "delivery", "m-1").await, store::mails::Heard::Other);
+    assert_eq!(tell("e2", "bounce", "m-of-another").await, store::mails::Heard::Other);
+    let fate = "select coalesce(fate, '') from noshi.email_history where job = $1";
+    let fate = async || sqlx::query_scalar::<_, String>(fate).bind(job).fetch_one(pool).await.unwrap();
+    assert_eq!(fate().await, "");
+    sqlx::query(ACCEPTED).bind(job).execute(pool).await.unwrap();
+    assert_eq!(fate().await, "delivered");
+    assert_eq!(tell("e3", "complaint", "m-of-another").await, store::mails::Heard::Foreign);
+    assert_eq!(fate().await, "delivered");
+    assert_eq!(tell("e4", "complaint", "m-1").await, store::mails::Heard::Ours);
+    assert_eq!(fate().await, "complained");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_settled_by_an_event_or_by_the_template() {
     let _turn = turn().await;

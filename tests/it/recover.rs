@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::{
     engine::{at_rest, pace, probe, start},
+    fleet::{Fleet, Terms, fleet},
     processes::until,
     support::database,
 };
@@ -76,14 +77,14 @@ async fn nothing_is_claimed_on_a_timeline_before_every_worker_that_lived_before_
     assert!(open, "another timeline");
     assert_eq!(timeline, recover::timeline(pool).await.unwrap());
     assert!(claim(pool, other, "l", 1, false).await.unwrap().closed, "seen is not dealt with");
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits);
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Waits);
     let said = Testimony { claims: vec![remembered(&held, 1)], ..Testimony::default() };
     assert_eq!(recover::testify(pool, worker, &said).await.unwrap(), 0);
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits, "the other has not told yet");
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Waits, "the other has not told yet");
     assert!(claim(pool, other, "l", 1, false).await.unwrap().closed);
     assert_eq!(recover::testify(pool, other, &Testimony::default()).await.unwrap(), 0);
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Whole { silent: 0 });
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Known, "a change is dealt with once");
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Whole { silent: 0 });
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Known, "a change is dealt with once");
     assert_eq!(recover::see_server(pool).await.unwrap(), (timeline, false));
     // Nothing was lost: who holds a job holds it, and what waits is as it was.
     assert_eq!(job(pool, writing).await, ("running".into(), "calling".into(), None, false, 1));
@@ -105,7 +106,7 @@ async fn a_claim_that_was_acknowledged_and_is_missing_puts_its_job_in_doubt_wher
     let of = |id: i64, key: &str, lease| witness::Claim { job: id, key: key.to_owned(), ..remembered(&held, lease) };
     let claims = vec![remembered(&held, 1), remembered(&held, 4), of(fresh, "fresh", 2), of(waiting, "gone", 7)];
     assert_eq!(recover::testify(pool, worker, &Testimony { claims, ..Testimony::default() }).await.unwrap(), 3);
-    assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Lost { missing: 3, silent: 0, doubted: 2 });
+    assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Lost { missing: 3, silent: 0, doubted: 2 });
     assert_eq!(job(pool, writing).await, ("available".into(), "calling".into(), None, true, 5));
     assert_eq!(job(pool, fresh).await, ("available".into(), "new".into(), None, true, 3));
     // Not called, and no settle under the old number's lease can fit it.
@@ -146,7 +147,7 @@ async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lan
         another_timeline(pool).await;
         sqlx::query("update noshi.server_seen set synchronous = $1").bind(synchronous).execute(pool).await.unwrap();
         assert!(recover::see_server(pool).await.unwrap().1, "another timeline");
-        assert_eq!(recover::deal(pool).await.unwrap(), Dealt::Waits);
+        assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Waits);
         // Two and a half seconds, at one call in half a second.
         run(pool, "update noshi.failover set known_to = seen_at - interval '2.4 seconds'").await;
         run(pool, "update noshi.worker set dead_at = clock_timestamp()").await;
@@ -154,11 +155,58 @@ async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lan
             true => Dealt::Whole { silent: 1 },
             false => Dealt::Lost { missing: 0, silent: 1, doubted },
         };
-        assert_eq!(recover::deal(pool).await.unwrap(), expected);
+        assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), expected);
         let in_doubt = "select coalesce(array_agg(key order by id), '{}') from noshi.job where unsure";
         let in_doubt: Vec<String> = sqlx::query_scalar(in_doubt).fetch_one(pool).await.unwrap();
         let first: Vec<String> = (0..doubted).map(|n| format!("p{n}")).collect();
         assert_eq!(in_doubt, first);
+    }
+}
+
+/// Half of what is to be put in doubt by a window, half by a testimony that no longer knew everything: page by page, and nothing is claimed
+/// before the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_loss_is_dealt_with_in_pages_that_no_heartbeat_waits_for() {
+    const WAITING: &str = r#"insert into noshi.job (kind, key, fingerprint, args, at, state, writes, lane)
+        select 'probe', 'p' || n, '', '{"id": "p", "steps": 2, "lane": "l"}', 'calling', '{"at": "calling", "left": 1, "turn": 0}', true, 'l'
+        from generate_series(1, 100000) n"#;
+    for overrun in [false, true] {
+        let db = database().await;
+        let pool = &db.pool;
+        run(pool, "insert into noshi.lane (name) values ('l')").await;
+        run(pool, WAITING).await;
+        run(pool, "analyze noshi.job").await;
+        let one = workers::enter(pool, "one").await.unwrap();
+        let silent = workers::register(pool, "silent").await.unwrap();
+        another_timeline(pool).await;
+        let (timeline, changed) = recover::see_server(pool).await.unwrap();
+        assert!(changed);
+        let said = Testimony { overrun, beats: i64::from(overrun), ..Testimony::default() };
+        recover::testify(pool, one.id, &said).await.unwrap();
+        let died = match overrun {
+            true => "update noshi.worker set stopped_at = clock_timestamp() where id = $1",
+            false => "update noshi.worker set dead_at = clock_timestamp() where id = $1",
+        };
+        sqlx::query(died).bind(silent).execute(pool).await.unwrap();
+        let (mut pages, mut longest) = (0, Duration::ZERO);
+        let dealt = loop {
+            let begun = std::time::Instant::now();
+            let dealt = recover::deal(pool, recover::PAGE).await.unwrap();
+            (pages, longest) = (pages + 1, longest.max(begun.elapsed()));
+            if dealt != Dealt::GoesOn {
+                break dealt;
+            }
+            assert!(workers::beat(pool, one.id, Some(one.token)).await.unwrap().is_some(), "a beat between two pages");
+            assert!(claim(pool, one.id, "l", 1, false).await.unwrap().jobs.is_empty(), "nothing is claimed meanwhile");
+        };
+        eprintln!("overrun: {overrun}: {pages} pages, the longest {longest:?}");
+        assert!(matches!(dealt, Dealt::Lost { doubted: 100_000, .. }), "{dealt:?}");
+        assert!(pages >= 20 && longest < Duration::from_secs(6), "{pages}: {longest:?}");
+        let in_doubt: i64 =
+            sqlx::query_scalar("select count(*) from noshi.job where unsure").fetch_one(pool).await.unwrap();
+        assert_eq!(in_doubt, 100_000);
+        let known: String = sqlx::query_scalar("select timeline from noshi.server_seen").fetch_one(pool).await.unwrap();
+        assert_eq!((known, recover::deal(pool, 1).await.unwrap()), (timeline, Dealt::Known));
     }
 }
 
@@ -358,6 +406,93 @@ async fn a_gift_that_may_be_at_another_partner_is_bought_nowhere_before_its_past
     assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Unclear);
     sqlx::query("update noshi.job set unsure = false where id = $1").bind(fourth).execute(pool).await.unwrap();
     assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Saved);
+}
+
+/// A gift of this category, and perhaps of one partner alone.
+async fn ask_for(fleet: &Fleet, grant: &str, category: &str, provider: Option<&str>) -> i64 {
+    let mut args =
+        json!({"grant": grant, "user": "u1", "category": category, "value": {"amount": 500, "currency": "JPY"}});
+    if let Some(provider) = provider {
+        args["provider"] = provider.into();
+    }
+    let ask = "select noshi.enqueue('gift_issuance', $1, $2)";
+    sqlx::query_scalar(ask).bind(grant).bind(args).fetch_one(&fleet.pool).await.unwrap()
+}
+
+async fn comes_to(pool: &PgPool, id: i64, status: &str, at: &str, code: Option<Problem>) {
+    let wanted = (status, at, code.map(Problem::code));
+    until(&format!("{wanted:?}"), Duration::from_secs(20), async || {
+        let (status, at, code, ..) = job(pool, id).await;
+        (status.as_str(), at.as_str(), code.as_deref()) == wanted
+    })
+    .await;
+}
+
+async fn does(fleet: &Fleet, act: &[&str], job: i64) {
+    let job = job.to_string();
+    let reason = ["--reason", "looked it up", job.as_str()];
+    let said = fleet.command(&[&["job"], act, &reason].concat()).await;
+    assert!(said.status.success(), "{act:?}: {}", String::from_utf8_lossy(&said.stderr));
+}
+
+/// Two partners that can be asked offer `shared`; of `mixed` one can only be told the same again; `gone` nobody offers any more.
+fn offer_at_several(fleet: &Fleet) {
+    let file = fleet.dir.path().join("noshi.toml");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    for (own, product, others) in [
+        ("amazon", "", &["mixed"][..]),
+        ("digital", "DIGICO", &["shared", "mixed"]),
+        ("prepaid", "U123456", &["shared"]),
+    ] {
+        let range = |category: &str| {
+            format!("{{ category = '{category}', currency = 'JPY', min = 1, max = 10000000, product = '{product}' }}, ")
+        };
+        let more: String = others.iter().map(|category| range(category)).collect();
+        text = text.replace(&format!("[{{ category = '{own}'"), &format!("[{more}{{ category = '{own}'"));
+    }
+    std::fs::write(file, text).unwrap();
+}
+
+/// A person's inquiry asks each partner that can be asked, buys nothing, and goes on at the one that knows the gift.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gift_that_may_be_at_any_of_several_is_found_at_the_one_that_has_it() {
+    let _turn = crate::support::turn().await;
+    let mut fleet = fleet(Terms::default()).await;
+    offer_at_several(&fleet);
+    let worker = fleet.worker("before", &[], &[]);
+    ask_for(&fleet, "bought", "shared", Some("tango_card")).await;
+    fleet.at_rest(Duration::from_secs(20)).await.unwrap();
+    assert!(worker.stop().await.success());
+    // All of it is lost; the partners remember.
+    let forgetful = database().await;
+    (fleet.url, fleet.pool) = (forgetful.url.clone(), forgetful.pool.clone());
+    let pool = &fleet.pool;
+    run(pool, "update noshi.server_seen set owed = 4, lost_since = clock_timestamp() - interval '1 minute'").await;
+    let bought = ask_for(&fleet, "bought", "shared", None).await;
+    let never = ask_for(&fleet, "never", "shared", None).await;
+    let mixed = ask_for(&fleet, "mixed", "mixed", None).await;
+    let gone = ask_for(&fleet, "gone", "gone", None).await;
+    let worker = fleet.worker("after", &[], &[]);
+    for id in [bought, never, mixed, gone] {
+        // Also what nobody offers any more: it may have been bought while somebody did.
+        comes_to(pool, id, "needs_operator", "routing", Some(Problem::DoubtUnresolved)).await;
+        does(&fleet, &["inquire"], id).await;
+    }
+    comes_to(pool, bought, "completed", "issued", None).await;
+    assert_eq!(owed(pool).await, 3, "its past is proven");
+    comes_to(pool, never, "needs_operator", "seeking", Some(Problem::NotFoundInDoubt)).await;
+    for id in [mixed, gone] {
+        comes_to(pool, id, "needs_operator", "seeking", Some(Problem::DoubtUnresolved)).await;
+    }
+    assert_eq!(crate::processes::count(&fleet, "issued"), 1, "nothing was bought");
+    // With a person's evidence it is bought; where nobody offers it, it ends.
+    for id in [never, gone] {
+        does(&fleet, &["resolve", "--as", "attest_void"], id).await;
+    }
+    comes_to(pool, never, "completed", "issued", None).await;
+    comes_to(pool, gone, "failed", "rejected", Some(Problem::NoProvider)).await;
+    assert_eq!((crate::processes::count(&fleet, "issued"), owed(pool).await), (2, 1));
+    assert!(worker.stop().await.success());
 }
 
 /// Acknowledged while it was parked for one reason, it is parked by its workers' deaths at the same step: that counts anew.
