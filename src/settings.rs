@@ -72,6 +72,14 @@ impl Settings {
         })
     }
 
+    /// The ids of the keys of the vault; none where there is no vault.
+    pub fn key_ids(&self) -> anyhow::Result<Vec<String>> {
+        match self.vault_key_file {
+            Some(_) => Ok(self.vault()?.key_ids()),
+            None => Ok(vec![]),
+        }
+    }
+
     /// The vault, which everything that touches codes or recipients needs.
     pub fn vault(&self) -> anyhow::Result<Arc<Vault>> {
         let file = self.vault_key_file.as_deref().context(

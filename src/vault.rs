@@ -133,6 +133,11 @@ impl Vault {
         &self.keys[0].id
     }
 
+    /// All that can be opened with, the newest first.
+    pub fn key_ids(&self) -> Vec<String> {
+        self.keys.iter().map(|key| key.id.clone()).collect()
+    }
+
     /// Whether what was sealed with the key of this id can be opened.
     pub fn knows(&self, key_id: &str) -> bool {
         self.keys.iter().any(|key| key.id == key_id)

@@ -200,6 +200,19 @@ impl Worker {
         }
     }
 
+    /// Says which keys it has, from now on: a rotation of them waits until all workers have the new one.
+    pub fn tell_keys(&self) -> impl Fn(Vec<String>) + Clone + Send + 'static {
+        let engine = Arc::downgrade(&self.engine);
+        move |keys| {
+            let Some(engine) = engine.upgrade() else { return };
+            tokio::spawn(async move {
+                if let Err(error) = store::workers::tell_keys(&engine.pool, engine.worker, &keys).await {
+                    tracing::warn!(%error, "the database was not told which keys this worker has; `noshi vault rotate` will wait for it");
+                }
+            });
+        }
+    }
+
     pub fn id(&self) -> i64 {
         self.engine.worker
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufReader, BufWriter},
+    io::{BufReader, BufWriter, IsTerminal, stdin},
     path::{Path, PathBuf},
 };
 
@@ -38,7 +38,7 @@ pub enum BatchCommand {
     /// Approves a batch as a second person, over your own copy of its file.
     Approve(BatchApprove),
     /// Lets the rows of a batch go.
-    Release(BatchName),
+    Release(BatchRelease),
     /// Holds back every row that has not begun a call.
     Pause(BatchAct),
     /// Lets the rows of a paused batch go on.
@@ -112,6 +112,15 @@ pub struct BatchAct {
 }
 
 #[derive(Args)]
+pub struct BatchRelease {
+    #[command(flatten)]
+    act: BatchAct,
+    /// Do not ask: let them go.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Args)]
 pub struct BatchApprove {
     #[command(flatten)]
     act: BatchAct,
@@ -120,16 +129,33 @@ pub struct BatchApprove {
     file: PathBuf,
 }
 
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct BatchCap {
+    #[command(subcommand)]
+    command: Option<BatchCapCommand>,
+    #[command(flatten)]
+    set: BatchCapSet,
+}
+
+#[derive(Subcommand)]
+pub enum BatchCapCommand {
+    /// What holds now, for each kind and currency.
+    Show(Database),
+}
+
 /// What is left out stays as it was.
 #[derive(Args)]
-pub struct BatchCap {
-    #[arg(long, value_enum)]
-    kind: FileKind,
+pub struct BatchCapSet {
+    #[arg(long, value_enum, required = true)]
+    kind: Option<FileKind>,
     /// Grants: the currency of all amounts below, which are in its minor units.
     #[arg(long, default_value = "")]
     currency: String,
+    /// Rows of one batch.
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     most_rows: Option<i32>,
+    /// The total of one batch.
     #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
     most_total: Option<i64>,
     /// One user, in any 24 hours.
@@ -171,18 +197,7 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
         BatchCommand::List(args) => list(out, &open(&args.database).await?, args.before, args.most).await,
         BatchCommand::Show(name) => show(out, &open(&name.database).await?, name.batch).await,
         BatchCommand::Approve(args) => approve(settings, out, args).await,
-        BatchCommand::Release(name) => {
-            let pool = open(&name.database).await?;
-            if let Some(status) = over(&pool, name.batch, &[]).await? {
-                return unchanged(out, name.batch, &status);
-            }
-            let rows = one(&pool, name.batch).await?.rows;
-            let worth = batches::worth(&pool, name.batch).await?;
-            batches::release(&pool, name.batch).await?;
-            let begins = worth.iter().map(|worth| format!("\n  {worth} (amounts in minor units)")).collect::<String>();
-            let sentence = format!("batch {} is released: {rows} rows begin now{begins}", name.batch);
-            said(out, json!({"batch": name.batch, "is": "released", "rows": rows, "worth": worth}), sentence)
-        }
+        BatchCommand::Release(args) => release(out, &args).await,
         BatchCommand::Pause(act) => {
             let pool = open(&act.database).await?;
             if let Some(status) = over(&pool, act.batch, &["paused"]).await? {
@@ -193,7 +208,12 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
             said(out, json!({"batch": act.batch, "is": "paused"}), sentence)
         }
         BatchCommand::Resume(act) => {
-            batches::resume(&open(&act.database).await?, act.batch, &act.reason).await?;
+            let pool = open(&act.database).await?;
+            let before = one(&pool, act.batch).await?;
+            if before.status != "paused" && before.paused_code.is_none() {
+                return unchanged(out, act.batch, &format!("not paused but {}", before.status));
+            }
+            batches::resume(&pool, act.batch, &act.reason).await?;
             said(out, json!({"batch": act.batch, "is": "resumed"}), format!("batch {} goes on", act.batch))
         }
         BatchCommand::Cancel(act) => {
@@ -261,7 +281,7 @@ async fn submit(settings: &Settings, out: Out, args: BatchSubmit) -> anyhow::Res
     let batch = submitted.batch;
     let known = if submitted.is_new { "" } else { ", the same file as before" };
     if args.release && !submitted.needs_approval {
-        batches::release(&pool, batch).await?;
+        batches::release(&pool, batch, Some("with its submission")).await?;
     }
     if out == Out::Table {
         terminal::print(&format!("batch {batch}: {} rows{known}\n", submitted.rows));
@@ -292,19 +312,75 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
     said(out, json!({"batch": act.batch, "is": "approved", "until": until}), sentence)
 }
 
+/// Says what would go before it goes: what is granted is not taken back.
+async fn release(out: Out, args: &BatchRelease) -> anyhow::Result<()> {
+    let BatchRelease { act, yes } = args;
+    let pool = open(&act.database).await?;
+    let before = one(&pool, act.batch).await?;
+    let gone = ["settled", "cancelled", "invalid", "released", "parked", "refused", "paused"];
+    if gone.contains(&before.status.as_str()) {
+        return unchanged(out, act.batch, &before.status);
+    }
+    let worth = batches::worth(&pool, act.batch).await?;
+    let rows = before.rows;
+    let amounts = worth.iter().map(|worth| format!("\n  {worth} (amounts in minor units)")).collect::<String>();
+    if !yes {
+        terminal::tell(&format!("batch {} of {}: {rows} rows would begin{amounts}\n", act.batch, before.file));
+        ensure!(
+            stdin().is_terminal(),
+            "nothing was released: there is no terminal to ask on; with --yes nobody is asked"
+        );
+        terminal::tell("let them go? [y/N] ");
+        let mut answer = String::new();
+        stdin().read_line(&mut answer)?;
+        ensure!(matches!(answer.trim(), "y" | "Y" | "yes"), "nothing was released");
+    }
+    batches::release(&pool, act.batch, Some(&act.reason)).await?;
+    let sentence = format!("batch {} is released: {rows} rows begin now{amounts}", act.batch);
+    said(out, json!({"batch": act.batch, "is": "released", "rows": rows, "worth": worth}), sentence)
+}
+
+async fn cap_show(out: Out, database: &Database) -> anyhow::Result<()> {
+    fn or<T: ToString>(value: Option<T>, none: &str) -> String {
+        value.map_or_else(|| none.to_owned(), |value| value.to_string())
+    }
+    out.list(
+        "no cap is set, so no batch may be granted",
+        &batches::caps(&open(database).await?).await?,
+        &[
+            ("KIND", |cap| cap.kind.clone()),
+            ("IN", |cap| cap.currency.clone()),
+            ("ROWS", |cap| or(cap.most_rows, "any")),
+            ("TOTAL", |cap| or(cap.most_total, "any")),
+            ("A USER", |cap| or(cap.most_per_user, "any")),
+            ("A DAY", |cap| or(cap.most_per_day, "any")),
+            ("APPROVED FROM", |cap| match (cap.approve_from_rows, cap.approve_from_total) {
+                (None, None) => "never".to_owned(),
+                (rows, total) => format!("{} rows or {}", or(rows, "any"), or(total, "any")),
+            }),
+            ("SET BY", |cap| cap.set_by.clone()),
+        ],
+    )
+}
+
 async fn cap(out: Out, args: BatchCap) -> anyhow::Result<()> {
-    let units = args.kind.units();
+    if let Some(BatchCapCommand::Show(database)) = args.command {
+        return cap_show(out, &database).await;
+    }
+    let args = args.set;
+    let kind = args.kind.context("--kind says whose cap it is")?;
+    let units = kind.units();
     if !units.contains(&args.currency.as_str()) {
-        match args.kind {
+        match kind {
             FileKind::Stores => bail!("--currency is not for stores"),
             FileKind::Grants | FileKind::Points => {
-                bail!("--currency of {} is {}", args.kind.name(), units.join(" or "))
+                bail!("--currency of {} is {}", kind.name(), units.join(" or "))
             }
         }
     }
     let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
     let cap = batches::Cap {
-        kind: args.kind.name().to_owned(),
+        kind: kind.name().to_owned(),
         currency: args.currency,
         most_rows: args.most_rows,
         most_total: args.most_total,

@@ -1,12 +1,13 @@
 //! `noshi migrate`: the schema.
 
+use anyhow::Context;
 use clap::Subcommand;
 use serde_json::json;
 
 use super::{Database, out::Out};
 use crate::{
     instants,
-    store::{self, schema},
+    store::{self, Role, acts, schema},
     terminal::progress::Progress,
 };
 
@@ -22,11 +23,19 @@ pub enum MigrateCommand {
 
 /// Says what was done, and what a person has who breaks it off.
 async fn up(out: Out, url: &str) -> anyhow::Result<()> {
-    let to_come = schema::pending(url).await?.len();
+    let pending = schema::pending(url).await?;
+    let to_come = pending.len();
     let progress = Progress::begin("migrating the schema", None)
         .kept(|_, _| "each migration is there whole or not at all; run `noshi migrate up` again".to_owned());
     store::migrate(url).await?;
     drop(progress);
+    if let (Some(first), Some(last)) = (pending.first(), pending.last()) {
+        let applied = json!({"from": first.version, "to": last.version, "version": super::VERSION});
+        let pool = store::connect(url, Role::Login, 1).await?;
+        acts::record(&pool, "migrate up", "schema", applied)
+            .await
+            .context("the migrations are applied, but the audit does not say so")?;
+    }
     out.one(&json!({"applied": to_come}), |_| match to_come {
         0 => "the schema was up to date; nothing was done".to_owned(),
         _ => format!("the schema is up to date: {to_come} migrations were applied"),

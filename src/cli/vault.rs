@@ -1,7 +1,7 @@
 //! `noshi vault`: the keys that seal gift codes and recipients.
 
-use anyhow::Context;
-use clap::Subcommand;
+use anyhow::{Context, ensure};
+use clap::{Args, Subcommand};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use super::{Database, out::Out};
 use crate::{
     chaos::crash_point,
     settings::Settings,
-    store::{self, Role},
+    store::{self, PgPool, Role, acts},
     terminal::progress::{Progress, grouped},
     vault,
 };
@@ -18,8 +18,37 @@ use crate::{
 pub enum VaultCommand {
     /// Prints a new key line; put it first in the key file.
     NewKey,
-    /// Seals everything again under the first key of the file; safe to interrupt and to repeat. Restart the workers with the new file first.
-    Rotate(Database),
+    /// Seals everything again under the first key of the file; safe to interrupt and to repeat. The workers must have the new file: SIGHUP, or a restart.
+    Rotate(VaultRotate),
+}
+
+#[derive(Args)]
+pub struct VaultRotate {
+    /// Also where a worker of an earlier version does not say which keys it has.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    database: Database,
+}
+
+/// What a worker cannot open is a gift that is not shown and a mail that is not sent.
+async fn all_have(pool: &PgPool, key: &str, yes: bool) -> anyhow::Result<()> {
+    let without = store::workers::without_key(pool, key).await?;
+    let named = |says: bool| -> Vec<String> {
+        without.iter().filter(|it| it.2 == says).map(|(id, name, _)| format!("{id} ({name})")).collect()
+    };
+    let (lack, silent) = (named(true), named(false));
+    ensure!(
+        lack.is_empty(),
+        "nothing was sealed again: these workers live and do not have the key {key}: {}. Give them the new key file, then SIGHUP or a restart; then say the same again",
+        lack.join(", ")
+    );
+    ensure!(
+        silent.is_empty() || yes,
+        "nothing was sealed again: these workers live and do not say which keys they have: {}. If they have the key {key}, say the same with --yes",
+        silent.join(", ")
+    );
+    Ok(())
 }
 
 pub async fn run(
@@ -32,13 +61,16 @@ pub async fn run(
             let line = vault::generate_key_line();
             out.one(&json!({"line": line.expose_secret()}), |_| line.expose_secret().to_owned())
         }
-        VaultCommand::Rotate(database) => rotate(&settings()?, out, database.url()?).await,
+        VaultCommand::Rotate(args) => rotate(&settings()?, out, &args).await,
     }
 }
 
-async fn rotate(settings: &Settings, out: Out, url: &str) -> anyhow::Result<()> {
+async fn rotate(settings: &Settings, out: Out, args: &VaultRotate) -> anyhow::Result<()> {
     let keys = settings.vault()?;
-    let pool = store::connect(url, Role::Login, 1).await?;
+    let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+    all_have(&pool, keys.current_key(), args.yes).await?;
+    // Before the first value: one that is broken off is on record as well.
+    acts::record(&pool, "vault rotate", "vault/keys", json!({"key": keys.current_key()})).await?;
     let mut rewrapped = 0_u64;
     let mut progress = Progress::begin("sealing again", None).kept(|done, _| {
         format!("{} values are under the new key, and the others open as before: keep the old key in the file, and run the same again", grouped(done))

@@ -116,6 +116,7 @@ async fn run_worker(
     let ours = args.over(settings.worker.clone());
     let pace = ours.pace()?;
     let partners = settings.partners()?;
+    let keys = settings.key_ids()?;
     // Before the first claim, so that every job is counted, and that no worker begins which nobody can watch.
     let figures = match ours.metrics {
         Some(listen) => {
@@ -130,9 +131,15 @@ async fn run_worker(
         worker.serve_metrics(listener, recorder);
         tracing::info!(%address, "serving /metrics");
     }
-    let renew = worker.renew();
+    let (renew, tell_keys) = (worker.renew(), worker.tell_keys());
+    tell_keys(keys);
     signals::at_each(hang_ups, move || {
-        let read_again = read().and_then(|settings| settings.partners()).and_then(&renew);
+        let again = |settings: Settings| {
+            renew(settings.partners()?)?;
+            tell_keys(settings.key_ids()?);
+            Ok(())
+        };
+        let read_again = read().and_then(again);
         signals::tell_read_again(&read_again);
         std::future::ready(())
     });

@@ -103,7 +103,7 @@ pub(crate) async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind)
         let other = store::connect(&stage.approver, Role::Operator, 1).await?;
         batches::approve(&other, submitted.batch, &intake::digest_of(&path)?, "read and found right").await?;
     }
-    batches::release(&one, submitted.batch).await?;
+    batches::release(&one, submitted.batch, Some("the demo")).await?;
     fs::remove_file(&path)?;
     Ok((submitted.batch, submitted.rows))
 }

@@ -38,6 +38,16 @@ const LIST: &str = "select id, happened_at, who, login, token, act, target, reas
 where ($1::text is null or who = $1) and ($2::text is null or act = $2) and ($3::text is null or target = $3)
 and ($4::interval is null or happened_at > clock_timestamp() - $4) order by id desc limit $5";
 
+/// Writes down an act of the schema's owner, whose acts are no functions of the schema.
+pub async fn record(pool: &PgPool, act: &str, target: &str, after: Value) -> Result<(), sqlx::Error> {
+    const RECORD: &str = "select noshi.record($1, $2, null, null, $3)";
+    let mut transaction = pool.begin().await?;
+    // A login that owns the schema does not always inherit its rights.
+    sqlx::query("set local role noshi_owner").execute(&mut *transaction).await?;
+    sqlx::query(RECORD).bind(act).bind(target).bind(after).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
 /// The latest acts, newest first.
 pub async fn list(pool: &PgPool, which: &Which, most: i64) -> Result<Vec<Done>, ActError> {
     let read = |row: PgRow| {

@@ -88,7 +88,7 @@ pub async fn job(connection: &mut PgConnection, kind: &str, id: &str) -> Result<
 
 /// How a job ended that was pruned since.
 pub async fn pruned(connection: &mut PgConnection, kind: &str, id: &str) -> Result<Option<String>, sqlx::Error> {
-    const PRUNED: &str = "select format('%s at %s, on %s', status, at, to_char(finished_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SSZ')) from noshi.tombstone where kind = $1 and key = $2";
+    const PRUNED: &str = "select format('%s at %s (%s), on %s, and was pruned on %s', status, at, concat_ws(', ', outcome, code), to_char(finished_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SSZ'), to_char(pruned_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SSZ')) from noshi.tombstone where kind = $1 and key = $2";
     sqlx::query_scalar(PRUNED).bind(kind).bind(id).fetch_optional(connection).await
 }
 

@@ -136,9 +136,9 @@ pub async fn approve(
     call(pool, async |c| sqlx::query_scalar(APPROVE).bind(batch).bind(digest).bind(reason).fetch_one(c).await).await
 }
 
-pub async fn release(pool: &PgPool, batch: i64) -> Result<(), ActError> {
-    const RELEASE: &str = "select noshi.release_batch($1)";
-    call(pool, async |c| sqlx::query(RELEASE).bind(batch).execute(c).await.map(|_| ())).await
+pub async fn release(pool: &PgPool, batch: i64, reason: Option<&str>) -> Result<(), ActError> {
+    const RELEASE: &str = "select noshi.release_batch($1, $2)";
+    call(pool, async |c| sqlx::query(RELEASE).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
 }
 
 pub async fn pause(pool: &PgPool, batch: i64, reason: &str) -> Result<(), ActError> {
@@ -457,6 +457,27 @@ pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<String, ActError> {
         .bind(cap.approve_from_total)
         .fetch_one(pool)
         .await?)
+}
+
+/// The cap of a kind and currency that holds now. `None` is any, or never.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct Holds {
+    pub kind: String,
+    pub currency: String,
+    pub most_rows: Option<i32>,
+    pub most_total: Option<i64>,
+    pub most_per_user: Option<i64>,
+    pub most_per_day: Option<i64>,
+    pub approve_from_rows: Option<i32>,
+    pub approve_from_total: Option<i64>,
+    pub set_by: String,
+    pub set_at: chrono::DateTime<chrono::Utc>,
+}
+
+pub async fn caps(pool: &PgPool) -> Result<Vec<Holds>, sqlx::Error> {
+    const CAPS: &str = "select distinct on (kind, currency) kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows,
+    approve_from_total, set_by, set_at from noshi.batch_cap order by kind, currency, id desc";
+    sqlx::query_as(CAPS).fetch_all(pool).await
 }
 
 /// Pauses the batches that these jobs came with.

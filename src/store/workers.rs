@@ -48,6 +48,19 @@ pub async fn stop(pool: &PgPool, worker: i64) -> Result<(), sqlx::Error> {
     sqlx::query(STOP).bind(worker).execute(pool).await.map(|_| ())
 }
 
+/// Says which keys this worker has, by their ids.
+pub async fn tell_keys(pool: &PgPool, worker: i64, keys: &[String]) -> Result<(), sqlx::Error> {
+    const TELL_KEYS: &str = "update noshi.worker set keys = $2 where id = $1 and keys is distinct from $2";
+    sqlx::query(TELL_KEYS).bind(worker).bind(keys).execute(pool).await.map(|_| ())
+}
+
+/// Workers that live and could not open what is sealed under this key, or do not say: number, name, and whether they say.
+pub async fn without_key(pool: &PgPool, key: &str) -> Result<Vec<(i64, String, bool)>, sqlx::Error> {
+    const WITHOUT_KEY: &str = "select id, name, keys is not null from noshi.worker
+where dead_at is null and stopped_at is null and (keys is null or keys <> '{}' and $1 <> all (keys)) order by id";
+    sqlx::query_as(WITHOUT_KEY).bind(key).fetch_all(pool).await
+}
+
 const HELD: &str = "select id, lease from noshi.job where worker = $1 and status = 'running'";
 
 /// The leases that the database thinks this worker holds.

@@ -54,7 +54,7 @@ async fn a_batch_is_never_judged_by_an_old_snapshot() {
     pool.execute("alter table noshi.batch disable trigger user; update noshi.batch set rows = 1, validated_at = now()")
         .await
         .expect("tampered with");
-    let said = batches::release(pool, 1).await.expect_err("unjudged rows").to_string();
+    let said = batches::release(pool, 1, None).await.expect_err("unjudged rows").to_string();
     assert!(said.contains("other rows than those that were judged"), "{said}");
 }
 

@@ -235,7 +235,7 @@ async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
     assert!(sentence(&own).contains("another person must approve it"), "{own}");
     let wrong = batches::approve(&desk.suzuki, batch, &[0; 32], "unread").await.unwrap_err();
     assert!(sentence(&wrong).contains("the digest is not that of batch"), "{wrong}");
-    let early = batches::release(&desk.suzuki, batch).await.unwrap_err();
+    let early = batches::release(&desk.suzuki, batch, None).await.unwrap_err();
     assert!(sentence(&early).contains("a second person must approve it"), "{early}");
 
     // Direct sessions of both roles find no way round.
@@ -270,10 +270,10 @@ async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
         .execute("alter table noshi.batch disable trigger user; update noshi.batch set approved_until = now()")
         .await
         .unwrap();
-    let expired = batches::release(&desk.sato, batch).await.unwrap_err();
+    let expired = batches::release(&desk.sato, batch, None).await.unwrap_err();
     assert!(sentence(&expired).contains("ran out at"), "{expired}");
     desk.approve(batch).await.unwrap();
-    batches::release(&desk.sato, batch).await.unwrap();
+    batches::release(&desk.sato, batch, None).await.unwrap();
     // The approval is judged again at the very commit that grants.
     desk.db.pool.execute("update noshi.batch set approved_until = now()").await.unwrap();
     desk.register(batch).await;
@@ -297,18 +297,18 @@ async fn caps_hold_for_rows_totals_users_and_days() {
         ("most_per_day", 4_999, "5000 JPY here and 0 in the last 24 hours"),
     ] {
         cap(column, value).await;
-        let error = batches::release(&desk.sato, submitted.batch).await.unwrap_err().to_string();
+        let error = batches::release(&desk.sato, submitted.batch, None).await.unwrap_err().to_string();
         assert!(error.contains(sentence), "{error}");
     }
     cap("most_per_day", 7_000).await;
-    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
     desk.register(submitted.batch).await;
     let second = desk.submit(&desk.sato, &rows(100, 105)).await.unwrap();
-    let error = batches::release(&desk.sato, second.batch).await.unwrap_err().to_string();
+    let error = batches::release(&desk.sato, second.batch, None).await.unwrap_err().to_string();
     assert!(error.contains("2500 JPY here and 5000 in the last 24 hours; the cap for a day is 7000"), "{error}");
     cap("most_per_user", 900).await;
     let same_user = desk.submit(&desk.sato, "H-1,U-3,,,coffee,500,JPY,,\n").await.unwrap();
-    let error = batches::release(&desk.sato, same_user.batch).await.unwrap_err().to_string();
+    let error = batches::release(&desk.sato, same_user.batch, None).await.unwrap_err().to_string();
     assert!(error.contains("line 2: its user would get 1000 JPY"), "{error}");
 }
 
@@ -316,8 +316,8 @@ async fn caps_hold_for_rows_totals_users_and_days() {
 async fn a_batch_is_granted_whole_and_then_announced() {
     let desk = Desk::open().await;
     let submitted = desk.submit(&desk.sato, &format!("{}H-1,U-x,,,coffee,500,JPY,,\n", rows(0, 20))).await.unwrap();
-    batches::release(&desk.sato, submitted.batch).await.unwrap();
-    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
+    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
     assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 0);
     desk.register(submitted.batch).await;
     assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 21);
@@ -332,7 +332,7 @@ async fn a_batch_is_granted_whole_and_then_announced() {
     let objection = batches::objection(&desk.sato, again.batch).await.unwrap().unwrap();
     assert_eq!(objection, "batch_duplicates: granted by another batch already: line 2, line 3");
     assert_eq!(batches::repeated_users(&desk.sato, again.batch).await.unwrap(), Some(2));
-    assert!(batches::release(&desk.sato, again.batch).await.is_err());
+    assert!(batches::release(&desk.sato, again.batch, None).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,7 +341,7 @@ async fn of_two_released_batches_with_one_grant_in_common_one_is_granted() {
     let one = desk.submit(&desk.sato, &rows(0, 10)).await.unwrap();
     let other = desk.submit(&desk.sato, &rows(9, 19)).await.unwrap();
     for batch in [one.batch, other.batch] {
-        batches::release(&desk.sato, batch).await.unwrap();
+        batches::release(&desk.sato, batch, None).await.unwrap();
     }
     desk.register(one.batch).await;
     desk.register(other.batch).await;
@@ -401,7 +401,7 @@ async fn a_user_asks_for_a_gift_within_its_area_and_its_days() {
             .map_err(|error| error.to_string())
     };
     assert!(issue("G-1", "U-1", None).await.unwrap_err().contains("this user has no grant G-1"));
-    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
     desk.register(submitted.batch).await;
     let job = issue("G-1", "U-1", None).await.unwrap();
     assert_eq!(issue("G-1", "U-1", None).await, Ok(job));
@@ -596,7 +596,7 @@ async fn what_another_file_left_behind_is_not_gone_on_with() {
 async fn a_producer_puts_nothing_into_a_batch_and_names_the_user() {
     let desk = Desk::open().await;
     let submitted = desk.submit(&desk.sato, "G-1,U-1,,,coffee,500,JPY,,\n").await.unwrap();
-    batches::release(&desk.sato, submitted.batch).await.unwrap();
+    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
     desk.register(submitted.batch).await;
     let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
     let into = "select noshi.enqueue_rows('email', array['k'], array['{}'::jsonb], 1::smallint, 1)";

@@ -18,7 +18,7 @@ use crate::fleet::{Fleet, Terms, fleet};
 const SERVING: [&str; 5] = ["worker run", "api run", "simulate", "demo", "bench"];
 
 /// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
-const NO_ACT: [&str; 35] = [
+const NO_ACT: [&str; 34] = [
     "demo",
     "worker list",
     "worker run",
@@ -28,10 +28,9 @@ const NO_ACT: [&str; 35] = [
     "migrate print",
     "batch submit",
     "batch template",
-    "batch release",
     "batch list",
     "batch show",
-    "batch cap",
+    "batch cap show",
     "batch report",
     "job list",
     "job show",
@@ -424,6 +423,53 @@ async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
     assert!(!said(&["batch", "list", "--most", "1"]).1.contains("older"));
     let (done, text) = said(&["batch", "pause", &newest.to_string(), "--reason", "r"]);
     assert!(done && text.contains("cancelled already; nothing changed"), "{text}");
-    let (done, text) = said(&["batch", "release", &newest.to_string()]);
-    assert!(done && text.contains("cancelled already; nothing changed"), "{text}");
+    for act in ["release", "resume"] {
+        let (done, text) = said(&["batch", act, &newest.to_string(), "--reason", "r"]);
+        assert!(done && text.contains("nothing changed"), "{act}: {text}");
+    }
+    let put = "insert into noshi.batch (kind, mode, digest, file, submitted_by, rows, validated_at, mails, issues)
+        select 'stores', 'per_row', sha256('s'), 'stores.csv', 'sato', 0, now(), false, false returning id";
+    let small: i64 = sqlx::query_scalar(put).fetch_one(&fleet.pool).await.unwrap();
+    let (done, text) = said(&["batch", "release", &small.to_string(), "--reason", "r"]);
+    assert!(!done && text.contains("0 rows would begin") && text.contains("--yes"), "{text}");
+    assert!(said(&["batch", "release", &small.to_string(), "--reason", "their shops open", "--yes"]).0);
+    let (_, text) = said(&["audit", "list", "--act", "batch release"]);
+    assert!(text.contains("their shops open"), "{text}");
+    let (done, text) = said(&["batch", "cap", "show"]);
+    assert!(done && text.contains("1000000") && text.lines().all(|line| line.len() <= 100), "{text}");
+    assert!(said(&["batch", "cap", "show", "-o", "json"]).1.starts_with('['));
+}
+
+/// What is sealed under a key that a worker does not have, it cannot open: nothing is sealed so before all have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_waits_until_each_worker_has_the_key() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let rotate = async |more: &[&str]| -> (bool, String) {
+        let said = fleet.command(&[&["vault", "rotate"], more].concat()).await;
+        (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+    };
+    let put = "insert into noshi.worker (name, keys) values ('old', null), ('other', array['another'])";
+    sqlx::query(put).execute(&fleet.pool).await.unwrap();
+    let (done, text) = rotate(&["--yes"]).await;
+    assert!(!done && text.contains("do not have the key") && text.contains("(other)"), "{text}");
+    sqlx::query("update noshi.worker set stopped_at = now() where name = 'other'").execute(&fleet.pool).await.unwrap();
+    let (done, text) = rotate(&[]).await;
+    assert!(!done && text.contains("do not say") && text.contains("--yes"), "{text}");
+    sqlx::query("update noshi.worker set stopped_at = now()").execute(&fleet.pool).await.unwrap();
+    let audited = async || -> i64 {
+        let rows = "select count(*) from noshi.audit where act = 'vault rotate'";
+        sqlx::query_scalar(rows).fetch_one(&fleet.pool).await.unwrap()
+    };
+    assert_eq!(audited().await, 0);
+    let worker = fleet.worker("w", &[], &[]);
+    crate::processes::until("its keys", std::time::Duration::from_secs(20), async || {
+        let told = "select exists (select from noshi.worker where keys <> '{}')";
+        sqlx::query_scalar(told).fetch_one(&fleet.pool).await.unwrap()
+    })
+    .await;
+    let (done, text) = rotate(&[]).await;
+    assert!(done, "{text}");
+    assert_eq!(audited().await, 1);
+    assert!(worker.stop().await.success());
 }

@@ -378,7 +378,7 @@ impl Drill {
         std::fs::write(&file, "organization_id,public_id,name,address,phone\nNOSERVICE-1,S-1,S-1 店,,\n").unwrap();
         self.says(&["batch", "submit", "--kind", "stores", file.to_str().unwrap()]).await;
         let batch = number(&self.fleet.pool, "select max(id) from noshi.batch").await;
-        self.says(&["batch", "release", &batch.to_string()]).await;
+        self.says(&["batch", "release", &batch.to_string(), "--reason", "a drill", "--yes"]).await;
         let miscount = |by: i32| format!("update noshi.batch set rows = rows + {by} where id = {batch}");
         assert_eq!(sql(&self.fleet.pool, &miscount(1)).await, 1);
         tokio::join!(

@@ -227,7 +227,7 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
 
     // Key rotation is for the owner's login: a worker's may not read what it has sealed.
     let config = fleet.dir.path().join("noshi.toml").display().to_string();
-    let rotate = ["--config", &config, "vault", "rotate"];
+    let rotate = ["--config", &config, "vault", "rotate", "--yes"];
     let by_worker = noshi(&place.url("worker").await, &rotate);
     let said = String::from_utf8_lossy(&by_worker.stderr).into_owned();
     assert!(!by_worker.status.success() && said.contains("permission denied"), "{said}");

@@ -116,20 +116,28 @@ async fn a_worker_that_cannot_begin_claims_nothing_and_leaves_no_row() {
 async fn a_command_that_is_broken_off_has_a_last_word() {
     let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
-    sqlx::query("insert into noshi.lane (name) values ('gift/x')").execute(&fleet.pool).await.unwrap();
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        // Each its own: what the one before had asked is done all the same, and a lane that is paused is left alone. Whoever waits for this lane is this command.
+        let lane = format!("gift/{status}");
+        sqlx::query("insert into noshi.lane (name) values ($1)").bind(&lane).execute(&fleet.pool).await.unwrap();
         let mut holds = fleet.pool.begin().await.unwrap();
-        sqlx::query("select from noshi.lane where name = 'gift/x' for update").execute(&mut *holds).await.unwrap();
+        sqlx::query("select from noshi.lane where name = $1 for update")
+            .bind(&lane)
+            .execute(&mut *holds)
+            .await
+            .unwrap();
+        let holder: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *holds).await.unwrap();
         let child = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
-            .args(["lane", "pause", "gift/x", "--reason", "t"])
+            .args(["lane", "pause", &lane, "--reason", "t"])
             .env("DATABASE_URL", &fleet.url)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        // For us, and not for something else a moment ago.
         let waits = async || -> bool {
-            let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
-            sqlx::query_scalar(waits).fetch_one(&fleet.pool).await.unwrap()
+            let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and $1 = any (pg_blocking_pids(pid)))";
+            sqlx::query_scalar(waits).bind(holder).fetch_one(&fleet.pool).await.unwrap()
         };
         until("a command that waits", Duration::from_secs(10), waits).await;
         kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();

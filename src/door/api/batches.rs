@@ -331,7 +331,7 @@ pub async fn release(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let Release {} = body::json(&call.text)?;
     let batch = call.number("batch")?;
     let pool = desk.pool_of(&call).await?;
-    batches::release(&pool, batch).await?;
+    batches::release(&pool, batch, None).await?;
     shown(&pool, batch).await
 }
 

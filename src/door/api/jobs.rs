@@ -282,7 +282,7 @@ async fn find(connection: &mut crate::store::PgConnection, call: &Call) -> Resul
     }
     Err(match api::pruned(connection, kind, id).await? {
         Some(end) => {
-            let detail = format!("This job ended as {end}, and was moved out since; `noshi job show` has its story.");
+            let detail = format!("This job ended as {end}; `noshi job show` has its story.");
             Refusal::new(StatusCode::GONE, detail)
         }
         None => Refusal::not_found(format!("There is no {kind} with the id {id}.")),
