@@ -58,5 +58,6 @@ mod stores;
 mod support;
 mod teeth;
 mod traces;
+mod trust;
 mod vault;
 mod versions;
