@@ -141,10 +141,14 @@ impl Database {
     }
 }
 
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
+/// From now on a command that a person waits for has a last word. One that serves says itself what it does.
+pub fn listen(cli: &Cli) {
     if !cli.command.serves() {
         signals::tell_what_is_kept();
     }
+}
+
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let config = cli.config.filter(|file| !file.as_os_str().is_empty());
     // Only by those that use it: a broken file must not stop the demo.
     let settings = move || Settings::read_with(config.as_deref(), environment::variables());

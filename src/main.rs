@@ -8,6 +8,8 @@ async fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(status) => return ExitCode::from(status),
     };
+    // First of all: whatever comes after may be broken off at any time.
+    noshi::cli::listen(&cli);
     let out = cli.output();
     let ended = match noshi::cli::start_logging(&cli) {
         Ok(spans) => {

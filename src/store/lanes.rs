@@ -84,18 +84,26 @@ pub async fn set(pool: &PgPool, lane: &str, per: Duration, most: Option<u32>, re
     Ok(())
 }
 
-/// A lane as it stands. Intervals are in seconds.
+/// How a lane stands, as a worker may know it. Intervals are in seconds.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-pub struct LaneState {
+pub struct Standing {
     pub name: String,
     pub paused: bool,
     pub closed_for: Option<f64>,
     pub closed_code: Option<String>,
     pub tokens: i64,
-    /// `calls per per`, for people.
-    pub budgets: String,
     /// Age of the oldest job that could be claimed.
     pub oldest_available: Option<f64>,
+}
+
+/// A lane as an operator sees it.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub struct LaneState {
+    #[serde(flatten)]
+    #[sqlx(flatten)]
+    pub standing: Standing,
+    /// `calls per per`, for people.
+    pub budgets: String,
     /// Jobs that wait in it: for a token, or for their next try.
     pub waiting: i64,
     /// Who paused it, and why.
@@ -106,16 +114,35 @@ pub struct LaneState {
     pub last_answer_ago: Option<f64>,
 }
 
-const LIST: &str = "select l.name, l.paused, l.closed_code, l.tokens,
+impl std::ops::Deref for LaneState {
+    type Target = Standing;
+
+    fn deref(&self) -> &Standing {
+        &self.standing
+    }
+}
+
+macro_rules! standing {
+    () => {
+        "l.name, l.paused, l.closed_code, l.tokens,
     -- The clock moves between two looks at it.
     case when l.closed_until > clock_timestamp() then extract(epoch from l.closed_until - clock_timestamp())::float8 end as closed_for,
-    coalesce((select string_agg(b.calls || ' per ' || b.per || case when b.calls < b.declared_calls then ' (of ' || b.declared_calls || ')' else '' end,
-        ', ' order by b.per) from noshi.lane_budget b where b.lane = l.name), '') as budgets,
     extract(epoch from clock_timestamp() - least(
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and j.relief
          order by priority, rank, id limit 1),
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and not j.relief
-         order by priority, rank, id limit 1)))::float8 as oldest_available,
+         order by priority, rank, id limit 1)))::float8 as oldest_available"
+    };
+}
+
+// For the figures: a worker may not read the audit, and waits for no count of a backlog.
+const STANDING: &str = concat!("select ", standing!(), " from noshi.lane l order by l.name");
+const LIST: &str = concat!(
+    "select ",
+    standing!(),
+    ",
+    coalesce((select string_agg(b.calls || ' per ' || b.per || case when b.calls < b.declared_calls then ' (of ' || b.declared_calls || ')' else '' end,
+        ', ' order by b.per) from noshi.lane_budget b where b.lane = l.name), '') as budgets,
     -- One arm for each partial index.
     (select count(*) from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name)
         + (select count(*) from noshi.job j where j.status = 'available' and j.lost > 0 and j.lane = l.name)
@@ -130,7 +157,12 @@ left join lateral (
     from (select j.id from noshi.job j where l.name <> '' and j.status = 'retryable' and j.lane = l.name limit 20) j
     cross join lateral (select e.outcome, e.detail, e.happened_at from noshi.job_event e where e.job = j.id and e.outcome is not null
         order by e.happened_at desc limit 1) e order by e.happened_at desc limit 1) e on true
-order by l.name";
+order by l.name"
+);
+
+pub async fn standing(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<Standing>, sqlx::Error> {
+    sqlx::query_as(STANDING).fetch_all(executor).await
+}
 
 pub async fn list(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<LaneState>, sqlx::Error> {
     sqlx::query_as(LIST).fetch_all(executor).await

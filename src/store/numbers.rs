@@ -108,7 +108,7 @@ from noshi.job where status = 'needs_operator' group by 1";
 
 async fn lanes(connection: &mut PgConnection, figures: &mut Vec<Figure>) -> Result<(), sqlx::Error> {
     const SHUT: [&str; 6] = ["paused", "throttled", "funds", "credentials", "sender", "tls"];
-    for lane in super::lanes::list(&mut *connection).await? {
+    for lane in super::lanes::standing(&mut *connection).await? {
         let shut = [
             lane.paused,
             lane.closed_for.is_some(),

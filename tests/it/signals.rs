@@ -118,6 +118,12 @@ async fn a_command_that_is_broken_off_has_a_last_word() {
     let fleet = fleet(Terms::default()).await;
     sqlx::query("insert into noshi.lane (name) values ('gift/x')").execute(&fleet.pool).await.unwrap();
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        // A server notices only after its wait that nobody listens any more: the session of the one before must not be taken for this one's.
+        let left = async || -> bool {
+            let left = "select exists (select from pg_stat_activity where datname = current_database() and state = 'active' and pid <> pg_backend_pid() and query ~ 'pause_lane')";
+            sqlx::query_scalar(left).fetch_one(&fleet.pool).await.unwrap()
+        };
+        until("the session before to end", Duration::from_secs(10), async || !left().await).await;
         let mut holds = fleet.pool.begin().await.unwrap();
         sqlx::query("select from noshi.lane where name = 'gift/x' for update").execute(&mut *holds).await.unwrap();
         let child = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
