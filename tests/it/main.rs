@@ -25,6 +25,7 @@ mod failover;
 mod fleet;
 mod installation;
 mod lanes;
+mod latency;
 mod links;
 mod mails;
 mod metrics;
