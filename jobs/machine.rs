@@ -191,10 +191,12 @@ pub enum Tls {
 /// What is wrong with one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unfit {
-    /// Its clock is off, so that its signatures are refused.
+    /// Its clock is off, so that its signatures are refused, or it takes certificates for expired.
     Clock,
     /// It finds no credentials, or those that it finds are over.
     Keys,
+    /// It trusts nobody who signed the partner's certificate, and others may.
+    Trust,
 }
 
 impl Closing {
@@ -223,17 +225,19 @@ impl Closing {
             Closing::Tls(_) => "lane closed: tls",
             Closing::Process(Unfit::Clock) => "this process keeps away: clock",
             Closing::Process(Unfit::Keys) => "this process keeps away: keys",
+            Closing::Process(Unfit::Trust) => "this process keeps away: trust",
         }
     }
 }
 
 impl Unfit {
-    pub const ALL: [Unfit; 2] = [Unfit::Clock, Unfit::Keys];
+    pub const ALL: [Unfit; 3] = [Unfit::Clock, Unfit::Keys, Unfit::Trust];
 
     pub const fn name(self) -> &'static str {
         match self {
             Unfit::Clock => "clock",
             Unfit::Keys => "keys",
+            Unfit::Trust => "trust",
         }
     }
 }

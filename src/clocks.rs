@@ -77,6 +77,12 @@ impl Clocks {
         }
     }
 
+    /// Whether this machine's clock is the database's. Not known is no.
+    pub async fn agree(&self, pool: &PgPool) -> bool {
+        let database = store::clocks::now(pool).await;
+        database.is_ok_and(|database| (database + chaos::clock_off() - here()).abs() <= BOUND)
+    }
+
     /// At every heartbeat: tells the fleet, hears of it, and brings back what was stored ahead of the clock.
     pub async fn look_after(&self, pool: &PgPool, worker: i64, lease: Duration) -> Result<bool, sqlx::Error> {
         let database = store::clocks::now(pool).await?;

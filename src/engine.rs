@@ -12,7 +12,7 @@ use std::{
 use crate::store::PgPool;
 use noshi_jobs::{
     Kind, Problem,
-    machine::{Closing, Job, Unfit},
+    machine::{Closing, Job, Tls, Unfit},
 };
 use tokio::sync::Notify;
 
@@ -289,8 +289,22 @@ impl Engine {
         false
     }
 
+    /// Whose fact it is. By a wrong clock every certificate is over, and an authority may be missing on this machine alone: that closes
+    /// nothing for the others. A database that does not say what it takes to know is no reason to close either.
+    async fn judged(&self, closing: Closing) -> Closing {
+        if closing == Closing::Tls(Tls::Expired) && !self.clocks.agree(&self.pool).await {
+            return Closing::Process(Unfit::Clock);
+        }
+        let alone = async || store::workers::is_alone(&self.pool, self.worker).await.unwrap_or(false);
+        if closing == Closing::Tls(Tls::UnknownCa) && !alone().await {
+            return Closing::Process(Unfit::Trust);
+        }
+        closing
+    }
+
     /// Closes the lane for the fleet before the answer that asked for it is recorded.
     pub async fn close_lane(&self, lane: &str, closing: Closing) {
+        let closing = self.judged(closing).await;
         match closing {
             Closing::Throttled(wait) => {
                 tracing::warn!(lane, ?wait, "throttled: the lane is closed for the whole fleet")

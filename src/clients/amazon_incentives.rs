@@ -46,7 +46,9 @@
 //! | issue | 429 with a page, Retry-After: soon, -5 or 0 | account | in doubt; lane throttled for 5 s |
 //! | issue | 429 with a page, Retry-After: 99999999999999999999 | account | in doubt; lane throttled for 3600 s |
 //! | issue | 500 to 599 with a page or without a body | network | in doubt |
-//! | issue | 503 with Retry-After: 17, soon, or 99999999999999999999 | network | in doubt |
+//! | issue | 503 with Retry-After: 17 | account | in doubt; lane throttled for 17 s |
+//! | issue | 503 with Retry-After: 99999999999999999999 | account | in doubt; lane throttled for 3600 s |
+//! | issue | 503 with Retry-After: soon, -5 or 0; 502 or 504 with any | network | in doubt |
 //! | issue | no HTTP at all | network | in doubt |
 //! | issue | cut after the request | network | in doubt |
 //! | issue | none in time | network | in doubt |

@@ -120,6 +120,15 @@ impl Reply {
         self.retry_after.filter(|wait| !wait.is_zero()).unwrap_or(usual)
     }
 
+    /// For how long it asks everybody to keep away. A 503 counts where it says how long: else it may be one bad host of many.
+    fn asks_to_wait(&self) -> Option<Duration> {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS => Some(self.wait_or(TOO_MANY)),
+            StatusCode::SERVICE_UNAVAILABLE => self.retry_after.filter(|wait| !wait.is_zero()),
+            _ => None,
+        }
+    }
+
     /// This machine's clock, if it is so far off that signatures made by it may be refused for that.
     pub fn clock_off(&self) -> Option<i64> {
         self.clock_ahead.filter(|ahead| ahead.unsigned_abs() > CLOCKS_AGREE)
@@ -249,9 +258,9 @@ impl Http {
         let answer = self.execute(request, gate).await;
         // Whoever says "too many" on the way, it is to be heeded; whether the call had its effect is the adapter's to read.
         if let Answer::Reply(reply) = &answer
-            && reply.status == StatusCode::TOO_MANY_REQUESTS
+            && let Some(wait) = reply.asks_to_wait()
         {
-            gate.tell(Closing::Throttled(reply.wait_or(TOO_MANY)));
+            gate.tell(Closing::Throttled(wait));
         }
         time_call(self.provider, begun.elapsed());
         answer

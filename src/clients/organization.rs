@@ -35,7 +35,9 @@
 //! | create | 429 with a page, Retry-After: soon, -5 or 0 | account | in doubt; lane throttled for 5 s |
 //! | create | 429 with a page, Retry-After: 99999999999999999999 | account | in doubt; lane throttled for 3600 s |
 //! | create | 500 to 599 with a page or without a body | network | in doubt |
-//! | create | 503 with Retry-After: 17, soon, or 99999999999999999999 | network | in doubt |
+//! | create | 503 with Retry-After: 17 | account | in doubt; lane throttled for 17 s |
+//! | create | 503 with Retry-After: 99999999999999999999 | account | in doubt; lane throttled for 3600 s |
+//! | create | 503 with Retry-After: soon, -5 or 0; 502 or 504 with any | network | in doubt |
 //! | create | no HTTP at all | network | in doubt |
 //! | create | cut after the request | network | in doubt |
 //! | create | none in time | network | in doubt |

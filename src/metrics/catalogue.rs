@@ -59,7 +59,7 @@ metrics! {
     Gauge Process noshi_jobs_in_hand [] "Jobs in this process's hands.";
     Gauge Process noshi_heartbeat_age_seconds [] "Since this process's last heartbeat was answered.";
     Gauge Process noshi_clock_ahead_seconds [] "How far the database's clock is ahead of this machine's.";
-    Gauge Process noshi_process_kept_away ["lane", "why"] "1 while this process leaves the lane to others, because of its own clock or keys.";
+    Gauge Process noshi_process_kept_away ["lane", "why"] "1 while this process leaves the lane to others, because of its own clock, keys or trusted authorities.";
     Counter Process noshi_instants_drawn_back_total [] "Instants that were stored ahead of the database's clock, such as before it was set back, and that this process drew back.";
     Gauge Process noshi_pool_connections ["state"] "Connections of the work pool.";
     Counter Process noshi_connections_thrown_away_total ["why"] "Connections to the database given up: nothing came back (`silent`), or the server was not the one to write to (`unfit`).";

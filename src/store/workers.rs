@@ -40,6 +40,14 @@ pub async fn beat(pool: &PgPool, worker: i64, token: Option<sqlx::types::Uuid>) 
     sqlx::query_scalar(RENEW).bind(worker).bind(token).fetch_optional(pool).await
 }
 
+const ALONE: &str = "select not exists (select from noshi.worker
+where id <> $1 and dead_at is null and stopped_at is null and seen_at > clock_timestamp() - interval '1 minute')";
+
+/// Whether no other worker has been heard of lately.
+pub async fn is_alone(pool: &PgPool, worker: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(ALONE).bind(worker).fetch_one(pool).await
+}
+
 // Not on a timeline that it has not testified for: nobody would ask it any more. Such a worker is declared dead, and counts as silent.
 const STOP: &str =
     "update noshi.worker set stopped_at = clock_timestamp() where id = $1 and timeline = noshi.timeline()";

@@ -243,6 +243,19 @@ impl Fleet {
         self.simulator.control()
     }
 
+    /// Where all partners are.
+    pub fn partners(&self) -> std::net::SocketAddr {
+        let url = self.simulator.base_url(Provider::TangoCard);
+        let address = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).expect("an address");
+        address.parse().expect("an address")
+    }
+
+    /// Writes the settings anew.
+    pub fn configure(&self, change: impl FnOnce(String) -> String) {
+        let file = self.dir.path().join("noshi.toml");
+        fs::write(&file, change(fs::read_to_string(&file).expect("the settings"))).expect("the settings");
+    }
+
     pub fn ledger(&self) -> PathBuf {
         self.dir.path().join("ledger.jsonl")
     }

@@ -1,6 +1,9 @@
 //! Lanes: budgets that hold at the receiver, for the whole fleet.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use noshi::store::PgPool;
 use noshi::{
@@ -14,6 +17,10 @@ use noshi::{
 };
 use noshi_jobs::machine::Closing;
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::{
     engine::probe,
@@ -32,7 +39,7 @@ fn arrivals(fleet: &Fleet, provider: &str) -> Vec<i64> {
 }
 
 /// The largest number of arrivals in any half-open window of one second.
-fn busiest_second(at: &[i64]) -> usize {
+pub fn busiest_second(at: &[i64]) -> usize {
     (0..at.len()).map(|i| at[i..].iter().take_while(|t| **t < at[i] + 1_000_000).count()).max().unwrap_or(0)
 }
 
@@ -88,6 +95,71 @@ async fn a_429_silences_the_whole_fleet() {
         assert!(late.is_empty(), "{} arrivals while the provider had asked for silence", late.len());
     }
     drop(workers);
+}
+
+/// Stands before the partners and answers the first call with 503 and Retry-After, whether it let the call through or not. When each call came.
+async fn unavailable_once(behind: std::net::SocketAddr, lets_through: bool) -> (String, Arc<Mutex<Vec<Instant>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let calls = Arc::new(Mutex::new(vec![]));
+    let came = Arc::clone(&calls);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = TcpStream::connect(behind).await.unwrap();
+            let first = {
+                let mut came = came.lock().unwrap();
+                came.push(Instant::now());
+                came.len() == 1
+            };
+            if !first {
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+                continue;
+            }
+            let mut request = vec![0; 64 * 1024];
+            let length = near.read(&mut request).await.unwrap();
+            if lets_through {
+                far.write_all(&request[..length]).await.unwrap();
+                assert!(far.read(&mut request).await.unwrap() > 0, "the partner answers");
+            }
+            let answer = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n";
+            near.write_all(answer).await.unwrap();
+        }
+    });
+    (address, calls)
+}
+
+/// A purchase that met it is in doubt, whatever it says, and the inquiry waits for as long as it asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_503_that_says_how_long_is_heeded_before_the_inquiry() {
+    let _turn = crate::support::turn().await;
+    // A partner that can only be asked is asked by nobody for a second gift.
+    for (lets_through, ends, made) in [(false, "needs_operator", 0), (true, "completed", 1)] {
+        let fleet = fleet(Terms { call_timeout: Duration::from_secs(5), ..Terms::default() }).await;
+        let (address, calls) = unavailable_once(fleet.partners(), lets_through).await;
+        fleet.configure(|text| text.replace(&fleet.partners().to_string(), &address));
+        let job = fleet.gift("g", "digital", 500).await;
+        let worker = fleet.worker("a", &[], &[]);
+        let unsure = "select unsure from noshi.job where id = $1";
+        until("it is in doubt", Duration::from_secs(20), async || {
+            sqlx::query_scalar(unsure).bind(job).fetch_one(&fleet.pool).await.unwrap()
+        })
+        .await;
+        assert_eq!(calls.lock().unwrap().len(), 1);
+        fleet.at_rest(Duration::from_secs(30)).await.unwrap();
+        let waited = {
+            let calls = calls.lock().unwrap();
+            calls[1] - calls[0]
+        };
+        assert!(waited >= Duration::from_secs(3), "{waited:?}");
+        let status: String = sqlx::query_scalar("select status::text from noshi.job where id = $1")
+            .bind(job)
+            .fetch_one(&fleet.pool)
+            .await
+            .unwrap();
+        let issued = ledger(&fleet).iter().filter(|line| line["event"] == "issued").count();
+        assert_eq!((status.as_str(), issued), (ends, made), "let through: {lets_through}");
+        assert!(worker.stop().await.success());
+    }
 }
 
 async fn lane_of(pool: &PgPool, name: &str, budgets: &[Budget]) -> i64 {

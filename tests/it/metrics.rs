@@ -100,7 +100,7 @@ fn expected() -> BTreeSet<String> {
         for name in gauges.into_iter().chain(forfeited) {
             all.insert(format!("{name}{{lane=\"{lane}\"}}"));
         }
-        for why in ["clock", "keys"].into_iter().filter(|_| !lane.is_empty() && lane != "probe") {
+        for why in ["clock", "keys", "trust"].into_iter().filter(|_| !lane.is_empty() && lane != "probe") {
             all.insert(format!("noshi_process_kept_away{{lane=\"{lane}\",why=\"{why}\"}}"));
         }
         for why in ["paused", "throttled", "funds", "credentials", "sender", "tls"] {

@@ -82,9 +82,15 @@ pub fn of_the_way() -> Vec<Row> {
             pages(&[429], "\r\nRetry-After: 99999999999999999999"),
         ),
         Row::new("500 to 599 with a page or without a body", Network, pages(&[500, 501, 502, 503, 504, 511, 599], "")),
-        Row::new("503 with Retry-After: 17, soon, or 99999999999999999999", Network, {
-            let waits = ["17", "soon", "99999999999999999999"];
-            waits.map(|wait| pages(&[502, 503], &format!("\r\nRetry-After: {wait}"))).concat()
+        Row::new("503 with Retry-After: 17", Account, pages(&[503], "\r\nRetry-After: 17")),
+        Row::new(
+            "503 with Retry-After: 99999999999999999999",
+            Account,
+            pages(&[503], "\r\nRetry-After: 99999999999999999999"),
+        ),
+        Row::new("503 with Retry-After: soon, -5 or 0; 502 or 504 with any", Network, {
+            let senseless = ["soon", "-5", "0"].map(|wait| pages(&[503], &format!("\r\nRetry-After: {wait}")));
+            [senseless.concat(), pages(&[502, 504], "\r\nRetry-After: 17")].concat()
         }),
         Row::new("no HTTP at all", Network, [Act::Say(b"220 mail.example.jp ESMTP\r\n".to_vec())]),
         Row::new("cut after the request", Network, [Act::Reset, Act::Say(vec![])]),
