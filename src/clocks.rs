@@ -78,7 +78,7 @@ impl Clocks {
     }
 
     /// Whether this machine's clock is the database's. Not known is no.
-    pub async fn agree(&self, pool: &PgPool) -> bool {
+    pub async fn is_right(&self, pool: &PgPool) -> bool {
         let database = store::clocks::now(pool).await;
         database.is_ok_and(|database| (database + chaos::clock_off() - here()).abs() <= BOUND)
     }

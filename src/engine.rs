@@ -292,7 +292,7 @@ impl Engine {
     /// Whose fact it is. By a wrong clock every certificate is over, and an authority may be missing on this machine alone: that closes
     /// nothing for the others. A database that does not say what it takes to know is no reason to close either.
     async fn judged(&self, closing: Closing) -> Closing {
-        if closing == Closing::Tls(Tls::Expired) && !self.clocks.agree(&self.pool).await {
+        if closing == Closing::Tls(Tls::Expired) && !self.clocks.is_right(&self.pool).await {
             return Closing::Process(Unfit::Clock);
         }
         let alone = async || store::workers::is_alone(&self.pool, self.worker).await.unwrap_or(false);
