@@ -421,7 +421,7 @@ async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
     let desk = Desk::open().await;
     let row = |grant: &str, user: &str| format!("{grant},{user},,,coffee,500,JPY,90,\n");
     let first = desk.submit(&desk.sato, &(row("G-1", "U-1") + &row("G-2", "U-2"))).await.unwrap().batch;
-    batches::release(&desk.sato, first).await.unwrap();
+    batches::release(&desk.sato, first, None).await.unwrap();
     desk.register(first).await;
     let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
     let issue = async |grant: &'static str, user: &'static str| -> Result<i64, sqlx::Error> {
@@ -438,10 +438,10 @@ async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
     // 500 of the day are spent, by the gift that goes on; G-2 may be granted again.
     let again = desk.submit(&desk.sato, &row("G-2", "U-2")).await.unwrap().batch;
     let both = desk.submit(&desk.sato, &(row("G-3", "U-3") + &row("G-4", "U-4"))).await.unwrap().batch;
-    let said = batches::release(&desk.sato, both).await.unwrap_err().to_string();
+    let said = batches::release(&desk.sato, both, None).await.unwrap_err().to_string();
     assert!(said.contains("1000 JPY here and 500 in the last 24 hours"), "{said}");
     assert!(issue("G-2", "U-2").await.unwrap_err().to_string().contains("was cancelled with its batch"));
-    batches::release(&desk.sato, again).await.unwrap();
+    batches::release(&desk.sato, again, None).await.unwrap();
     desk.register(again).await;
     assert_eq!(desk.progress(again).await.refused, None);
     assert_eq!(desk.count(STAND).await, 2);
@@ -449,10 +449,10 @@ async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
     issue("G-2", "U-2").await.unwrap();
     // What goes on is not granted again.
     let twice = desk.submit(&desk.sato, &row("G-1", "U-1")).await.unwrap().batch;
-    let said = batches::release(&desk.sato, twice).await.unwrap_err().to_string();
+    let said = batches::release(&desk.sato, twice, None).await.unwrap_err().to_string();
     assert!(said.contains("500 JPY here and 1000 in the last 24 hours"), "{said}");
     desk.db.pool.execute("insert into noshi.batch_cap (kind, currency) values ('grants', 'JPY')").await.unwrap();
-    let said = batches::release(&desk.sato, twice).await.unwrap_err().to_string();
+    let said = batches::release(&desk.sato, twice, None).await.unwrap_err().to_string();
     assert!(said.contains("granted by another batch already: line 2"), "{said}");
 }
 
