@@ -11,7 +11,7 @@ use std::{
 use futures::FutureExt;
 use noshi_jobs::{
     Problem,
-    machine::{Act, Closing, Doubt, Effect, Job, Step, Terms, This, Unwind},
+    machine::{Act, Closing, Doubt, Effect, Job, Step, Terms, This, Transition, Unwind},
 };
 
 use tracing::{Instrument, Span};
@@ -309,9 +309,10 @@ where
         let this = self.this();
         let step = AssertUnwindSafe(J::step(&this, state.clone(), &*world)).catch_unwind();
         let (settlement, next) = match tokio::time::timeout(terms.deadline, step).await {
-            Ok(Ok(step)) => {
+            Ok(Ok(mut step)) => {
                 if let Some(closing) = step.closing.or_else(|| self.told()) {
                     self.engine.close_lane(&self.work.claimed.lane, closing).await;
+                    spare_the_try(&mut step, closing);
                 }
                 self.place().stepped(state, terms, step)
             }
@@ -439,5 +440,16 @@ where
         let doubt = if J::terms(&self.args, state).effect.is_write() { Doubt::Raised } else { Doubt::AsBefore };
         let why = Problem::FollowUpConflict;
         self.engine.settle(J::KIND, self.place().parked(state, why.code(), why, doubt)).await;
+    }
+}
+
+/// What is wrong with a process or with the connection is no fault of the job: however long it lasts, it costs the job no try.
+fn spare_the_try<J: Job>(step: &mut Step<J>, closing: Closing) {
+    let not_the_jobs = match closing {
+        Closing::Process(_) | Closing::Tls(_) => true,
+        Closing::Throttled(_) | Closing::Funds | Closing::Credentials | Closing::Sender => false,
+    };
+    if not_the_jobs && step.transition == Transition::Retry && step.doubt == Doubt::AsBefore {
+        step.transition = Transition::Snooze(step.after.unwrap_or_default());
     }
 }

@@ -14,6 +14,10 @@ use std::{
 
 use noshi::simulator::link::Link;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpListener,
+};
 
 use crate::{
     fleet::{Fleet, Terms, fleet},
@@ -31,6 +35,9 @@ struct Postfix {
     /// With the certificate that the authority signed, and with one that nobody did.
     port: u16,
     wrong_port: u16,
+    /// Where one has to log in, and who says to it who may.
+    login_port: u16,
+    logins_port: u16,
 }
 
 fn run(program: &str, arguments: &[&str]) {
@@ -70,6 +77,7 @@ fn certificates(dir: &Path) {
 const MASTER: &str =
     "127.0.0.1:{port} inet n - n - - smtpd -o smtpd_tls_cert_file={dir}/right.pem -o smtpd_tls_key_file={dir}/right.key
 127.0.0.1:{wrong} inet n - n - - smtpd -o smtpd_tls_cert_file={dir}/wrong.pem -o smtpd_tls_key_file={dir}/wrong.key
+127.0.0.1:{login} inet n - n - - smtpd -o smtpd_tls_cert_file={dir}/right.pem -o smtpd_tls_key_file={dir}/right.key -o smtpd_sasl_auth_enable=yes -o smtpd_sasl_type=dovecot -o smtpd_sasl_path=inet:127.0.0.1:{logins}
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -126,15 +134,18 @@ impl Postfix {
             run("chown", &[&format!("{uid}:{gid}"), &dir.join(folder).display().to_string()]);
         }
         certificates(&dir);
-        let (port, wrong_port) = (free_port(), free_port());
+        let [port, wrong_port, login_port, logins_port] = [(); 4].map(|()| free_port());
         let fill = |text: &str| {
             let text = text.replace("{dir}", &dir.display().to_string()).replace("{uid}", &uid).replace("{gid}", &gid);
-            text.replace("{port}", &port.to_string()).replace("{wrong}", &wrong_port.to_string())
+            text.replace("{port}", &port.to_string())
+                .replace("{wrong}", &wrong_port.to_string())
+                .replace("{login}", &login_port.to_string())
+                .replace("{logins}", &logins_port.to_string())
         };
         fs::write(dir.join("main.cf"), fill(MAIN)).unwrap();
         fs::write(dir.join("master.cf"), fill(MASTER)).unwrap();
         run("postfix", &["-c", &dir.display().to_string(), "start"]);
-        Postfix { _open: open, dir, port, wrong_port }
+        Postfix { _open: open, dir, port, wrong_port, login_port, logins_port }
     }
 
     /// Ids of the messages in the mailbox, which all addresses share.
@@ -219,4 +230,63 @@ async fn a_hundred_mails_go_through_a_real_postfix_far_away() {
         sqlx::query_scalar("select count(*) from noshi.job where unsure").fetch_one(&fleet.pool).await.unwrap();
     assert_eq!(unsure, 0);
     assert!(worker.stop().await.success() && stranger.stop().await.success());
+}
+
+/// Says to Postfix, by the protocol of Dovecot, that every login is right.
+async fn logins(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let (from, mut to) = stream.into_split();
+            to.write_all(b"VERSION\t1\t1\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t1\nCOOKIE\t0\nDONE\n").await.ok()?;
+            let mut lines = BufReader::new(from).lines();
+            while let Some(line) = lines.next_line().await.ok()? {
+                if let Some(id) = line.strip_prefix("AUTH\t").and_then(|rest| rest.split('\t').next()) {
+                    to.write_all(format!("OK\t{id}\tuser=noshi\n").as_bytes()).await.ok()?;
+                }
+            }
+            Some(())
+        });
+    }
+}
+
+/// What the server asks about logins is away for a while: nothing is sent, nothing is in doubt, and then each mail goes out once.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, postfix and openssl; .ci/run installs them"]
+async fn mails_wait_while_the_server_cannot_look_up_logins() {
+    const FEW: i64 = 20;
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let postfix = Postfix::start();
+    let link = link_to(postfix.login_port).await;
+    send_by(&fleet, &postfix, link.address().port());
+    let password = fleet.dir.path().join("smtp.password");
+    fs::write(&password, "hunter2").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let login = format!("username = 'noshi'\npassword_file = '{}'\n", password.display());
+    fleet.configure(|text| text + &login);
+    for n in 0..FEW {
+        fleet.mail(&format!("m{n}"), &format!("m{n}@example.jp")).await;
+    }
+    let begun = Instant::now();
+    let worker = fleet.worker("a", &[], &[]);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let tried = "select exists (select from noshi.job_event where outcome = 'not_sent')
+        and (select bool_and(at = 'sending' and status <> 'needs_operator' and not unsure) from noshi.job where kind = 'email')
+        and (select closed_code is null from noshi.lane where name = 'email/smtp')";
+    assert!(sqlx::query_scalar::<_, bool>(tried).fetch_one(&fleet.pool).await.unwrap(), "they wait as not sent");
+    assert!(postfix.delivered().is_empty());
+
+    let listener = TcpListener::bind(("127.0.0.1", postfix.logins_port)).await.unwrap();
+    tokio::spawn(logins(listener));
+    fleet.at_rest(Duration::from_secs(100)).await.unwrap();
+    eprintln!("{FEW} mails in {:.1} s, ten of them without logins", begun.elapsed().as_secs_f64());
+    let done = "select count(*) from noshi.job where kind = 'email' and status = 'completed'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(done).fetch_one(&fleet.pool).await.unwrap(), FEW);
+    let all = usize::try_from(FEW).unwrap();
+    until("all are in their mailbox", Duration::from_secs(30), async || postfix.delivered().len() >= all).await;
+    let mut ids = postfix.delivered();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), postfix.delivered().len()), (all, all), "each once");
+    assert!(worker.stop().await.success());
 }

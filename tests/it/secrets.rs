@@ -434,3 +434,81 @@ async fn what_leaks_is_found() {
     assert!(found.iter().any(is_wal), "{found:?}");
     stage.server.stop().await.unwrap();
 }
+
+/// A metadata service of an EC2 machine, whose keys are valid for so long from each answer.
+async fn metadata(valid: Duration) -> (String, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = async move |uri: axum::http::Uri| match uri.path() {
+        "/latest/api/token" => "CNRY-metadata-token".to_owned(),
+        "/latest/meta-data/iam/security-credentials/" => "mailer".to_owned(),
+        _ => {
+            let expires = chrono::Utc::now() + valid;
+            json!({
+                "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "AKIDEXAMPLESES", "SecretAccessKey": "demo-secret",
+                "Token": "CNRY-session-token", "LastUpdated": "2026-01-01T00:00:00Z",
+                "Expiration": expires.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            })
+            .to_string()
+        }
+    };
+    let served =
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await.unwrap() });
+    (address, served)
+}
+
+/// Its keys are used for as long as they are valid, and no longer; its tokens and its secret stand in no log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metadata_service_that_goes_away_leaves_its_keys_and_no_trace_of_them() {
+    let _turn = crate::support::turn().await;
+    let fleet = crate::fleet::fleet(Terms { mails: true, door: false, ..Terms::default() }).await;
+    // The library calls keys of the last two minutes old: each mail has them looked for.
+    let (address, served) = metadata(Duration::from_secs(12)).await;
+    let nowhere = fleet.dir.path().join("none").display().to_string();
+    let environment = |address| {
+        [
+            ("AWS_SHARED_CREDENTIALS_FILE", nowhere.clone()),
+            ("HOME", "/nowhere".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "false".to_owned()),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", address),
+            ("NOSHI_LOG", "trace".to_owned()),
+        ]
+    };
+    let worker = |name: &str, address: String| {
+        let environment = environment(address);
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        fleet.worker(name, &environment, &[])
+    };
+    let first = worker("first", address);
+    fleet.mail("a", "a@example.jp").await;
+    fleet.at_rest(Duration::from_secs(20)).await.unwrap();
+    served.abort();
+    let _ = served.await;
+    fleet.mail("b", "b@example.jp").await;
+    fleet.at_rest(Duration::from_secs(10)).await.unwrap();
+    let log = || fs::read_to_string(&first.log).unwrap();
+    assert!(log().contains("\"kept\":true"), "the source was away when the second was sent");
+
+    // They are over: nothing is sent, and the process keeps away.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let waits = fleet.mail("c", "c@example.jp").await;
+    until("it keeps away", Duration::from_secs(20), async || log().contains("keeps away from the lane")).await;
+    let stands = "select not unsure and retries = 0 and at = 'sending' from noshi.job where id = $1";
+    assert!(sqlx::query_scalar::<_, bool>(stands).bind(waits).fetch_one(&fleet.pool).await.unwrap());
+    assert_eq!(fleet.sends().len(), 2);
+
+    let (address, served) = metadata(Duration::from_secs(600)).await;
+    let second = worker("second", address);
+    fleet.at_rest(Duration::from_secs(20)).await.unwrap();
+    assert!(fleet.sends().len() == 3 && fleet.sends().values().all(|sends| *sends == 1), "each once");
+    for log in [&first.log, &second.log] {
+        let log = fs::read_to_string(log).unwrap();
+        assert!(log.contains("TRACE"), "it told all it would");
+        for secret in ["CNRY", "demo-secret"] {
+            let line = log.lines().find(|line| line.contains(secret));
+            assert!(line.is_none(), "{line:?}");
+        }
+    }
+    served.abort();
+    assert!(first.stop().await.success() && second.stop().await.success());
+}
