@@ -5,6 +5,7 @@ mod audit;
 mod batch;
 pub mod configuration;
 mod doctor;
+mod enqueue;
 mod failure;
 mod given;
 mod job;
@@ -244,7 +245,8 @@ fn wanted_output() -> out::Out {
     if json { out::Out::Json } else { out::Out::Table }
 }
 
-/// How the process ends. 0: done. 1: failed. 2: the command line cannot be read. 3: done, but the answer could not be written.
+/// How the process ends. 0: done. 1: failed. 2: the command line cannot be read. 3: done, but the answer could not be written. 4: what was
+/// waited for asks for a person.
 pub fn status(ended: anyhow::Result<()>, out: out::Out) -> u8 {
     match (ended, terminal::unwritten()) {
         // Whoever read it has seen enough.
@@ -258,8 +260,9 @@ pub fn status(ended: anyhow::Result<()>, out: out::Out) -> u8 {
         }
         (Ok(()), None) => 0,
         (Err(error), None) => {
-            failure::tell(&error, out, 1);
-            1
+            let status = if error.is::<enqueue::AsksForAPerson>() { enqueue::AsksForAPerson::STATUS } else { 1 };
+            failure::tell(&error, out, status);
+            status
         }
     }
 }

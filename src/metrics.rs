@@ -10,7 +10,7 @@ use std::{
 
 use crate::store::PgPool;
 use anyhow::Context;
-use axum::{Router, extract::State, routing::get};
+use axum::{Router, extract::State, http::header, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use noshi_jobs::{Kind, Problem, machine::Unfit, store_creation};
 use tokio::net::TcpListener;
@@ -212,7 +212,8 @@ pub fn serve(
         own();
         show_own(&shown, &known);
         process.collect();
-        handle.render()
+        // Whatever was asked for, OpenMetrics too, this is what is sent.
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
     };
     let app = Router::new().route("/metrics", get(render));
     let upkeep = handle.clone();

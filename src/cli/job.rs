@@ -6,7 +6,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 use serde::Serialize;
 
-use super::{Database, names, out::Out};
+use super::{
+    Database,
+    enqueue::{self, JobEnqueue},
+    names,
+    out::Out,
+};
 use crate::{
     explain::{self, Explained, seconds},
     instants,
@@ -20,6 +25,8 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum JobCommand {
+    /// Asks for a job, and with --wait tells what came of it. The login must be a producer's.
+    Enqueue(JobEnqueue),
     /// Jobs, the newest first, by whatever you know of them.
     List(JobList),
     /// Where a job stands, what may be done to it, and the end of its journal.
@@ -130,6 +137,7 @@ impl Decision {
 
 pub async fn run(out: Out, command: JobCommand) -> anyhow::Result<()> {
     match command {
+        JobCommand::Enqueue(args) => enqueue::run(out, args).await,
         JobCommand::List(args) => list(out, args).await,
         JobCommand::Show(name) => show(out, &name).await,
         JobCommand::Explain(name) => tell_why(out, &name).await,
@@ -282,7 +290,7 @@ async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<Seen>
 }
 
 /// Of a job that was pruned, in a sentence.
-fn was_done(over: &Over) -> String {
+pub fn was_done(over: &Over) -> String {
     let words: Vec<&str> = [&over.outcome, &over.code].into_iter().filter_map(Option::as_deref).collect();
     format!(
         "job {} ({} {}) was done at {}: {} at {} ({}); it was pruned at {}, and nothing can be done with it any more; `noshi job show {}` has what is kept of it",

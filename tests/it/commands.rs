@@ -18,7 +18,7 @@ use crate::fleet::{Fleet, Terms, fleet};
 const SERVING: [&str; 5] = ["worker run", "api run", "simulate", "demo", "bench"];
 
 /// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
-const NO_ACT: [&str; 34] = [
+const NO_ACT: [&str; 35] = [
     "demo",
     "worker list",
     "worker run",
@@ -32,6 +32,7 @@ const NO_ACT: [&str; 34] = [
     "batch show",
     "batch cap show",
     "batch report",
+    "job enqueue",
     "job list",
     "job show",
     "job explain",
@@ -438,6 +439,48 @@ async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
     let (done, text) = said(&["batch", "cap", "show"]);
     assert!(done && text.contains("1000000") && text.lines().all(|line| line.len() <= 100), "{text}");
     assert!(said(&["batch", "cap", "show", "-o", "json"]).1.starts_with('['));
+}
+
+/// Whoever asks from a terminal hears what came of it, and a script by the status; what goes on without them is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_asked_for_and_waited_for() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let ask = |id: &str, more: &[&str]| {
+        let args = format!(
+            r#"{{"grant": "{id}", "user": "u", "category": "digital", "value": {{"amount": 500, "currency": "JPY"}}}}"#
+        );
+        let words = [&["noshi", "job", "enqueue", "gift_issuance", "--id", id, "--args", &args], more].concat();
+        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        let said = noshi(&fleet, &words, Stdio::piped(), Stdio::piped(), true);
+        (said.status.code(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+    };
+    let (status, text) = ask("g1", &[]);
+    assert!(status == Some(0) && text.contains("is asked for"), "{text}");
+    let worker = fleet.worker("w", &[], &[]);
+    let (status, text) = ask("g1", &["--wait"]);
+    assert!(status == Some(0) && text.contains("completed at issued"), "{status:?} {text}");
+    let (_, text) = ask("g1", &["--wait", "-o", "json"]);
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["status"], "completed", "{text}");
+    assert!(worker.stop().await.success());
+    let put = "insert into noshi.tombstone (id, kind, key, fingerprint, status, outcome, at, about, batch, row_no, created_at, finished_at)
+        select 900, 'gift_issuance', 'g0', sha256(convert_to(a::text, 'UTF8')), 'failed', 'refused', 'rejected', 'u', null, 0, '2026-01-01', '2026-01-02'
+        from (select replace(args::text, 'g1', 'g0')::jsonb as a from noshi.job where key = 'g1') j";
+    sqlx::query(put).execute(&fleet.pool).await.unwrap();
+    let (status, text) = ask("g0", &["--wait"]);
+    assert!(
+        status == Some(1) && text.contains("was done at 2026-01-02") && text.contains("was failed"),
+        "{status:?} {text}"
+    );
+    let parked =
+        "update noshi.job set status = 'needs_operator', code = 'out_of_tries', finished_at = null where key = 'g2'";
+    assert_eq!(ask("g2", &[]).0, Some(0));
+    let mut connection = fleet.pool.acquire().await.unwrap();
+    sqlx::raw_sql("set session_replication_role = replica").execute(&mut *connection).await.unwrap();
+    sqlx::query(parked).execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql("reset session_replication_role").execute(&mut *connection).await.unwrap();
+    let (status, text) = ask("g2", &["--wait"]);
+    assert!(status == Some(4) && text.contains("waits for a person"), "{status:?} {text}");
 }
 
 /// What is sealed under a key that a worker does not have, it cannot open: nothing is sealed so before all have it.

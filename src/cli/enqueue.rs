@@ -1,0 +1,115 @@
+//! `noshi job enqueue`: asks for a job from the terminal, and waits for what comes of it.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, ValueHint};
+use noshi_jobs::Kind;
+use serde_json::{Value, json};
+
+use super::{Database, names, out::Out};
+use crate::{
+    explain,
+    store::{self, PgPool, Role, enqueue, operate, prune},
+    terminal::progress::{self, Progress},
+};
+
+/// Between two looks at a job that is waited for.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+
+#[derive(Args)]
+pub struct JobEnqueue {
+    #[arg(value_name = "KIND", value_parser = names::kind())]
+    kind: Kind,
+    /// Your own stable id, 1 to 200 bytes: the same id with the same arguments is the same job.
+    #[arg(long)]
+    id: String,
+    /// The kind's arguments, an object.
+    #[arg(long, value_name = "JSON", value_parser = read, value_hint = ValueHint::Other)]
+    args: Value,
+    /// Before all bulk work, as where a person waits.
+    #[arg(long)]
+    first: bool,
+    /// Wait until it is over, or asks for a person. Status 0: completed; 1: failed or cancelled; 4: it asks for a person. The login must
+    /// be an operator's too.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    database: Database,
+}
+
+fn read(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => Ok(Value::Object(fields)),
+        Ok(_) => Err("this is no object".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// It is not over, and goes on only when a person has looked: a status of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("job {0} waits for a person; `noshi job explain {0}` tells why, and what may be done")]
+pub struct AsksForAPerson(i64);
+
+impl AsksForAPerson {
+    pub const STATUS: u8 = 4;
+}
+
+pub async fn run(out: Out, asked: JobEnqueue) -> anyhow::Result<()> {
+    let url = asked.database.url()?;
+    // Whoever may not look is told so before anything is asked for.
+    let looks = if asked.wait { Some(store::connect(url, Role::Operator, 1).await?) } else { None };
+    let pool = store::connect(url, Role::Producer, 1).await?;
+    let mut connection = pool.acquire().await?;
+    let rows = [(asked.id.clone(), asked.args)];
+    let jobs = enqueue::enqueue(&mut connection, asked.kind, &rows, asked.first).await?;
+    let Some(job) = jobs.first().copied() else { bail!("the database told no number; say the same again") };
+    let Some(looks) = looks else {
+        return out.one(&json!({"job": job, "kind": asked.kind.name(), "id": asked.id}), |_| {
+            format!(
+                "job {job}: {} {} is asked for; `noshi job show {job}` tells how far it is",
+                asked.kind.name(),
+                asked.id
+            )
+        });
+    };
+    progress::keep(format!("job {job} goes on without you; `noshi job show {job}` tells how far it is"));
+    wait(out, &looks, job).await
+}
+
+async fn wait(out: Out, pool: &PgPool, job: i64) -> anyhow::Result<()> {
+    let mut progress = Progress::begin(format!("waiting for job {job}"), None);
+    loop {
+        let Some(seen) = operate::look_at(pool, job).await? else {
+            drop(progress);
+            return pruned(out, pool, job).await;
+        };
+        if !matches!(seen.status.as_str(), "completed" | "failed" | "cancelled" | "needs_operator") {
+            progress.say(&format!("job {job}: {} at {}", seen.status, seen.at));
+            progress.advance(0);
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            continue;
+        }
+        drop(progress);
+        let why = explain::explain(&seen).why;
+        let answer = json!({"job": job, "status": seen.status, "at": seen.at, "outcome": seen.outcome, "code": seen.code, "why": why});
+        out.one(&answer, |_| format!("job {job}: {} at {}\n  {why}", seen.status, seen.at))?;
+        return match seen.status.as_str() {
+            "completed" => Ok(()),
+            "needs_operator" => Err(AsksForAPerson(job).into()),
+            over => bail!("job {job} is {over}"),
+        };
+    }
+}
+
+/// The same request as long ago, done since and moved out.
+async fn pruned(out: Out, pool: &PgPool, job: i64) -> anyhow::Result<()> {
+    let Some(over) = prune::over(pool, None, &job.to_string()).await? else {
+        bail!("job {job} is not there any more, and nothing is kept of it")
+    };
+    out.one(&over, super::job::was_done)?;
+    match over.status.as_str() {
+        "completed" => Ok(()),
+        status => bail!("job {job} was {status}"),
+    }
+}
