@@ -17,7 +17,7 @@ revoke all on function noshi.row_goes_on(noshi.batch, text) from public;
 create or replace view noshi.gift_grant with (security_barrier) as
     select r.key as grant_id, b.id as batch, r.row_no, b.campaign, r.user_id, r.args ->> 'category' as category, r.args ->> 'provider' as provider,
            r.amount, r.currency, r.args ->> 'area' as area, b.registered_at as granted_at,
-           b.registered_at + make_interval(days => (r.args ->> 'valid_days')::integer) as lapses_at,
+           b.registered_at + make_interval(hours => 24 * (r.args ->> 'valid_days')::integer) as lapses_at,
            -- Looked up only where they are asked for.
            coalesce((select j.status::text from noshi.job j where j.kind = 'gift_issuance' and j.key = r.key),
                     (select t.status::text from noshi.tombstone t where t.kind = 'gift_issuance' and t.key = r.key)) as issuance,

@@ -247,6 +247,13 @@ async fn defaults_of_another_taste_change_nothing() {
         well(&url, &["migrate", "up"]).await;
     }
     holds(&url).await;
+    // A day of a session's zone has 23 to 25 hours; functions have a zone of their own, and views have not.
+    let in_days = "select coalesce(string_agg(viewname, ', '), 'none') from pg_views
+        where schemaname like 'noshi%' and definition ~* '(days =>|[0-9] days?''::interval)'";
+    assert_eq!(
+        value::<String>(&mut PgConnection::connect(&server.url("tasteful")).await.unwrap(), in_days).await,
+        "none"
+    );
     // Whatever the producer's own session has.
     let mut producer = PgConnection::connect(&server.url("tasteful")).await.unwrap();
     run(&mut producer, "set role noshi_producer").await;
