@@ -154,7 +154,8 @@
 //! A provider may show a trade in one call and its details in another: each is a step of its own, with the provider's
 //! reference kept between them. A cancel may be accepted now and carried out later: that is waited for in `pending`, where,
 //! unlike in `inquiring`, "not found" never issues again. From there and from `cancelling` an operator's `inquire` takes the
-//! provider's word as it is: a live gift stays with its owner. `attest_void` → void, too, while a cancel is waited for.
+//! provider's word as it is: a live gift stays with its owner. `attest_void` → void, too, while a cancel is
+//! waited for of which no card is known; what was delivered is void when its partner says so, or it is kept: `adopt` → issued.
 //!
 //! A gift that may have been bought at any of several partners waits for a person. Their `inquire` asks each of them that can be asked by
 //! our trade id (`seeking`, `asking`), buys nothing, and goes on at the one that knows the trade.
@@ -593,11 +594,16 @@ impl Job for GiftIssuance {
             (
                 State::Issuing { trade }
                 | State::Inquiring { trade, .. }
-                | State::Pending { trade, then: Some(_), .. }
-                | State::Pending { trade, card: Some(_), .. }
-                | State::Cancelling { trade, .. },
+                | State::Pending { trade, then: Some(_), card: None, .. }
+                | State::Cancelling { trade, card: None, .. },
+                // Not of a card that is known: what was issued is void when its partner says so.
                 Act::AttestVoid,
             ) => Some(State::Void { trade: trade.clone(), then: AfterCancel::Ask }),
+            // Delivered, and its partner will not take it back, or cannot say: it stays with its owner.
+            (
+                State::Pending { trade, card: Some(card), .. } | State::Cancelling { trade, card: Some(card), .. },
+                Act::Adopt,
+            ) => Some(State::Issued { trade: trade.clone(), card: card.clone() }),
             (State::Void { trade, .. }, Act::Reissue) => Some(State::Routing { generation: trade.generation + 1 }),
             (State::Void { .. }, Act::Reject) if past == Past::Clear => {
                 Some(State::Rejected { reason: "void".to_owned() })

@@ -487,6 +487,15 @@ impl Act {
         }
     }
 
+    /// It takes a person's word about money: a second person confirms it (`noshi.word_act` is the same list).
+    pub const fn takes_a_word(self) -> bool {
+        match self {
+            Act::AttestVoid | Act::Reissue | Act::Adopt => true,
+            Act::Retry | Act::Inquire | Act::Cancel | Act::Reject | Act::AttestDone | Act::Rerun => false,
+            Act::Dismiss | Act::Acknowledge => false,
+        }
+    }
+
     pub fn from_name(name: &str) -> Option<Act> {
         Act::ALL.into_iter().find(|act| act.name() == name)
     }

@@ -144,7 +144,7 @@ const fn place(act: Act) -> &'static str {
         }
         Act::AttestDone => "it is for a message of which nothing was heard, and only with evidence",
         Act::Rerun => "it is for a job that failed cleanly, with nothing left behind",
-        Act::Adopt => "it is for a shop that the platform will not delete",
+        Act::Adopt => "it is for what was made or delivered, and is not taken back",
         Act::Dismiss => "it is for a row that nobody can read, that never began, and of which no call is in doubt",
         Act::Acknowledge => "it is for a job that is parked, and that nobody has acknowledged since it was parked",
     }

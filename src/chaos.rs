@@ -29,10 +29,12 @@ pub enum Bug {
     DoubleCountedBatch,
     /// A settle of a job on its way back ignores the lease and the step.
     UnfencedUndo,
+    /// A person's word makes void what is known to have been issued.
+    WordAgainstFact,
 }
 
 impl Bug {
-    pub const ALL: [(Bug, &'static str); 11] = [
+    pub const ALL: [(Bug, &'static str); 12] = [
         (Bug::NoFence, "no_fence"),
         (Bug::IntentAfterSend, "intent_after_send"),
         (Bug::NewIdOnRetry, "new_id_on_retry"),
@@ -44,6 +46,7 @@ impl Bug {
         (Bug::MailBeforeCommit, "mail_before_commit"),
         (Bug::DoubleCountedBatch, "double_counted_batch"),
         (Bug::UnfencedUndo, "unfenced_undo"),
+        (Bug::WordAgainstFact, "word_against_fact"),
     ];
 }
 

@@ -15,6 +15,7 @@ mod names;
 pub mod out;
 mod pages;
 mod points;
+mod proposal;
 mod prune;
 mod redrive;
 mod restored;
@@ -101,6 +102,9 @@ enum Command {
     /// Points: what users own, how it came about, and whether the books hold.
     #[command(subcommand)]
     Points(points::PointsCommand),
+    /// What takes a person's word about money: proposed by one, confirmed by another.
+    #[command(subcommand)]
+    Proposal(proposal::ProposalCommand),
     /// After the database was restored to an earlier point.
     #[command(subcommand)]
     Restored(restored::RestoredCommand),
@@ -174,6 +178,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Schedule(command) => schedule::run(out, command).await,
         Command::Doctor(args) => doctor::run(&settings(), out, args).await,
         Command::Prune(args) => prune::run(out, args).await,
+        Command::Proposal(command) => proposal::run(out, command).await,
         Command::Restored(command) => restored::run(out, command).await,
         Command::Retention(command) => prune::run_retention(out, command).await,
         Command::Vault(command) => vault::run(settings, out, command).await,
@@ -214,6 +219,7 @@ impl Command {
             | Command::Schedule(_)
             | Command::Doctor(_)
             | Command::Prune(_)
+            | Command::Proposal(_)
             | Command::Restored(_)
             | Command::Retention(_)
             | Command::Vault(_)
@@ -284,6 +290,7 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
         | Command::Schedule(_)
         | Command::Doctor(_)
         | Command::Prune(_)
+        | Command::Proposal(_)
         | Command::Restored(_)
         | Command::Retention(_)
         | Command::Vault(_)

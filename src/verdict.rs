@@ -180,6 +180,9 @@ where
         let Some(undo) = undo else {
             return match lead::<J>(self.args, state, act, past) {
                 Lead::To(next) => Some(forward(&next)),
+                Lead::Nowhere if act == Act::AttestVoid && planted(Bug::WordAgainstFact) => {
+                    void_by_word(state).map(|next| forward(&next))
+                }
                 Lead::Nowhere | Lead::AttestFirst => None,
             };
         };
@@ -303,6 +306,12 @@ where
         let state = raw(state);
         Settlement { at: at(&state), state: Some(state), ..blank(self.claimed, self.step, outcome, why) }
     }
+}
+
+/// What a planted bug makes of a gift that was issued.
+fn void_by_word<S: Serialize + serde::de::DeserializeOwned>(state: &S) -> Option<S> {
+    let trade = serde_json::to_value(state).ok()?.get("trade")?.clone();
+    serde_json::from_value(serde_json::json!({"at": "void", "trade": trade, "then": "ask"})).ok()
 }
 
 /// Not to be kept in hand, whatever the state.

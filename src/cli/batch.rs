@@ -307,8 +307,14 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
     intake::verify(&pool, &settings.gifts()?, &submission, act.batch)
         .await
         .context("nothing was approved: this file is not what the batch holds")?;
-    let until = batches::approve(&pool, act.batch, &intake::digest_of(&file)?, &act.reason).await?;
-    let sentence = format!("batch {} is approved until {}", act.batch, instants::show(until));
+    ensure!(
+        hex::encode(intake::digest_of(&file)?) == batch.digest,
+        "nothing was approved: this file is not the one of batch {}, byte for byte",
+        act.batch
+    );
+    let stands_for = batch.approval_digest.as_deref().and_then(|digest| hex::decode(digest).ok()).unwrap_or_default();
+    let until = batches::approve(&pool, act.batch, &stands_for, &act.reason).await?;
+    let sentence = format!("batch {} is approved until {}: {}", act.batch, instants::show(until), would_do(&batch));
     said(out, json!({"batch": act.batch, "is": "approved", "until": until}), sentence)
 }
 
@@ -462,13 +468,30 @@ async fn show(out: Out, pool: &PgPool, batch: i64) -> anyhow::Result<()> {
     out.one(&shown, tell)
 }
 
+/// What is done with the rows of a batch, as it was asked for when its file was submitted.
+fn would_do(b: &Progress) -> String {
+    let rows = format!("{} {}", b.rows, b.kind);
+    let campaign = b.campaign.as_ref().map(|campaign| format!("campaign {campaign}"));
+    let gifts = match b.kind == FileKind::Grants.name() {
+        true if b.issues => Some("each gift bought at once".to_owned()),
+        true => Some("each gift bought when its user asks".to_owned()),
+        false => None,
+    };
+    let mails = b.mails.then(|| "each announced by mail".to_owned());
+    [Some(rows), campaign, gifts, mails].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 fn tell(shown: &Shown) -> String {
     let Shown { batch: b, worth, repeated_users, is_to_be_granted, objection } = shown;
     let broken = if b.holds { "" } else { "  THIS DOES NOT ADD UP: see the runbook, batch_equation_broken" };
     let mut lines = vec![
         format!("batch {}: {} of {}, {}", b.id, b.kind, b.file, b.status),
         format!("  submitted by {}, digest {}", b.submitted_by, b.digest),
+        format!("  asks for: {}", would_do(b)),
     ];
+    lines.extend(
+        b.approval_digest.iter().map(|digest| format!("  an approval covers file, options and addresses: {digest}")),
+    );
     lines.extend(worth.iter().map(|worth| format!("  {worth} (amounts in minor units)")));
     lines.extend(b.approved_by.iter().map(|by| format!("  approved by {by}")));
     lines.push(format!(

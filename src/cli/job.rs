@@ -11,6 +11,7 @@ use super::{
     enqueue::{self, JobEnqueue},
     names,
     out::Out,
+    proposal::proposed,
 };
 use crate::{
     explain::{self, Explained, seconds},
@@ -18,6 +19,7 @@ use crate::{
     store::{
         self, Role, lanes,
         operate::{self, Filter, Line, Seen, Told},
+        proposals,
         prune::{self, Over},
         settle::Status,
     },
@@ -323,7 +325,7 @@ async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
         }
     };
     let journal = operate::journal(&pool, job.id, 30).await?;
-    let explained = explain::explain(&job);
+    let explained = explained(&pool, &job).await?;
     out.one(&Shown { job, explained, journal }, tell)
 }
 
@@ -407,10 +409,22 @@ fn may(explained: &Explained, line: &mut impl FnMut(&str, String)) {
     }
 }
 
+/// Why it stands where it stands, and what waits for a second person there.
+async fn explained(pool: &PgPool, job: &Seen) -> anyhow::Result<Explained> {
+    let mut explained = explain::explain(job);
+    if let Some(it) = proposals::waiting_at(pool, &format!("job/{}", job.id)).await? {
+        explained.why += &format!(
+            " {} has proposed to {} it ({}): `noshi proposal show {}`; a second person confirms it.",
+            it.proposed_by, it.act, it.reason, it.proposal
+        );
+    }
+    Ok(explained)
+}
+
 async fn tell_why(out: Out, name: &JobName) -> anyhow::Result<()> {
     let pool = store::connect(name.database.url()?, Role::Operator, 1).await?;
     let explained = match find(out, name, &pool).await {
-        Ok(job) => explain::explain(&job),
+        Ok(job) => explained(&pool, &job).await?,
         // What was done and pruned is an answer, and no failure.
         Err(error) => match find_over(name, &pool).await? {
             Some(over) => Explained { why: was_done(&over), may: vec![], runbook: None },
@@ -428,6 +442,8 @@ async fn tell_why(out: Out, name: &JobName) -> anyhow::Result<()> {
 struct Asked {
     job: i64,
     asked: &'static str,
+    /// A second person must confirm it.
+    proposal: Option<i64>,
 }
 
 async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
@@ -436,8 +452,11 @@ async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
     if let Some(why) = explain::refusal(&job, act) {
         bail!("{why}");
     }
-    operate::ask(&pool, job.id, job.step, act, &args.reason).await?;
-    out.one(&Asked { job: job.id, asked: act.name() }, |asked| match act {
+    let proposal = operate::ask(&pool, job.id, job.step, act, &args.reason).await?;
+    out.one(&Asked { job: job.id, asked: act.name(), proposal }, |asked| match act {
+        _ if let Some(number) = asked.proposal => {
+            proposed(number, &format!("that job {} is to {}", asked.job, asked.asked))
+        }
         Act::Dismiss => format!("job {} is dismissed: nothing was called for it, and nothing will be", asked.job),
         Act::Acknowledge => {
             format!(

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Database, out::Out};
+use super::{Database, out::Out, proposal::proposed};
 use crate::{
     instants,
     store::{self, Role, restored},
@@ -79,12 +79,17 @@ pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
         RestoredCommand::Mark(args) => {
             let pool = open(args.database).await?;
             may_be_marked(&restored::preview(&pool).await?, args.to, args.yes)?;
-            let doubted = restored::mark(&pool, args.to, &args.reason).await?;
-            out.one(&json!({"restored_to": args.to, "in_doubt": doubted}), |_| {
-                format!(
-                    "restored to {}: {doubted} unfinished writes are in doubt; no gift is bought before its partner was asked",
-                    instants::show(args.to)
-                )
+            let made = restored::mark(&pool, args.to, &args.reason).await?;
+            let whole = json!({"restored_to": args.to, "proposal": made.proposal, "done": made.done});
+            out.one(&whole, |_| {
+                let point = instants::show(args.to);
+                match (made.proposal, &made.done) {
+                    (Some(number), _) => proposed(number, &format!("that the database is restored to {point}")),
+                    (None, done) => format!(
+                        "restored to {point}: {}; no gift is bought before its partner was asked",
+                        done.as_deref().unwrap_or_default()
+                    ),
+                }
             })
         }
         RestoredCommand::Show(database) => {
@@ -95,9 +100,10 @@ pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
             })
         }
         RestoredCommand::End(args) => {
-            restored::end(&open(args.database).await?, &args.reason).await?;
-            out.one(&json!({"restored_to": null}), |_| {
-                "over; jobs that are in doubt stay so until they are settled".to_owned()
+            let made = restored::end(&open(args.database).await?, &args.reason).await?;
+            out.one(&json!({"restored_to": null, "proposal": made.proposal}), |_| match made.proposal {
+                Some(number) => proposed(number, "that all is known again"),
+                None => "over; jobs that are in doubt stay so until they are settled".to_owned(),
             })
         }
     }

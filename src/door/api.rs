@@ -9,6 +9,7 @@ pub mod gifts;
 pub mod jobs;
 pub mod openapi;
 pub mod points;
+pub mod proposals;
 pub mod refusal;
 pub mod routes;
 pub mod schedules;

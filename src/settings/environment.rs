@@ -11,7 +11,7 @@ type Builder = config::ConfigBuilder<DefaultState>;
 const OF_THE_COMMAND_LINE: [&str; 3] = ["NOSHI_CONFIG", "NOSHI_LOG", "NOSHI_LOG_FORMAT"];
 
 /// Of the tests, whose child processes inherit them; builds that are run for real refuse them.
-const OF_THE_TESTS: [&str; 15] = [
+const OF_THE_TESTS: [&str; 16] = [
     "NOSHI_AIOSMTPD",
     "NOSHI_BUG",
     "NOSHI_CLOCK_OFF",
@@ -26,6 +26,7 @@ const OF_THE_TESTS: [&str; 15] = [
     "NOSHI_PG",
     "NOSHI_PSYCOPG",
     "NOSHI_REDRAW",
+    "NOSHI_SEQUENCES",
     "NOSHI_STOP",
 ];
 

@@ -188,6 +188,13 @@ pub struct Progress {
     pub digest: String,
     pub encoding: String,
     pub status: String,
+    /// In hex, over the file, the options and the addresses: what an approval is given for. `None` while it is being received.
+    pub approval_digest: Option<String>,
+    pub campaign: Option<String>,
+    /// Each grant is announced by mail.
+    pub mails: bool,
+    /// Each gift is bought at once, and not when its user asks.
+    pub issues: bool,
     pub submitted_by: String,
     pub approved_by: Option<String>,
     pub refused: Option<String>,
@@ -207,7 +214,7 @@ pub struct Progress {
     pub holds: bool,
 }
 
-const PROGRESS: &str = "select b.id, b.kind, b.file, encode(b.digest, 'hex') as digest, b.encoding, b.submitted_by, b.approved_by, b.paused_code, b.faults,
+const PROGRESS: &str = "select b.id, b.kind, b.file, encode(b.digest, 'hex') as digest, encode(b.approval_digest, 'hex') as approval_digest, b.campaign, b.mails, b.issues, b.encoding, b.submitted_by, b.approved_by, b.paused_code, b.faults,
     b.refused_code || ': ' || b.refused_detail as refused, p.status, p.rows, p.completed, p.failed, p.cancelled, p.needs_operator, p.open, p.skipped,
     p.compensated, p.mails_sent, p.mails_failed, p.holds
 from noshi.batch b cross join lateral noshi.batch_progress(b.id) p where ($1::bigint is null or b.id = $1) and ($3::bigint is null or b.id < $3) order by b.id desc limit $2";

@@ -17,6 +17,7 @@ pub mod numbers;
 pub mod operate;
 pub mod point_jobs;
 pub mod points;
+pub mod proposals;
 pub mod prune;
 pub mod reach;
 pub mod recover;

@@ -239,11 +239,11 @@ pub async fn journal(pool: &PgPool, job: i64, most: i64) -> Result<Vec<Told>, sq
     sqlx::query_as(JOURNAL).bind(job).bind(most).fetch_all(pool).await
 }
 
-/// Asks for an act at this very step of a job, in the name of whoever is behind the connection.
-pub async fn ask(pool: &PgPool, job: i64, step: i32, act: Act, reason: &str) -> Result<(), ActError> {
+/// Asks for an act at this very step of a job, in the name of whoever is behind the connection. A person's word about money becomes a
+/// proposal, whose number is returned: a second person confirms it.
+pub async fn ask(pool: &PgPool, job: i64, step: i32, act: Act, reason: &str) -> Result<Option<i64>, ActError> {
     const ASK: &str = "select noshi.ask($1, $2, $3, $4)";
-    sqlx::query(ASK).bind(job).bind(step).bind(act.name()).bind(reason).execute(pool).await?;
-    Ok(())
+    Ok(sqlx::query_scalar(ASK).bind(job).bind(step).bind(act.name()).bind(reason).fetch_one(pool).await?)
 }
 
 /// A worker process.

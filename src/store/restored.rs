@@ -3,18 +3,14 @@
 use crate::store::PgPool;
 use chrono::{DateTime, Utc};
 
-use super::{ActError, take_time};
+use super::{
+    ActError,
+    proposals::{self, Proposed},
+};
 
-/// Every unfinished write is in doubt from now on, and no new gift is bought before its partner was asked. Returns how many jobs
-/// are in doubt by that.
-pub async fn mark(pool: &PgPool, to: DateTime<Utc>, reason: &str) -> Result<i64, ActError> {
-    let mut transaction = pool.begin().await?;
-    // As many rows as there are unfinished writes.
-    take_time(&mut transaction).await?;
-    let mark = "select noshi.mark_restored($1, $2)";
-    let doubted = sqlx::query_scalar(mark).bind(to).bind(reason).fetch_one(&mut *transaction).await?;
-    transaction.commit().await?;
-    Ok(doubted)
+/// Proposes that every unfinished write is in doubt from now on, and that no new gift is bought before its partner was asked.
+pub async fn mark(pool: &PgPool, to: DateTime<Utc>, reason: &str) -> Result<Proposed, ActError> {
+    proposals::propose(pool, "restore_mark", Some(to), reason).await
 }
 
 /// What a mark would meet now.
@@ -36,10 +32,9 @@ pub async fn preview(pool: &PgPool) -> Result<Preview, sqlx::Error> {
     sqlx::query_as(PREVIEW).fetch_one(pool).await
 }
 
-/// What was done after the point of the restore is known again.
-pub async fn end(pool: &PgPool, reason: &str) -> Result<(), ActError> {
-    sqlx::query("select noshi.end_restored($1)").bind(reason).execute(pool).await?;
-    Ok(())
+/// Proposes that what was done after the point of the restore is known again.
+pub async fn end(pool: &PgPool, reason: &str) -> Result<Proposed, ActError> {
+    proposals::propose(pool, "restore_end", None, reason).await
 }
 
 pub async fn point(pool: &PgPool) -> Result<Option<DateTime<Utc>>, sqlx::Error> {

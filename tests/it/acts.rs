@@ -311,13 +311,18 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
     unguarded(pool).await;
     let mut asked = vec![];
     let (mut allowed, mut refused, mut done) = (0, 0, 0);
-    let mut ended = 0;
+    let (mut ended, mut by_the_database) = (0, 0);
+    // One person asks for all of it.
+    sqlx::query("insert into noshi.redrive_cap (jobs, amount) values (1000000, 1000000000)")
+        .execute(pool)
+        .await
+        .unwrap();
     for place in gifts().into_iter().chain(stores()).chain(mails()).chain(others()).chain(points()) {
         for (act, (clear, doubt)) in Act::ALL.into_iter().zip(place.leads.iter().zip(&place.leads_in_doubt)) {
             let stands = statuses(&place).iter().flat_map(|status| [(*status, false), (*status, true)]);
             // What is over is not in doubt.
             for (status, unsure) in stands.filter(|(status, unsure)| !unsure || *status == "needs_operator") {
-                let id = put(pool, &place, status, unsure, asked.len() + ended).await;
+                let id = put(pool, &place, status, unsure, asked.len() + ended + by_the_database).await;
                 let job = operate::look_at(pool, id).await.unwrap().expect("the job");
                 let told = explain::refusal(&job, act);
                 if let Some(why) = &told {
@@ -337,8 +342,14 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
                 }
                 let leads = if unsure { doubt } else { clear };
                 assert_eq!(told.is_none(), leads.is_some(), "{} {} {status}: {told:?}", place.kind, place.at);
-                // Also past the commands, by the function that they call: the worker decides by the table.
-                answer.expect("it is asked");
+                // Also past the commands, by the function that they call: the worker decides by the table; of a card that is known the
+                // database does.
+                if let Err(why) = answer {
+                    let known = act == Act::AttestVoid && leads.is_none() && why.to_string().contains("nobody's word");
+                    assert!(known, "{} {} {}: {why}", place.kind, place.at, act.name());
+                    by_the_database += 1;
+                    continue;
+                }
                 match leads {
                     Some(_) => allowed += 1,
                     None => refused += 1,

@@ -151,7 +151,11 @@ fn body_of(route: &Route) -> Value {
         "/v1/gifts/{grant}/reveal" => json!({"user": "u", "reason": "r"}),
         "/v1/batches/{batch}/approve" => json!({"digest": "00".repeat(32), "reason": "r"}),
         "/v1/batches/{batch}/release" => json!({}),
-        "/v1/batches/{batch}/pause" | "/v1/batches/{batch}/resume" | "/v1/batches/{batch}/cancel" => {
+        "/v1/proposals/{proposal}/confirm" => json!({"digest": "00".repeat(32), "reason": "r"}),
+        "/v1/batches/{batch}/pause"
+        | "/v1/batches/{batch}/resume"
+        | "/v1/batches/{batch}/cancel"
+        | "/v1/proposals/{proposal}/refuse" => {
             json!({"reason": "r"})
         }
         path => panic!("{path} has no body here"),
@@ -183,6 +187,7 @@ async fn every_route_takes_its_scope_and_no_other() {
                     | "/v1/jobs/many"
                     | "/v1/points/{user}"
                     | "/v1/points/{user}/history"
+                    | "/v1/proposals"
                     | "/v1/schedules" => &[200],
                     "/v1/batches" => {
                         if route.method == Method::Get {
@@ -563,11 +568,14 @@ async fn a_file_becomes_a_batch_that_somebody_else_approves() {
     assert_eq!(status, 403, "{problem}");
     let digest = hex::encode(Sha256::digest(&csv));
     assert_eq!(made["digest"], digest);
-    let approve = json!({"digest": digest, "reason": "read"});
+    let of_the_file = json!({"digest": digest, "reason": "read"});
+    let approve = json!({"digest": made["approval_digest"], "reason": "read"});
     // Two tokens of one owner are one person.
     let (status, problem) = api.post(&path("approve"), &also_sato, &approve).await;
     assert!(status == 403 && problem["detail"].as_str().unwrap().contains("another person"), "{problem}");
     assert_eq!(api.post(&path("approve"), &suzuki, &json!({"digest": "00".repeat(32), "reason": "read"})).await.0, 409);
+    // The file alone is not what would happen.
+    assert_eq!(api.post(&path("approve"), &suzuki, &of_the_file).await.0, 409);
     let (status, approved) = api.post(&path("approve"), &suzuki, &approve).await;
     assert_eq!((status, approved["approved_until"].is_string()), (200, true), "{approved}");
     let why = json!({"reason": "a look"});

@@ -99,7 +99,7 @@ impl Desk {
     }
 
     async fn approve(&self, batch: i64) -> Result<(), store::ActError> {
-        let digest = intake::digest_of(&self.files.path().join("grants.csv")).unwrap();
+        let digest = hex::decode(self.progress(batch).await.approval_digest.unwrap()).unwrap();
         batches::approve(&self.suzuki, batch, &digest, "read").await.map(drop)
     }
 
@@ -234,7 +234,7 @@ async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
     let own = batches::approve(&desk.sato, batch, &digest, "mine").await.unwrap_err();
     assert!(sentence(&own).contains("another person must approve it"), "{own}");
     let wrong = batches::approve(&desk.suzuki, batch, &[0; 32], "unread").await.unwrap_err();
-    assert!(sentence(&wrong).contains("the digest is not that of batch"), "{wrong}");
+    assert!(sentence(&wrong).contains("this digest does not stand for"), "{wrong}");
     let early = batches::release(&desk.suzuki, batch, None).await.unwrap_err();
     assert!(sentence(&early).contains("a second person must approve it"), "{early}");
 
@@ -569,7 +569,7 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
     let (approved, said) = approve(good.to_str().unwrap(), " ").await;
     assert!(!approved && said.contains("--reason is empty"), "{said}");
     let nothing = "select noshi.approve_batch(1, null, 'x')";
-    assert!(desk.suzuki.execute(nothing).await.unwrap_err().to_string().contains("the digest is not that of batch"));
+    assert!(desk.suzuki.execute(nothing).await.unwrap_err().to_string().contains("this digest does not stand for"));
     assert!(approve(good.to_str().unwrap(), "read").await.0);
 }
 

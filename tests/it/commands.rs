@@ -18,7 +18,7 @@ use crate::fleet::{Fleet, Terms, fleet};
 const SERVING: [&str; 5] = ["worker run", "api run", "simulate", "demo", "bench"];
 
 /// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
-const NO_ACT: [&str; 35] = [
+const NO_ACT: [&str; 39] = [
     "demo",
     "worker list",
     "worker run",
@@ -31,6 +31,10 @@ const NO_ACT: [&str; 35] = [
     "batch list",
     "batch show",
     "batch cap show",
+    "proposal list",
+    "proposal show",
+    "proposal cap show",
+    "proposal cap set",
     "batch report",
     "job enqueue",
     "job list",

@@ -298,7 +298,9 @@ async fn upgrading_backup_capacity_and_schedules() {
     let config = tempfile::tempdir().unwrap();
     fs::write(config.path().join("noshi.toml"), "").unwrap();
     let config = config.path().join("noshi.toml").display().to_string();
-    let mut session = Session::new(&[programs], &[environment.as_slice(), &[("NOSHI_CONFIG", &config)]].concat());
+    let other = server.url_as("second", "noshi");
+    let files = [("NOSHI_CONFIG", config.as_str()), ("OTHER", &other)];
+    let mut session = Session::new(&[programs], &[environment.as_slice(), &files].concat());
     // `noshi doctor` says that nobody works here, which is so; a worker is there for the time.
     let worker = || {
         let log = fs::File::create(session.home.path().join("worker.log")).unwrap();
@@ -307,6 +309,7 @@ async fn upgrading_backup_capacity_and_schedules() {
         worker.spawn().expect("a worker")
     };
     noshi::store::migrate(&url).await.unwrap();
+    server.create_login("second", "noshi_operator").await.unwrap();
     let mut worker = worker();
     let pool = noshi::store::PgPool::connect(&url).await.unwrap();
     until("a worker", Duration::from_secs(20), async || {

@@ -1,5 +1,6 @@
 mod acts;
 mod alerts;
+mod alone;
 mod api;
 mod attacks;
 mod audit;
@@ -21,6 +22,7 @@ mod dump;
 mod ended;
 mod engine;
 mod examples;
+mod explorer;
 mod failover;
 mod fleet;
 mod installation;

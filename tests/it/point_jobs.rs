@@ -365,7 +365,7 @@ async fn a_file_of_points_is_approved_granted_and_read_back() {
     assert_eq!(api.upload("kind=points&mail=true", &sato, &csv).await.0, 422);
     let path = |act: &str| format!("/v1/batches/{}/{act}", made["batch"]);
     assert_eq!(api.post(&path("release"), &sato, &json!({})).await.0, 403);
-    let approve = json!({"digest": made["digest"], "reason": "read"});
+    let approve = json!({"digest": made["approval_digest"], "reason": "read"});
     assert_eq!(api.post(&path("approve"), &sato, &approve).await.0, 403);
     let (status, said) = api.post(&path("approve"), &suzuki, &approve).await;
     assert_eq!(status, 200, "{said}");

@@ -47,6 +47,18 @@ async fn operate(fleet: &Fleet, arguments: &[&str]) -> String {
     String::from_utf8(said.stdout).unwrap()
 }
 
+/// The second person, by another login.
+async fn confirm(server: &PrivatePostgres, proposal: &str) -> String {
+    let said = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
+        .args(["proposal", "confirm", proposal, "--reason", "seen", "--yes"])
+        .env("DATABASE_URL", server.url_as("second", "noshi"))
+        .output()
+        .await
+        .unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8(said.stdout).unwrap()
+}
+
 async fn count(fleet: &Fleet, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(&fleet.pool).await.unwrap_or(-1)
 }
@@ -146,7 +158,10 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
 
     // As ops/docs/backup.md says: mark it before the first worker starts.
     let to = chrono::DateTime::parse_from_str(&point, "%Y-%m-%d %H:%M:%S%.f%#z").unwrap().to_rfc3339();
-    let said = operate(&fleet, &["restored", "mark", "--to", &to, "--reason", "the disk was lost", "--yes"]).await;
+    server.create_login("second", "noshi_operator").await.unwrap();
+    let mark = ["restored", "mark", "--to", &to, "--reason", "the disk was lost", "--yes"];
+    assert!(operate(&fleet, &mark).await.contains("nothing is done yet: proposal 1"));
+    let said = confirm(&server, "1").await;
     assert!(said.contains("3 unfinished writes are in doubt"), "{said}");
     for lane in LANES {
         operate(&fleet, &["lane", "resume", lane, "--reason", "after the restore"]).await;
@@ -172,6 +187,7 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
     assert_eq!(fresh, ("needs_operator".into(), Some("not_found_in_doubt".into()), true));
 
     operate(&fleet, &["restored", "end", "--reason", "their list of trades was compared"]).await;
+    confirm(&server, "2").await;
     fleet.gift("at-last", "digital", 500).await;
     fleet.at_rest(Duration::from_secs(20)).await.unwrap();
     assert_eq!(at_partners(&fleet, "issued").len(), 14);

@@ -33,6 +33,8 @@ const fn invariant(bug: Bug) -> &'static str {
         Bug::CodeInJournal => "I6",
         Bug::MailBeforeCommit => "I14",
         Bug::DoubleCountedBatch => "I13",
+        // The explorer's, whose judge sees value.
+        Bug::WordAgainstFact => "",
     }
 }
 
@@ -49,7 +51,8 @@ fn terms(bug: Bug) -> Terms {
         | Bug::BlindRetry
         | Bug::CodeInJournal
         | Bug::MailBeforeCommit
-        | Bug::DoubleCountedBatch => Terms::default(),
+        | Bug::DoubleCountedBatch
+        | Bug::WordAgainstFact => Terms::default(),
     }
 }
 
@@ -122,7 +125,7 @@ impl Stage<'_> {
                 self.script(Provider::GiftOnDemand, Op::Issue, Fault::ThrottleSeconds, Some(4));
                 workers.into()
             }
-            Bug::CodeInJournal => {
+            Bug::CodeInJournal | Bug::WordAgainstFact => {
                 self.gifts("prepaid", 1).await;
                 vec![self.worker("a", None, &[])]
             }
@@ -250,7 +253,11 @@ async fn every_planted_bug_is_caught_and_nothing_else_is() {
     let begun = Instant::now();
     let run =
         async |(bug, name): (Bug, &'static str)| (bug, name, with_bug(bug, name).await, without_bug(bug, name).await);
-    let results: Vec<_> = stream::iter(Bug::ALL).map(run).buffered(PARALLEL).collect().await;
+    let results: Vec<_> = stream::iter(Bug::ALL.into_iter().filter(|(bug, _)| *bug != Bug::WordAgainstFact))
+        .map(run)
+        .buffered(PARALLEL)
+        .collect()
+        .await;
     let mut failures = vec![];
     for (bug, name, caught, clean) in results {
         if let (Ok(caught), Ok(clean)) = (&caught, &clean) {

@@ -91,6 +91,8 @@ pub struct Submitted {
     needs_approval: bool,
     /// SHA-256 of the file, in hex.
     digest: String,
+    /// Stands for the file, the options and the addresses: what an approval is given for.
+    approval_digest: Option<String>,
 }
 
 /// What is wrong with a file, as its description tells it.
@@ -110,7 +112,15 @@ pub struct Batch {
     batch: i64,
     kind: String,
     file: String,
+    /// SHA-256 of the file, in hex.
     digest: String,
+    /// Stands for the file, the options and the addresses: what an approval is given for. `null` while it is being received.
+    approval_digest: Option<String>,
+    campaign: Option<String>,
+    /// Each grant is announced by mail.
+    mails: bool,
+    /// Each gift is bought at once, and not when its user asks.
+    issues: bool,
     status: String,
     submitted_by: String,
     approved_by: Option<String>,
@@ -139,6 +149,10 @@ impl From<Progress> for Batch {
             kind: p.kind,
             file: p.file,
             digest: p.digest,
+            approval_digest: p.approval_digest,
+            campaign: p.campaign,
+            mails: p.mails,
+            issues: p.issues,
             status: p.status,
             submitted_by: p.submitted_by,
             approved_by: p.approved_by,
@@ -209,7 +223,7 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     };
     let pool = desk.pool_of(&call).await?;
     let submitted = intake::submit(&pool, vault, &desk.gifts, &submission).await?;
-    let digest = find(&pool, submitted.batch).await?.digest;
+    let Progress { digest, approval_digest, .. } = find(&pool, submitted.batch).await?;
     let is_new = submitted.is_new;
     let told = Submitted {
         batch: submitted.batch,
@@ -217,6 +231,7 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         is_new,
         needs_approval: submitted.needs_approval,
         digest,
+        approval_digest,
     };
     Ok(answer(StatusCode::OK, &told))
 }
@@ -244,7 +259,8 @@ async fn shown(pool: &PgPool, batch: i64) -> Result<Response, Refusal> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Approve {
-    /// SHA-256, in hex, of the file that was read: take it from your own copy.
+    /// `approval_digest` of the batch, in hex: it stands for the file, the options and the addresses. Compare `digest` with your own copy
+    /// of the file first.
     digest: String,
     reason: String,
 }
@@ -259,12 +275,12 @@ pub async fn approve(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let Approve { digest, reason } = body::json(&call.text)?;
     let number = call.number("batch")?;
     let digest = hex::decode(&digest).ok().filter(|digest| digest.len() == 32);
-    let digest =
-        digest.ok_or_else(|| Refusal::field("digest", "A digest is the SHA-256 of the file, 64 hex digits."))?;
+    let digest = digest
+        .ok_or_else(|| Refusal::field("digest", "A digest is the approval_digest of the batch, 64 hex digits."))?;
     let pool = desk.pool_of(&call).await?;
     let batch = find(&pool, number).await?;
     // What is approved is what is staged: whoever submitted the file could have staged anything.
-    if batch.digest == hex::encode(&digest) && batch.status == "awaiting_approval" {
+    if batch.approval_digest == Some(hex::encode(&digest)) && batch.status == "awaiting_approval" {
         let held = original(&pool, desk.vault()?, &batch).await?;
         let submission = Submission {
             path: Path::new(&batch.file),
@@ -306,10 +322,12 @@ async fn original(pool: &PgPool, vault: &Vault, batch: &Progress) -> Result<File
     }
 }
 
-/// Nothing has to be said.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Release {}
+pub struct Release {
+    /// Why; for the journal and the audit.
+    reason: Option<String>,
+}
 
 /// Why; for the journal and the audit.
 #[derive(Deserialize, JsonSchema)]
@@ -319,7 +337,7 @@ pub struct Why {
     reason: String,
 }
 
-fn reason(call: &Call) -> Result<String, Refusal> {
+pub fn reason(call: &Call) -> Result<String, Refusal> {
     let Why { reason } = body::json(&call.text)?;
     match reason.trim().is_empty() {
         true => Err(Refusal::field("reason", "This needs a reason, for the journal and the audit.")),
@@ -328,10 +346,10 @@ fn reason(call: &Call) -> Result<String, Refusal> {
 }
 
 pub async fn release(desk: &Desk, call: Call) -> Result<Response, Refusal> {
-    let Release {} = body::json(&call.text)?;
+    let Release { reason } = body::json(&call.text)?;
     let batch = call.number("batch")?;
     let pool = desk.pool_of(&call).await?;
-    batches::release(&pool, batch, None).await?;
+    batches::release(&pool, batch, reason.as_deref()).await?;
     shown(&pool, batch).await
 }
 

@@ -318,6 +318,8 @@ pub struct NewAct {
 pub struct AskedFor {
     job: i64,
     asked: String,
+    /// It takes a person's word about money: nothing is done before a second person confirms this proposal. `null`: a worker carries it out.
+    proposal: Option<i64>,
 }
 
 pub async fn act(desk: &Desk, call: Call) -> Result<Response, Refusal> {
@@ -336,6 +338,6 @@ pub async fn act(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         let may = names(&acts::allowed(&job.stand()));
         return Err(Refusal::conflict(format!("{why}.")).with("allowed", may));
     }
-    operate::ask(&*desk.pool_of(&call).await?, job.job, step, known, &reason).await?;
-    Ok(answer(StatusCode::ACCEPTED, &AskedFor { job: job.job, asked: act }))
+    let proposal = operate::ask(&*desk.pool_of(&call).await?, job.job, step, known, &reason).await?;
+    Ok(answer(StatusCode::ACCEPTED, &AskedFor { job: job.job, asked: act, proposal }))
 }

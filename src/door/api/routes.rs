@@ -6,7 +6,7 @@ use axum::{response::Response, routing::MethodFilter};
 use futures::future::BoxFuture;
 use schemars::{Schema, SchemaGenerator};
 
-use super::{Call, Desk, batches, gifts, jobs, points, refusal::Refusal, schedules};
+use super::{Call, Desk, batches, gifts, jobs, points, proposals, refusal::Refusal, schedules};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -132,7 +132,7 @@ macro_rules! route {
     };
 }
 
-pub static ROUTES: [Route; 20] = [
+pub static ROUTES: [Route; 24] = [
     route!(Post "/v1/jobs" "enqueue" "One job. The same id and arguments again are the same job.",
         json!(jobs::NewJob<'_>), 200 jobs::Enqueued, handle!(jobs::enqueue)),
     route!(Post "/v1/jobs/many" "enqueue" "Up to 10,000 jobs of one kind: all of them, or none.",
@@ -155,7 +155,7 @@ pub static ROUTES: [Route; 20] = [
     },
     route!(Get "/v1/batches" "read" "The latest 50 batches and how far each is.", Takes::Nothing, 200 Vec<batches::Batch>, handle_apart!(batches::list)),
     route!(Get "/v1/batches/{batch}" "read" "How far a batch is.", Takes::Nothing, 200 batches::Batch, handle_apart!(batches::show)),
-    route!(Post "/v1/batches/{batch}/approve" "approve" "Approves a batch of somebody else, over the very bytes of its file.",
+    route!(Post "/v1/batches/{batch}/approve" "approve" "Approves a batch of somebody else, over its file, its options and its addresses.",
         Takes::Json { most: BODY, within: BODY_TIME, large: true, draw: draw!(batches::Approve) }, 200 batches::Approved, handle_apart!(batches::approve)),
     route!(Post "/v1/batches/{batch}/release" "operate" "Lets the rows of a batch go. Twice is harmless.",
         json!(batches::Release), 200 batches::Batch, handle_apart!(batches::release)),
@@ -184,6 +184,14 @@ pub static ROUTES: [Route; 20] = [
     },
     route!(Get "/v1/schedules" "read" "Recurring jobs: when each is due next, and how it stands.",
         Takes::Nothing, 200 Vec<schedules::Shown>, handle!(schedules::list)),
+    route!(Get "/v1/proposals" "read" "What takes a person's word about money, and waits for a second person.",
+        Takes::Nothing, 200 Vec<crate::store::proposals::Proposal>, handle!(proposals::list)),
+    route!(Get "/v1/proposals/{proposal}" "read" "One of them, and what it stands for.",
+        Takes::Nothing, 200 crate::store::proposals::Proposal, handle!(proposals::show)),
+    route!(Post "/v1/proposals/{proposal}/confirm" "approve" "Confirms what somebody else has proposed; it is carried out at once.",
+        json!(proposals::Confirm), 200 proposals::Decided, handle!(proposals::confirm)),
+    route!(Post "/v1/proposals/{proposal}/refuse" "operate" "Refuses it; whoever has made it takes it back so.",
+        json!(batches::Why), 200 proposals::Decided, handle!(proposals::refuse)),
     Route {
         method: Method::Get,
         path: "/openapi.json",

@@ -1,0 +1,364 @@
+//! Nobody alone: what one person can make, repeat or give back without a second, in whatever pieces they ask for it.
+
+use std::{fs, path::Path, time::Duration};
+
+use noshi::simulator::{Fault, Op, Provider};
+use noshi::store::PgPool;
+use noshi_jobs::machine::Act;
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    fleet::{Fleet, Terms, fleet},
+    point_jobs,
+    processes::until,
+    support::{database, server, turn},
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A person who operates, by a login of their own.
+async fn person(database: &str, login: &str) -> PgPool {
+    let server = server().await;
+    // Of the whole server: another test may have made it.
+    let _ = server.create_login(login, "noshi_operator").await;
+    PgPool::plain(&server.url_as(login, database), 4).expect("a URL")
+}
+
+async fn run(pool: &PgPool, sql: &str) -> Result<(), String> {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
+    done.map(drop).map_err(|error| error.to_string())
+}
+
+async fn does(pool: &PgPool, sql: &str) {
+    run(pool, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+async fn refused(pool: &PgPool, sql: &str, why: &str) {
+    let said = run(pool, sql).await.expect_err(sql);
+    assert!(said.contains(why), "{sql}: {said}");
+}
+
+async fn holds(pool: &PgPool, sql: &str) -> bool {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+}
+
+/// As the installation has it: a second person always.
+const NOT_ALONE: &str =
+    "insert into noshi.word_cap (currency, alone) select c, 0 from unnest(array['', 'JPY', 'USD']) c";
+
+/// Receives and validates a file of so many grants of 1,000 JPY, for somebody. Its number.
+async fn staged(who: &PgPool, name: &str, rows: i32) -> i64 {
+    let stage = format!(
+        r#"do $$ declare b bigint; begin
+        select batch into b from noshi.receive_batch('grants', 'all_or_nothing', sha256('{name}'), '{name}', 'utf-8', null, false, true);
+        insert into noshi.batch_row (batch, row_no, line, key, args)
+        select b, n, n + 1, '{name}-' || n, jsonb_build_object('grant', '{name}-' || n, 'user', 'u' || n, 'category', 'digital',
+            'value', '{{"amount": 1000, "currency": "JPY"}}'::jsonb) from generate_series(1, {rows}) n;
+        perform noshi.validate_batch(b, {rows}); end $$"#
+    );
+    does(who, &stage).await;
+    let number = format!("select id from noshi.batch where file = '{name}' and cancelled_at is null");
+    sqlx::query_scalar(AssertSqlSafe(number)).fetch_one(who).await.expect("a batch")
+}
+
+fn release(batch: i64) -> String {
+    format!("select noshi.release_batch({batch}, 'now')")
+}
+
+/// What is too much for one file is too much in parts: cut, cancelled and submitted again, released by another, under later caps, at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_cut_needs_an_approval_all_the_same() {
+    const WANTED: &str = "a second person must approve it";
+    let db = database().await;
+    let [sato, suzuki, kato] =
+        [person(&db.name, "sato").await, person(&db.name, "suzuki").await, person(&db.name, "kato").await];
+    let first = staged(&sato, "cut1", 60).await;
+    does(&sato, &release(first)).await;
+    let second = staged(&sato, "cut2", 60).await;
+    refused(&sato, &release(second), WANTED).await;
+    // It counts for both: who submitted it and who lets it go.
+    let third = staged(&suzuki, "cut3", 60).await;
+    refused(&sato, &release(third), WANTED).await;
+    // A cancel gives nothing back.
+    does(&sato, &format!("select noshi.cancel_batch({first}, 'a slip')")).await;
+    refused(&sato, &release(second), WANTED).await;
+    let again = staged(&sato, "cut4", 60).await;
+    refused(&sato, &release(again), WANTED).await;
+
+    // Approved it goes: over the file, its options and its addresses, by somebody else.
+    let covers = format!("(select approval_digest from noshi.batch where id = {second})");
+    let own = format!("select noshi.approve_batch({second}, {covers}, 'mine')");
+    refused(&sato, &own, "another person must approve").await;
+    let file =
+        format!("select noshi.approve_batch({second}, (select digest from noshi.batch where id = {second}), 'read')");
+    refused(&suzuki, &file, "does not stand for what batch").await;
+    does(&suzuki, &format!("select noshi.approve_batch({second}, {covers}, 'read')")).await;
+    does(&sato, &release(second)).await;
+
+    // Below the threshold when it was validated, above when it goes.
+    let small = staged(&kato, "small", 5).await;
+    does(&db.pool, "insert into noshi.batch_cap (kind, currency, approve_from_rows, approve_from_total) values ('grants', 'JPY', 1, 1)").await;
+    refused(&kato, &release(small), WANTED).await;
+    // And between its release and the commit that grants.
+    does(&db.pool, "insert into noshi.batch_cap (kind, currency, approve_from_rows, approve_from_total) values ('grants', 'JPY', 100, 100000)").await;
+    does(&kato, &release(small)).await;
+    does(&db.pool, "insert into noshi.batch_cap (kind, currency, approve_from_rows, approve_from_total) values ('grants', 'JPY', 1, 1)").await;
+    let registered = format!("select code = 'batch_not_approved' from noshi.register_batch({small})");
+    assert!(holds(&db.pool, &registered).await, "a batch was granted that needs an approval");
+    assert!(holds(&db.pool, "select count(*) = 0 from noshi.gift_grant").await, "nothing was granted");
+}
+
+/// Of twenty files that are let go at the same moment, each below the threshold, no more go than one person may grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_released_at_once_are_judged_in_turn() {
+    let db = database().await;
+    let sato = person(&db.name, "sato").await;
+    let mut batches = vec![];
+    for n in 0..20 {
+        batches.push(staged(&sato, &format!("at-once-{n}"), 30).await);
+    }
+    let released = futures::future::join_all(batches.iter().map(|batch| {
+        let (sato, sql) = (&sato, release(*batch));
+        async move { run(sato, &sql).await.is_ok() }
+    }))
+    .await;
+    assert_eq!(released.iter().filter(|released| **released).count(), 3, "of 30 rows each, under 100");
+    let old = "begin isolation level repeatable read; select noshi.release_batch(id, 'x') from noshi.batch where released_at is null limit 1";
+    refused(&sato, old, "read committed").await;
+}
+
+/// Addresses come with the batch that is being received, and are a part of what is approved.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_address_comes_after_the_approval_was_asked_for() {
+    let db = database().await;
+    let sato = person(&db.name, "sato").await;
+    let batch = staged(&sato, "mailed", 3).await;
+    let late = format!(
+        "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext) values ('recipient', '{batch}/1', '', '', 'k', '\\x00', '\\x00')"
+    );
+    refused(&sato, &late, "sealed values are taken with a batch that is being received").await;
+    // By a session that began before it was validated.
+    does(
+        &sato,
+        "select noshi.receive_batch('grants', 'all_or_nothing', sha256('slow'), 'slow', 'utf-8', null, true, true)",
+    )
+    .await;
+    let slow: i64 =
+        sqlx::query_scalar("select id from noshi.batch where file = 'slow'").fetch_one(&sato).await.unwrap();
+    does(
+        &sato,
+        &format!(
+            r#"insert into noshi.batch_row (batch, row_no, line, key, args) values ({slow}, 1, 2, 'slow-1',
+        '{{"grant": "slow-1", "user": "u", "category": "digital", "value": {{"amount": 1, "currency": "JPY"}}}}')"#
+        ),
+    )
+    .await;
+    for isolation in ["read committed", "repeatable read", "serializable"] {
+        let mut old = sato.acquire().await.unwrap();
+        let begin = format!("begin isolation level {isolation}; select count(*) from noshi.batch");
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *old).await.unwrap();
+        if isolation == "read committed" {
+            does(&sato, &format!("select noshi.validate_batch({slow}, 1)")).await;
+        }
+        let late = late.replace(&format!("{batch}/1"), &format!("{slow}/1"));
+        assert!(sqlx::raw_sql(AssertSqlSafe(late)).execute(&mut *old).await.is_err(), "{isolation}");
+        sqlx::raw_sql("rollback").execute(&mut *old).await.unwrap();
+    }
+}
+
+/// As much as a re-drive may do without a second person, one by one, by reruns and by plans together.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_asked_one_by_one_count_like_a_re_drive() {
+    let db = database().await;
+    let sato = person(&db.name, "sato").await;
+    does(&db.pool, "select noshi.enqueue('gift_issuance', 'g' || n, jsonb_build_object('grant', 'g' || n, 'user', 'u', 'category', 'digital', 'value', '{\"amount\": 2000, \"currency\": \"JPY\"}'::jsonb)) from generate_series(1, 60) n;
+        select noshi.enqueue('probe', 'p' || n, jsonb_build_object('id', 'p' || n, 'steps', 1)) from generate_series(1, 200) n;
+        update noshi.job set status = 'needs_operator', at = 'routing', code = 'doubt_unresolved'").await;
+    let ask = |key: &str| format!("select noshi.ask(id, step, 'retry', 'x') from noshi.job where key = '{key}'");
+    const ENOUGH: &str = "more than one person asks for alone";
+    for n in 1..=50 {
+        does(&sato, &ask(&format!("g{n}"))).await;
+    }
+    refused(&sato, &ask("g51"), ENOUGH).await;
+    // In one statement nothing of it happens.
+    refused(&sato, "select noshi.ask(id, step, 'retry', 'x') from noshi.job where kind = 'probe'", ENOUGH).await;
+    does(&sato, "select noshi.ask(id, step, 'retry', 'x') from noshi.job where kind = 'probe' order by id limit 50")
+        .await;
+    refused(&sato, &ask("p100"), ENOUGH).await;
+    let plan = "select noshi.plan_redrive('{}', array_agg(id), array_agg(step), array_agg('retry'::text), array_agg(null::text), array_agg(''::text)) from noshi.job where key = 'p101'";
+    does(&sato, plan).await;
+    refused(&sato, "select noshi.apply_redrive(1, 'x', null, null, null, null)", "too large for one person").await;
+    // What ends a job, or says that it was seen, gives nothing away.
+    does(&sato, "select noshi.ask(id, step, 'acknowledge', 'x') from noshi.job where key = 'p102'").await;
+}
+
+/// The code's list and the database's are one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_acts_that_take_a_word_is_one() {
+    let db = database().await;
+    let listed: Vec<String> =
+        sqlx::query_scalar("select act from noshi.word_act where act not like 'restore%' order by act")
+            .fetch_all(&db.pool)
+            .await
+            .unwrap();
+    let mut known: Vec<&str> = Act::ALL.into_iter().filter(|act| act.takes_a_word()).map(Act::name).collect();
+    known.sort_unstable();
+    assert_eq!(listed, known);
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("select act, what from noshi.word_act order by act").fetch_all(&db.pool).await.unwrap();
+    let drawn: String = rows.iter().map(|(act, what)| format!("| `{act}` | {what} |\n")).collect();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("SECURITY.md");
+    let text = fs::read_to_string(&page).unwrap();
+    let (start, rest) = text.split_once("| act | what it does |\n|---|---|\n").expect("the list of such acts");
+    let (was, end) = rest.split_once("<!-- end -->").expect("its end");
+    if std::env::var_os("NOSHI_REDRAW").is_some() {
+        fs::write(&page, format!("{start}| act | what it does |\n|---|---|\n{drawn}<!-- end -->{end}")).unwrap();
+    } else {
+        assert_eq!(was, drawn, "run with NOSHI_REDRAW=1");
+    }
+}
+
+async fn stands(fleet: &Fleet, key: &str) -> (String, String) {
+    let sql = "select status::text, at from noshi.job where kind = 'gift_issuance' and key = $1";
+    sqlx::query_as(sql).bind(key).fetch_one(&fleet.pool).await.unwrap()
+}
+
+/// `noshi` as this person runs it: whether it did it, and what it said.
+async fn says(fleet: &Fleet, who: &str, arguments: &[&str]) -> (bool, String) {
+    let database: String = sqlx::query_scalar("select current_database()").fetch_one(&fleet.pool).await.unwrap();
+    let said = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
+        .args(arguments)
+        .env("DATABASE_URL", server().await.url_as(who, &database))
+        .output()
+        .await
+        .unwrap();
+    let text = [said.stdout, said.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (said.status.success(), text)
+}
+
+/// A gift in doubt: one person proposes that it is void, a second confirms over what it will do; so does the new trade. Nothing
+/// happens before that, and nobody is both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_about_money_waits_for_a_second_person() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    does(pool, NOT_ALONE).await;
+    let database: String = sqlx::query_scalar("select current_database()").fetch_one(pool).await.unwrap();
+    let [sato, suzuki] = [person(&database, "sato").await, person(&database, "suzuki").await];
+    fleet.control().script(Provider::GiftOnDemand, Op::Issue, Fault::ResetBeforeEffect, 1).unwrap();
+    let job = fleet.gift("word", "digital", 500).await.to_string();
+    let worker = fleet.worker("w", &[], &[]);
+    until("a doubt", SOON, async || stands(&fleet, "word").await.0 == "needs_operator").await;
+
+    let resolve = |act: &'static str| ["job", "resolve", "word", "--as", act, "--reason", "their letter"];
+    let (done, said) = says(&fleet, "sato", &resolve("attest_void")).await;
+    assert!(done && said.contains("nothing is done yet: proposal 1"), "{said}");
+    assert!(says(&fleet, "sato", &["job", "explain", &job]).await.1.contains("sato has proposed to attest_void it"));
+    assert!(!says(&fleet, "sato", &resolve("attest_void")).await.0, "twice");
+    let (done, said) = says(&fleet, "sato", &["proposal", "confirm", "1", "--reason", "mine", "--yes"]).await;
+    assert!(!done && said.contains("your own"), "{said}");
+    refused(&suzuki, "select noshi.confirm_proposal(1, sha256('x'), 'read')", "does not stand for").await;
+    refused(&suzuki, "select noshi.confirm_proposal(1, (select digest from noshi.proposal), ' ')", "say why").await;
+    refused(&suzuki, "update noshi.proposal set proposed_by = 'x'", "permission denied").await;
+    refused(pool, "update noshi.proposal set reason = 'another'", "does not change").await;
+    assert_eq!(stands(&fleet, "word").await, ("needs_operator".to_owned(), "inquiring".to_owned()));
+
+    let (done, said) = says(&fleet, "suzuki", &["proposal", "show", "1"]).await;
+    assert!(done && said.contains("500 JPY") && said.contains("sato says: their letter"), "{said}");
+    let confirm = |number: &'static str| ["proposal", "confirm", number, "--reason", "read it", "--yes"];
+    assert!(says(&fleet, "suzuki", &confirm("1")).await.0);
+    until("void", SOON, async || stands(&fleet, "word").await == ("needs_operator".to_owned(), "void".to_owned()))
+        .await;
+    assert!(!says(&fleet, "suzuki", &confirm("1")).await.0, "decided once");
+
+    // Refused, taken back, and too late.
+    assert!(says(&fleet, "sato", &resolve("reissue")).await.0);
+    let (done, _) = says(&fleet, "sato", &["proposal", "refuse", "2", "--reason", "a slip"]).await;
+    assert!(done && !says(&fleet, "suzuki", &confirm("2")).await.0);
+    assert!(says(&fleet, "suzuki", &resolve("reissue")).await.0);
+    assert!(says(&fleet, "sato", &["job", "acknowledge", "word", "--reason", "seen"]).await.0);
+    assert!(says(&fleet, "sato", &confirm("3")).await.0);
+    until("issued", SOON, async || stands(&fleet, "word").await.0 == "completed").await;
+    let told = "select count(*) = 2 from noshi.audit where act = 'proposal confirm' and before is null and after ->> 'proposed_by' <> who";
+    assert!(holds(pool, told).await);
+    assert!(holds(pool, "select not exists (select from noshi.verify_audit())").await);
+    drop(sato);
+    assert!(worker.stop().await.success());
+}
+
+/// The points of a gift that is live do not come back by anybody's word, nor by two people's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivered_gift_keeps_its_points() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let pool = &fleet.pool;
+    let worker = fleet.worker("w", &[], &[]);
+    point_jobs::grant(pool, "s1", "friend", 1_000).await;
+    fleet.at_rest(SOON).await.unwrap();
+    point_jobs::exchange(pool, "ex1", "friend", 1_000, 1_000).await;
+    fleet.at_rest(SOON).await.unwrap();
+    assert_eq!(stands(&fleet, "exchange/ex1").await.0, "completed");
+    // The cancel is never sent.
+    let act = async |arguments: &[&str]| fleet.command(arguments).await;
+    assert!(act(&["lane", "pause", "gift/amazon_incentives", "--reason", "m"]).await.status.success());
+    assert!(act(&["job", "cancel", "gift_issuance", "exchange/ex1", "--reason", "c"]).await.status.success());
+    until("cancelling", SOON, async || stands(&fleet, "exchange/ex1").await.1 == "cancelling").await;
+    for resolve in ["attest_void", "reissue", "reject"] {
+        let said = act(&["job", "resolve", "gift_issuance", "exchange/ex1", "--as", resolve, "--reason", "v"]).await;
+        assert!(!said.status.success(), "{resolve}");
+    }
+    let past =
+        "select noshi.ask(id, step, 'attest_void', 'past the command') from noshi.job where key = 'exchange/ex1'";
+    refused(pool, past, "nobody's word makes it void").await;
+    let planted =
+        "insert into noshi.gift_outcome (trade, outcome, reason) select id, 'void', 'attested' from noshi.gift_trade";
+    refused(pool, planted, "only its partner can say").await;
+    // Whoever gets past all that is told of by the books, and no points come back.
+    does(pool, "update noshi.job set status = 'failed', at = 'rejected', state = null, asked = null, rested = null, worker = null, finished_at = now() where key = 'exchange/ex1'").await;
+    point_jobs::enqueue(pool, "point_reversal", "ex1", json!({"exchange": "ex1", "grace_days": 0})).await;
+    until("a refusal", SOON, async || {
+        holds(
+            pool,
+            "select coalesce(bool_or(code = 'reversal_refused'), false) from noshi.job where kind = 'point_reversal'",
+        )
+        .await
+    })
+    .await;
+    assert_eq!(point_jobs::balance(pool, "friend").await, 0);
+    let back = "select noshi.book_reversal(clock_timestamp(), 'reverse:ex1', 'use:ex1', interval '0', (select id from noshi.job where kind = 'point_reversal'))";
+    does(pool, back).await;
+    let equation =
+        "select bool_or(equation = 'the points are back, so there is no gift') from noshi.verify_exchanges()";
+    assert!(holds(pool, equation).await);
+    // It may be kept; that is a word, too.
+    does(pool, "update noshi.lane set paused = false").await;
+    assert!(worker.stop().await.success());
+}
+
+/// A digest of a token, from whatever log, makes nobody its owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tokens_digest_lets_nobody_in() {
+    let db = database().await;
+    let digest = "00".repeat(32);
+    does(&db.pool, &format!("select noshi.create_token('tokentoken12', sha256(decode('{digest}', 'hex')), 'suzuki', array['read', 'operate', 'approve'], interval '1 day', 10)")).await;
+    let show = format!("select set_config('noshi.token', 'tokentoken12.{digest}', false); select noshi.who()");
+    let server = server().await;
+    for (login, role) in
+        [("sato", "noshi_operator"), ("shop", "noshi_producer"), ("host", "noshi_worker"), ("bi", "noshi_reader")]
+    {
+        let _ = server.create_login(login, role).await;
+        let pool = PgPool::plain(&server.url_as(login, &db.name), 1).unwrap();
+        let said = run(&pool, &show).await.unwrap_err();
+        assert!(said.contains("shown to the HTTP interface") || said.contains("permission denied"), "{login}: {said}");
+    }
+    // A login that is the interface's and a person's at once is neither.
+    let _ = server.create_login("twofold", "noshi_api").await;
+    let _ = run(&db.pool, "grant noshi_operator to twofold").await;
+    let pool = PgPool::plain(&server.url_as("twofold", &db.name), 1).unwrap();
+    assert!(run(&pool, &show).await.unwrap_err().contains("shown to the HTTP interface"));
+    let _ = server.create_login("interface", "noshi_api").await;
+    let pool = PgPool::plain(&server.url_as("interface", &db.name), 1).unwrap();
+    does(&pool, &show).await;
+}
