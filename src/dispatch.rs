@@ -368,7 +368,8 @@ impl Hand {
 
     async fn claim_known(&self, lane: &str, want: usize, which: Which) -> Result<store::claim::Catch, sqlx::Error> {
         let engine = &self.engine;
-        let asked = Asked { want, which, late: engine.lateness.allowance(lane), unknown: &engine.unknown() };
+        let late = engine.lateness.allowance(lane);
+        let asked = Asked { want, which, late, unknown: &engine.unknown(), server: &engine.witness.server() };
         engine.claims.asked();
         let caught = store::claim::claim_as(&engine.pool, engine.worker, lane, &asked).await;
         match &caught {
@@ -416,12 +417,12 @@ impl Hand {
             at: sent,
         });
         // Before anything is begun: whoever testifies afterwards knows of them.
-        if let Some(timeline) = jobs.first().map(|job| &job.timeline)
-            && !self.engine.witness.claimed(timeline, remembered)
+        if let Some(server) = jobs.first().map(|job| &job.server)
+            && !self.engine.witness.claimed(server, remembered)
         {
             tracing::warn!(
                 jobs = jobs.len(),
-                "these were claimed on another timeline: nothing is begun, they are given back"
+                "these were claimed on a server that is not known to be whole: nothing is begun, they are given back"
             );
             return;
         }

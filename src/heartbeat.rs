@@ -56,18 +56,48 @@ pub async fn beat(engine: Arc<Engine>, pool: PgPool, beats: Arc<AtomicU64>) -> V
 }
 
 async fn seen_and_renewed(engine: &Engine, pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
-    let (timeline, _) = store::recover::see_server(pool).await?;
+    let seen = store::recover::see_server(pool, engine.worker, engine.token).await?;
+    let mut server = seen.server;
+    if engine.witness.has_left(&seen.timeline) {
+        server = went_back(pool).await?;
+    } else if engine.witness.is_on(&seen.timeline) && !engine.witness.is_at(&server) {
+        server = started_again(engine, pool, seen.beats, server).await?;
+    }
     // Also where the others have dealt with it already: an answer to a testimony may be lost, and a worker may come late.
-    if !engine.witness.is_on(&timeline) {
-        testify(engine, pool, &timeline).await?;
+    if !engine.witness.is_at(&server) {
+        testify(engine, pool, &server).await?;
     }
     store::workers::beat(pool, engine.worker, Some(engine.token)).await
 }
 
+/// A server that started again on its timeline has all that it acknowledged; or an old copy of its files was put in their place, of which
+/// nothing but the newest acknowledgements tells. Until that is known no claim is taken.
+async fn started_again(
+    engine: &Engine,
+    pool: &PgPool,
+    beats: Option<i64>,
+    server: String,
+) -> Result<String, sqlx::Error> {
+    let (claims, settles) = engine.witness.newest(10);
+    let known = beats.is_some_and(|there| there >= engine.witness.beats());
+    if known && store::recover::is_whole(pool, engine.worker, &claims, &settles).await? {
+        engine.witness.arrive(server.clone());
+        engine.hints.all();
+        return Ok(server);
+    }
+    went_back(pool).await
+}
+
+async fn went_back(pool: &PgPool) -> Result<String, sqlx::Error> {
+    tracing::error!("the database is older than what it acknowledged to this worker: an old copy of it came back");
+    store::recover::went_back(pool).await
+}
+
 /// Tells, once for each timeline, what the database had acknowledged to this process. Nothing is called on a claim of the old timeline any more.
-async fn testify(engine: &Engine, pool: &PgPool, timeline: &str) -> Result<(), sqlx::Error> {
+async fn testify(engine: &Engine, pool: &PgPool, server: &str) -> Result<(), sqlx::Error> {
+    let timeline = server.split(' ').next().unwrap_or_default();
     tracing::warn!(timeline, "the server's timeline changed: nothing is claimed until the fleet knows what was lost");
-    let said = engine.witness.testify(timeline);
+    let said = engine.witness.testify(server);
     match store::recover::testify(pool, engine.worker, &said).await {
         Ok(0) => tracing::info!(timeline, "everything that was acknowledged to this worker is there"),
         Ok(missing) => tracing::error!(

@@ -31,6 +31,10 @@ pub struct Claim {
 #[derive(Debug, Default)]
 struct Memory {
     timeline: String,
+    /// The start of a server for which all is known to be there.
+    server: String,
+    /// The timelines that were before: none of them comes again but in an old copy.
+    left: Vec<String>,
     beats: i64,
     newest: Option<Instant>,
     claims: HashMap<(i64, i64), Claim>,
@@ -57,9 +61,9 @@ pub struct Testimony {
 pub struct Witness(Mutex<Memory>);
 
 impl Witness {
-    /// Of a process that begins on this timeline.
-    pub fn on(timeline: String) -> Self {
-        Witness(Mutex::new(Memory { timeline, ..Memory::default() }))
+    /// Of a process that begins on this server: its timeline, and when it started.
+    pub fn on(server: String) -> Self {
+        Witness(Mutex::new(Memory { timeline: timeline_of(&server).to_owned(), server, ..Memory::default() }))
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -71,11 +75,42 @@ impl Witness {
         self.memory().timeline == timeline
     }
 
-    /// Remembers claims before anything is done about them. False, and nothing is: they were answered on another timeline than the one that this
-    /// process testified for, by a server that was replaced or before the fleet is done.
-    pub fn claimed(&self, timeline: &str, claims: impl Iterator<Item = Claim>) -> bool {
+    /// Whether this is the start of the server that this process has seen to be whole.
+    pub fn is_at(&self, server: &str) -> bool {
+        self.memory().server == server
+    }
+
+    /// The server that this process has seen to be whole; empty where it is about to testify.
+    pub fn server(&self) -> String {
+        self.memory().server.clone()
+    }
+
+    /// Whether this process has seen this timeline end.
+    pub fn has_left(&self, timeline: &str) -> bool {
+        self.memory().left.iter().any(|left| left == timeline)
+    }
+
+    /// The server started again, and what was acknowledged to this process is there.
+    pub fn arrive(&self, server: String) {
         let mut memory = self.memory();
-        if memory.timeline != timeline {
+        if memory.timeline == timeline_of(&server) {
+            memory.server = server;
+        }
+    }
+
+    /// The newest acknowledgements: claims and settles. Where these are, everything before them is.
+    pub fn newest(&self, most: usize) -> (Vec<(i64, i64)>, Vec<(i64, i64, i32)>) {
+        let memory = self.memory();
+        let young = |place: &&(i64, i64)| memory.claims.get(place).is_some_and(|claim| claim.at.elapsed() < WINDOW);
+        let claims = memory.order.iter().rev().take(most).filter(young).copied().collect();
+        (claims, memory.settles.iter().rev().take(most).copied().collect())
+    }
+
+    /// Remembers claims before anything is done about them. False, and nothing is: they were answered by another server than the one that this
+    /// process has seen to be whole, or testified for: one that was replaced, or before the fleet is done.
+    pub fn claimed(&self, server: &str, claims: impl Iterator<Item = Claim>) -> bool {
+        let mut memory = self.memory();
+        if memory.server != server {
             return false;
         }
         let now = Instant::now();
@@ -132,6 +167,11 @@ impl Witness {
         memory.settles.drain(..more);
     }
 
+    /// The newest heartbeat that was answered.
+    pub fn beats(&self) -> i64 {
+        self.memory().beats
+    }
+
     pub fn beat(&self, beats: i64) {
         let mut memory = self.memory();
         memory.beats = memory.beats.max(beats);
@@ -139,10 +179,14 @@ impl Witness {
     }
 
     /// What to testify for a new timeline. From here on no claim of the old one is taken; [`Witness::claimed`] refuses it.
-    pub fn testify(&self, timeline: &str) -> Testimony {
+    pub fn testify(&self, server: &str) -> Testimony {
         let mut memory = self.memory();
         let now = Instant::now();
-        timeline.clone_into(&mut memory.timeline);
+        let before = std::mem::replace(&mut memory.timeline, timeline_of(server).to_owned());
+        if !before.is_empty() && before != memory.timeline {
+            memory.left.push(before);
+        }
+        server.clone_into(&mut memory.server);
         Testimony {
             beats: memory.beats,
             newest: memory.newest.map(|at| now - at),
@@ -157,8 +201,14 @@ impl Witness {
         let mut memory = self.memory();
         if memory.timeline == timeline {
             memory.timeline = String::new();
+            memory.server = String::new();
         }
     }
+}
+
+/// A server is told by its timeline and its start.
+fn timeline_of(server: &str) -> &str {
+    server.split(' ').next().unwrap_or_default()
 }
 
 impl Memory {

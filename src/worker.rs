@@ -116,8 +116,8 @@ impl Worker {
             })?;
         let clock = Arc::new(LeaseClock::new(pace.lease));
         let identity = store::workers::enter(&vital, name).await.context("cannot register as a worker")?;
-        let store::workers::Identity { id: worker, token, timeline } = identity;
-        let witness = Arc::new(Witness::on(timeline));
+        let store::workers::Identity { id: worker, token, server } = identity;
+        let witness = Arc::new(Witness::on(server));
         crash_point("register.after");
         let (flusher, flushers) = Flusher::start(pool.clone(), worker, Arc::clone(&witness));
         let engine = Arc::new(Engine {

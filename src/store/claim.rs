@@ -42,6 +42,8 @@ pub struct Claimed {
     pub existed: Duration,
     /// Of the server that answered: after another one this claim may be forgotten.
     pub timeline: String,
+    /// The same, with the start of the server.
+    pub server: String,
     /// The database's clock was where trust in it would have brought it: the durations below count from that clock.
     pub clock_holds: bool,
     /// The state's effect is a write, and its token was paid: this claim is for a call.
@@ -97,6 +99,8 @@ l as materialized (
       -- Out of funds, inquiries and unwinding go on; after any other answer nobody calls.
       and coalesce(l.closed_code, 'funds') = 'funds'
       and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
+      -- Nor on a server that the worker has not seen to be whole since it started.
+      and ($8 = '' or c.server = $8)
       -- After a change of timeline nothing is claimed before the fleet has dealt with what may be lost.
       and (select s.timeline from noshi.server_seen s) = split_part(c.server, ' ', 1)
     for update of l
@@ -176,7 +180,7 @@ journal as (
 )
 select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.rested is not null as rests, c.lane, c.lease, c.step, c.retries, c.unsure,
     extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.created_at)::float8 as existed, c.traceparent,
-    split_part(l.server_now, ' ', 1) as timeline,
+    split_part(l.server_now, ' ', 1) as timeline, l.server_now as server,
     (select s.trusted_at = '-infinity' or l.now between s.trusted_at - interval '1 minute' and s.trusted_at + interval '1 minute' from noshi.server_seen s) as clock_holds,
     coalesce(c.writes and c.lane <> '', false) as calls, extract(epoch from l.now - c.entered_at)::float8 as in_state,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
@@ -212,7 +216,7 @@ pub enum Which {
 /// `suspect` asks for jobs that were in hand at one death.
 pub async fn claim(pool: &PgPool, worker: i64, lane: &str, want: usize, suspect: bool) -> Result<Catch, sqlx::Error> {
     let which = if suspect { Which::Suspect } else { Which::Fresh };
-    claim_as(pool, worker, lane, &Asked { want, which, late: Duration::ZERO, unknown: &[] }).await
+    claim_as(pool, worker, lane, &Asked { want, which, late: Duration::ZERO, unknown: &[], server: "" }).await
 }
 
 /// How a worker claims.
@@ -224,11 +228,13 @@ pub struct Asked<'a> {
     pub late: Duration,
     /// What stands at one of these [`Claimed::place`]s is left alone: another version knows them.
     pub unknown: &'a [String],
+    /// The server that the worker has seen to be whole, and by which alone it wants to be answered; `""`: by any.
+    pub server: &'a str,
 }
 
 /// The same, as a worker asks.
 pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &Asked<'_>) -> Result<Catch, sqlx::Error> {
-    let Asked { want, which, late, unknown } = *asked;
+    let Asked { want, which, late, unknown, server } = *asked;
     let sql = match which {
         _ if crate::chaos::planted(crate::chaos::Bug::NoTokens) => CLAIM_WITHOUT_TOKENS,
         Which::Suspect => CLAIM_SUSPECT,
@@ -239,6 +245,7 @@ pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &Asked<'_>)
     // A kind of a newer version is left alone.
     let kinds = Kind::ALL.map(Kind::name).to_vec();
     let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown).bind(late);
+    let query = query.bind(server);
     // What a standby may not have is not ours: no call is made on it, and the rows are found lost.
     let rows = notices::none_during(query.fetch_all(pool)).await?;
     let Some(first) = rows.first() else { return Ok(Catch { closed: true, ..Catch::default() }) };
@@ -282,6 +289,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         existed: seconds(row.try_get("existed")?),
         traceparent: row.try_get("traceparent")?,
         timeline: row.try_get("timeline")?,
+        server: row.try_get("server")?,
         clock_holds: row.try_get::<Option<bool>, _>("clock_holds")?.unwrap_or(true),
         calls: row.try_get("calls")?,
         in_state: seconds(row.try_get("in_state")?),

@@ -64,12 +64,53 @@ pub async fn never_held(pool: &PgPool, worker: i64, claims: &[(i64, i64)]) -> Re
     Ok(sqlx::query(NEVER_HELD).bind(worker).bind(ids).bind(leases).execute(pool).await?.rows_affected())
 }
 
-/// Notes a restart or a failover of the server. Its timeline, and whether the fleet has yet to deal with it: until it has, nothing is claimed.
-pub async fn see_server(pool: &PgPool) -> Result<(String, bool), sqlx::Error> {
-    const SEE: &str = "select noshi.timeline(), noshi.see_server()";
-    let seen = sqlx::query_as(SEE).fetch_one(pool).await?;
+/// The server, as a worker sees it before each heartbeat.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Server {
+    pub timeline: String,
+    /// The timeline, and when the server started.
+    pub server: String,
+    /// The fleet has yet to deal with it: until it has, nothing is claimed.
+    pub is_new: bool,
+    /// The newest heartbeat of this worker that is there; `None` where nothing is known of it.
+    pub beats: Option<i64>,
+}
+
+/// Notes a restart or a failover of the server.
+pub async fn see_server(pool: &PgPool, worker: i64, token: sqlx::types::Uuid) -> Result<Server, sqlx::Error> {
+    const SEE: &str = "select noshi.timeline() as timeline, noshi.server() as server, noshi.see_server() as is_new,
+    (select beats from noshi.worker where id = $1 and token = $2) as beats";
+    let seen = sqlx::query_as(SEE).bind(worker).bind(token).fetch_one(pool).await?;
     crash_point("see_server.after");
     Ok(seen)
+}
+
+/// Whether the newest that was acknowledged to this worker is there.
+pub async fn is_whole(
+    pool: &PgPool,
+    worker: i64,
+    claims: &[(i64, i64)],
+    settles: &[(i64, i64, i32)],
+) -> Result<bool, sqlx::Error> {
+    const IS_WHOLE: &str = "select not exists (select from unnest($2::bigint[], $3::bigint[]) c(job, lease)
+        where not exists (select from noshi.job_event e where e.job = c.job and e.lease = c.lease and e.worker = $1 and e.event = 'claimed'))
+    and not exists (select from unnest($4::bigint[], $5::bigint[], $6::int[]) s(job, lease, step)
+        where not exists (select from noshi.job_event e where e.job = s.job and e.lease = s.lease and e.step = s.step and e.worker = $1 and e.event = 'settled'))";
+    let (jobs, leases): (Vec<_>, Vec<_>) = claims.iter().copied().unzip();
+    sqlx::query_scalar(IS_WHOLE)
+        .bind(worker)
+        .bind(jobs)
+        .bind(leases)
+        .bind(settles.iter().map(|settle| settle.0).collect::<Vec<_>>())
+        .bind(settles.iter().map(|settle| settle.1).collect::<Vec<_>>())
+        .bind(settles.iter().map(|settle| settle.2).collect::<Vec<_>>())
+        .fetch_one(pool)
+        .await
+}
+
+/// Says that the database is older than what was acknowledged to this worker. The server from here on, with which the fleet has to deal.
+pub async fn went_back(pool: &PgPool) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("select noshi.went_back()").fetch_one(pool).await
 }
 
 /// The timeline of the server that answers.

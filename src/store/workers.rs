@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::store::PgPool;
 use sqlx::Row;
 
-const REGISTER: &str = "insert into noshi.worker (name) values ($1) returning id, token, timeline";
+const REGISTER: &str = "insert into noshi.worker (name) values ($1) returning id, token, noshi.server() as server";
 
 /// Who a process is to the database.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -13,8 +13,8 @@ pub struct Identity {
     pub id: i64,
     /// Its number alone could be given twice, where the registration was lost with a server.
     pub token: sqlx::types::Uuid,
-    /// On which it began.
-    pub timeline: String,
+    /// On which it began: its timeline, and when it started.
+    pub server: String,
 }
 
 /// A new identity, at every start.

@@ -314,6 +314,8 @@ impl Drill {
         self.stage.arrives("NoshiNeedsOperator", &[("code", "not_found_in_doubt")], began).await;
         let mended = Instant::now();
         let job = gift.to_string();
+        // As the schema's owner may say it: for once one person suffices.
+        self.says(&["proposal", "cap", "set", "--currency", "JPY", "--alone", "1000"]).await;
         for (act, then) in [("attest_void", "gift_void"), ("reject", "")] {
             self.says(&["job", "resolve", &job, "--as", act, "--reason", "their letter"]).await;
             match then {

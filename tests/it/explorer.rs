@@ -56,6 +56,9 @@ fn as_person(number: usize, letter: char, acts: &[String]) -> String {
 
 // Files.
 
+/// So many in one database: its caps look at all that was granted in a day.
+const TOGETHER: usize = 250;
+
 /// Above this a second person approves, in rows and in thousands.
 const FROM: usize = 10;
 
@@ -292,8 +295,8 @@ async fn gifts(planted: Planted, seed: u64, number: usize) -> Vec<String> {
 async fn nobody_alone_grants_more_than_one_person_may_in_files() {
     let number = sequences(8_000);
     let began = std::time::Instant::now();
-    for (n, part) in (0..number).step_by(4_000).enumerate() {
-        let broken = files(Planted::Nothing, n as u64 + 1, (number - part).min(4_000)).await;
+    for (n, part) in (0..number).step_by(TOGETHER).enumerate() {
+        let broken = files(Planted::Nothing, n as u64 + 1, (number - part).min(TOGETHER)).await;
         assert!(broken.is_empty(), "seed {}: {broken:#?}", n + 1);
     }
     eprintln!("{number} sequences over files in {:.1} s", began.elapsed().as_secs_f32());
@@ -313,7 +316,13 @@ async fn nobody_alone_makes_or_repeats_a_gift_or_gets_its_points_back() {
     eprintln!("{number} sequences over gifts in {:.1} s", began.elapsed().as_secs_f32());
     for planted in [Planted::PointsOfALiveGift, Planted::OneWordSuffices] {
         let began = std::time::Instant::now();
-        let broken = gifts(planted, 1, 500).await;
+        let mut broken = vec![];
+        for seed in 1..=5 {
+            broken = gifts(planted, seed, 500).await;
+            if !broken.is_empty() {
+                break;
+            }
+        }
         eprintln!("{planted:?}: {} found in {:.1} s", broken.len(), began.elapsed().as_secs_f32());
         assert!(!broken.is_empty(), "{planted:?}, and nobody sees it");
     }

@@ -321,7 +321,7 @@ async fn a_late_claimer_is_allowed_for_and_every_budget_holds() {
         lane_of(pool, "l", &[Budget { per: second, calls: 10, burst: 1, jitter: Duration::from_millis(100) }]).await;
     in_lane(pool, "l", 20, 0).await;
     let asked = async |late| {
-        let asked = Asked { want: 1, which: Which::Fresh, late, unknown: &[] };
+        let asked = Asked { want: 1, which: Which::Fresh, late, unknown: &[], server: "" };
         let catch = claim_as(pool, worker, "l", &asked).await.unwrap();
         (catch.jitter, catch.jobs.first().map(|job| job.wait))
     };

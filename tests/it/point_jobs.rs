@@ -381,7 +381,7 @@ async fn a_file_of_points_is_approved_granted_and_read_back() {
         .post(
             &format!("/v1/batches/{}/approve", other["batch"]),
             &suzuki,
-            &json!({"digest": other["digest"], "reason": "read"}),
+            &json!({"digest": other["approval_digest"], "reason": "read"}),
         )
         .await;
     assert!(status == 403 && said["detail"].as_str().unwrap().contains("granted by another batch"), "{said}");

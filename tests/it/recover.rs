@@ -55,6 +55,10 @@ async fn called_waiting_and_fresh(pool: &PgPool) -> (i64, i64, i64) {
     (writing, waiting, fresh)
 }
 
+async fn seen(pool: &PgPool) -> recover::Server {
+    recover::see_server(pool, 0, sqlx::types::Uuid::nil()).await.unwrap()
+}
+
 fn remembered(job: &Claimed, lease: i64) -> witness::Claim {
     let (kind, key, at) = (job.kind.clone(), job.key.clone(), std::time::Instant::now());
     witness::Claim { job: job.id, lease, kind, key, calls: true, at }
@@ -69,11 +73,11 @@ async fn nothing_is_claimed_on_a_timeline_before_every_worker_that_lived_before_
     let other = workers::register(pool, "other").await.unwrap();
     let held = claim(pool, worker, "l", 1, false).await.unwrap().jobs.remove(0);
     assert_eq!((held.id, held.lease, held.calls), (writing, 1, true));
-    assert!(!recover::see_server(pool).await.unwrap().1, "nothing has changed yet");
+    assert!(!seen(pool).await.is_new, "nothing has changed yet");
     another_timeline(pool).await;
     // Whoever asks first: no heartbeat has seen it.
     assert!(claim(pool, other, "l", 1, false).await.unwrap().closed);
-    let (timeline, open) = recover::see_server(pool).await.unwrap();
+    let recover::Server { timeline, is_new: open, .. } = seen(pool).await;
     assert!(open, "another timeline");
     assert_eq!(timeline, recover::timeline(pool).await.unwrap());
     assert!(claim(pool, other, "l", 1, false).await.unwrap().closed, "seen is not dealt with");
@@ -85,7 +89,8 @@ async fn nothing_is_claimed_on_a_timeline_before_every_worker_that_lived_before_
     assert_eq!(recover::testify(pool, other, &Testimony::default()).await.unwrap(), 0);
     assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Whole { silent: 0 });
     assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Known, "a change is dealt with once");
-    assert_eq!(recover::see_server(pool).await.unwrap(), (timeline, false));
+    let again = seen(pool).await;
+    assert_eq!((again.timeline, again.is_new), (timeline, false));
     // Nothing was lost: who holds a job holds it, and what waits is as it was.
     assert_eq!(job(pool, writing).await, ("running".into(), "calling".into(), None, false, 1));
     assert_eq!(job(pool, waiting).await, ("available".into(), "calling".into(), None, false, 0));
@@ -101,7 +106,7 @@ async fn a_claim_that_was_acknowledged_and_is_missing_puts_its_job_in_doubt_wher
     let worker = workers::register(pool, "w").await.unwrap();
     let held = claim(pool, worker, "l", 1, false).await.unwrap().jobs.remove(0);
     another_timeline(pool).await;
-    assert!(recover::see_server(pool).await.unwrap().1, "another timeline");
+    assert!(seen(pool).await.is_new, "another timeline");
     // Its job was claimed again; another was claimed from the very beginning to its call; a third is not there any more, and its number is another's.
     let of = |id: i64, key: &str, lease| witness::Claim { job: id, key: key.to_owned(), ..remembered(&held, lease) };
     let claims = vec![remembered(&held, 1), remembered(&held, 4), of(fresh, "fresh", 2), of(waiting, "gone", 7)];
@@ -146,7 +151,7 @@ async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lan
         workers::register(pool, "w").await.unwrap();
         another_timeline(pool).await;
         sqlx::query("update noshi.server_seen set synchronous = $1").bind(synchronous).execute(pool).await.unwrap();
-        assert!(recover::see_server(pool).await.unwrap().1, "another timeline");
+        assert!(seen(pool).await.is_new, "another timeline");
         assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Waits);
         // Two and a half seconds, at one call in half a second.
         run(pool, "update noshi.failover set known_to = seen_at - interval '2.4 seconds'").await;
@@ -179,7 +184,7 @@ async fn a_large_loss_is_dealt_with_in_pages_that_no_heartbeat_waits_for() {
         let one = workers::enter(pool, "one").await.unwrap();
         let silent = workers::register(pool, "silent").await.unwrap();
         another_timeline(pool).await;
-        let (timeline, changed) = recover::see_server(pool).await.unwrap();
+        let recover::Server { timeline, is_new: changed, .. } = seen(pool).await;
         assert!(changed);
         let said = Testimony { overrun, beats: i64::from(overrun), ..Testimony::default() };
         recover::testify(pool, one.id, &said).await.unwrap();

@@ -67,33 +67,36 @@ async fn count(fleet: &Fleet, sql: &'static str) -> i64 {
 const NOT_ARCHIVED: &str =
     "select case when coalesce(last_archived_wal, '') >= $1 then 0 else 1 end from pg_stat_archiver";
 
-/// Ends the server, and starts it from the backup and the log up to `point`.
-async fn restore(server: &PrivatePostgres, backup: &Path, point: &str) {
+/// Ends the server, and starts it from the backup: by the log up to `point`, or as the copy is.
+async fn restore(server: &PrivatePostgres, backup: &Path, point: Option<&str>) {
     let data = server.directory().join("data");
     let postmaster = i32::try_from(server.postmaster().unwrap()).unwrap();
     kill_process(Pid::from_raw(postmaster).unwrap(), Signal::QUIT).unwrap();
     let gone = || !Path::new(&format!("/proc/{postmaster}")).exists() || !data.join("postmaster.pid").exists();
     until("the server is down", Duration::from_secs(20), async || gone()).await;
-    fs::rename(&data, server.directory().join("lost")).unwrap();
-    let how = format!(
-        "\nrestore_command = 'cp ../archive/%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n"
-    );
-    let settings = backup.join("postgresql.auto.conf");
-    fs::write(&settings, fs::read_to_string(&settings).unwrap() + &how).unwrap();
-    fs::write(backup.join("recovery.signal"), "").unwrap();
+    let lost = server.directory().join(format!("lost-{postmaster}"));
+    fs::rename(&data, &lost).unwrap();
+    if let Some(point) = point {
+        let how = format!(
+            "\nrestore_command = 'cp ../archive/%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n"
+        );
+        let settings = backup.join("postgresql.auto.conf");
+        fs::write(&settings, fs::read_to_string(&settings).unwrap() + &how).unwrap();
+        fs::write(backup.join("recovery.signal"), "").unwrap();
+    }
     let script = "cp -a \"$0\" \"$1\" && chown -R --reference=\"$2\" \"$1\" && chmod 700 \"$1\"";
     let mut copy = Command::new("sh");
-    copy.args(["-c", script]).arg(backup).arg(&data).arg(server.directory().join("lost"));
+    copy.args(["-c", script]).arg(backup).arg(&data).arg(&lost);
     assert!(copy.kill_on_drop(true).status().await.unwrap().success());
     server.crash_restart().await.expect("the server comes back");
 }
 
-async fn base_backup(fleet: &Fleet, server: &PrivatePostgres) -> PathBuf {
+async fn base_backup(fleet: &Fleet, server: &PrivatePostgres, wal: &str) -> PathBuf {
     let programs = "select setting from pg_config where name = 'BINDIR'";
     let programs: String = sqlx::query_scalar(programs).fetch_one(&fleet.pool).await.unwrap();
     let backup = fleet.dir.path().join("backup");
     let run = Command::new(Path::new(&programs).join("pg_basebackup"))
-        .args(["--checkpoint=fast", "--no-sync", "--wal-method=none", "--username=postgres", "--pgdata"])
+        .args(["--checkpoint=fast", "--no-sync", wal, "--username=postgres", "--pgdata"])
         .arg(&backup)
         .arg("--host")
         .arg(server.directory())
@@ -123,7 +126,7 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
     server.create_database("noshi").await.unwrap();
     store::migrate(&server.url("noshi")).await.unwrap();
     let fleet = fleet_on_url(server.url("noshi"), Terms::default()).await;
-    let backup = base_backup(&fleet, &server).await;
+    let backup = base_backup(&fleet, &server, "--wal-method=none").await;
 
     // Before the point: gifts that are over, gifts whose call is intended and waits, gifts that no worker has seen.
     ask(&fleet, "over").await;
@@ -150,7 +153,7 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
     assert!(worker.stop().await.success());
     assert_eq!(at_partners(&fleet, "issued").values().copied().collect::<Vec<_>>(), [1; 12]);
     archived_so_far(&fleet).await;
-    restore(&server, &backup, "earlier").await;
+    restore(&server, &backup, Some("earlier")).await;
     let recovering = "select pg_is_in_recovery()::int::bigint";
     until("the server takes writes", Duration::from_secs(30), async || count(&fleet, recovering).await == 0).await;
     assert_eq!(count(&fleet, "select count(*) from noshi.job where status = 'completed'").await, 3);
@@ -194,4 +197,54 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
     assert!(operate(&fleet, &["audit", "verify"]).await.contains("whole"));
     assert!(worker.stop().await.success());
     server.stop().await.unwrap();
+}
+
+/// An old copy of the database's files comes back beneath a running fleet, twice. The server's timeline stays; the workers know it by their
+/// own heartbeats, and nothing is bought twice: not what was bought after the copy was made, and not what is asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_beneath_a_running_fleet_buys_no_gift_twice() {
+    let _turn = crate::support::turn().await;
+    let settings =
+        Settings { durable: false, extra: vec![("wal_level".into(), "replica".into())], ..Settings::default() };
+    let server = PrivatePostgres::start(settings).await.unwrap();
+    server.create_database("noshi").await.unwrap();
+    store::migrate(&server.url("noshi")).await.unwrap();
+    let fleet = fleet_on_url(server.url("noshi"), Terms::default()).await;
+    let workers = ["a", "b"].map(|name| fleet.worker(name, &[], &["--lease-ms", "5000"]));
+    ask(&fleet, "over").await;
+    fleet.at_rest(Duration::from_secs(30)).await.unwrap();
+    for lane in LANES {
+        operate(&fleet, &["lane", "pause", lane, "--reason", "to stand still"]).await;
+    }
+    for n in 0..8 {
+        ask(&fleet, &format!("intended-{n}")).await;
+    }
+    let intended = "select count(*) from noshi.job where at = 'issuing' and status = 'available'";
+    until("intended calls", Duration::from_secs(10), async || count(&fleet, intended).await == 24).await;
+    // As the copy has it, everything may go on at once.
+    sqlx::query("update noshi.lane set paused = false").execute(&fleet.pool).await.unwrap();
+    let backup = base_backup(&fleet, &server, "--wal-method=stream").await;
+    ask(&fleet, "later").await;
+    fleet.at_rest(Duration::from_secs(30)).await.unwrap();
+    let bought = at_partners(&fleet, "issued").len();
+    assert!(bought >= 20, "{bought}");
+    for round in 0..2 {
+        restore(&server, &backup, None).await;
+        until("the server takes writes", Duration::from_secs(30), async || {
+            count(&fleet, "select 1::bigint").await == 1
+        })
+        .await;
+        // Whoever asked after the copy asks again.
+        ask(&fleet, "later").await;
+        until("the loss is dealt with", Duration::from_secs(60), async || {
+            count(&fleet, "select count(*) from noshi.failover where verdict = 'lost'").await > 0
+        })
+        .await;
+        fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+        let twice: Vec<_> = at_partners(&fleet, "issued").into_iter().filter(|(_, times)| *times > 1).collect();
+        assert!(twice.is_empty(), "round {round}: bought twice: {twice:?}");
+    }
+    for worker in workers {
+        assert!(worker.stop().await.success());
+    }
 }
