@@ -259,7 +259,9 @@ impl Engine {
     pub async fn give_back(&self, jobs: &[(i64, i64, i32)]) {
         crash_point("hand_back.before");
         if let Err(error) = store::claim::hand_back(&self.pool, self.worker, jobs).await {
-            tracing::warn!(%error, jobs = jobs.len(), "could not hand jobs back; they will be found lost");
+            // Nothing was called since they were last written: found lost, they are given back as they stand.
+            jobs.iter().for_each(|(job, lease, _)| self.witness.let_go(*job, *lease));
+            tracing::warn!(%error, jobs = jobs.len(), "could not hand jobs back; they will be found, and given back then");
         }
         crash_point("hand_back.after");
     }

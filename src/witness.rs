@@ -40,7 +40,7 @@ struct Memory {
     claims: HashMap<(i64, i64), Claim>,
     order: VecDeque<(i64, i64)>,
     settles: VecDeque<(i64, i64, i32)>,
-    /// Given back because no answer to their claim had come: an answer that is only late is not taken.
+    /// Given back because no answer to their claim had come, of which one that is only late is not taken; or let go, and nothing was called.
     unheard: HashSet<(i64, i64)>,
     /// Something younger than the window was forgotten for want of room.
     overrun: Option<Instant>,
@@ -145,11 +145,16 @@ impl Witness {
     /// come, is not taken.
     pub fn give_back_unheard(&self, job: i64, lease: i64) -> bool {
         let mut memory = self.memory();
-        let unheard = !memory.ever_held(job, lease);
+        let unheard = !memory.ever_held(job, lease) || memory.unheard.contains(&(job, lease));
         if unheard {
             memory.unheard.insert((job, lease));
         }
         unheard
+    }
+
+    /// A job is to be given back under this lease, and the database does not answer: nothing was called since its row was last written.
+    pub fn let_go(&self, job: i64, lease: i64) {
+        self.memory().unheard.insert((job, lease));
     }
 
     /// Whether the job was given back under this lease before the answer to its claim came.
@@ -261,6 +266,10 @@ mod tests {
         assert!(witness.give_back_unheard(1, 1));
         assert!(witness.claimed("1", [claim(1, Instant::now()), claim(2, Instant::now())].into_iter()));
         assert!(witness.was_given_back(1, 1) && witness.give_back_unheard(1, 1) && !witness.give_back_unheard(2, 1));
+        // What could not be handed back was not called either.
+        assert!(!witness.give_back_unheard(2, 1));
+        witness.let_go(2, 1);
+        assert!(witness.give_back_unheard(2, 1));
         assert_eq!(witness.testify("2").claims.len(), 1);
     }
 

@@ -135,8 +135,9 @@ impl GiftOnDemand {
             "ISSUED" => {
                 let card = wire.gift_id.filter(|card| !card.is_empty())?;
                 let Code(code) = wire.gift_code.filter(|code| !code.0.expose_secret().is_empty())?;
+                // Ours, and of another value: whatever it is, a person has to look.
                 if !is_exactly(wire.face_value?, wire.currency.as_deref()?, args.value) {
-                    return None;
+                    return Some(Shown::Other);
                 }
                 let place = Place { grant: &args.grant, provider: NAME, column: "gift_code" };
                 Some(Shown::Issued(Gift { card, code: Some(self.vault.seal(&place, &code)) }))
@@ -175,6 +176,8 @@ enum Shown {
     Issued(Gift),
     Processing,
     Failed(String),
+    /// Issued under our id, with another value.
+    Other,
 }
 
 enum Refusal {
@@ -243,6 +246,8 @@ impl GiftProvider for GiftOnDemand {
                     Some(Shown::Issued(gift)) => Issue::Issued(gift),
                     Some(Shown::Processing) => Issue::Pending,
                     Some(Shown::Failed(reason)) => Issue::Refused(reason),
+                    // An inquiry decides: this answer may be garbled.
+                    Some(Shown::Other) => Issue::Unknown,
                     None => Issue::Unknown,
                 };
             }
@@ -274,6 +279,7 @@ impl GiftProvider for GiftOnDemand {
                     Some(Shown::Issued(gift)) => Inquiry::Live(gift),
                     Some(Shown::Processing) => Inquiry::Pending,
                     Some(Shown::Failed(reason)) => Inquiry::Failed(reason),
+                    Some(Shown::Other) => Inquiry::Conflict,
                     None => Inquiry::NoAnswer,
                 };
             }

@@ -26,6 +26,7 @@
 //! | naming the sender | 530 5.7.0 must issue a STARTTLS command first | account | lane closed: credentials |
 //! | naming the sender | 550 5.7.1 sender unknown | account | lane closed: sender |
 //! | naming the sender | 552 5.3.4 message size exceeds | message | rejected (smtp_552) |
+//! | naming the recipient | 421 4.3.0 try again later | recipient | retry, later each time |
 //! | naming the recipient | 421 4.7.0 too many errors | account | lane throttled for 60 s |
 //! | naming the recipient | 450 4.2.0 <hana@example.jp>: Recipient address rejected: Greylisted | recipient | retry, later each time |
 //! | naming the recipient | 450 4.7.1 Client host rejected: cannot find your hostname | account | lane throttled for 60 s |
@@ -42,11 +43,11 @@
 //! | naming the recipient | 554 5.7.1 <hana@example.jp>: Relay access denied | account | lane closed: credentials |
 //! | naming the recipient | 554 5.7.1 <hana@example.jp>: Recipient address rejected: Access denied | recipient | rejected (smtp_554) |
 //! | naming the recipient | 554 5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied | account | lane closed: credentials |
-//! | announcing the body | 421 closing | account | lane throttled for 60 s |
+//! | announcing the body | 421 closing | message | retry, later each time |
 //! | announcing the body | 451 4.3.0 later | message | retry, later each time |
 //! | announcing the body | 452 4.3.1 no space | account | lane throttled for 60 s |
 //! | announcing the body | 554 5.5.1 no valid recipients | message | rejected (smtp_554) |
-//! | the body | 421 closing | account | lane throttled for 60 s |
+//! | the body | 421 closing | message | retry, later each time |
 //! | the body | 451 4.7.1 later | message | retry, later each time |
 //! | the body | 452 4.2.2 mailbox full | recipient | retry, later each time |
 //! | the body | 452 4.3.1 insufficient system storage | account | lane throttled for 60 s |

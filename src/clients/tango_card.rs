@@ -247,7 +247,8 @@ impl GiftProvider for TangoCard {
     ) -> Call<'a, Inquiry> {
         Box::pin(async move {
             match self.look_up(trade, reference, gate).await {
-                Found::Order(order) if order.contradicts(args.value) => Inquiry::NoAnswer,
+                // Ours, and of another value: whatever it is, a person has to look.
+                Found::Order(order) if order.contradicts(args.value) => Inquiry::Conflict,
                 Found::Order(order) => match order.stands() {
                     Stands::Complete if reference.is_none() => {
                         order.reference().map_or(Inquiry::NoAnswer, Inquiry::Known)

@@ -53,11 +53,16 @@ pub fn read(part: Part, code: u16, text: &str, to: Option<&Address>) -> Verdict<
     let of_an_address = ["5.1.", "5.2.", "4.1.", "4.2."].iter().any(|class| text.starts_with(class))
         && !["5.1.7", "5.1.8", "4.1.7", "4.1.8"].iter().any(|class| text.starts_with(class));
     let of_the_recipient = of_an_address || has(&["recipient address rejected", "recipient rejected"]);
+    // X.7.0: too many errors, too fast.
+    let of_the_policy = text.starts_with("4.7.") || has(&["too many", "rate"]);
     // "Account disabled", said of a recipient, is the recipient's.
     let of_the_account = has(HOST) || (part != Part::Recipient && has(STANDING));
     match (part, code) {
         // The server closes, or too fast, or the directory of its users is away: whoever comes next meets it too.
         (_, 421 | 454) if has(&["daily message quota"]) => later(NO_QUOTA),
+        // Said of this recipient or this body: should the server close for all, the next greeting tells.
+        (Part::Recipient, 421) if !of_the_policy => Verdict::new(Whose::Recipient, Send::NotNow),
+        (Part::Announcement | Part::Body, 421) if !of_the_policy => Verdict::new(Whose::Message, Send::NotNow),
         (_, 421 | 454) => later(LATER),
         // Log in first, by another way, or with TLS.
         (_, 530 | 534 | 535 | 538) => refused,

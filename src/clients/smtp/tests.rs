@@ -255,6 +255,7 @@ const CASES: &[Case] = &[
     (Part::Sender, 530, "5.7.0 must issue a STARTTLS command first"),
     (Part::Sender, 550, "5.7.1 sender unknown"),
     (Part::Sender, 552, "5.3.4 message size exceeds"),
+    (Part::Recipient, 421, "4.3.0 try again later"),
     (Part::Recipient, 421, "4.7.0 too many errors"),
     (Part::Recipient, 450, "4.2.0 <hana@example.jp>: Recipient address rejected: Greylisted"),
     (Part::Recipient, 450, "4.7.1 Client host rejected: cannot find your hostname"),

@@ -89,11 +89,16 @@ async fn a_finished_order_is_known_first_and_read_by_its_own_id_in_the_next_call
     };
     let mut others_dead = whole("CANCELLED");
     others_dead["denomination"]["value"] = json!(500);
+    // Ours, and of another value: a person has to look.
     for answer in [
-        changed("/externalRefID", json!("T2")),
         changed("/denomination/value", json!(500)),
         changed("/denomination/currencyCode", json!("USD")),
         ok(&others_dead),
+    ] {
+        assert_eq!(Desk::new(vec![answer]).await.inquire(Some("RA1")).await, Inquiry::Conflict);
+    }
+    for answer in [
+        changed("/externalRefID", json!("T2")),
         list(&[whole("COMPLETE")]),
         error("404 Not Found", "notFound"),
         Act::Reset,
