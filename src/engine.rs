@@ -17,6 +17,7 @@ use noshi_jobs::{
 use tokio::sync::Notify;
 
 use crate::{
+    brake::Brake,
     chaos::crash_point,
     flush::Flusher,
     gifts::Gifts,
@@ -159,6 +160,8 @@ pub struct Engine {
     /// Places where jobs stand that a newer version wrote; they are not claimed again by this process.
     pub unknown: Mutex<BTreeSet<String>>,
     /// Lanes that this process keeps away from, until when, and why.
+    /// Partners that answer nothing clearly.
+    pub brake: Brake,
     pub away: Mutex<HashMap<String, (Instant, Unfit)>>,
 }
 

@@ -7,6 +7,7 @@ pub mod acts;
 pub mod address;
 pub mod ago;
 pub mod bench;
+pub mod brake;
 pub mod catalog;
 pub mod chaos;
 pub mod chores;

@@ -227,6 +227,19 @@ where
         self.settle(&end, settlement).await;
     }
 
+    /// An order was answered, or not: after several that were not, the lane is left alone.
+    async fn brake(&self, unclear: bool) {
+        let lane = &self.work.claimed.lane;
+        if let Some(wait) = self.engine.brake.after(lane, unclear, Instant::now()) {
+            tracing::warn!(
+                lane,
+                ?wait,
+                "order after order is not answered clearly: the partner is left alone for a while"
+            );
+            self.engine.close_lane(lane, Closing::Throttled(wait)).await;
+        }
+    }
+
     /// What the step's call noticed about its lane.
     fn told(&self) -> Option<Closing> {
         self.work.claimed.told.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -313,6 +326,8 @@ where
                 if let Some(closing) = step.closing.or_else(|| self.told()) {
                     self.engine.close_lane(&self.work.claimed.lane, closing).await;
                     spare_the_try(&mut step, closing);
+                } else if terms.effect.is_write() && terms.lane.is_some() {
+                    self.brake(step.doubt == Doubt::Raised).await;
                 }
                 self.place().stepped(state, terms, step)
             }

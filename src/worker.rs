@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    brake::Brake,
     chaos::crash_point,
     chores,
     dispatch::{self, Dispatcher},
@@ -135,6 +136,7 @@ impl Worker {
             stopping: AtomicBool::new(false),
             claims: Answers::default(),
             unknown: Mutex::default(),
+            brake: Brake::default(),
             away: Mutex::default(),
         });
         // Of its own accord it never ends; it goes with the process.

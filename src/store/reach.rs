@@ -8,7 +8,7 @@ use sqlx::{Executor, postgres::PgConnectOptions};
 use super::{PgConnection, Role, db};
 
 /// As long as a person waits, and as an orchestrator does.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How to connect, as a URL names it.
 pub fn options(url: &str) -> anyhow::Result<PgConnectOptions> {

@@ -162,6 +162,36 @@ async fn a_503_that_says_how_long_is_heeded_before_the_inquiry() {
     }
 }
 
+/// A partner is out, and says so in a page of its gateway without a time: after a few orders nobody sends another, and what was not sent
+/// is bought when it is well again, without a person.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_does_not_lead_every_order_into_doubt() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms { limit: 20, ..Terms::default() }).await;
+    fleet.control().script(Provider::GiftOnDemand, Op::Issue, Fault::ErrorBeforeEffect, 1_000).unwrap();
+    for n in 0..100 {
+        fleet.gift(&format!("g{n}"), "digital", 500).await;
+    }
+    let worker = fleet.worker("a", &[], &[]);
+    let closed = "select closed_until > clock_timestamp() from noshi.lane where name = 'gift/gift_on_demand'";
+    let is_closed =
+        || async { sqlx::query_scalar::<_, Option<bool>>(closed).fetch_optional(&fleet.pool).await.unwrap().flatten() };
+    until("the lane is left alone", Duration::from_secs(30), async || is_closed().await == Some(true)).await;
+    until("it is tried again", Duration::from_secs(30), async || is_closed().await == Some(false)).await;
+    let orders = || {
+        let is_order = |line: &&serde_json::Value| line["event"] == "arrival" && line["op"] == "issue";
+        ledger(&fleet).iter().filter(is_order).count()
+    };
+    let sent = orders();
+    assert!((8..40).contains(&sent), "{sent} of 100 were sent into the outage");
+    fleet.control().clear().unwrap();
+    until("what was not sent is bought", Duration::from_secs(120), async || {
+        ledger(&fleet).iter().filter(|line| line["event"] == "issued").count() >= 100 - sent - 20
+    })
+    .await;
+    assert!(worker.stop().await.success());
+}
+
 async fn lane_of(pool: &PgPool, name: &str, budgets: &[Budget]) -> i64 {
     declare(pool, name, budgets).await.unwrap();
     workers::register(pool, "test").await.unwrap()
