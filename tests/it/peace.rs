@@ -1,0 +1,121 @@
+//! One caller cannot stop the others: neither by odd values, nor by jobs, locks or requests.
+
+use std::time::Duration;
+
+use noshi::store::{self, PgPool};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Executor};
+
+use crate::{
+    engine::{pace, probe, start},
+    processes::until,
+    support::{TestDatabase, database},
+};
+
+/// A session of a login of its own, which is in this role.
+pub async fn login(db: &TestDatabase, name: &str, role: &str) -> PgPool {
+    let login = format!("{name}_{}", db.name);
+    let made = format!("create role {login} login in role {role}");
+    db.pool.execute(AssertSqlSafe(made)).await.expect("a login");
+    PgPool::plain(&db.url.replacen("//postgres@", &format!("//{login}@"), 1), 2).expect("its session")
+}
+
+async fn status(pool: &PgPool, job: i64) -> String {
+    sqlx::query_scalar("select status::text from noshi.job where id = $1").bind(job).fetch_one(pool).await.expect("a job")
+}
+
+/// Every call of a function that the role may execute, with one odd value in it; all else is plain.
+const ODD_CALLS: &str = "
+with odd(type, value) as (values
+    ('timestamp with time zone', 'infinity'), ('timestamp with time zone', '-infinity'), ('timestamp with time zone', '4714-11-24 00:00:00+00 BC'),
+    ('timestamp with time zone', '294276-12-31 00:00:00+00'), ('timestamp with time zone', '0001-01-01 00:00:00+00'), ('timestamp with time zone', '9999-12-31 00:00:00+00'),
+    ('interval', '178000000 years'), ('interval', '-178000000 years'), ('interval', '0'), ('interval', '-1 hour'),
+    ('double precision', 'infinity'), ('double precision', '-infinity'), ('double precision', 'NaN'), ('double precision', '-1e308'),
+    ('numeric', 'NaN'), ('numeric', 'infinity'), ('bigint', '9223372036854775807'), ('bigint', '-9223372036854775808'), ('bigint', '0'),
+    ('integer', '2147483647'), ('integer', '-2147483648'), ('integer', '0'), ('smallint', '32767'), ('smallint', '-1')),
+plain(type, value) as (values
+    ('timestamp with time zone', 'now'), ('interval', '1 hour'), ('double precision', '0'), ('numeric', '1'), ('bigint', '1'), ('integer', '1'),
+    ('smallint', '1'), ('text', 'x'), ('bytea', 'x'), ('jsonb', '{}'), ('boolean', 'true'), ('text[]', '{x}'), ('bigint[]', '{1}'), ('integer[]', '{1}'),
+    ('jsonb[]', '{}'), ('timestamp with time zone[]', '{now}'), ('boolean[]', '{true}'), ('interval[]', '{1 hour}')),
+f as (select p.oid, p.proname from pg_proc p where p.pronamespace = 'noshi'::regnamespace and p.prokind = 'f'
+    and p.prorettype <> 'trigger'::regtype and has_function_privilege(current_user, p.oid, 'execute')),
+a as (select f.oid, f.proname, t.n, format_type(t.type, null) as type from f join pg_proc p using (oid) cross join unnest(p.proargtypes) with ordinality t(type, n))
+select format('select noshi.%I(%s)', a.proname, (select string_agg(format('%L::%s',
+    case when b.n = a.n then odd.value else plain.value end, b.type), ', ' order by b.n) from a b left join plain on plain.type = b.type where b.oid = a.oid))
+from a join odd on odd.type = a.type
+where not exists (select from a b left join plain on plain.type = b.type where b.oid = a.oid and plain.value is null)
+order by 1";
+
+/// Whatever times, durations and numbers somebody calls with: workers claim, and no command ends in a panic.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_odd_value_stops_the_fleet() {
+    let db = database().await;
+    let pool = &db.pool;
+    store::lanes::declare(pool, "probe", &[]).await.expect("a lane");
+    let worker = start(&db, pace()).await;
+    store::lanes::pause(pool, "probe", Some("a drill")).await.expect("paused");
+    let waits = probe(pool, json!({"id": "waits", "steps": 2, "lane": "probe"})).await;
+    let in_lane = "select lane = 'probe' and writes from noshi.job where key = 'waits'";
+    until("a write that waits", Duration::from_secs(10), async || {
+        sqlx::query_scalar(in_lane).fetch_one(pool).await.expect("its lane")
+    })
+    .await;
+    let mut calls = 0;
+    for role in ["operator", "producer", "door", "reader"] {
+        let session = login(&db, role, &format!("noshi_{role}")).await;
+        let odd: Vec<String> = sqlx::query_scalar(ODD_CALLS).fetch_all(&session).await.expect("calls");
+        calls += odd.len();
+        for call in odd {
+            // Refused or taken: what matters is what comes of it.
+            let _ = session.execute(AssertSqlSafe(format!("set statement_timeout = '2s'; {call}"))).await;
+        }
+    }
+    assert!(calls > 100, "{calls} calls");
+    store::lanes::resume(pool, "probe", Some("over")).await.expect("resumed");
+    let fresh = probe(pool, json!({"id": "fresh", "steps": 2, "lane": "probe"})).await;
+    until("both jobs done", Duration::from_secs(15), async || {
+        status(pool, waits).await == "completed" && status(pool, fresh).await == "completed"
+    })
+    .await;
+    worker.stop().await;
+    for arguments in [vec!["doctor"], vec!["restored", "show"], vec!["job", "show", "probe", "waits"], vec!["lane", "list"]] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
+        let said = command.args(&arguments).env("DATABASE_URL", &db.url).output().await.expect("a command");
+        let error = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.status.code().is_some_and(|code| code != 101) && !error.contains("panicked"), "{arguments:?}: {error}");
+    }
+}
+
+/// What a mark of a restore may be, and that no column holds a time that nobody can mean.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_time_is_finite_and_can_be_meant() {
+    let db = database().await;
+    let pool = &db.pool;
+    for (to, said) in [
+        ("'-infinity'", "lies in the past"),
+        ("'infinity'", "lies in the past"),
+        ("null", "lies in the past"),
+        ("clock_timestamp() + interval '1 second'", "lies in the past"),
+        ("'4714-11-24 00:00:00+00 BC'", "was installed here"),
+        ("'2020-01-01'", "was installed here"),
+    ] {
+        let mark = format!("select noshi.mark_restored({to}, 'x')");
+        let error = pool.execute(AssertSqlSafe(mark)).await.expect_err(to).to_string();
+        assert!(error.contains(said), "{to}: {error}");
+    }
+    pool.execute("select noshi.mark_restored(clock_timestamp(), 'x')").await.expect("a mark");
+    const UNGUARDED: &str = "select coalesce(string_agg(a.attrelid::regclass || '.' || a.attname, ', '), '') from pg_attribute a join pg_class c on c.oid = a.attrelid
+        where c.relnamespace in ('noshi'::regnamespace, 'noshi_sealed'::regnamespace) and c.relkind in ('r', 'p') and a.atttypid = 'timestamptz'::regtype
+          and not a.attisdropped and not exists (select from pg_constraint k where k.conrelid = a.attrelid and k.contype = 'c' and a.attnum = any (k.conkey)
+            and pg_get_constraintdef(k.oid) like '%9999-12-31%')";
+    let unguarded: String = sqlx::query_scalar(UNGUARDED).fetch_one(pool).await.expect("the columns");
+    assert_eq!(unguarded, "", "a column with a time needs a constraint like `times_are_sane`");
+    for (sql, is_taken) in [
+        ("update noshi.server_seen set restored_to = '-infinity'", false),
+        ("update noshi.lane set closed_until = 'infinity' where name = ''", false),
+        ("update noshi.server_seen set restored_to = '294276-01-01'", false),
+        ("update noshi.server_seen set restored_to = '1999-01-01'", true),
+    ] {
+        assert_eq!(pool.execute(sql).await.is_ok(), is_taken, "{sql}");
+    }
+}
