@@ -119,3 +119,112 @@ async fn every_time_is_finite_and_can_be_meant() {
         assert_eq!(pool.execute(sql).await.is_ok(), is_taken, "{sql}");
     }
 }
+
+/// What a statement is refused with: its code and its message.
+async fn refusal(pool: &PgPool, sql: &str) -> (String, String) {
+    let error = pool.execute(AssertSqlSafe(sql.to_owned())).await.expect_err(sql);
+    let error = error.as_database_error().expect("an answer").to_owned();
+    (error.code().unwrap_or_default().into_owned(), error.message().to_owned())
+}
+
+/// Probes wait where they are told: so nobody but the owner asks for them, in no lane but their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_the_owners_and_keep_to_their_lanes() {
+    let db = database().await;
+    let ask = |lane: &str| format!("select noshi.enqueue('probe', 'p', '{{\"id\": \"p\", \"steps\": 2, \"lane\": \"{lane}\"}}')");
+    let schedule = |lane: &str| {
+        format!("select noshi.set_schedule('s', 'probe', 's/{{due}}', '{{\"id\": \"s/{{due}}\", \"steps\": 2, \"lane\": \"{lane}\"}}', 1::smallint,
+            '0 0 * * *', 'UTC', 'every', clock_timestamp() + interval '1 day', 'r')")
+    };
+    let (shop, sato) = (login(&db, "shop", "noshi_producer").await, login(&db, "sato", "noshi_operator").await);
+    let both = login(&db, "both", "noshi_producer, noshi_operator").await;
+    for pool in [&shop, &both] {
+        assert_eq!(refusal(pool, &ask("probe")).await.0, "NS403");
+    }
+    assert_eq!(refusal(&sato, &schedule("probe")).await.0, "NS403");
+    let (code, said) = refusal(&db.pool, &schedule("gift/amazon_incentives")).await;
+    assert!(code == "NS400" && said.contains("begins with probe/"), "{said}");
+    db.pool.execute(AssertSqlSafe(schedule("probe/a"))).await.expect("the owner's schedule");
+    sato.execute("select noshi.trigger_schedule('s', 'now')").await.expect("an operator triggers what the owner set");
+    // A worker inserts follow-ups by itself.
+    let worker = login(&db, "worker", "noshi_worker").await;
+    let (code, said) = refusal(&worker, "insert into noshi.job (kind, key, fingerprint, args) values ('probe', 'w', '', '{\"lane\": \"gift/x\"}')").await;
+    assert!(code == "NS400" && said.contains("begins with probe/"), "{said}");
+    db.pool.execute(AssertSqlSafe(ask("gift/x"))).await.expect("the owner measures");
+}
+
+/// Lanes that jobs name and nobody declared are forgotten: while they wait, and once they are gone, they cost next to nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_that_nobody_declared_are_forgotten() {
+    let db = database().await;
+    let pool = &db.pool;
+    let worker = start(&db, pace()).await;
+    let commits = async || {
+        let count = "select xact_commit from pg_stat_database where datname = current_database()";
+        let flush = "select pg_stat_force_next_flush()";
+        pool.execute(flush).await.expect("flushed");
+        sqlx::query_scalar::<_, i64>(count).fetch_one(pool).await.expect("a count")
+    };
+    let in_a_while = async || {
+        let before = commits().await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        commits().await - before
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let quiet = in_a_while().await;
+    pool.execute("select noshi.enqueue('probe', 'p' || n, jsonb_build_object('id', 'p' || n, 'steps', 2, 'lane', 'probe/' || n)) from generate_series(1, 300) n")
+        .await
+        .expect("300 lanes");
+    until("all of them wait in their lanes", Duration::from_secs(20), async || {
+        let waiting = "select count(*) from noshi.job where lane like 'probe/%'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(pool).await.expect("a count") == 300
+    })
+    .await;
+    pool.execute("update noshi.job set status = 'cancelled', lane = '', finished_at = clock_timestamp()").await.expect("their end");
+    // Sessions tell of their statements some seconds late.
+    let mut after = i64::MAX;
+    for _ in 0..6 {
+        after = in_a_while().await;
+        if after < quiet * 2 {
+            break;
+        }
+    }
+    worker.stop().await;
+    assert!(after < quiet * 2, "{after} commits in four seconds; {quiet} before there were 300 lanes");
+}
+
+/// What a batch will ask for cannot be taken from it, and nobody but noshi writes mails.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_noshi_makes_are_its_own() {
+    let db = database().await;
+    let pool = &db.pool;
+    let shop = login(&db, "shop", "noshi_producer").await;
+    let gift = |id: &str, amount: u32| {
+        format!("select noshi.enqueue('gift_issuance', '{id}', '{{\"grant\": \"{id}\", \"user\": \"u\", \"category\": \"c\", \"value\": {{\"amount\": {amount}, \"currency\": \"JPY\"}}}}')")
+    };
+    pool.execute(
+        "select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), 'f', 'utf-8', null, false, true);
+        insert into noshi.batch_row (batch, row_no, line, key, args) select b.id, 1, 2, 'victim', '{\"grant\": \"victim\", \"user\": \"u\", \"category\": \"c\", \"value\": {\"amount\": 500, \"currency\": \"JPY\"}}' from noshi.batch b;
+        select noshi.validate_batch(id, 1) from noshi.batch",
+    )
+    .await
+    .expect("a validated batch");
+    for amount in [500, 700] {
+        let (code, said) = refusal(&shop, &gift("victim", amount)).await;
+        assert!(code == "NS400" && said.contains("stands in batch 1"), "{said}");
+    }
+    pool.execute("select noshi.release_batch(1); select noshi.register_batch(1)").await.expect("granted");
+    let (code, said) = refusal(&shop, &gift("victim", 700)).await;
+    assert!(code == "NS400" && said.contains("stands in batch 1"), "{said}");
+    shop.execute(AssertSqlSafe(gift("own", 500))).await.expect("an id of their own");
+    for (key, recipient, category) in [
+        ("gift_granted:1:victim", "1/1", "c"),
+        ("gift_granted:1:own", "1/1", "c"),
+        ("x", "own", "c"),
+        ("gift_granted:1:own", "own", "https://evil.example/login"),
+    ] {
+        let mail = format!("select noshi.enqueue('email', '{key}', '{{\"template\": \"gift_granted\", \"reference\": \"own\", \"recipient\": \"{recipient}\", \"params\": {{\"category\": \"{category}\"}}}}')");
+        let (code, said) = refusal(&shop, &mail).await;
+        assert!(code == "NS400" && said.contains("is made by the batch"), "{key}: {said}");
+    }
+}
