@@ -228,3 +228,67 @@ async fn ids_that_noshi_makes_are_its_own() {
         assert!(code == "NS400" && said.contains("is made by the batch"), "{key}: {said}");
     }
 }
+
+/// Every lock that any login can take by number is taken, and none of it holds an act up.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lock_of_a_reader_holds_an_act_up() {
+    let db = database().await;
+    let pool = &db.pool;
+    let bi = login(&db, "bi", "noshi_reader").await;
+    let mut holder = bi.acquire().await.expect("a session");
+    for lock in [
+        "select pg_advisory_lock(hashtext('noshi.register_batch'))",
+        "select pg_advisory_lock(hashtext('noshi.prune'))",
+        "select pg_advisory_lock(hashtextextended('noshi.apply_redrive postgres', 0))",
+        "select pg_advisory_lock(hashtextextended('store/P', 0))",
+    ] {
+        holder.execute(lock).await.expect("anybody may take it");
+    }
+    for lock in ["select from noshi.turn for update", "do $$ begin lock table noshi.turn; end $$", "do $$ begin lock table noshi.audit_head; end $$"] {
+        assert_eq!(refusal(&bi, lock).await.0, "42501", "{lock}");
+    }
+    let soon = "set lock_timeout = '2s'; select noshi.register_batch(1)";
+    assert_eq!(refusal(pool, soon).await.0, "NS404", "it comes as far as to see that there is no such batch");
+    let looked: i64 = sqlx::query_scalar("select count(*) from noshi.prune(10)").fetch_one(pool).await.expect("a prune");
+    assert_eq!(looked, 1);
+    pool.execute("set lock_timeout = '2s'; select noshi.take_store_turn('P')").await.expect("a store's turn");
+    let sql = "select noshi.apply_redrive(1, 'x', null, 1, 1, 1)";
+    assert_eq!(refusal(pool, &format!("set lock_timeout = '2s'; {sql}")).await.0, "NS404");
+    // The other way round: no statement of ours takes such a lock.
+    let bodies = "select coalesce(string_agg(proname, ', '), '') from pg_proc where pronamespace = 'noshi'::regnamespace and prosrc ~* 'advisory'";
+    let with: String = sqlx::query_scalar(bodies).fetch_one(pool).await.expect("the functions");
+    assert_eq!(with, "");
+}
+
+/// A transaction that acts and sleeps holds the head of the chain: others act, and are linked when it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_acts_and_sleeps_holds_up_nobodys_act() {
+    let db = database().await;
+    let pool = &db.pool;
+    for lane in ["a", "b"] {
+        store::lanes::declare(pool, lane, &[]).await.expect("a lane");
+    }
+    let (sato, suzuki) = (login(&db, "sato", "noshi_operator").await, login(&db, "suzuki", "noshi_operator").await);
+    let mut sleeper = sato.begin().await.expect("a transaction");
+    let hold = "select noshi.pause_lane('a', 'x'); set local idle_in_transaction_session_timeout = 0; set constraints all immediate";
+    sleeper.execute(hold).await.expect("the head is held");
+    let began = std::time::Instant::now();
+    suzuki.execute("begin; select noshi.pause_lane('b', 'now'); select noshi.resume_lane('b', 'x'); select noshi.pause_lane('b', 'y'); commit").await.expect("an act");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(store::acts::unlinked(&suzuki).await.expect("a count"), 3);
+    let (head, faults) = store::acts::verify(&suzuki, None).await.expect("an answer");
+    assert!(faults.is_empty() && head.seq == 0, "{faults:?}");
+    sleeper.commit().await.expect("over");
+    assert_eq!(store::acts::unlinked(&suzuki).await.expect("a count"), 0);
+    let (head, faults) = store::acts::verify(&suzuki, None).await.expect("an answer");
+    assert!(faults.is_empty() && head.seq == 4, "{head:?} {faults:?}");
+    // The next act links what waits, too.
+    let mut sleeper = sato.begin().await.expect("a transaction");
+    sleeper.execute(hold).await.expect("the head is held");
+    suzuki.execute("select noshi.resume_lane('b', 'z')").await.expect("an act");
+    sleeper.rollback().await.expect("over");
+    suzuki.execute("select noshi.pause_lane('b', 'z')").await.expect("an act");
+    let waiting: i64 = sqlx::query_scalar("select count(*) from noshi.audit_unlinked").fetch_one(pool).await.expect("a count");
+    let (head, faults) = store::acts::verify(&suzuki, None).await.expect("an answer");
+    assert!(waiting == 0 && faults.is_empty() && head.seq == 6, "{waiting} {head:?} {faults:?}");
+}
