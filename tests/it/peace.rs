@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
-use noshi::store::{self, PgPool};
+use noshi::store::{self, PgPool, tokens};
+use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
+    api::Api,
     engine::{pace, probe, start},
     processes::until,
-    support::{TestDatabase, database},
+    support::{TestDatabase, database, turn},
 };
 
 /// A session of a login of its own, which is in this role.
@@ -21,7 +27,11 @@ pub async fn login(db: &TestDatabase, name: &str, role: &str) -> PgPool {
 }
 
 async fn status(pool: &PgPool, job: i64) -> String {
-    sqlx::query_scalar("select status::text from noshi.job where id = $1").bind(job).fetch_one(pool).await.expect("a job")
+    sqlx::query_scalar("select status::text from noshi.job where id = $1")
+        .bind(job)
+        .fetch_one(pool)
+        .await
+        .expect("a job")
 }
 
 /// Every call of a function that the role may execute, with one odd value in it; all else is plain.
@@ -78,11 +88,16 @@ async fn no_odd_value_stops_the_fleet() {
     })
     .await;
     worker.stop().await;
-    for arguments in [vec!["doctor"], vec!["restored", "show"], vec!["job", "show", "probe", "waits"], vec!["lane", "list"]] {
+    for arguments in
+        [vec!["doctor"], vec!["restored", "show"], vec!["job", "show", "probe", "waits"], vec!["lane", "list"]]
+    {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
         let said = command.args(&arguments).env("DATABASE_URL", &db.url).output().await.expect("a command");
         let error = String::from_utf8_lossy(&said.stderr).into_owned();
-        assert!(said.status.code().is_some_and(|code| code != 101) && !error.contains("panicked"), "{arguments:?}: {error}");
+        assert!(
+            said.status.code().is_some_and(|code| code != 101) && !error.contains("panicked"),
+            "{arguments:?}: {error}"
+        );
     }
 }
 
@@ -131,7 +146,9 @@ async fn refusal(pool: &PgPool, sql: &str) -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_are_the_owners_and_keep_to_their_lanes() {
     let db = database().await;
-    let ask = |lane: &str| format!("select noshi.enqueue('probe', 'p', '{{\"id\": \"p\", \"steps\": 2, \"lane\": \"{lane}\"}}')");
+    let ask = |lane: &str| {
+        format!("select noshi.enqueue('probe', 'p', '{{\"id\": \"p\", \"steps\": 2, \"lane\": \"{lane}\"}}')")
+    };
     let schedule = |lane: &str| {
         format!("select noshi.set_schedule('s', 'probe', 's/{{due}}', '{{\"id\": \"s/{{due}}\", \"steps\": 2, \"lane\": \"{lane}\"}}', 1::smallint,
             '0 0 * * *', 'UTC', 'every', clock_timestamp() + interval '1 day', 'r')")
@@ -148,7 +165,11 @@ async fn probes_are_the_owners_and_keep_to_their_lanes() {
     sato.execute("select noshi.trigger_schedule('s', 'now')").await.expect("an operator triggers what the owner set");
     // A worker inserts follow-ups by itself.
     let worker = login(&db, "worker", "noshi_worker").await;
-    let (code, said) = refusal(&worker, "insert into noshi.job (kind, key, fingerprint, args) values ('probe', 'w', '', '{\"lane\": \"gift/x\"}')").await;
+    let (code, said) = refusal(
+        &worker,
+        "insert into noshi.job (kind, key, fingerprint, args) values ('probe', 'w', '', '{\"lane\": \"gift/x\"}')",
+    )
+    .await;
     assert!(code == "NS400" && said.contains("begins with probe/"), "{said}");
     db.pool.execute(AssertSqlSafe(ask("gift/x"))).await.expect("the owner measures");
 }
@@ -180,7 +201,9 @@ async fn lanes_that_nobody_declared_are_forgotten() {
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(pool).await.expect("a count") == 300
     })
     .await;
-    pool.execute("update noshi.job set status = 'cancelled', lane = '', finished_at = clock_timestamp()").await.expect("their end");
+    pool.execute("update noshi.job set status = 'cancelled', lane = '', finished_at = clock_timestamp()")
+        .await
+        .expect("their end");
     // Sessions tell of their statements some seconds late.
     let mut after = i64::MAX;
     for _ in 0..6 {
@@ -200,7 +223,9 @@ async fn ids_that_noshi_makes_are_its_own() {
     let pool = &db.pool;
     let shop = login(&db, "shop", "noshi_producer").await;
     let gift = |id: &str, amount: u32| {
-        format!("select noshi.enqueue('gift_issuance', '{id}', '{{\"grant\": \"{id}\", \"user\": \"u\", \"category\": \"c\", \"value\": {{\"amount\": {amount}, \"currency\": \"JPY\"}}}}')")
+        format!(
+            "select noshi.enqueue('gift_issuance', '{id}', '{{\"grant\": \"{id}\", \"user\": \"u\", \"category\": \"c\", \"value\": {{\"amount\": {amount}, \"currency\": \"JPY\"}}}}')"
+        )
     };
     pool.execute(
         "select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), 'f', 'utf-8', null, false, true);
@@ -223,7 +248,9 @@ async fn ids_that_noshi_makes_are_its_own() {
         ("x", "own", "c"),
         ("gift_granted:1:own", "own", "https://evil.example/login"),
     ] {
-        let mail = format!("select noshi.enqueue('email', '{key}', '{{\"template\": \"gift_granted\", \"reference\": \"own\", \"recipient\": \"{recipient}\", \"params\": {{\"category\": \"{category}\"}}}}')");
+        let mail = format!(
+            "select noshi.enqueue('email', '{key}', '{{\"template\": \"gift_granted\", \"reference\": \"own\", \"recipient\": \"{recipient}\", \"params\": {{\"category\": \"{category}\"}}}}')"
+        );
         let (code, said) = refusal(&shop, &mail).await;
         assert!(code == "NS400" && said.contains("is made by the batch"), "{key}: {said}");
     }
@@ -244,12 +271,17 @@ async fn no_lock_of_a_reader_holds_an_act_up() {
     ] {
         holder.execute(lock).await.expect("anybody may take it");
     }
-    for lock in ["select from noshi.turn for update", "do $$ begin lock table noshi.turn; end $$", "do $$ begin lock table noshi.audit_head; end $$"] {
+    for lock in [
+        "select from noshi.turn for update",
+        "do $$ begin lock table noshi.turn; end $$",
+        "do $$ begin lock table noshi.audit_head; end $$",
+    ] {
         assert_eq!(refusal(&bi, lock).await.0, "42501", "{lock}");
     }
     let soon = "set lock_timeout = '2s'; select noshi.register_batch(1)";
     assert_eq!(refusal(pool, soon).await.0, "NS404", "it comes as far as to see that there is no such batch");
-    let looked: i64 = sqlx::query_scalar("select count(*) from noshi.prune(10)").fetch_one(pool).await.expect("a prune");
+    let looked: i64 =
+        sqlx::query_scalar("select count(*) from noshi.prune(10)").fetch_one(pool).await.expect("a prune");
     assert_eq!(looked, 1);
     pool.execute("set lock_timeout = '2s'; select noshi.take_store_turn('P')").await.expect("a store's turn");
     let sql = "select noshi.apply_redrive(1, 'x', null, 1, 1, 1)";
@@ -288,7 +320,176 @@ async fn who_acts_and_sleeps_holds_up_nobodys_act() {
     suzuki.execute("select noshi.resume_lane('b', 'z')").await.expect("an act");
     sleeper.rollback().await.expect("over");
     suzuki.execute("select noshi.pause_lane('b', 'z')").await.expect("an act");
-    let waiting: i64 = sqlx::query_scalar("select count(*) from noshi.audit_unlinked").fetch_one(pool).await.expect("a count");
+    let waiting: i64 =
+        sqlx::query_scalar("select count(*) from noshi.audit_unlinked").fetch_one(pool).await.expect("a count");
     let (head, faults) = store::acts::verify(&suzuki, None).await.expect("an answer");
     assert!(waiting == 0 && faults.is_empty() && head.seq == 6, "{waiting} {head:?} {faults:?}");
+}
+
+/// What is answered to these bytes.
+async fn answered(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.write_all(request.as_bytes()).await.expect("a request");
+    let mut answer = vec![];
+    let read = stream.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(15), read).await.expect("an answer in time").expect("an answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A head that others may read otherwise than we is refused: bare line feeds, no host, two hosts.
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_that_can_be_read_in_two_ways_are_refused() {
+    let _turn = turn().await;
+    let api = Api::open().await;
+    for (request, status) in [
+        ("GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "200"),
+        ("GET /openapi.json HTTP/1.0\r\n\r\n", "200"),
+        ("GET /openapi.json HTTP/1.1\nHost: x\nConnection: close\n\n", "400"),
+        ("GET /openapi.json HTTP/1.1\r\nHost: x\nConnection: close\r\n\r\n", "400"),
+        ("GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\n", "400"),
+        ("GET /openapi.json HTTP/1.1\r\nConnection: close\r\n\r\n", "400"),
+        ("GET /openapi.json HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", "400"),
+        ("GET /openapi.json HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n", "400"),
+        // Behind a good one, on the same connection.
+        (
+            "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n\n\n\nGET /openapi.json HTTP/1.1\nHost: x\n\n",
+            "400",
+        ),
+    ] {
+        let answer = answered(&api.address, request).await;
+        let last = answer.rsplit("HTTP/1.").next().unwrap_or_default();
+        assert_eq!(last.get(2..5), Some(status), "{request:?}: {answer}");
+    }
+}
+
+/// Callers with tokens that nobody made take no room of those with good ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_take_nobodys_room() {
+    let _turn = turn().await;
+    let api = std::sync::Arc::new(Api::open().await);
+    let good = api.token("shop", &["read"]).await;
+    assert_eq!(api.get("/v1/jobs", &good).await.0, 200);
+    let mut strangers = tokio::task::JoinSet::new();
+    for n in 0..160 {
+        let address = api.address.clone();
+        strangers.spawn(async move {
+            let mut stream = TcpStream::connect(&address).await.expect("a connection");
+            let same = tokens::generate();
+            loop {
+                // Half of them show a new one each time.
+                let token = if n % 2 == 0 { tokens::generate() } else { same.clone() };
+                let ask = format!(
+                    "GET /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+                    token.expose_secret()
+                );
+                let mut head = [0; 2048];
+                if stream.write_all(ask.as_bytes()).await.is_err()
+                    || stream.read(&mut head).await.is_ok_and(|read| read == 0)
+                {
+                    stream = TcpStream::connect(&address).await.expect("a connection");
+                }
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut refused = vec![];
+    for _ in 0..28 {
+        let (status, said) = api.get("/v1/jobs", &good).await;
+        if status != 200 {
+            refused.push(said);
+        }
+    }
+    // A good one that was never shown here has to wait for its turn, and gets it.
+    let new = api.token("other", &["read"]).await;
+    let first = api.get("/v1/jobs", &new).await.0;
+    strangers.shutdown().await;
+    assert!(refused.is_empty(), "{} of 28: {refused:?}", refused.len());
+    assert_eq!(first, 200);
+}
+
+/// No dump of a process holds what it had in memory, and nobody else of its user looks into it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_leave_no_dumps() {
+    use std::os::unix::{fs::MetadataExt, process::CommandExt};
+    // As root it becomes somebody else, so that it shows who may look.
+    let is_root = std::fs::metadata("/proc/self").expect("ourselves").uid() == 0;
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("noshi");
+    std::fs::copy(env!("CARGO_BIN_EXE_noshi"), &program).expect("a program that everybody may run");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("an open folder");
+    let mut command = std::process::Command::new(&program);
+    command
+        .args(["worker", "run"])
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .stderr(std::process::Stdio::null());
+    if is_root {
+        command.uid(65_534);
+    }
+    let mut process = command.spawn().expect("a process");
+    let of = |what: &str| format!("/proc/{}/{what}", process.id());
+    let mut core = String::new();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let limits = std::fs::read_to_string(of("limits")).unwrap_or_default();
+        core = limits.lines().find(|line| line.starts_with("Max core")).unwrap_or_default().to_owned();
+        if core.split_whitespace().filter(|word| *word == "0").count() == 2 {
+            break;
+        }
+    }
+    let owner = std::fs::metadata(of("environ")).map(|file| file.uid());
+    let _ = process.kill();
+    let _ = process.wait();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    assert_eq!(owner.ok(), Some(0), "only root looks into it");
+}
+
+/// Each function of the role that takes a reason, called with everything else plain.
+const ACTS: &str = "
+with plain(type, value) as (values ('text', 'x'), ('timestamp with time zone', 'now'), ('interval', '1 day'), ('bytea', 'x'), ('jsonb', '{}'),
+    ('bigint', '1'), ('integer', '1'), ('smallint', '1'))
+select p.proname::text, format('select noshi.%I(%s)', p.proname, (select string_agg(case when p.proargnames[t.n] = 'p_reason' then 'REASON'
+        else format('%L::%s', plain.value, format_type(t.type, null)) end, ', ' order by t.n)
+    from unnest(p.proargtypes) with ordinality t(type, n) left join plain on plain.type = format_type(t.type, null)))
+from pg_proc p where p.pronamespace = 'noshi'::regnamespace and 'p_reason' = any (p.proargnames) and has_function_privilege(current_user, p.oid, 'execute')
+order by 1";
+
+/// Whoever acts says why, by SQL as well; and nobody takes another's token away.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_act_says_why_and_tokens_are_their_owners() {
+    let db = database().await;
+    let pool = &db.pool;
+    store::lanes::declare(pool, "probe", &[]).await.expect("a lane");
+    let (sato, suzuki) = (login(&db, "sato", "noshi_operator").await, login(&db, "suzuki", "noshi_operator").await);
+    let calls: Vec<(String, String)> = sqlx::query_as(ACTS).fetch_all(&sato).await.expect("the acts");
+    assert!(calls.len() > 20, "{calls:?}");
+    for (_, call) in &calls {
+        for reason in ["null", "''", "' '", "E'\\t\\n'"] {
+            let call = call.replace("REASON", reason);
+            assert!(sato.execute(AssertSqlSafe(call.clone())).await.is_err(), "{call}");
+        }
+    }
+    for act in [
+        "pause_lane('probe', null)",
+        "resume_lane('probe', ' ')",
+        "set_lane('probe', interval '1 s', null, '')",
+        "mark_restored(clock_timestamp(), null)",
+        "end_restored(null)",
+        "revoke_token('aaaaaaaaaaaa', null)",
+    ] {
+        let (code, said) = refusal(&sato, &format!("select noshi.{act}")).await;
+        assert!(code == "NS400" && said.contains("needs a reason"), "{act}: {said}");
+    }
+    let acts: i64 = sqlx::query_scalar("select count(*) from noshi.audit").fetch_one(pool).await.expect("a count");
+    assert_eq!(acts, 0);
+    let sato_is: String = sqlx::query_scalar("select session_user::text").fetch_one(&sato).await.expect("a name");
+    let made = format!(
+        "select noshi.create_token('aaaaaaaaaaaa', sha256('x'), '{sato_is}', array['read'], interval '1 day', 1)"
+    );
+    sato.execute(AssertSqlSafe(made)).await.expect("a token");
+    let (code, said) = refusal(&suzuki, "select noshi.revoke_token('aaaaaaaaaaaa', 'x')").await;
+    assert!(code == "NS403" && said.contains(&sato_is), "{said}");
+    sato.execute("select noshi.revoke_token('aaaaaaaaaaaa', 'lost')").await.expect("their own");
+    assert_eq!(refusal(&suzuki, "select noshi.revoke_token('bbbbbbbbbbbb', 'x')").await.0, "NS404");
 }
