@@ -493,3 +493,38 @@ async fn every_act_says_why_and_tokens_are_their_owners() {
     sato.execute("select noshi.revoke_token('aaaaaaaaaaaa', 'lost')").await.expect("their own");
     assert_eq!(refusal(&suzuki, "select noshi.revoke_token('bbbbbbbbbbbb', 'x')").await.0, "NS404");
 }
+
+/// What the program is made of is written down part by part, with the digests of `Cargo.lock`, and nothing that only tests use.
+#[test]
+fn the_list_of_parts_is_whole() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::process::Command::new("python3").args(["-c", "import tomllib"]).output();
+    if !python.is_ok_and(|said| said.status.success()) {
+        eprintln!("SKIPPED: there is no python3 of 3.11 or newer here");
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let written = std::process::Command::new(root.join(".ci/sbom")).arg(file.path()).output().expect("the script");
+    assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    let list: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).expect("a list")).expect("JSON");
+    assert_eq!((&list["bomFormat"], &list["specVersion"]), (&json!("CycloneDX"), &json!("1.5")));
+    assert_eq!(list["metadata"]["component"]["name"], "noshi");
+    let lock: toml::Table = std::fs::read_to_string(root.join("Cargo.lock")).expect("a lock").parse().expect("TOML");
+    let digest = |name: &str, version: &str| {
+        let is = |it: &&toml::Value| it["name"].as_str() == Some(name) && it["version"].as_str() == Some(version);
+        let package = lock["package"].as_array().expect("packages").iter().find(is).expect("a package of the lock");
+        package.get("checksum").and_then(|it| it.as_str()).map(str::to_owned)
+    };
+    let parts = list["components"].as_array().expect("parts");
+    let names: std::collections::BTreeSet<&str> = parts.iter().filter_map(|it| it["name"].as_str()).collect();
+    assert!(["sqlx", "rustls", "noshi-jobs", "opentelemetry"].iter().all(|name| names.contains(name)), "{names:?}");
+    assert!(!names.contains("proptest"), "tests alone use it");
+    for part in parts {
+        let (name, version) = (part["name"].as_str().expect("a name"), part["version"].as_str().expect("a version"));
+        assert_eq!(part["hashes"][0]["content"].as_str(), digest(name, version).as_deref(), "{name}");
+        assert!(part["licenses"].is_array(), "{name}");
+    }
+    let refs: std::collections::BTreeSet<&str> =
+        list["dependencies"].as_array().expect("edges").iter().filter_map(|it| it["ref"].as_str()).collect();
+    assert_eq!(refs.len(), parts.len() + 1);
+}
