@@ -27,7 +27,8 @@ create table noshi.alone (
     jobs      bigint not null,
     -- '' for what is worth nothing in itself, such as a store.
     currency  text not null,
-    amount    bigint not null
+    amount    bigint not null,
+    constraint times_are_sane check (at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
 create index alone_of on noshi.alone (who, what, at);
 create trigger append_only before update or delete on noshi.alone for each row execute function noshi.journal_is_append_only();
@@ -158,7 +159,8 @@ begin
         union all select who(), ''asked'', ''redrive/'' || r.id, 0, m.key, m.value::bigint from jsonb_each_text(r.totals) m;
     end if;
     perform record(''redrive apply'''),
-        ('apply_redrive', 'perform pg_advisory_xact_lock(hashtextextended(''noshi.apply_redrive '' || who(), 0));', 'perform in_turn(who());'),
+        ('apply_redrive', 'insert into turn (act) values (''apply_redrive '' || who()) on conflict do nothing;
+    perform from turn where act = ''apply_redrive '' || who() for update;', 'perform in_turn(who());'),
         -- Addresses come while their batch is being received: that is held until they are committed.
         ('sealed_guard', 'if exists (select from (select distinct what', 'perform from batch b where b.id in (select split_part(subject, ''/'', 1)::bigint from new_rows where what in (''file'', ''recipient'') and subject ~ ''^[0-9]{1,18}/'') order by b.id for share;
     if exists (select from (select distinct what'),

@@ -239,7 +239,10 @@ begin
         p.amount := worth(j.args);
         p.currency := case when p.amount is not null then coalesce(j.args -> 'value' ->> 'currency', '') else '' end;
     elsif p_act = 'restore_mark' and (p_to is null or not isfinite(p_to) or p_to > clock_timestamp()) then
-        raise exception 'the point of a restore lies in the past' using errcode = 'NS400';
+        raise exception 'the point of a restore lies in the past' using errcode = 'NS400', hint = 'Nothing was changed.';
+    elsif p_act = 'restore_mark' and p_to < installed_at() then
+        raise exception 'noshi was installed here at %, so no database of it can have gone back to %', installed_at(), p_to using errcode = 'NS400',
+            hint = 'Nothing was changed.';
     elsif p_act = 'restore_end' and not exists (select from server_seen where restored_to is not null) then
         raise exception 'no restore is marked' using errcode = 'NS409';
     end if;
@@ -407,6 +410,13 @@ as $$
           group by t.grant_id
           having count(*) filter (where not exists (select from gift_outcome v where v.trade = t.id and v.outcome = 'void')) > 1) l
 $$;
+
+-- As all tables: no time that nobody can mean.
+alter table noshi.word_cap add constraint times_are_sane check (set_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00');
+alter table noshi.proposal add constraint times_are_sane check (
+    (restored_to is null or restored_to between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
+    and proposed_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00' and expires_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
+    and (decided_at is null or decided_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'));
 
 do $$
 declare f text;

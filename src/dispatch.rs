@@ -163,7 +163,11 @@ impl Dispatcher {
             self.lanes.values_mut().filter(|look| !look.paced).for_each(|look| look.at = now);
         }
         for lane in soon.lanes {
-            let look = self.lanes.entry(lane).or_insert_with(Look::now);
+            let Some(look) = self.lanes.get_mut(&lane) else {
+                // Declared since, or by nobody: a lane is what the database knows as one.
+                self.lanes_known_at = None;
+                continue;
+            };
             let soonest = if look.paced { HORIZON / 10 } else { Duration::from_millis(2) };
             look.at = look.at.min(now + soonest);
         }
@@ -179,7 +183,7 @@ impl Dispatcher {
             engine.claims.asked();
             let known: HashSet<String> = store::lanes::names(pool).await?.into_iter().collect();
             engine.claims.heard();
-            // What a hint named and nobody declared, or what is gone, is no lane any more.
+            // What is gone is no lane any more.
             self.lanes.retain(|lane, _| known.contains(lane));
             self.troubled.retain(|lane| known.contains(lane));
             for lane in known {

@@ -8,6 +8,7 @@ pub mod api;
 pub mod organization;
 pub mod ses;
 pub mod sns;
+mod strict;
 
 use std::{
     future::Future,
@@ -33,7 +34,7 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::Semaphore};
 use tower::ServiceExt;
 
-use self::{answer::Refused, api::Desk};
+use self::{answer::Refused, api::Desk, strict::Strict};
 use crate::{
     probes::Probes,
     settings::Settings,
@@ -143,9 +144,15 @@ impl Door {
             let _ = stream.set_nodelay(true);
             let app = self.app.clone();
             let service = TowerToHyperService::new(tower::service_fn(move |request: hyper::Request<Incoming>| {
-                app.now().oneshot(request.map(axum::body::Body::new))
+                let app = app.now();
+                async move {
+                    match names_one_host(&request) {
+                        true => app.oneshot(request.map(axum::body::Body::new)).await,
+                        false => Ok(Refused::new(400, "A request names its host, once.").into_response()),
+                    }
+                }
             }));
-            let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            let connection = graceful.watch(http.serve_connection(TokioIo::new(Strict::new(stream)), service));
             tokio::spawn(async move {
                 // A caller that goes away is no error of ours.
                 let _ = connection.await;
@@ -157,6 +164,12 @@ impl Door {
         let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
         Ok(())
     }
+}
+
+/// Whoever stands before us may route by another host than we see. HTTP/1.0 knew of none.
+fn names_one_host<B>(request: &hyper::Request<B>) -> bool {
+    let least = usize::from(request.version() > hyper::Version::HTTP_10);
+    (least..=1).contains(&request.headers().get_all(hyper::header::HOST).iter().count())
 }
 
 /// The routes that this login may serve, and a pool to look at.

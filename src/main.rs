@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    noshi::vault::keep_out_of_dumps();
     let cli = match noshi::cli::parse() {
         Ok(cli) => cli,
         Err(status) => return ExitCode::from(status),

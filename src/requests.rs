@@ -149,13 +149,10 @@ pub const fn fields(kind: Kind) -> Option<&'static [Field]> {
 /// Whether a producer may ask for it. The others come from batches, schedules and exchanges; probes are for tests and measurements.
 pub const fn is_for_producers(kind: Kind) -> bool {
     match kind {
-        Kind::Email
-        | Kind::GiftIssuance
-        | Kind::PointExchange
-        | Kind::PointGrant
-        | Kind::PointWithdrawal
-        | Kind::StoreCreation => true,
-        Kind::BulkGrants | Kind::PointExpiry | Kind::PointReversal | Kind::Probe => false,
+        Kind::GiftIssuance | Kind::PointExchange | Kind::PointGrant | Kind::PointWithdrawal | Kind::StoreCreation => {
+            true
+        }
+        Kind::BulkGrants | Kind::Email | Kind::PointExpiry | Kind::PointReversal | Kind::Probe => false,
     }
 }
 

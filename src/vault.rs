@@ -205,14 +205,33 @@ fn parse(line: &str) -> Option<Key> {
     whole.then(|| Key { id: id.to_owned(), bytes })
 }
 
+/// Whether a file with a secret is closed to others: the vault's keys, and what partners know us by.
 #[cfg(unix)]
-fn check_permissions(file: &Path) -> anyhow::Result<()> {
+pub fn check_permissions(file: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let file = fs::metadata(file)?;
-    let mode = file.mode() & 0o777;
-    let closed = is_closed(mode, file.uid(), rustix::process::geteuid().as_raw());
-    ensure!(closed, "others may read or write it (mode {mode:03o}); run `chmod 600` on it");
+    let (mode, owner, we) = (file.mode() & 0o777, file.uid(), rustix::process::geteuid().as_raw());
+    ensure!(is_closed(mode, owner, we), "others may read or write it (mode {mode:03o}); run `chmod 600` on it");
+    ensure!(
+        owner == we || owner == 0,
+        "it belongs to user {owner}, who may read and change it; run `chown {we}` on it"
+    );
     Ok(())
+}
+
+/// What is in this process's memory, keys and codes among it, goes into no dump of it, and no other process of its user reads it.
+pub fn keep_out_of_dumps() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        // Lowering a limit is always allowed.
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
 }
 
 /// Orchestrators hand a secret over as a file of root's that the process may read by its group: a volume of Kubernetes by `fsGroup`,
@@ -224,7 +243,7 @@ const fn is_closed(mode: u32, owner: u32, we: u32) -> bool {
 }
 
 #[cfg(not(unix))]
-fn check_permissions(file: &Path) -> anyhow::Result<()> {
+pub fn check_permissions(file: &Path) -> anyhow::Result<()> {
     fs::metadata(file)?;
     Ok(())
 }

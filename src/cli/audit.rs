@@ -93,6 +93,8 @@ async fn list(args: AuditList, out: Out) -> anyhow::Result<()> {
 struct Verified {
     whole: bool,
     head: String,
+    /// Acts that are on record and have no link yet.
+    not_linked_yet: i64,
     faults: Vec<Fault>,
 }
 
@@ -100,12 +102,19 @@ async fn verify(args: AuditVerify, out: Out) -> anyhow::Result<()> {
     let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
     let progress =
         Progress::begin("computing every link again", None).kept(|_, _| "it only looks; nothing is changed".to_owned());
+    let not_linked_yet = acts::unlinked(&pool).await?;
     let (head, faults) = acts::verify(&pool, args.expect.as_ref()).await?;
     drop(progress);
     let head = format!("{}:{}", head.seq, hex::encode(&head.hash));
-    let verified = Verified { whole: faults.is_empty(), head, faults };
+    let verified = Verified { whole: faults.is_empty(), head, not_linked_yet, faults };
     out.one(&verified, |it| {
         let mut told: Vec<String> = it.faults.iter().map(tell).collect();
+        if it.not_linked_yet > 0 {
+            told.push(format!(
+                "{} acts have no link yet, since a transaction holds the head of the chain: see who in pg_stat_activity, and verify again when it ended",
+                it.not_linked_yet
+            ));
+        }
         if it.whole {
             told.push("the chain is whole; its newest link, to be kept off this machine:".to_owned());
         } else {

@@ -10,7 +10,7 @@ mod guard;
 use std::{
     fmt, fs, iter,
     path::{Path, PathBuf},
-    sync::{Arc, Once, PoisonError},
+    sync::{Arc, LazyLock, Once, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -176,6 +176,15 @@ pub struct Reach {
     pub budgets: Vec<Budget>,
 }
 
+/// Of no host of anybody's.
+static NOWHERE: LazyLock<Url> = LazyLock::new(|| Url::parse("noshi:nowhere").expect("an address"));
+
+/// The segments that browsers and libraries leave out, as the WHATWG names them.
+fn is_dropped(segment: &str) -> bool {
+    let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+    matches!(plain.as_str(), "." | "..")
+}
+
 pub struct Http {
     provider: &'static str,
     client: Client,
@@ -223,7 +232,12 @@ impl Http {
         self.client.request(method, url)
     }
 
+    /// A segment that would be dropped makes another call of it, with our credentials: it leads nowhere, and `send` sends nothing.
     pub fn url(&self, path: &[&str]) -> Url {
+        if path.iter().any(|segment| is_dropped(segment)) {
+            tracing::warn!(provider = self.provider, "a part of an address is made of dots; nothing is sent");
+            return NOWHERE.clone();
+        }
         let mut url = self.base.clone();
         // `base` has checked that it can be a base, so there are segments to change.
         if let Ok(mut segments) = url.path_segments_mut() {

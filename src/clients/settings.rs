@@ -20,6 +20,7 @@ use super::{
     Budget, Offer,
     http::{Http, Reach},
 };
+use crate::vault;
 
 pub use organization::OrganizationSettings;
 
@@ -227,6 +228,8 @@ impl<C> Account<C> {
 pub(super) fn secret(provider: &str, what: &str, file: &Path) -> anyhow::Result<SecretString> {
     let name = file.display();
     let text = fs::read_to_string(file).with_context(|| format!("cannot read the {what} of {provider} from {name}"))?;
+    vault::check_permissions(file)
+        .with_context(|| format!("the file {name} with the {what} of {provider} is not a secret"))?;
     let text = Zeroizing::new(text);
     let secret = text.trim_end_matches(['\r', '\n']);
     ensure!(!secret.is_empty(), "the file {name} with the {what} of {provider} is empty");

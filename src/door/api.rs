@@ -1,7 +1,7 @@
 //! The interface for producers and operators: everything below `/v1` but the events. ops/http.md tells callers of it.
 //!
-//! Each request is checked in the same order: room, token, pace, scope, media type, size, time; only then is its body built
-//! into anything. What it does in the database it does by its token, which the database checks again.
+//! Each request is checked in the same order: whether its token is one at all, room, token, pace, scope, media type, size, time; only then
+//! is its body built into anything. What it does in the database it does by its token, which the database checks again.
 
 pub mod batches;
 pub mod body;
@@ -224,8 +224,9 @@ async fn let_in(
     parts: Parts,
     source: &body::Source,
 ) -> Result<Response, Refusal> {
-    let _place = desk.requests.try_acquire().map_err(|_| Refusal::overloaded())?;
     let Some(scope) = route.scope else { return Ok(openapi::answer()) };
+    desk.tokens.turn_away_strangers(&desk.pool, &parts.headers).await?;
+    let _place = desk.requests.try_acquire().map_err(|_| Refusal::overloaded())?;
     let Admitted { bearer, room: _room, large: own_large } =
         desk.tokens.admit(&desk.pool, &parts.headers, scope).await?;
     if let Some(media) = route.takes.media_type() {

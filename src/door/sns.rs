@@ -94,19 +94,22 @@ impl Checker {
         if !self.topics.contains(&notification.topic_arn) {
             return Err(Refused::new(403, "The topic is none of those in the configuration."));
         }
-        let key = self.key(&notification.signing_cert_url).await?;
+        let key = self.key(&notification.signing_cert_url, &notification.topic_arn).await?;
         match is_signed(&notification, &key) {
             true => Ok(notification),
             false => Err(Refused::new(403, "The signature is not Amazon's.")),
         }
     }
 
-    async fn key(&self, url: &str) -> Result<Vec<u8>, Refused> {
+    async fn key(&self, url: &str, topic: &str) -> Result<Vec<u8>, Refused> {
         if let Some(pinned) = &self.pinned {
             return Ok(pinned.clone());
         }
-        let Some(parsed) = amazons(url).filter(|url| url.path().ends_with(".pem") && url.query().is_none()) else {
-            return Err(Refused::new(403, "The signing certificate is not on a host of Amazon SNS."));
+        let Some(parsed) = amazons(url, topic).filter(is_certificate) else {
+            return Err(Refused::new(
+                403,
+                "The signing certificate is not one of Amazon SNS in the region of the topic.",
+            ));
         };
         if let Some(key) = self.lock().get(url) {
             return Ok(key.clone());
@@ -134,7 +137,7 @@ impl Checker {
 
 /// Visits the address of a subscription's confirmation, which must be Amazon's.
 pub async fn confirm(notification: &Notification) -> Result<(), Refused> {
-    let Some(url) = notification.subscribe_url.as_deref().and_then(amazons) else {
+    let Some(url) = notification.subscribe_url.as_deref().and_then(|url| amazons(url, &notification.topic_arn)) else {
         return Err(Refused::new(403, "The subscription's address is not on a host of Amazon SNS."));
     };
     match fetch(&url).await {
@@ -149,15 +152,33 @@ pub async fn confirm(notification: &Notification) -> Result<(), Refused> {
     }
 }
 
-/// The address, if it is one of Amazon SNS: `https://sns.<region>.amazonaws.com` or `.com.cn`, and nothing odd in it.
-fn amazons(url: &str) -> Option<Url> {
+/// The address, if it is on the host of Amazon SNS in the topic's own region, and nothing odd is in it. Any other host may be somebody's:
+/// `sns.s3.amazonaws.com` is a bucket.
+fn amazons(url: &str, topic: &str) -> Option<Url> {
+    let mut arn = topic.split(':');
+    let (Some("arn"), Some(partition), Some("sns"), Some(region)) = (arn.next(), arn.next(), arn.next(), arn.next())
+    else {
+        return None;
+    };
+    let ending = match partition {
+        "aws" | "aws-us-gov" => "amazonaws.com",
+        "aws-cn" => "amazonaws.com.cn",
+        _ => return None,
+    };
     let parsed = Url::parse(url).ok()?;
-    let host = parsed.host_str()?;
-    let region = host.strip_prefix("sns.")?;
-    let region = region.strip_suffix(".amazonaws.com").or_else(|| region.strip_suffix(".amazonaws.com.cn"))?;
-    let is_region = !region.is_empty() && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    // A region has a number, such as ap-northeast-1; other services' names have none.
+    let is_region = region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && region.rsplit_once('-').is_some_and(|(_, number)| number.parse::<u8>().is_ok());
+    let is_theirs = is_region && parsed.host_str() == Some(&format!("sns.{region}.{ending}"));
     let plain = parsed.username().is_empty() && parsed.password().is_none() && parsed.port().is_none();
-    (parsed.scheme() == "https" && is_region && plain).then_some(parsed)
+    (parsed.scheme() == "https" && is_theirs && plain && parsed.fragment().is_none()).then_some(parsed)
+}
+
+/// As SNS names its certificates: `/SimpleNotificationService-<letters and digits>.pem`.
+fn is_certificate(url: &Url) -> bool {
+    let name = url.path().strip_prefix("/SimpleNotificationService-").and_then(|name| name.strip_suffix(".pem"));
+    let plain = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    url.query().is_none() && name.is_some_and(plain)
 }
 
 async fn fetch(url: &Url) -> anyhow::Result<Body> {

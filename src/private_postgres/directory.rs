@@ -1,9 +1,9 @@
 //! A server's directory: data, socket, logs. One per server, in the temp directory, and nobody else's to enter.
 
 use std::env;
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf, absolute};
 
@@ -51,12 +51,21 @@ impl Directory {
         bail!("cannot make a directory in {}: something removes it each time", parent.display())
     }
 
-    /// A file in it that the server's user can read, whatever our umask is.
-    pub(super) fn write(&self, name: &str, text: &str, account: &Account) -> Result<()> {
+    /// Writes a file into it, and hands both over to the server's user. In this order, and once: what belongs to another user may hold a
+    /// link of theirs by any name, and root would write where it leads. Where it fails, nothing is left.
+    pub(super) fn hand_over_with(&self, name: &str, text: &str, account: &Account) -> Result<()> {
         let path = self.path.join(name);
-        fs::write(&path, text)
-            .and_then(|()| hand_over(&path, account))
-            .with_context(|| format!("cannot write {}", path.display()))
+        let given = || -> io::Result<()> {
+            // A name that is there already is refused, whatever it leads to.
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(text.as_bytes())?;
+            hand_over(&file, account)?;
+            hand_over(&self.lock, account)
+        };
+        given().with_context(|| {
+            let _ = fs::remove_file(&path).and_then(|()| fs::remove_dir(&self.path));
+            format!("cannot write {}", path.display())
+        })
     }
 
     /// `None`: the name was taken, or the sweep of another process took the directory before it was locked.
@@ -75,14 +84,14 @@ impl Directory {
         if lock.try_lock().is_err() || !is_still_there(&path, &lock) {
             return Ok(None);
         }
-        hand_over(&path, account)?;
         Ok(Some(Self { path, lock }))
     }
 }
 
-fn hand_over(path: &Path, account: &Account) -> io::Result<()> {
+/// What is open here, whatever its name has become.
+fn hand_over(file: &File, account: &Account) -> io::Result<()> {
     if account.dropped {
-        chown(path, Some(account.uid), Some(account.gid))?;
+        fchown(file, Some(account.uid), Some(account.gid))?;
     }
     Ok(())
 }

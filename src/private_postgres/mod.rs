@@ -134,10 +134,10 @@ impl Server {
         let (programs, account) = programs::find_or_install()?;
         let directory = Directory::create(&account, &programs)?;
         let path = &directory.path;
-        let lines = settings.lines(path);
+        // While the directory is our own.
+        directory.hand_over_with("settings.conf", &settings.lines(path)?, &account)?;
         // From here on the watcher cleans up, whatever happens to us.
         let mut watcher = Watcher::start(&account, &programs, path, &directory.lock, &settings.environment)?;
-        directory.write("settings.conf", &lines?, &account)?;
         if !watcher.order(Order::Initialize)? {
             bail!("initdb of {} failed as {}:\n{}", programs.display(), account.name, watcher.said());
         }

@@ -92,6 +92,14 @@ pub struct Fault {
     pub fault: String,
 }
 
+/// How many acts have no link yet: while they were made somebody held the head of the chain. Those that can be linked now are.
+pub async fn unlinked(pool: &PgPool) -> Result<i64, ActError> {
+    const LINK: &str = "select noshi.link_waiting_acts()";
+    const UNLINKED: &str = "select count(*) from noshi.audit_unlinked";
+    sqlx::query(LINK).execute(pool).await?;
+    Ok(sqlx::query_scalar(UNLINKED).fetch_one(pool).await?)
+}
+
 /// Computes the whole chain again, in one snapshot, and looks for a link that was kept elsewhere.
 pub async fn verify(pool: &PgPool, kept: Option<&Head>) -> Result<(Head, Vec<Fault>), ActError> {
     const VERIFY: &str = "select seq, audit, fault from noshi.verify_audit()";

@@ -6,7 +6,7 @@ use sqlx::Row;
 
 use super::batches;
 
-const LOCK: &str = "select pg_advisory_xact_lock(hashtextextended('store/' || $1, 0))";
+const TURN: &str = "select noshi.take_store_turn($1)";
 const STORE: &str = "select organization, name, address, phone from noshi.store where public_id = $1";
 // Of two jobs that are about to begin the older goes first; one that has begun is never overtaken. One that is parked before
 // its first state has not begun, and looks again before it does.
@@ -16,7 +16,7 @@ where j.kind = 'store_creation' and j.status not in ('completed', 'failed', 'can
 
 /// What stands in the way of a store, looked at by one job of its public id at a time.
 pub async fn look_up(connection: &mut PgConnection, job: i64, args: &Args) -> Result<LookUp, sqlx::Error> {
-    sqlx::query(LOCK).bind(&args.public_id).execute(&mut *connection).await?;
+    sqlx::query(TURN).bind(&args.public_id).execute(&mut *connection).await?;
     if let Some(row) = sqlx::query(STORE).bind(&args.public_id).fetch_optional(&mut *connection).await? {
         let here = [row.try_get("organization")?, row.try_get("name")?, row.try_get("address")?, row.try_get("phone")?];
         return Ok(compare(args, &here));

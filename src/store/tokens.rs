@@ -47,9 +47,9 @@ impl Bearer {
     }
 
     /// What the database keeps: the digest of the digest.
-    fn digest(&self) -> Vec<u8> {
+    pub fn digest(&self) -> [u8; 32] {
         let secret = self.0.split_once('.').and_then(|(_, digest)| hex::decode(digest).ok()).unwrap_or_default();
-        Sha256::digest(secret).to_vec()
+        Sha256::digest(secret).into()
     }
 }
 
@@ -78,7 +78,7 @@ pub async fn create(
     let Some(bearer) = Bearer::read(token.expose_secret()) else { unreachable!("a token of our own making reads") };
     let until = sqlx::query_scalar(CREATE)
         .bind(bearer.id())
-        .bind(bearer.digest())
+        .bind(bearer.digest().as_slice())
         .bind(new.owner)
         .bind(new.scopes)
         .bind(new.lasts)

@@ -491,6 +491,29 @@ async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
     assert!(progress.holds);
 }
 
+/// A report holds names and addresses: nobody else reads it, and it is written over nothing and through no link.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_in_a_file_is_its_writers_alone() {
+    let desk = Desk::open().await;
+    let path = desk.write("stores.csv", "organization_id,public_id,name\norg-1,s-1,一号店\n".as_bytes());
+    let submitted = desk.command(&["batch", "submit", "--kind", "stores", path.to_str().unwrap()]).await;
+    assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
+    let (report, link) = (desk.files.path().join("report.csv"), desk.files.path().join("link.csv"));
+    let write = async |path: &std::path::Path, more: &[&str]| {
+        let words = [&["batch", "report", "1", "--out", path.to_str().unwrap()], more].concat();
+        desk.command(&words).await.status.success()
+    };
+    assert!(write(&report, &[]).await);
+    assert_eq!(fs::metadata(&report).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!write(&report, &[]).await);
+    let kept = desk.write("kept", b"of somebody");
+    std::os::unix::fs::symlink(&kept, &link).unwrap();
+    assert!(!write(&link, &[]).await && !write(&link, &["--force"]).await);
+    assert_eq!(fs::read(&kept).unwrap(), b"of somebody");
+    assert!(write(&report, &["--force"]).await);
+    assert_eq!(fs::metadata(&report).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_said() {
     let run = async |config: Option<PathBuf>| {

@@ -153,6 +153,7 @@ mod tests {
             ("tango", &config.credentials.tango_key),
         ] {
             fs::write(path(name), secret).expect("a secret");
+            fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).expect("a secret of our own");
         }
         fs::write(path("noshi.toml"), settings(files.path(), &simulator)).expect("a configuration");
         let settings = Settings::read(Some(&path("noshi.toml"))).expect("settings");

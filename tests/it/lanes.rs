@@ -276,16 +276,16 @@ async fn a_closed_lane_lets_through_what_it_must() {
     assert!(want(2).await.closed, "nobody calls with bad credentials");
     close(pool, "l", Closing::Funds).await.unwrap();
     assert!(want(2).await.closed, "a lesser reason does not reopen it");
-    resume(pool, "l", None).await.unwrap();
+    resume(pool, "l", Some("mended")).await.unwrap();
     assert_eq!(want(1).await.jobs.len(), 1);
-    pause(pool, "l", None).await.unwrap();
+    pause(pool, "l", Some("a look")).await.unwrap();
     assert!(want(1).await.closed);
-    resume(pool, "l", None).await.unwrap();
+    resume(pool, "l", Some("mended")).await.unwrap();
     close(pool, "l", Closing::Throttled(Duration::from_millis(300))).await.unwrap();
     close(pool, "l", Closing::Throttled(Duration::from_millis(1))).await.unwrap();
     assert!(want(1).await.closed, "a shorter wait does not shorten a longer one");
     until("the lane opens by itself", Duration::from_secs(5), async || want(1).await.jobs.len() == 1).await;
-    assert!(resume(pool, "no such lane", None).await.is_err());
+    assert!(resume(pool, "no such lane", Some("x")).await.is_err());
 }
 
 /// After a restart of the server a budget is pushed once, so that slots handed out before it cannot be handed out again.

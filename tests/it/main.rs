@@ -34,6 +34,7 @@ mod metrics;
 mod operators;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod peace;
 mod point_jobs;
 mod points;
 mod postfix;

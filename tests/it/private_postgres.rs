@@ -308,3 +308,43 @@ fn signal(name: &str, pid: u32) {
     let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
     assert!(status.unwrap().success());
 }
+
+/// As root the server's directory belongs to another user, who may put a link there at any moment: nothing is written where it leads.
+#[test]
+fn root_follows_no_link_of_the_servers_user() {
+    if fs::metadata("/proc/self").map_or(true, |it| it.uid() != 0) {
+        return;
+    }
+    let account = ["postgres", "nobody"].into_iter().find_map(|name| {
+        let id = Command::new("id").args(["-u", name]).output().ok()?;
+        String::from_utf8(id.stdout).ok()?.trim().parse::<u32>().ok()
+    });
+    let account = account.expect("an account for servers");
+    let kept = tempfile::NamedTempFile::new().unwrap();
+    fs::write(kept.path(), "of root").unwrap();
+    let parent = tempfile::tempdir().unwrap();
+    fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let script = "cd \"$1\"; while :; do for d in noshi-pg-*; do [ -e \"$d/settings.conf\" ] || ln -s \"$2\" \"$d/settings.conf\"; done; done 2>/dev/null";
+    let plant = || {
+        let mut planter = Command::new("/bin/sh");
+        planter.uid(account).args(["-c", script, "sh"]).arg(parent.path()).arg(kept.path());
+        planter.spawn().expect("somebody who plants links")
+    };
+    let mut planters = [plant(), plant()];
+    for _ in 0..5 {
+        let mut owner = owner_process(Some(parent.path())).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+        lines
+            .find(|line| line.as_ref().is_ok_and(|line| line.contains("owns ")))
+            .expect("the server has started")
+            .unwrap();
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+    }
+    for planter in &mut planters {
+        planter.kill().unwrap();
+        planter.wait().unwrap();
+    }
+    let (text, file) = (fs::read_to_string(kept.path()).unwrap(), fs::metadata(kept.path()).unwrap());
+    assert_eq!((text.as_str(), file.uid()), ("of root", 0));
+}

@@ -31,6 +31,7 @@ async fn bench() -> Bench {
 fn settings(dir: &TempDir, base_url: &str, token: &str) -> OrganizationSettings {
     let file = dir.path().join("token");
     fs::write(&file, format!("{token}\n")).unwrap();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let text = format!(
         "base_url = '{base_url}'\ntoken_file = '{}'\nservice = 'reserve'\ncalls_per_second = 2000\njitter_ms = 0\n\
          timeout_ms = 1500\nread_timeout_ms = 1000\nconnect_timeout_ms = 1000\n",

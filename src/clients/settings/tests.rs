@@ -100,3 +100,25 @@ fn a_secret_is_read_from_its_file_and_never_shown() {
     let missing = format!("{:#}", secret("test", "API key", Path::new("/nowhere/key")).unwrap_err());
     assert!(missing.contains("/nowhere/key") && missing.contains("API key of test"), "{missing}");
 }
+
+/// As the vault's: what others may read, or belongs to somebody else, is no secret of ours.
+#[cfg(unix)]
+#[test]
+fn a_secret_that_others_may_read_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "s3cret\n").unwrap();
+    for mode in [0o644, 0o640, 0o604, 0o620, 0o666] {
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let error = format!("{:#}", secret("x", "token", file.path()).map(|_| ()).unwrap_err());
+        assert!(error.contains("chmod 600") && !error.contains("s3cret"), "{mode:o}: {error}");
+    }
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(secret("x", "token", file.path()).is_ok());
+    // Only root can give it away.
+    if rustix::process::geteuid().is_root() {
+        chown(file.path(), Some(65_534), None).unwrap();
+        let error = format!("{:#}", secret("x", "token", file.path()).map(|_| ()).unwrap_err());
+        assert!(error.contains("belongs to user 65534"), "{error}");
+    }
+}

@@ -75,6 +75,11 @@ impl Refusal {
         refusal
     }
 
+    /// It is the token that is not good.
+    pub fn is_of_token(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
     pub fn missing_scope(scope: &str, has: &[String]) -> Refusal {
         let detail = format!("This needs a token with the scope `{scope}`; this one has {}.", has.join(", "));
         let mut refusal = Refusal::new(StatusCode::FORBIDDEN, detail).with("scope", scope);

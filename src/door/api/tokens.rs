@@ -10,15 +10,22 @@ use std::{
 use crate::store::PgPool;
 use axum::http::{HeaderMap, header};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
-use super::refusal::Refusal;
+use super::{TURN, refusal::Refusal};
 use crate::store::tokens::{self, Bearer, Known};
 
 /// How long a revoked token may still read here. What changes anything, the database asks again.
 const REMEMBERED: Duration = Duration::from_secs(15);
 /// Requests that one token may have in hand: a quarter of all, so that one caller's overload is not everybody's.
 const ROOM: usize = 32;
+/// Tokens that this process has not known yet, looked up at once: callers without a good one share this, and take nobody else's room.
+const STRANGERS: usize = 2;
+/// How long a token that the database refused is refused without asking it again. No new token is like one that was shown before.
+const REFUSED: Duration = Duration::from_secs(10);
 /// Entries of tokens that nobody shows any more are dropped beyond this many.
 const MOST: usize = 10_000;
 
@@ -40,10 +47,47 @@ pub struct Admitted {
     pub large: Arc<Semaphore>,
 }
 
-#[derive(Default)]
-pub struct Tokens(Mutex<HashMap<String, Entry>>);
+pub struct Tokens {
+    known: Mutex<HashMap<String, Entry>>,
+    /// Digests of those that were refused of late.
+    refused: Mutex<HashMap<[u8; 32], Instant>>,
+    strangers: Semaphore,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Tokens { known: Mutex::default(), refused: Mutex::default(), strangers: Semaphore::new(STRANGERS) }
+    }
+}
 
 impl Tokens {
+    /// Refuses whoever shows no token of ours, at the cost of nobody else: before a request has a place among those in hand.
+    pub async fn turn_away_strangers(&self, pool: &PgPool, headers: &HeaderMap) -> Result<(), Refusal> {
+        let bearer = shown(headers)?;
+        if self.lock().get(bearer.id()).is_some_and(|entry| entry.bearer == bearer) {
+            return Ok(());
+        }
+        let digest = bearer.digest();
+        let was_refused = |tokens: &Tokens| tokens.refused().get(&digest).is_some_and(|at| at.elapsed() < REFUSED);
+        if was_refused(self) {
+            return Err(Refusal::bad_token());
+        }
+        let turn = timeout(TURN, self.strangers.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(Refusal::overloaded()) };
+        if was_refused(self) {
+            return Err(Refusal::bad_token());
+        }
+        let looked = self.look_up(pool, &bearer).await;
+        if looked.as_ref().is_err_and(Refusal::is_of_token) {
+            let mut refused = self.refused();
+            if refused.len() >= MOST {
+                refused.clear();
+            }
+            refused.insert(digest, Instant::now());
+        }
+        looked.map(|_| ())
+    }
+
     /// The bearer of a request, if the token is good, has the scope, and keeps to its pace and room.
     pub async fn admit(&self, pool: &PgPool, headers: &HeaderMap, scope: &'static str) -> Result<Admitted, Refusal> {
         let bearer = shown(headers)?;
@@ -105,7 +149,11 @@ impl Tokens {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Instant>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

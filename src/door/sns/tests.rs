@@ -92,7 +92,16 @@ async fn a_certificate_or_a_subscription_elsewhere_is_not_visited() {
     for url in [
         "http://sns.ap-northeast-1.amazonaws.com/x.pem",
         "https://sns.ap-northeast-1.amazonaws.com.example.com/x.pem",
-        "https://sns.evil.com/x.pem",
+        "https://sns.evil.com/SimpleNotificationService-x.pem",
+        // Another's bucket, another region than the topic's, and what is no certificate's name.
+        "https://sns.s3.amazonaws.com/SimpleNotificationService-x.pem",
+        "https://sns.s3-us-west-2.amazonaws.com/SimpleNotificationService-x.pem",
+        "https://sns.us-east-1.amazonaws.com/SimpleNotificationService-x.pem",
+        "https://sns.ap-northeast-1.amazonaws.com.cn/SimpleNotificationService-x.pem",
+        "https://sns.ap-northeast-1.amazonaws.com/x.pem",
+        "https://sns.ap-northeast-1.amazonaws.com/a/SimpleNotificationService-x.pem",
+        "https://sns.ap-northeast-1.amazonaws.com/SimpleNotificationService-.pem",
+        "https://sns.ap-northeast-1.amazonaws.com/SimpleNotificationService-x.pem#y",
         "https://sns.amazonaws.com/x.pem",
         "https://sns.a.b.amazonaws.com/x.pem",
         "https://sns.ap-northeast-1.amazonaws.com:8443/x.pem",
@@ -111,5 +120,11 @@ async fn a_certificate_or_a_subscription_elsewhere_is_not_visited() {
         notification.subscribe_url = Some(url.to_owned());
         assert_eq!(confirm(&notification).await.unwrap_err().status, 403, "{url}");
     }
-    assert!(amazons("https://sns.cn-north-1.amazonaws.com.cn/a.pem").is_some());
+    let pem = |host: &str, topic: &str| {
+        amazons(&format!("https://{host}/SimpleNotificationService-0123abc.pem"), topic)
+            .is_some_and(|url| is_certificate(&url))
+    };
+    assert!(pem("sns.cn-north-1.amazonaws.com.cn", "arn:aws-cn:sns:cn-north-1:1:t"));
+    assert!(pem("sns.us-gov-west-1.amazonaws.com", "arn:aws-us-gov:sns:us-gov-west-1:1:t"));
+    assert!(!pem("sns.s3.amazonaws.com", "arn:aws:sns:s3:1:t"));
 }
