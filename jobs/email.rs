@@ -93,6 +93,9 @@ pub struct Args {
     /// What the template shows beside the name: nothing secret.
     #[serde(default)]
     pub params: BTreeMap<String, String>,
+    /// The batch that announces the same once more: the mail of an earlier one, which was cancelled, has the usual id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_in: Option<i64>,
 }
 
 /// The service that a send goes to, as its adapter declares it. Kept with the send: the terms in force when it began.
@@ -205,7 +208,9 @@ impl Job for Email {
     type World = dyn World;
 
     fn id(args: &Args) -> JobId {
-        JobId(format!("{}:{}:{}", args.template.name(), args.template.version(), args.reference))
+        let version = args.template.version();
+        let version = args.again_in.map_or_else(|| version.to_string(), |batch| format!("{version}/{batch}"));
+        JobId(format!("{}:{version}:{}", args.template.name(), args.reference))
     }
 
     fn start(args: &Args) -> Result<State, String> {

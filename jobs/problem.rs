@@ -94,12 +94,12 @@ problems! {
         "上限を超えています。何も付与していません。";
     BatchDuplicates = "batch_duplicates", "Some grants of the batch exist already from another one; nothing was granted. Submit a corrected file.",
         "他の一括付与で付与済みの行があります。何も付与していません。";
-    BatchCancelled = "batch_cancelled", "The batch was cancelled before its grants were registered; nothing was granted.",
-        "一括処理は取り消されました。何も実行していません。";
+    BatchCancelled = "batch_cancelled", "It was cancelled with its batch, and nothing was called for it: no grant stands. Submit the row again if that was a mistake.",
+        "一括処理とともに取り消されました。何も実行していません。";
     // Of store creation.
     StoreConflict = "store_conflict", "A store of this public id exists with other content; nothing was created. Ask the customer which is right.",
         "同じ公開IDの店舗が別の内容で登録されています。";
-    StoreRevoked = "store_revoked", "An operator cancelled it before a shop was made; nothing was created. Rerun it if that was a mistake.",
+    StoreRevoked = "store_revoked", "An operator cancelled it before a shop was made; nothing was created. If that was a mistake, rerun it, or where its batch was cancelled submit the row again.",
         "店舗を作成する前に、運用担当者が取り消しました。何も作成していません。";
     ShopAttestedVoid = "shop_attested_void", "An operator attested, with evidence, that no shop was created and none will be. Rerun creates it anew.",
         "店舗が作成されていないことを運用担当者が確認しました。";
@@ -120,8 +120,8 @@ problems! {
     // Of e-mail.
     MailRejected = "mail_rejected", "The mail service refused the message; it was not sent. The grant behind it stands. Correct and rerun.",
         "メールの送信が断られました。付与は有効です。";
-    MailRevoked = "mail_revoked", "An operator cancelled the mail before it was sent. The grant behind it stands. Rerun sends it.",
-        "送信の前に、運用担当者がメールを取り消しました。付与は有効です。";
+    MailRevoked = "mail_revoked", "An operator cancelled the mail before it was sent. Rerun sends it, as long as the grant behind it stands.",
+        "送信の前に、運用担当者がメールを取り消しました。";
     MailBounced = "mail_bounced", "The message was sent and came back; the address is suppressed. The grant behind it stands.",
         "メールが届きませんでした。付与は有効です。";
     AddressSuppressed = "address_suppressed", "The address bounced or complained before, so nothing was sent. The grant behind it stands.",

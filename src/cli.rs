@@ -238,14 +238,18 @@ pub fn parse() -> Result<Cli, u8> {
 /// Reads a command line, and does nothing.
 pub fn read<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let matches = command
+        .try_get_matches_from_mut(arguments.iter().cloned())
+        .map_err(|error| given::no_text(&mut command, error, &arguments))?;
     given::check(&mut command, &matches)?;
     Cli::from_arg_matches(&matches)
 }
 
 /// How to answer where the command line cannot be read.
 fn wanted_output() -> out::Out {
-    let words: Vec<String> = std::env::args().collect();
+    // Bytes that are no text are no word that is looked for here.
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let json = words.iter().any(|word| matches!(word.as_str(), "-ojson" | "-o=json" | "--output=json"))
         || words.windows(2).any(|two| matches!(two[0].as_str(), "-o" | "--output") && two[1] == "json");
     if json { out::Out::Json } else { out::Out::Table }

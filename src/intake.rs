@@ -40,6 +40,7 @@ use crate::{
     gifts::Gifts,
     store::batches::{self, NewBatch},
     terminal::progress::Progress,
+    text,
     vault::Vault,
 };
 
@@ -47,6 +48,8 @@ use crate::{
 pub const MOST_FAULTS: usize = 20;
 /// Rows of one file.
 pub const MOST_ROWS: usize = 1_000_000;
+/// Bytes of the name of a file, or of a campaign.
+const MOST_NAME: usize = 200;
 
 /// What a row of a file asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -225,6 +228,19 @@ impl Submission<'_> {
     }
 }
 
+/// Why nothing can be recorded under this name of a file: whoever approves it reads the name. SQL says the same (`noshi.must_be_named`).
+pub fn file_fault(name: &str) -> Option<String> {
+    if name.contains(['/', '\\']) {
+        return Some("this holds a slash; a name is no path".to_owned());
+    }
+    text::text_fault(name, MOST_NAME)
+}
+
+/// The same of a campaign.
+pub fn campaign_fault(campaign: &str) -> Option<String> {
+    text::text_fault(campaign, MOST_NAME)
+}
+
 /// What a check found of a whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
@@ -386,6 +402,12 @@ pub async fn submit(
     submission: &Submission<'_>,
 ) -> anyhow::Result<Submitted> {
     let name = submission.name();
+    if let Some(fault) = file_fault(&name) {
+        bail!("the name of the file: {fault}; nothing was written, give it another name");
+    }
+    if let Some(fault) = submission.campaign.and_then(campaign_fault) {
+        bail!("--campaign: {fault}; nothing was written");
+    }
     let checked = check(submission.kind, submission.encoding, submission.open()?, gifts)?;
     let new = NewBatch {
         kind: submission.kind.name(),

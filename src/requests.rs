@@ -3,7 +3,8 @@
 //!
 //! It is narrower than what a job reads: a job must go on reading what older versions took.
 
-use noshi_jobs::{Kind, gift_issuance::OF_EXCHANGE};
+use noshi_jobs::{Kind, gift_issuance::OF_EXCHANGE, machine, with_job};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::text;
@@ -173,8 +174,15 @@ pub fn fault(kind: Kind, args: &Value) -> Option<Fault> {
     }
     object_fault(fields, args, "").or_else(|| {
         let benefit = args.get("benefit").and_then(Value::as_str).unwrap_or_default();
-        (kind == Kind::PointGrant && benefit.contains(':'))
-            .then(|| ("benefit".to_owned(), "this must not contain a colon".to_owned()))
+        let zone = args.get("zone").and_then(Value::as_str).unwrap_or("UTC");
+        match kind == Kind::PointGrant {
+            true if benefit.contains(':') => Some(("benefit".to_owned(), "this must not contain a colon".to_owned())),
+            true if !is_zone(zone) => Some((
+                "zone".to_owned(),
+                "there is no such time zone; name one as Asia/Tokyo or UTC are named".to_owned(),
+            )),
+            true | false => None,
+        }
     })
 }
 
@@ -268,6 +276,11 @@ fn value_fault(holds: Holds, value: &Value, path: &str) -> Option<Fault> {
     }
 }
 
+/// A name, and not a rule or an abbreviation, whose signs and seasons mean something else than they seem to; as `noshi.is_zone` has it.
+fn is_zone(zone: &str) -> bool {
+    zone == "UTC" || (zone.contains('/') && zone.parse::<chrono_tz::Tz>().is_ok())
+}
+
 fn is_word(text: &str, most: usize) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=most).contains(&text.len()) && text.bytes().all(fits) && text != "." && text != ".."
@@ -285,6 +298,30 @@ fn whole(value: &Value) -> Option<i64> {
         // Up to here every whole number has a double of its own.
         #[allow(clippy::cast_possible_truncation)]
         (number.fract() == 0.0 && number.abs() <= 9e15).then_some(number as i64)
+    })
+}
+
+/// Whether the text of some arguments is those of this kind, as every door that is given text judges it: before a reader has made one of two
+/// fields of the same name, or a whole number of a fraction. What is wrong with it: the path, and a sentence.
+pub fn reads(kind: Kind, args: &str) -> Result<(), Fault> {
+    let reads = |args: &str| with_job!(kind, J => reads_as::<<J as machine::Job>::Args>(args));
+    // 500.0 is 500, here as for the database.
+    reads(args).or_else(|fault| {
+        let plain = whole_numbers(args);
+        if plain == args { Err(fault) } else { reads(&plain) }
+    })
+}
+
+fn reads_as<T: DeserializeOwned>(args: &str) -> Result<(), Fault> {
+    if !args.trim_start().starts_with('{') {
+        return Err((".".to_owned(), "they are no object".to_owned()));
+    }
+    let mut text = serde_json::Deserializer::from_str(args);
+    serde_path_to_error::deserialize::<_, T>(&mut text).map(drop).map_err(|error| {
+        let said = error.inner().to_string();
+        // Where it stands in the arguments is no place in what was sent.
+        let sentence = said.rsplit_once(" at line ").map_or(said.as_str(), |(sentence, _)| sentence);
+        (error.path().to_string(), sentence.to_owned())
     })
 }
 

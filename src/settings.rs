@@ -56,9 +56,16 @@ impl Settings {
         let mut builder = config::Config::builder();
         if let Some(file) = file {
             let cannot = || format!("the configuration file {} cannot be used", file.display());
+            // The reader would say that it is not there.
+            if file.exists() && !file.is_file() {
+                return Err(anyhow!("it is no plain file, but a folder, a device or a pipe")).with_context(cannot);
+            }
             let source = config::File::from(file).format(config::FileFormat::Toml).required(true);
             let alone = config::Config::builder().add_source(source.clone()).build().with_context(cannot)?;
             let table = alone.try_deserialize().with_context(cannot)?;
+            if let Some((path, fraction)) = keys::fraction(&table, "") {
+                return Err(anyhow!("`{path}` is {fraction}, and has to be a whole number")).with_context(cannot);
+            }
             if let Some(unknown) = keys::unknown(&table).first() {
                 let beside = keys::beside(unknown);
                 return Err(anyhow!("`{unknown}` is no setting; there are {beside}")).with_context(cannot);

@@ -3,6 +3,7 @@
 //! What cannot be written never ends a command in a panic: a reader that went away has seen enough, and of a full disk the exit status tells
 //! ([`NOT_SAID`]), since by then an act may have been carried out.
 
+pub mod leftovers;
 pub mod progress;
 
 use std::{

@@ -39,6 +39,7 @@ fn args() -> Args {
         reference: "G-1".to_owned(),
         recipient: "7/1".to_owned(),
         params: BTreeMap::new(),
+        again_in: None,
     }
 }
 
@@ -144,6 +145,7 @@ fn released_json_still_reads() {
         assert_eq!(serde_json::to_string(&state).unwrap(), json);
     }
     assert_eq!(Email::id(&args()).0, "gift_granted:1:G-1");
+    assert_eq!(Email::id(&Args { again_in: Some(11), ..args() }).0, "gift_granted:1/11:G-1");
 }
 
 #[test]

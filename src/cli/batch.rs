@@ -43,7 +43,7 @@ pub enum BatchCommand {
     Pause(BatchAct),
     /// Lets the rows of a paused batch go on.
     Resume(BatchAct),
-    /// Ends a batch before its release, or the rows of stores that have not begun.
+    /// Ends a batch: before its release all of it, after that each row that has not begun, and each grant that nobody has asked for.
     Cancel(BatchAct),
     /// Runs the failed rows of a batch again.
     Rerun(BatchAct),
@@ -220,9 +220,11 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
             let pool = open(&act.database).await?;
             let ended = batches::cancel(&pool, act.batch, &act.reason).await?;
             let after = batches::progress(&pool, Some(act.batch), 1).await?;
-            let goes_on = after.first().map_or(0, |after| after.open + after.needs_operator);
+            let after = after.first();
+            let goes_on = after.map_or(0, |after| after.open + after.needs_operator);
+            let (cancelled, completed) = after.map_or((0, 0), |after| (after.cancelled, after.completed));
             let sentence = format!(
-                "batch {} is cancelled; {ended} rows that were waiting as jobs ended with it, never called; {goes_on} rows had begun and go on to their end",
+                "batch {} is cancelled; {ended} jobs that were waiting ended with it, never called; {cancelled} rows are cancelled, {completed} were done before and stay, and {goes_on} had begun and go on to their end",
                 act.batch
             );
             said(out, json!({"batch": act.batch, "is": "cancelled", "ended": ended}), sentence)
@@ -579,6 +581,7 @@ async fn write_report(pool: &PgPool, vault: &Vault, batch: &Progress, path: &Pat
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = || format!("cannot write {}; it is as it was", path.display());
     let beside = tempfile::Builder::new().prefix(".noshi-report-").tempfile_in(folder).with_context(cannot)?;
+    let unfinished = terminal::leftovers::unfinished(beside.path());
     intake::report::write(pool, vault, batch, BufWriter::new(beside.as_file())).await.with_context(cannot)?;
     beside.as_file().sync_all().with_context(cannot)?;
     let bytes = beside.as_file().metadata()?.len();
@@ -588,5 +591,6 @@ async fn write_report(pool: &PgPool, vault: &Vault, batch: &Progress, path: &Pat
         false => beside.persist_noclobber(path).map(|_| ()).map_err(|error| error.error),
     }
     .with_context(cannot)?;
+    drop(unfinished);
     Ok(bytes)
 }

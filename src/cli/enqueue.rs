@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, ValueHint};
 use noshi_jobs::Kind;
-use serde_json::{Value, json};
+use serde_json::{json, value::RawValue};
 
 use super::{Database, names, out::Out};
 use crate::{
-    explain,
+    explain, requests,
     store::{self, PgPool, Role, enqueue, operate, prune},
     terminal::progress::{self, Progress},
 };
@@ -26,7 +26,7 @@ pub struct JobEnqueue {
     id: String,
     /// The kind's arguments, an object.
     #[arg(long, value_name = "JSON", value_parser = read, value_hint = ValueHint::Other)]
-    args: Value,
+    args: Box<RawValue>,
     /// Before all bulk work, as where a person waits.
     #[arg(long)]
     first: bool,
@@ -38,9 +38,10 @@ pub struct JobEnqueue {
     database: Database,
 }
 
-fn read(text: &str) -> Result<Value, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => Ok(Value::Object(fields)),
+/// As it is written: the database reads numbers to their last digit.
+fn read(text: &str) -> Result<Box<RawValue>, String> {
+    match serde_json::from_str::<Box<RawValue>>(text) {
+        Ok(args) if args.get().starts_with('{') => Ok(args),
         Ok(_) => Err("this is no object".to_owned()),
         Err(error) => Err(error.to_string()),
     }
@@ -56,6 +57,10 @@ impl AsksForAPerson {
 }
 
 pub async fn run(out: Out, asked: JobEnqueue) -> anyhow::Result<()> {
+    if let Err((field, said)) = requests::reads(asked.kind, asked.args.get()) {
+        let place = if field == "." { "args".to_owned() } else { format!("args.{field}") };
+        bail!("{place}: {said}; nothing was asked for");
+    }
     let url = asked.database.url()?;
     // Whoever may not look is told so before anything is asked for.
     let looks = if asked.wait { Some(store::connect(url, Role::Operator, 1).await?) } else { None };

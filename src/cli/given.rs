@@ -1,5 +1,7 @@
 //! What is asked of every argument of every command, whoever wrote the command: that it says something.
 
+use std::ffi::OsString;
+
 use clap::{ArgMatches, Command, error::ErrorKind, parser::ValueSource};
 
 use crate::text;
@@ -36,6 +38,23 @@ fn check_below(command: &Command, matches: &ArgMatches) -> Result<(), clap::Erro
         },
         None => Ok(()),
     }
+}
+
+/// What is no text, by its place: an argument, or a variable of the environment that stands for one.
+pub fn no_text(command: &mut Command, error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    if error.kind() != ErrorKind::InvalidUtf8 {
+        return error;
+    }
+    let argument = arguments.iter().skip(1).find(|argument| argument.to_str().is_none());
+    let what = match argument {
+        Some(argument) => format!("the argument {}", argument.to_string_lossy()),
+        None => ["NOSHI_CONFIG", "NOSHI_LOG", "NOSHI_LOG_FORMAT", "DATABASE_URL"]
+            .into_iter()
+            .find(|name| std::env::var_os(name).is_some_and(|value| value.to_str().is_none()))
+            .map_or_else(|| "an argument".to_owned(), |name| format!("the environment variable {name}")),
+    };
+    let sentence = format!("{what} is no UTF-8; a terminal or a file in Shift_JIS writes like that. Nothing was done");
+    command.error(ErrorKind::InvalidUtf8, sentence)
 }
 
 /// Nothing that a reader would see.

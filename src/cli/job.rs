@@ -68,7 +68,7 @@ pub struct JobList {
     /// Only those with a call whose outcome is not known.
     #[arg(long)]
     in_doubt: bool,
-    /// A user, a grant, a trade, or the public id of a store.
+    /// A user, a grant, a trade, the source of points, or the public id of a store.
     #[arg(long, value_name = "ID")]
     of: Option<String>,
     /// Only those with a smaller number: the next page.
@@ -82,7 +82,7 @@ pub struct JobList {
 
 #[derive(Args)]
 pub struct JobName {
-    /// A job's number; its kind and id; or a user, grant, trade or public id that has one job only.
+    /// A job's number, which comes first; its kind and id; or a user, grant, trade, source or public id that has one job only.
     #[arg(num_args = 1..=2, required = true, value_names = ["KIND", "ID"])]
     name: Vec<String>,
     #[command(flatten)]
@@ -259,6 +259,9 @@ async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<Seen> {
         [name] => name,
         _ => bail!("name a job by its number, or by kind and id"),
     };
+    if let Some(number) = number(name) {
+        return numbered(out, pool, name, number).await;
+    }
     let found = operate::find(pool, name, &kinds(), 1000).await?;
     match found.as_slice() {
         [one] => match operate::look_at(pool, *one).await? {
@@ -274,6 +277,31 @@ async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<Seen> {
     }
 }
 
+fn number(name: &str) -> Option<i64> {
+    name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Digits are a job's number and nothing else: a slip of the pen must not act on the job of a user or a grant that is called so.
+async fn numbered(out: Out, pool: &PgPool, name: &str, number: i64) -> anyhow::Result<Seen> {
+    if let Some(job) = operate::look_at(pool, number).await? {
+        return Ok(job);
+    }
+    if let Some(over) = prune::over(pool, None, name).await? {
+        bail!("{}", was_done(&over));
+    }
+    let filter = Filter { of: Some(name.to_owned()), most: 20, ..Filter::default() };
+    let mut others = operate::list(pool, &filter, &kinds()).await?;
+    others.extend(pruned(pool, &filter, 20).await?);
+    if others.is_empty() {
+        return none_there(out, pool, name).await;
+    }
+    lines(out, &others)?;
+    bail!(
+        "there is no job with the number {name}; jobs that know {name} as an id or as somebody's name are above: \
+         name one by its own number, or by kind and id"
+    )
+}
+
 /// Why no job of this name is there: it was pruned, or is to come, or never was.
 async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<Seen> {
     let over = prune::known(pool, name, &kinds(), 20).await?;
@@ -281,7 +309,9 @@ async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<Seen>
         [one] => bail!("{}", was_done(one)),
         [] => match operate::granted(pool, name).await? {
             Some(granted) => bail!("there is no job yet. {}", explain::explain_grant(&granted)),
-            None => bail!("nothing goes by the name of {name}: no job, user, grant, trade or public id"),
+            None => {
+                bail!("nothing goes by the name of {name}: no job, user, grant, trade, source of points or public id")
+            }
         },
         several => {
             let count = several.len();
@@ -331,6 +361,7 @@ async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
 
 async fn find_over(name: &JobName, pool: &PgPool) -> anyhow::Result<Option<Over>> {
     Ok(match name.name.as_slice() {
+        [name] if number(name).is_some() => prune::over(pool, None, name).await?,
         [name] => match prune::known(pool, name, &kinds(), 2).await?.as_slice() {
             [one] => prune::over(pool, None, &one.id.to_string()).await?,
             _ => None,

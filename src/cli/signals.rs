@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::terminal::{note, progress};
+use crate::terminal::{leftovers, note, progress};
 
 /// A second signal within this time is the same one: wrappers and terminals send it to a process and to its group.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
@@ -72,6 +72,7 @@ pub fn tell_what_is_kept() {
                 let kept = progress::last_word().unwrap_or_else(|| {
                     "what it had asked of the database is done whole or not at all; `noshi audit list --since 5m` tells".to_owned()
                 });
+                leftovers::clear();
                 note!("\nnoshi: broken off; {kept}");
                 std::process::exit(128 + number);
             }

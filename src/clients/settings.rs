@@ -139,6 +139,8 @@ pub(super) struct Defaults {
     pub calls_per_second: u32,
 }
 
+/// Whoever waits longer for one answer has mistaken the unit.
+pub(super) const LONGEST_CALL: Duration = Duration::from_secs(600);
 const JITTER: Duration = Duration::from_millis(100);
 
 /// What a key of an [`Account`] is where it is left out, as it would be written.
@@ -184,9 +186,12 @@ impl<C> Account<C> {
         let connect_timeout = self.connect_timeout_ms.map_or(defaults.connect_timeout.min(timeout / 2), millis);
         let read_timeout = self.read_timeout_ms.map_or(defaults.read_timeout.min(timeout), millis);
         ensure!(
-            !connect_timeout.is_zero() && connect_timeout < timeout && !read_timeout.is_zero(),
+            !connect_timeout.is_zero()
+                && connect_timeout < timeout
+                && !read_timeout.is_zero()
+                && timeout <= LONGEST_CALL,
             "the timeouts of {provider} do not fit: connect_timeout_ms must be more than 0 and less than timeout_ms, \
-             and read_timeout_ms more than 0"
+             read_timeout_ms more than 0, and timeout_ms 600000 at most"
         );
         Http::new(&Reach {
             provider,

@@ -114,6 +114,7 @@ fn sample(template: Template) -> Args {
         reference: "G-1".to_owned(),
         recipient: "G-1".to_owned(),
         params: params.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        again_in: None,
     }
 }
 

@@ -93,6 +93,19 @@ fn look(table: &Map<String, Value>, path: &str, unknown: &mut Vec<String>) {
     }
 }
 
+/// The first number with a fraction, by its path. No setting is one, and the reader would cut it off without a word.
+pub fn fraction(table: &Map<String, Value>, path: &str) -> Option<(String, f64)> {
+    table.iter().find_map(|(name, value)| {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        match value {
+            Value::Number(number) if number.is_f64() => number.as_f64().map(|number| (path, number)),
+            Value::Object(below) => fraction(below, &path),
+            Value::Array(entries) => entries.iter().find_map(|entry| fraction(entry.as_object()?, &path)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+        }
+    })
+}
+
 /// The keys beside one that is not known, so that a slip of the pen is seen.
 pub fn beside(path: &str) -> String {
     let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);

@@ -364,6 +364,7 @@ pub async fn announce(connection: &mut PgConnection, batch: i64, after: i32) -> 
         Some(_) => return Ok(Announce::Paused),
     }
     take_time(connection).await?;
+    let again = told_by_cancelled(connection, batch, after).await?;
     let page = sqlx::query(NEXT_PAGE).bind(batch).bind(after).bind(PAGE).fetch_all(&mut *connection).await?;
     let mut requests = vec![];
     let mut last = None;
@@ -377,7 +378,9 @@ pub async fn announce(connection: &mut PgConnection, batch: i64, after: i32) -> 
         }
         let args: Json<gift_issuance::Args> = row.try_get("args")?;
         if row.try_get("mails")? && row.try_get("mailed")? {
-            requests.push((row_no, Request::Email(announcement(batch, row_no, &args))));
+            let mut mail = announcement(batch, row_no, &args);
+            mail.again_in = again.contains(&row_no).then_some(batch);
+            requests.push((row_no, Request::Email(mail)));
             if planted(Bug::DoubleCountedBatch) {
                 let mut twice = announcement(batch, row_no, &args);
                 twice.reference += "/again";
@@ -405,7 +408,26 @@ fn announcement(batch: i64, row_no: i32, args: &gift_issuance::Args) -> email::A
         reference: args.grant.clone(),
         recipient: format!("{batch}/{row_no}"),
         params,
+        again_in: None,
     }
+}
+
+// The same whenever it is asked: what was cancelled stays so, and an id is taken for ever.
+const TOLD_BY_CANCELLED: &str = "select r.row_no from (
+    select r.row_no, r.key, r.mailed from noshi.batch o join noshi.batch_row r on r.batch = o.id and r.row_no > $2
+    where o.id = $1 and o.mails order by r.row_no limit $3) r
+cross join lateral (select coalesce(
+    (select j.batch from noshi.job j where j.kind = 'email' and j.key = $4 || r.key),
+    (select t.batch from noshi.tombstone t where t.kind = 'email' and t.key = $4 || r.key)) as batch) m
+join noshi.batch b on b.id = m.batch and b.cancelled_at is not null
+where r.mailed and b.id <> $1";
+
+/// Rows of the next page whose grant an earlier batch had announced, or was to, before it was cancelled: the mail of this one is another.
+async fn told_by_cancelled(connection: &mut PgConnection, batch: i64, after: i32) -> Result<Vec<i32>, sqlx::Error> {
+    let template = email::Template::GiftGranted;
+    let before_the_grant = format!("{}:{}:", template.name(), template.version());
+    let rows = sqlx::query_scalar(TOLD_BY_CANCELLED).bind(batch).bind(after).bind(PAGE).bind(before_the_grant);
+    rows.fetch_all(connection).await
 }
 
 /// Why no more rows may be announced: `paused` or `cancelled`. Held until the transaction ends, so that none come after it.

@@ -2,7 +2,7 @@
 
 use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{Kind, Request};
-use serde_json::Value;
+use serde::Serialize;
 use sqlx::{Row, types::Json};
 
 /// Why a request was not taken. Nothing of it was written.
@@ -13,7 +13,7 @@ pub enum EnqueueError {
     Conflict(String),
     #[error("{0}")]
     Malformed(String),
-    #[error("the database did not take the request, and nothing was written: {0}")]
+    #[error("the database did not take the request: {}", super::sentence(.0))]
     Database(#[source] sqlx::Error),
 }
 
@@ -35,11 +35,10 @@ const ENQUEUE_ROWS: &str = "select noshi.enqueue_rows($1, $2, $3, $4)";
 pub async fn enqueue(
     connection: &mut PgConnection,
     kind: Kind,
-    rows: &[(String, Value)],
+    rows: &[(String, impl Serialize + Sync)],
     interactive: bool,
 ) -> Result<Vec<i64>, EnqueueError> {
-    let (keys, args): (Vec<&str>, Vec<Json<&Value>>) =
-        rows.iter().map(|(key, args)| (key.as_str(), Json(args))).unzip();
+    let (keys, args): (Vec<&str>, Vec<Json<&_>>) = rows.iter().map(|(key, args)| (key.as_str(), Json(args))).unzip();
     let rows = sqlx::query(ENQUEUE_ROWS)
         .bind(kind.name())
         .bind(keys)

@@ -126,7 +126,8 @@ macro_rules! standing {
     () => {
         "l.name, l.paused, l.closed_code, l.tokens,
     -- The clock moves between two looks at it.
-    case when l.closed_until > clock_timestamp() then extract(epoch from l.closed_until - clock_timestamp())::float8 end as closed_for,
+    case when not isfinite(l.closed_until) then 1e9::float8
+        when l.closed_until > clock_timestamp() then extract(epoch from l.closed_until - clock_timestamp())::float8 end as closed_for,
     extract(epoch from clock_timestamp() - least(
         (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and j.relief
          order by priority, rank, id limit 1),

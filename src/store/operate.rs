@@ -79,13 +79,14 @@ macro_rules! look_sql {
             "select j.id, j.kind, j.key, j.args, j.at, j.state, j.undo, j.status::text, j.outcome, j.code, j.detail, j.lane, j.unsure, j.called_at, j.step,
     j.retries, j.asked, j.batch, coalesce(b.paused_at is not null, false) as batch_paused,
     extract(epoch from c.now - j.created_at)::float8 as age, extract(epoch from c.now - j.entered_at)::float8 as in_state,
-    least(extract(epoch from j.run_at - c.now), 1e9)::float8 as due_in,
+    -- Rows of a paused batch are due at no time; PostgreSQL before 17 cannot take a time from that.
+    case when isfinite(j.run_at) then least(extract(epoch from j.run_at - c.now), 1e9) else 1e9 end::float8 as due_in,
     w.id as worker, w.name as worker_name, extract(epoch from c.now - w.seen_at)::float8 as worker_silent,
     j.acknowledged is not distinct from j.step as acknowledged, l.name is not null as lane_known, coalesce(l.paused, false) as lane_paused,
     case when l.paused then (select a.who from noshi.audit a where a.target = 'lane/' || l.name and a.act = 'lane pause' order by a.id desc limit 1) end
         as lane_paused_by,
     l.closed_code as lane_closed_code,
-    case when l.closed_until > c.now then extract(epoch from l.closed_until - c.now)::float8 end as lane_closed_for,
+    case when not isfinite(l.closed_until) then 1e9::float8 when l.closed_until > c.now then extract(epoch from l.closed_until - c.now)::float8 end as lane_closed_for,
     (select count(*) from noshi.worker where dead_at is null and stopped_at is null and seen_at > c.now - interval '1 minute') as workers,
     (select concat_ws(': ', e.outcome, e.detail) from noshi.job_event e where e.job = j.id and e.event = 'settled' and e.outcome is not null
      order by e.happened_at desc, e.step desc limit 1) as last_answer
@@ -114,10 +115,13 @@ const FIND: &str = "select id from (
     union select job from noshi.gift_trade where id = $1
     union select t.job from noshi.gift_trade t where t.grant_id = $1
     union (select id from noshi.job where kind = 'gift_issuance' and args ->> 'user' = $1 order by id desc limit $3)
+    union (select id from noshi.job where kind in ('point_grant', 'point_exchange', 'point_withdrawal') and args ->> 'user' = $1 order by id desc limit $3)
+    union (select id from noshi.job where kind = 'point_grant' and args ->> 'source' = $1 order by id desc limit $3)
     union (select id from noshi.job where kind = 'store_creation' and args ->> 'public_id' = $1 order by id desc limit $3)) f
 order by id desc limit $3";
 
-/// The numbers of jobs that go by this name: a job's number or id, a user, a grant, a trade, the public id of a store. The newest first.
+/// The numbers of jobs that go by this name: a job's number or id, a user, a grant, a trade, the source of points, the public id of a
+/// store. The newest first.
 pub async fn find(pool: &PgPool, name: &str, kinds: &[&str], most: i64) -> Result<Vec<i64>, sqlx::Error> {
     sqlx::query_scalar(FIND).bind(name).bind(kinds).bind(most).fetch_all(pool).await
 }
@@ -132,7 +136,7 @@ pub struct Filter {
     pub lane: Option<String>,
     pub batch: Option<i64>,
     pub in_doubt: bool,
-    /// A user, a grant, a trade or the public id of a store.
+    /// A user, a grant, a trade, the source of points, or the public id of a store.
     pub of: Option<String>,
     /// Only those with a smaller number.
     pub before: Option<i64>,

@@ -17,9 +17,60 @@ pub fn options(url: &str) -> anyhow::Result<PgConnectOptions> {
         ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)),
         "DATABASE_URL is not a PostgreSQL URL, such as postgres://noshi@localhost/noshi"
     );
+    known_parameters(url)?;
     let options = PgConnectOptions::from_str(url)
         .context("DATABASE_URL is not a PostgreSQL URL, such as postgres://noshi@localhost/noshi")?;
     Ok(options.application_name("noshi").options([("synchronous_commit", "on")]))
+}
+
+/// What the driver takes from a URL.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
+/// Of libpq's own, those that change nothing of whom we talk to and how secretly: as we wait, we wait.
+const WITHOUT_EFFECT: [&str; 10] = [
+    "client_encoding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
+
+/// The driver passes over what it does not know: a slip in `sslmode` would talk to anybody.
+fn known_parameters(url: &str) -> anyhow::Result<()> {
+    let Some((_, query)) = url.split_once('?') else { return Ok(()) };
+    let query = query.split('#').next().unwrap_or_default();
+    for name in query.split('&').filter_map(|pair| pair.split('=').next()).filter(|name| !name.is_empty()) {
+        let is_option = name.starts_with("options[") || name.starts_with("options%5B");
+        ensure!(
+            is_option || PARAMETERS.contains(&name) || WITHOUT_EFFECT.contains(&name),
+            "DATABASE_URL has the parameter {name}, which noshi does not know; nothing was done. Write it as it is meant, or leave it out"
+        );
+    }
+    Ok(())
 }
 
 /// A connection that acts for the login itself, with whatever the database's owner has set.
@@ -74,6 +125,14 @@ fn unreachable(options: &PgConnectOptions, error: sqlx::Error) -> anyhow::Error 
             anyhow!("{place} cannot be reached: {}", brief(io))
         };
     }
+    if let sqlx::Error::Protocol(_) = &error {
+        return anyhow!("what answers at {place} is no PostgreSQL server: check host and port");
+    }
+    if let sqlx::Error::Tls(why) = &error {
+        return anyhow!(
+            "no TLS with {place}: {why}; sslmode and sslrootcert in DATABASE_URL say what is asked for, and the server's `ssl` what it offers"
+        );
+    }
     let Some(said) = error.as_database_error() else {
         return anyhow!("no connection to {place}: {error}");
     };
@@ -85,6 +144,11 @@ fn unreachable(options: &PgConnectOptions, error: sqlx::Error) -> anyhow::Error 
         "28000" => anyhow!("the server at {place} does not let the login {login} in: {}", said.message()),
         "3D000" => {
             anyhow!("the server at {place} has no database {database}: create it, or name another in DATABASE_URL")
+        }
+        "53300" if said.message().contains("role") => {
+            anyhow!(
+                "the login {login} has as many connections to {place} as it may: stop something, or raise its connection limit"
+            )
         }
         "53300" => anyhow!("the server at {place} has no connection left: raise max_connections, or stop something"),
         "57P03" => anyhow!("the server at {place} is not ready: {}", said.message()),

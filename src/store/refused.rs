@@ -50,6 +50,9 @@ fn meaning(code: &str, message: &str) -> &'static str {
         "42501" if message.contains("set role") => {
             "this login may not act in that role; grant it the role: ops/roles.md says which each command takes"
         }
+        "42501" if message.contains("create role") => {
+            "this login may make no roles, and nothing was done: as a superuser, `alter role … createrole` for it, as ops/operating.md says"
+        }
         "42501" => {
             "this login may not do that, and nothing was done; ops/roles.md says which login may: caps, `vault rotate` and `migrate` take the one that owns the schema"
         }
@@ -117,6 +120,7 @@ mod tests {
     fn every_class_has_its_own_sentence_and_codes_come_first() {
         assert!(meaning("42501", "permission denied for table sealed").contains("owns the schema"));
         assert!(meaning("42501", "permission denied to set role \"noshi_operator\"").contains("grant it the role"));
+        assert!(meaning("42501", "permission denied to create role").contains("createrole"));
         assert!(meaning("57014", "").contains("took too long"));
         assert!(meaning("57P01", "").contains("connection"));
         assert!(meaning("40P01", "").contains("another session"));

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::store::{PgConnection, PgPool};
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
-use sqlx::{Executor, migrate::Migrator};
+use sqlx::{
+    Executor,
+    migrate::{MigrateError, Migrator},
+};
 
 use super::{MIGRATIONS, reach};
 
@@ -105,13 +108,22 @@ pub async fn counts(connection: &mut PgConnection) -> Result<(usize, usize), sql
     Ok((pending, applied.keys().filter(|version| !ours.contains(version)).count()))
 }
 
+/// What a migration reads and writes is the same whatever the server, the database or the login has for its defaults: functions are
+/// mended by their text as the server prints it, and values are cast to text and back.
+const PINNED: &str = "set statement_timeout = 0; set lock_timeout = 0; set default_transaction_isolation = 'read committed';
+    set default_transaction_deferrable = off; set standard_conforming_strings = on; set escape_string_warning = on;
+    set backslash_quote = safe_encoding; set quote_all_identifiers = off; set datestyle = 'ISO, YMD'; set intervalstyle = postgres;
+    set timezone = 'UTC'; set extra_float_digits = 1; set bytea_output = hex; set array_nulls = on; set transform_null_equals = off;
+    set xmlbinary = base64; set xmloption = content; set check_function_bodies = on; set row_security = on;
+    set default_table_access_method = heap; set jit = off";
+
 /// Brings the schema up to date. Several may try at once: one does it, and the others find it done.
 pub async fn migrate(url: &str) -> anyhow::Result<()> {
     let mut connection = reach::login(url).await?;
     // A migration may rewrite a large table.
     connection.lengthen(super::db::TO_MIGRATE);
     fit_for_us(&mut connection).await?;
-    connection.execute("set statement_timeout = 0; set lock_timeout = 0; set default_transaction_isolation = 'read committed'; set standard_conforming_strings = on; set jit = off").await?;
+    connection.execute(PINNED).await?;
     // For this session, until it ends; the library takes the same lock again, which is counted.
     connection.lock_migrations().await.context("no lock on the migrations of this database")?;
     connection.execute("set lock_timeout = '10s'").await?;
@@ -119,7 +131,7 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
     // A name without a schema is the history's.
     connection.execute("set search_path = noshi_migrations, pg_temp").await?;
     let temporary = temporary_of_all(&mut connection).await?;
-    connection.migrate(&migrator()).await.context("a migration failed; the database is as it was before it")?;
+    connection.migrate(&migrator()).await.map_err(not_migrated)?;
     if !temporary {
         const AS_BEFORE: &str =
             "do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$";
@@ -130,6 +142,37 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
         .context("the migrations are applied, but not every right is as it should be")?;
     connection.close().await?;
     Ok(())
+}
+
+/// The database's own reason, once: the library says it again, with a line of ours.
+fn not_migrated(error: MigrateError) -> anyhow::Error {
+    if let MigrateError::VersionMissing(version) = error {
+        return anyhow::anyhow!(
+            "the schema is newer than this noshi, which does not know migration {version}: run the newer one; nothing was changed"
+        );
+    }
+    if let MigrateError::ExecuteMigration(cause, version) = &error {
+        let cause = super::sentence(cause);
+        return anyhow::anyhow!(
+            "migration {version} was not applied, and the database is as it was before it: {cause}"
+        );
+    }
+    if let MigrateError::Execute(cause) = &error {
+        return anyhow::anyhow!("the database was not migrated: {}", super::sentence(cause));
+    }
+    anyhow::Error::new(error).context("the database was not migrated")
+}
+
+/// Another reason than a missing right is told as it is.
+fn no_schema_made(error: sqlx::Error) -> anyhow::Error {
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+    let sentence = super::sentence(&error);
+    if code != "42501" {
+        return anyhow::anyhow!("nothing was migrated: {sentence}");
+    }
+    anyhow::anyhow!(
+        "this login may make no schema in the database: migrate with the login that owns the database; nothing was changed"
+    )
 }
 
 /// What holds for the whole schema, whichever migrations were run: functions do the same in any session; whoever may act as the owner may
@@ -202,8 +245,7 @@ async fn adopt(connection: &mut PgConnection) -> anyhow::Result<()> {
         sqlx::query_as(MADE).persistent(false).fetch_one(&mut *connection).await?;
     let mut change = connection.begin().await?;
     if !schema {
-        let made = change.execute("create schema noshi_migrations").await;
-        made.context("this login may make no schema in the database: migrate with the login that owns the database")?;
+        change.execute("create schema noshi_migrations").await.map_err(no_schema_made)?;
     }
     if !table {
         // As the library would make it.

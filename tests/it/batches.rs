@@ -456,6 +456,139 @@ async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
     assert!(said.contains("granted by another batch already: line 2"), "{said}");
 }
 
+/// A released batch of grants is cancelled: its report says which of them stand, and the others are granted and announced again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cancelled_batch_announced_is_announced_anew() {
+    const MAILS: &str =
+        "select count(*) from noshi.job where kind = 'email' and batch = 2 and key like 'gift_granted:1/2:G-%'";
+    let desk = Desk::open().await;
+    let without = "G-8,U-8,,,coffee,500,JPY,90,\nG-9,U-9,,,coffee,500,JPY,90,\n";
+    let first = desk.submit(&desk.sato, &(rows(0, 3) + without)).await.unwrap().batch;
+    batches::release(&desk.sato, first, None).await.unwrap();
+    desk.register(first).await;
+    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let issue = async |grant: String| -> Result<i64, sqlx::Error> {
+        let issue = sqlx::query_scalar("select noshi.issue_grant($1, $2)").bind(&grant);
+        issue.bind(grant.replace('G', "U")).fetch_one(&producer).await
+    };
+    let begun = [issue("G-0".to_owned()).await.unwrap(), issue("G-8".to_owned()).await.unwrap()];
+    let said = desk.command(&["batch", "cancel", &first.to_string(), "--reason", "a slip"]).await;
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("3 rows are cancelled, 2 were done before and stay"), "{said}");
+    let report = String::from_utf8(desk.command(&["batch", "report", &first.to_string()]).await.stdout).unwrap();
+    for line in report.lines().skip(1) {
+        let stands = line.starts_with("G-0") || line.starts_with("G-8");
+        let told = if stands { ",completed,granted," } else { ",cancelled,cancelled," };
+        assert!(line.contains(told) && line.contains("cancelled with its batch") != stands, "{line}");
+    }
+    let progress = desk.progress(first).await;
+    assert_eq!((progress.completed, progress.cancelled, progress.holds), (2, 3, true), "{progress:?}");
+    // What was moved out goes on all the same.
+    desk.db
+        .pool
+        .execute("update noshi.job set status = 'completed', finished_at = now() - interval '1 year' where key = 'G-0'")
+        .await
+        .unwrap();
+    desk.db.pool.execute("select noshi.prune(100, interval '1 day')").await.unwrap();
+    assert_eq!(desk.count("select count(*) from noshi.tombstone where key = 'G-0'").await, 1);
+    assert_eq!([issue("G-0".to_owned()).await.unwrap(), issue("G-8".to_owned()).await.unwrap()], begun);
+    assert!(issue("G-1".to_owned()).await.is_err() && issue("G-9".to_owned()).await.is_err());
+
+    let again = desk.submit(&desk.sato, &(rows(1, 3) + "G-9,U-9,,,coffee,500,JPY,90,\n")).await.unwrap().batch;
+    batches::release(&desk.sato, again, None).await.unwrap();
+    desk.register(again).await;
+    assert_eq!(desk.progress(again).await.refused, None);
+    assert_eq!(desk.count("select count(*) from noshi.job where key = 'batch/2' and status = 'completed'").await, 1);
+    assert_eq!(desk.count(MAILS).await, 2, "each is announced by this batch");
+    issue("G-9".to_owned()).await.unwrap();
+    // And once more: the mails of both stand in nobody's way.
+    batches::cancel(&desk.sato, again, "again").await.unwrap();
+    let third = desk.submit(&desk.sato, &rows(1, 2)).await.unwrap().batch;
+    batches::release(&desk.sato, third, None).await.unwrap();
+    desk.register(third).await;
+    assert_eq!(desk.count("select count(*) from noshi.job where key = 'gift_granted:1/3:G-1' and batch = 3").await, 1);
+}
+
+/// A batch's own job that is parked ends with its batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_cancelled_batch_stays_parked() {
+    let desk = Desk::open().await;
+    let batch = desk.submit(&desk.sato, &rows(0, 2)).await.unwrap().batch;
+    // A producer has taken the id of one of its mails.
+    let taken = r#"{"template": "gift_granted", "reference": "G-1", "recipient": "x", "params": {}}"#;
+    let take = sqlx::query("select noshi.enqueue('email', 'gift_granted:1:G-1', $1::jsonb)").bind(taken);
+    take.execute(&desk.db.pool).await.unwrap();
+    batches::release(&desk.sato, batch, None).await.unwrap();
+    let pace = noshi::engine::Pace { slots: 8, ..noshi::engine::Pace::default() };
+    let worker = Worker::start(&desk.db.url, "test", Partners::default(), pace).await.unwrap();
+    let parked = until("it is parked", Duration::from_secs(60), async || {
+        desk.count("select count(*) from noshi.job where kind = 'bulk_grants' and code = 'follow_up_conflict'").await
+            == 1
+    });
+    worker.run_until(parked).await;
+    assert_eq!(desk.progress(batch).await.status, "parked");
+    batches::cancel(&desk.sato, batch, "a conflict").await.unwrap();
+    desk.register(batch).await;
+    assert_eq!(
+        desk.count("select count(*) from noshi.job where kind = 'bulk_grants' and status = 'completed'").await,
+        1
+    );
+    assert_eq!(desk.progress(batch).await.status, "cancelled");
+}
+
+/// One id names one request for ever, whichever door it comes by: what a file has granted nobody takes with another user or amount.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_a_file_has_granted_is_taken() {
+    let desk = Desk::open().await;
+    let batch = desk.submit(&desk.sato, &rows(0, 2)).await.unwrap().batch;
+    batches::release(&desk.sato, batch, None).await.unwrap();
+    desk.register(batch).await;
+    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let ask = async |user: &str, amount: i64| {
+        let args = serde_json::json!({"grant": "G-0", "user": user, "category": "coffee", "value": {"amount": amount, "currency": "JPY"}, "valid_days": 90});
+        let ask = sqlx::query_scalar::<_, i64>("select noshi.enqueue('gift_issuance', 'G-0', $1)").bind(args);
+        ask.fetch_one(&producer).await
+    };
+    for (user, amount) in [("EVE", 500), ("U-0", 50_000), ("EVE", 50_000)] {
+        let refused = ask(user, amount).await.unwrap_err();
+        let refused = refused.as_database_error().unwrap();
+        assert_eq!(refused.code().as_deref(), Some("NS409"), "{refused}");
+        assert!(refused.message().contains("exists with other arguments"), "{refused}");
+    }
+    let job = ask("U-0", 500).await.unwrap();
+    let issue = sqlx::query_scalar("select noshi.issue_grant('G-0', 'U-0')").fetch_one(&producer).await;
+    assert_eq!(issue.unwrap_or(0_i64), job, "the same request, by another door");
+}
+
+/// Whoever approves a batch reads what its file and its campaign are called: by each door the same, and all of it can be seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_files_and_campaigns_can_be_seen() {
+    let desk = Desk::open().await;
+    let sql = "select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), $1, 'utf-8', $2, false, false)";
+    let long = "x".repeat(201);
+    for (file, campaign) in [
+        ("\u{202e}fdp.csv", "summer"),
+        ("", "summer"),
+        (&long, "summer"),
+        ("a/b.csv", "summer"),
+        ("f.csv", "\u{200b}"),
+        ("f.csv", " "),
+        ("f.csv", &long),
+        ("f.csv", "a\tb"),
+    ] {
+        let ours = intake::file_fault(file).or_else(|| intake::campaign_fault(campaign));
+        let theirs = sqlx::query(sql).bind(file).bind(campaign).execute(&desk.sato).await.unwrap_err();
+        assert!(ours.is_some() && theirs.to_string().contains(&ours.clone().unwrap()), "{file:?} {ours:?} {theirs}");
+    }
+    assert_eq!(intake::file_fault("付与 2026.csv").or_else(|| intake::campaign_fault("夏の特典")), None);
+    let path = desk.write("plain.csv", format!("{HEADER}\n{}", rows(0, 1)).as_bytes());
+    let said = desk.command(&["batch", "submit", path.to_str().unwrap(), "--campaign", &long]).await;
+    assert!(String::from_utf8_lossy(&said.stderr).contains("at most 200 fit"), "{said:?}");
+    // Reasons too.
+    let unseen = batches::cancel(&desk.sato, 1, "\u{200b}").await.unwrap_err().to_string();
+    assert!(unseen.contains("there is no batch") || unseen.contains("can be seen"), "{unseen}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
     let desk = Desk::open().await;

@@ -520,3 +520,37 @@ async fn a_rotation_waits_until_each_worker_has_the_key() {
     assert_eq!(audited().await, 1);
     assert!(worker.stop().await.success());
 }
+
+/// A terminal in Shift_JIS, a file's name of another system: bytes that are no text are refused in a sentence, by every command.
+#[test]
+fn what_is_no_text_is_refused_and_never_a_panic() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let no_text = OsStr::from_bytes(b"\x8a\xae");
+    let run = |words: &[&OsStr], database: &OsStr| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
+        command.args(words).env("DATABASE_URL", database).env_remove("NOSHI_CONFIG");
+        let said = command.output().unwrap();
+        let error = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(!error.contains("panicked"), "{words:?}: {error}");
+        (said.status.code(), error)
+    };
+    let nowhere = OsStr::new("postgres://nobody@127.0.0.1:1/x");
+    for (path, _) in leaves().into_iter().filter(|(path, _)| !SERVING.contains(&path.join(" ").as_str())) {
+        for more in
+            [&[no_text][..], &[OsStr::new("--reason"), no_text], &[OsStr::new("-o"), OsStr::new("json"), no_text]]
+        {
+            let words: Vec<&OsStr> = path.iter().map(OsStr::new).chain(more.iter().copied()).collect();
+            let (status, error) = run(&words, nowhere);
+            assert!(matches!(status, Some(1 | 2)), "{words:?}: {status:?} {error}");
+        }
+    }
+    for words in [&["job", "ack", "3", "--reason"][..], &[]] {
+        let words: Vec<&OsStr> = words.iter().map(OsStr::new).chain([no_text]).collect();
+        assert_eq!(run(&words, nowhere).0, Some(2));
+    }
+    let (_, error) =
+        run(&["job", "ack", "3", "--reason"].map(OsStr::new).into_iter().chain([no_text]).collect::<Vec<_>>(), nowhere);
+    assert!(error.contains("is no UTF-8") && error.contains("Nothing was done"), "{error}");
+    let (status, error) = run(&[OsStr::new("job"), OsStr::new("list")], no_text);
+    assert!(status == Some(2) && error.contains("the environment variable DATABASE_URL is no UTF-8"), "{error}");
+}

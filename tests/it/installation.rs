@@ -233,19 +233,29 @@ const DEFAULTS: [&str; 18] = [
     "client_min_messages = 'error'",
 ];
 
+/// All that is on turned off, and the other way round, but what no database could work with.
+async fn switches(root: &mut PgConnection) -> Vec<String> {
+    const SWITCHES: &str = "select name || ' = ' || case setting when 'on' then 'off' else 'on' end from pg_settings
+        where vartype = 'bool' and context in ('user', 'superuser') and category not like 'Developer%'
+          and name !~ '^(transaction_|default_transaction_read_only|exit_on_error|log_|debug_|track_|update_process_title|lo_compat|enable_|jit_)' order by name";
+    let switches: Vec<String> = sqlx::query_scalar(SWITCHES).fetch_all(root).await.expect("the settings");
+    assert!(switches.len() > 10, "{switches:?}");
+    switches
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn defaults_of_another_taste_change_nothing() {
     let url = given("noshi", "tasteful").await;
     let server = server().await;
     let mut root = root(server, "postgres").await;
-    for (n, default) in DEFAULTS.iter().enumerate() {
+    for default in DEFAULTS {
         run(&mut root, &format!("alter database tasteful set {default}")).await;
-        // Each alone for what is made, all together for the last.
-        if n > 0 && !default.starts_with("search_path") {
-            continue;
-        }
-        well(&url, &["migrate", "up"]).await;
     }
+    // And every switch that a session may turn is turned: what is not ours to know by name may matter too.
+    for switch in switches(&mut root).await {
+        run(&mut root, &format!("alter database tasteful set {switch}")).await;
+    }
+    well(&url, &["migrate", "up"]).await;
     holds(&url).await;
     // A day of a session's zone has 23 to 25 hours; functions have a zone of their own, and views have not.
     let in_days = "select coalesce(string_agg(viewname, ', '), 'none') from pg_views
@@ -309,6 +319,34 @@ async fn a_second_installer_is_told_which_roles_it_has_to_be_given() {
     run(&mut second, "create role seconds_worker login in role noshi_worker").await;
 }
 
+/// Answers as something else than PostgreSQL does. The port.
+fn another_service() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            _ = std::io::Write::write_all(&mut stream.unwrap(), b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    port
+}
+
+/// What a login may not, said once, without the words of libraries.
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_database_is_not_migrated_is_told_once() {
+    let url = given("app", "lame").await;
+    let mut root = root(server().await, "postgres").await;
+    run(&mut root, "create role lame login").await;
+    run(&mut root, "alter database lame set default_transaction_read_only = on").await;
+    let said = refused(&url, &["migrate", "up"]).await;
+    assert!(said.contains("this server takes no writes") && !said.contains("may make no schema"), "{said}");
+    run(&mut root, "alter database lame reset default_transaction_read_only").await;
+    well(&url, &["migrate", "up"]).await;
+    for said in [said, refused(&server().await.url_as("lame", "lame"), &["migrate", "up"]).await] {
+        assert!(!said.contains("at line") && !said.contains("error returned from"), "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_a_login_out_is_told_in_a_sentence_at_once() {
     let url = given("app", "reached").await;
@@ -320,6 +358,7 @@ async fn what_keeps_a_login_out_is_told_in_a_sentence_at_once() {
     well(&url, &["migrate", "up"]).await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let socket = server.directory().display().to_string();
+    let web = another_service();
     let cases = [
         (server.url_as("uninvited", "reached"), "the login uninvited may not act as noshi_operator"),
         (format!("postgres://app@127.0.0.1:{free}/reached"), "no PostgreSQL listens at 127.0.0.1"),
@@ -328,6 +367,11 @@ async fn what_keeps_a_login_out_is_told_in_a_sentence_at_once() {
         (server.url_as("app", "missing"), "has no database missing"),
         (server.url("empty"), "the database empty has no schema of noshi: run `noshi migrate up`"),
         ("mysql://app@localhost/reached".to_owned(), "DATABASE_URL is not a PostgreSQL URL"),
+        (
+            format!("{}&sslmod=verify-full", server.url_as("app", "reached")),
+            "the parameter sslmod, which noshi does not know",
+        ),
+        (format!("postgres://app@127.0.0.1:{web}/reached"), "is no PostgreSQL server: check host and port"),
         ("postgres://app@host name/reached".to_owned(), "DATABASE_URL is not a PostgreSQL URL"),
     ];
     for (url, expected) in cases {

@@ -76,6 +76,103 @@ async fn a_job_is_found_by_whatever_a_caller_knows() {
     }
 }
 
+/// Rows of a paused batch are due at no time, and a lane may be closed for ever: every look and every act reads that, on each PostgreSQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_ever_is_seen_and_acted_upon() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let jobs = [fleet.gift("G-7", "digital", 500).await, fleet.store("O-1", "S-1", "batch-1").await];
+    for sql in [
+        "insert into noshi.lane (name, closed_until, closed_code) values ('gift/x', 'infinity', 'credentials')",
+        "update noshi.job set status = 'scheduled', run_at = 'infinity', lane = 'gift/x'",
+    ] {
+        sqlx::query(sql).execute(&fleet.pool).await.unwrap();
+    }
+    for name in ["G-7", "S-1", &jobs[0].to_string()] {
+        for look in [&["job", "show", name], &["job", "explain", name], &["lane", "show", "gift/x"]] {
+            json(&fleet, look).await;
+        }
+    }
+    for look in [&["job", "list"], &["lane", "list"], &["batch", "list"], &["worker", "list"]] {
+        json(&fleet, look).await;
+    }
+    for act in ["retry", "cancel", "inquire", "dismiss", "acknowledge"] {
+        for name in ["G-7", "S-1"] {
+            let said = fleet.command(&["job", act, name, "--reason", "a look"]).await;
+            let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+            assert!(said.status.success() || text.contains("paused") || text.contains("not allowed"), "{act}: {text}");
+            assert!(!text.contains("SQLSTATE"), "{act}: {text}");
+        }
+    }
+}
+
+/// A number is a job's number first, and a slip of the pen acts on nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_names_no_other_job() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let first = fleet.gift("G-7", "digital", 500).await;
+    let second = fleet.gift(&first.to_string(), "digital", 500).await;
+    fleet.gift("900", "digital", 500).await;
+    assert_eq!(json(&fleet, &["job", "show", &first.to_string()]).await["job"]["id"], first);
+    assert_eq!(json(&fleet, &["job", "show", "gift_issuance", &first.to_string()]).await["job"]["id"], second);
+    let asked = "select count(*) from noshi.job where asked is not null";
+    for arguments in [
+        &["job", "show", "900"][..],
+        &["job", "explain", "900"],
+        &["job", "retry", "900", "--reason", "r"],
+        &["job", "cancel", "900", "--reason", "r"],
+        &["job", "ack", "900", "--reason", "r"],
+        &["job", "resolve", "900", "--as", "rerun", "--reason", "r"],
+    ] {
+        says(&fleet, arguments, "there is no job with the number 900").await;
+        says(&fleet, arguments, "name one by its own number, or by kind and id").await;
+    }
+    assert_eq!(sqlx::query_scalar::<_, i64>(asked).fetch_one(&fleet.pool).await.unwrap(), 0);
+    says(&fleet, &["job", "show", "901"], "nothing goes by the name of 901").await;
+}
+
+/// Points too are found by whom and by what they are about.
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_found_by_user_and_source() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let job = crate::point_jobs::grant(&fleet.pool, "order-3", "u3", 5).await;
+    for name in ["u3", "order-3", "test:order-3"] {
+        assert_eq!(json(&fleet, &["job", "show", name]).await["job"]["id"], job, "{name}");
+        assert_eq!(json(&fleet, &["job", "list", "--of", name]).await[0]["id"], job, "{name}");
+    }
+    let exchange = crate::point_jobs::exchange(&fleet.pool, "X-1", "u4", 500, 500).await;
+    assert_eq!(json(&fleet, &["job", "list", "--of", "u4"]).await[0]["id"], exchange);
+}
+
+/// The command line reads arguments as the other doors do: no field twice, and every digit of a number.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_reads_money_as_every_door() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let args = |user: &str, amount: &str| {
+        format!(r#"{{"grant": "g1", {user}, "category": "digital", "value": {{{amount}, "currency": "JPY"}}}}"#)
+    };
+    let (user, amount) = (r#""user": "u9""#, r#""amount": 500"#);
+    for (user, amount, place) in [
+        (user, r#""amount": 500.00000000000000000000000000000001"#, "amount"),
+        (user, r#""amount": 500, "amount": 5000"#, "amount"),
+        (r#""user": "u9", "user": "u10""#, amount, "user"),
+        (user, r#""amount": "500""#, "amount"),
+    ] {
+        let text = args(user, amount);
+        let asked = ["job", "enqueue", "gift_issuance", "--id", "g1", "--args", &text];
+        let said = fleet.command(&asked).await;
+        let error = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(!said.status.success() && error.contains(place) && !error.contains("line 1"), "{text}: {error}");
+    }
+    let none = "select count(*) from noshi.job";
+    assert_eq!(sqlx::query_scalar::<_, i64>(none).fetch_one(&fleet.pool).await.unwrap(), 0);
+    let good = args(user, r#""amount": 500.0"#);
+    says(&fleet, &["job", "enqueue", "gift_issuance", "--id", "g1", "--args", &good], "is asked for").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_is_lowered_by_an_operator_and_never_raised_above_its_settings() {
     let _turn = crate::support::turn().await;

@@ -149,3 +149,35 @@ async fn a_command_that_is_broken_off_has_a_last_word() {
         holds.rollback().await.unwrap();
     }
 }
+
+/// What a report has written so far holds names and addresses: it goes with the command.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_report_goes_with_its_command() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let file = fleet.dir.path().join("grants.csv");
+    let row = "grant_id,user_id,name,email,category,amount,currency\nF-1,u9,Ada,ada@example.jp,digital,500,JPY\n";
+    std::fs::write(&file, row).unwrap();
+    assert!(fleet.command(&["batch", "submit", &file.display().to_string()]).await.status.success());
+    let folder = fleet.dir.path().join("reports");
+    std::fs::create_dir(&folder).unwrap();
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let mut holds = fleet.pool.begin().await.unwrap();
+        sqlx::query("lock table noshi_sealed.sealed in access exclusive mode").execute(&mut *holds).await.unwrap();
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
+            .args(["batch", "report", "1", "--out"])
+            .arg(folder.join("report.csv"))
+            .env("DATABASE_URL", &fleet.url)
+            .env("NOSHI_CONFIG", fleet.dir.path().join("noshi.toml"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("half a report", Duration::from_secs(10), async || files() == 1).await;
+        kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();
+        let ended = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+        assert_eq!(ended.status.code(), Some(status), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert_eq!(files(), 0);
+        holds.rollback().await.unwrap();
+    }
+}

@@ -12,7 +12,7 @@ use super::super::{
     http::{Http, Reach},
     organization::NAME,
 };
-use super::secret;
+use super::{LONGEST_CALL, secret};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
@@ -80,9 +80,12 @@ impl OrganizationSettings {
         let connect_timeout = self.connect_timeout_ms.map_or(CONNECT_TIMEOUT.min(timeout / 2), millis);
         let read_timeout = self.read_timeout_ms.map_or(READ_TIMEOUT.min(timeout), millis);
         ensure!(
-            !connect_timeout.is_zero() && connect_timeout < timeout && !read_timeout.is_zero(),
-            "the timeouts of {NAME} do not fit: connect_timeout_ms must be more than 0 and less than timeout_ms, and \
-             read_timeout_ms more than 0"
+            !connect_timeout.is_zero()
+                && connect_timeout < timeout
+                && !read_timeout.is_zero()
+                && timeout <= LONGEST_CALL,
+            "the timeouts of {NAME} do not fit: connect_timeout_ms must be more than 0 and less than timeout_ms, \
+             read_timeout_ms more than 0, and timeout_ms 600000 at most"
         );
         Http::new(&Reach {
             provider: NAME,

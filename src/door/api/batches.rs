@@ -194,15 +194,11 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         return Err(Refusal::field("kind", "mail and issue are for grants, and a campaign is for grants and points."));
     }
     let name = options.file.as_deref().unwrap_or("upload.csv");
-    if name.is_empty() || name.len() > 200 || name.contains(['/', '\\']) || name.contains(char::is_control) {
-        return Err(Refusal::field("file", "A file's name has 1 to 200 bytes, and no slash."));
+    if let Some(fault) = intake::file_fault(name) {
+        return Err(Refusal::field("file", format!("A file's name has 1 to 200 bytes, and no slash: {fault}.")));
     }
-    if options
-        .campaign
-        .as_deref()
-        .is_some_and(|it| it.trim().is_empty() || it.len() > 200 || it.contains(char::is_control))
-    {
-        return Err(Refusal::field("campaign", "A campaign has 1 to 200 bytes."));
+    if let Some(fault) = options.campaign.as_deref().and_then(intake::campaign_fault) {
+        return Err(Refusal::field("campaign", format!("A campaign has 1 to 200 bytes: {fault}.")));
     }
     let mut held = nameless()?;
     let mut pieces = body::Pieces::new(&call.headers, &call.body, MOST, FILE_TIME).await?;

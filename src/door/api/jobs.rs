@@ -1,19 +1,15 @@
 //! Jobs: asked for by producers, seen and acted upon by operators.
 
 use axum::{http::StatusCode, response::Response};
-use noshi_jobs::{
-    Kind,
-    machine::{self, Act},
-    with_job,
-};
+use noshi_jobs::{Kind, machine::Act};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{Call, Desk, answer, body, refusal::Refusal};
 use crate::{
     acts,
-    requests::{is_for_producers, whole_numbers},
+    requests::{self, is_for_producers},
     store::{
         api::{self, Asked, Event, Filter, Job},
         operate,
@@ -140,7 +136,7 @@ async fn take(
         if row.id.trim().is_empty() || row.id.len() > 200 {
             return Err(Refusal::field(&format!("{}id", place(number)), "An id has 1 to 200 bytes."));
         }
-        check_args(known, row.args.get()).map_err(|(field, said)| {
+        requests::reads(known, row.args.get()).map_err(|(field, said)| {
             let field = match field.as_str() {
                 "." => format!("{}args", place(number)),
                 field => format!("{}args.{field}", place(number)),
@@ -202,24 +198,6 @@ async fn conflict(desk: &Desk, call: &Call, kind: &str, rows: &[Asked<'_>], erro
          send what was recorded, or use a new id for a new request.",
     )
     .with("differences", differences)
-}
-
-fn check_args(kind: Kind, args: &str) -> Result<(), (String, String)> {
-    let reads = |args: &str| with_job!(kind, J => reads_as::<<J as machine::Job>::Args>(args));
-    // 500.0 is 500, here as for the database.
-    reads(args).or_else(|fault| {
-        let plain = whole_numbers(args);
-        if plain == args { Err(fault) } else { reads(&plain) }
-    })
-}
-
-fn reads_as<T: DeserializeOwned>(args: &str) -> Result<(), (String, String)> {
-    if !args.starts_with('{') {
-        return Err((".".to_owned(), "they are no object".to_owned()));
-    }
-    serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(args))
-        .map(drop)
-        .map_err(|error| (error.path().to_string(), error.inner().to_string()))
 }
 
 /// Which jobs; all of them where nothing is said.
