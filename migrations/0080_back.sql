@@ -29,7 +29,8 @@ begin
     end if;
     return server();
 end $$;
-revoke all on function noshi.went_back() from public;
+revoke all on function noshi.went_back(), noshi.server() from public;
+grant execute on function noshi.server() to noshi_worker, noshi_operator, noshi_api;
 grant execute on function noshi.went_back() to noshi_worker;
 
 reset role;
