@@ -6,7 +6,6 @@ use crate::store::{PgConnection, PgPool};
 use noshi_jobs::{
     gift_issuance::{Args, Bound, Cancel, Inquiry, Issue, Seek, Start, Trade, World},
     machine::Call,
-    money::Money,
 };
 
 use crate::{
@@ -41,20 +40,6 @@ impl Gifts {
 
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.providers.iter().map(|provider| provider.name())
-    }
-
-    /// Whether this gift can be asked for, and the sentence that says why not.
-    pub fn check(&self, provider: Option<&str>, category: &str, value: Money) -> Result<(), String> {
-        match provider {
-            None => clients::check_any(&self.providers, category, value),
-            Some(name) => match self.provider(name) {
-                Some(provider) => provider.check(category, value),
-                None => {
-                    let known: Vec<_> = self.names().collect();
-                    Err(format!("there is no provider `{name}`; there are {}", known.join(", ")))
-                }
-            },
-        }
     }
 
     /// Makes sure that every provider's lane exists with its budgets.

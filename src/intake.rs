@@ -37,7 +37,7 @@ use self::{
     lines::Lines,
 };
 use crate::{
-    gifts::Gifts,
+    clients::Offers,
     store::batches::{self, NewBatch},
     terminal::progress::Progress,
     text,
@@ -76,7 +76,7 @@ impl FileKind {
         [FileKind::Grants, FileKind::Stores, FileKind::Points].into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Rows are grants of gifts, which may be announced by mail and issued at once.
+    /// Rows are grants of offers, which may be announced by mail and issued at once.
     pub const fn brings_gifts(self) -> bool {
         matches!(self, FileKind::Grants)
     }
@@ -259,8 +259,8 @@ struct Reading<'a, R> {
 }
 
 impl<'a, R: BufRead> Reading<'a, R> {
-    fn new(kind: FileKind, encoding: Encoding, input: R, gifts: &'a Gifts, request: String) -> Self {
-        Reading { kind, lines: Lines::new(input, encoding), checks: grants::Checks::new(gifts), header: None, request }
+    fn new(kind: FileKind, encoding: Encoding, input: R, offers: &'a Offers, request: String) -> Self {
+        Reading { kind, lines: Lines::new(input, encoding), checks: grants::Checks::new(offers), header: None, request }
     }
 
     /// Reads the header; false where no row can be read after it.
@@ -295,8 +295,8 @@ impl<'a, R: BufRead> Reading<'a, R> {
 }
 
 /// Checks a whole file and writes nothing.
-pub fn check(kind: FileKind, encoding: Encoding, input: impl BufRead, gifts: &Gifts) -> anyhow::Result<Checked> {
-    let mut reading = Reading::new(kind, encoding, input, gifts, "check".to_owned());
+pub fn check(kind: FileKind, encoding: Encoding, input: impl BufRead, offers: &Offers) -> anyhow::Result<Checked> {
+    let mut reading = Reading::new(kind, encoding, input, offers, "check".to_owned());
     let (mut faults, mut rows) = (vec![], 0);
     let mut progress = Progress::begin("checking rows", None)
         .kept(|_, _| "nothing was written; submit the same file again".to_owned());
@@ -351,9 +351,9 @@ pub fn digest_of(path: &Path) -> anyhow::Result<[u8; 32]> {
 }
 
 /// Compares a file, row by row, with what is staged of its batch. Recipients are sealed, and cannot be compared.
-pub async fn verify(pool: &PgPool, gifts: &Gifts, submission: &Submission<'_>, batch: i64) -> anyhow::Result<()> {
+pub async fn verify(pool: &PgPool, offers: &Offers, submission: &Submission<'_>, batch: i64) -> anyhow::Result<()> {
     let Submission { kind, encoding, .. } = *submission;
-    let mut reading = Reading::new(kind, encoding, submission.open()?, gifts, batch.to_string());
+    let mut reading = Reading::new(kind, encoding, submission.open()?, offers, batch.to_string());
     let (mut faults, mut row_no) = (vec![], 0);
     let mut readable = reading.header(&mut faults);
     while readable {
@@ -398,7 +398,7 @@ pub struct Submitted {
 pub async fn submit(
     pool: &PgPool,
     vault: &Vault,
-    gifts: &Gifts,
+    offers: &Offers,
     submission: &Submission<'_>,
 ) -> anyhow::Result<Submitted> {
     let name = submission.name();
@@ -408,7 +408,7 @@ pub async fn submit(
     if let Some(fault) = submission.campaign.and_then(campaign_fault) {
         bail!("--campaign: {fault}; nothing was written");
     }
-    let checked = check(submission.kind, submission.encoding, submission.open()?, gifts)?;
+    let checked = check(submission.kind, submission.encoding, submission.open()?, offers)?;
     let new = NewBatch {
         kind: submission.kind.name(),
         mode: submission.kind.mode(),
@@ -426,11 +426,11 @@ pub async fn submit(
     }
     let (batch, is_new) = batches::receive(pool, &new).await?;
     if is_new || !batches::is_validated(pool, batch).await? {
-        let staging = stage::Staging { pool, vault, gifts, submission, batch };
+        let staging = stage::Staging { pool, vault, offers, submission, batch };
         let staged = async {
             staging.run(&checked).await?;
             // What another submission left behind is taken only if it is this file's.
-            if is_new { Ok(()) } else { verify(pool, gifts, submission, batch).await }
+            if is_new { Ok(()) } else { verify(pool, offers, submission, batch).await }
         };
         if let Err(error) = staged.await {
             let why = "its submission failed, or its file changed while it was read";

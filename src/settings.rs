@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    clients::{GiftSettings, OrganizationSettings, mail::EmailSettings},
+    clients::{self, GiftSettings, Offers, OrganizationSettings, mail::EmailSettings},
     engine::Partners,
     gifts::Gifts,
     mails::Mails,
@@ -124,6 +124,11 @@ impl Settings {
     /// The organisation platform. Without it in the configuration, none.
     pub fn stores(&self) -> anyhow::Result<Stores> {
         self.organization.as_ref().map(Stores::open).transpose().map(Option::unwrap_or_default)
+    }
+
+    /// What the gift providers sell. No secret of them is opened: who takes files in can buy nothing.
+    pub fn offers(&self) -> anyhow::Result<Offers> {
+        clients::offers(&self.gifts)
     }
 
     /// The gift providers. Without any in the configuration, none, and no vault is needed.

@@ -249,7 +249,7 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
 }
 
 async fn submit(settings: &Settings, out: Out, args: BatchSubmit) -> anyhow::Result<()> {
-    let gifts = settings.gifts()?;
+    let gifts = settings.offers()?;
     if args.kind == FileKind::Grants && gifts.names().next().is_none() {
         bail!("the configuration names no gift provider, so nothing can be offered; name it with --config FILE");
     }
@@ -306,7 +306,7 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
         mails: false,
         issues: false,
     };
-    intake::verify(&pool, &settings.gifts()?, &submission, act.batch)
+    intake::verify(&pool, &settings.offers()?, &submission, act.batch)
         .await
         .context("nothing was approved: this file is not what the batch holds")?;
     ensure!(

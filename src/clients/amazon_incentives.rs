@@ -112,6 +112,10 @@ pub fn open(settings: &GiftSettings, _: &Arc<Vault>) -> anyhow::Result<Option<Bo
     Ok(Some(Box::new(AmazonIncentives::new(account)?)))
 }
 
+pub fn sells(settings: &GiftSettings) -> anyhow::Result<Option<Vec<Offer>>> {
+    settings.amazon_incentives.as_ref().map(|account| account.offers(&DEFAULTS, &Currency::ALL)).transpose()
+}
+
 impl AmazonIncentives {
     fn new(account: &Account<AmazonCredentials>) -> anyhow::Result<Self> {
         let AmazonCredentials { partner_id, region, access_key_id, secret_key_file } = &account.credentials;

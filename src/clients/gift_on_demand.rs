@@ -106,12 +106,21 @@ pub fn open(settings: &GiftSettings, vault: &Arc<Vault>) -> anyhow::Result<Optio
     Ok(Some(Box::new(GiftOnDemand::new(account, vault)?)))
 }
 
+pub fn sells(settings: &GiftSettings) -> anyhow::Result<Option<Vec<Offer>>> {
+    settings.gift_on_demand.as_ref().map(products).transpose()
+}
+
+fn products(account: &Account<ApiKey>) -> anyhow::Result<Vec<Offer>> {
+    let offers = account.offers(&DEFAULTS, &[Currency::Jpy])?;
+    for offer in &offers {
+        ensure!(!offer.product.is_empty(), "the range of `{}` at {NAME} needs a `product`", offer.category);
+    }
+    Ok(offers)
+}
+
 impl GiftOnDemand {
     fn new(account: &Account<ApiKey>, vault: &Arc<Vault>) -> anyhow::Result<Self> {
-        let offers = account.offers(&DEFAULTS, &[Currency::Jpy])?;
-        for offer in &offers {
-            ensure!(!offer.product.is_empty(), "the range of `{}` at {NAME} needs a `product`", offer.category);
-        }
+        let offers = products(account)?;
         Ok(GiftOnDemand {
             http: account.http(&DEFAULTS)?,
             api_key: secret(NAME, "API key", &account.credentials.api_key_file)?,

@@ -33,7 +33,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     http::Gate,
-    offers::{Offer, check_any},
+    offers::{Offer, Offers},
     organization::OrganizationPlatform,
     settings::{GiftSettings, OrganizationSettings},
 };
@@ -137,6 +137,21 @@ const CATALOGUE: [(&str, Open); 3] = [
     (gift_on_demand::NAME, gift_on_demand::open),
     (tango_card::NAME, tango_card::open),
 ];
+
+/// What a provider sells, by the settings alone: no secret is opened.
+type Sells = fn(&GiftSettings) -> anyhow::Result<Option<Vec<Offer>>>;
+
+const SOLD: [(&str, Sells); 3] = [
+    (amazon_incentives::NAME, amazon_incentives::sells),
+    (gift_on_demand::NAME, gift_on_demand::sells),
+    (tango_card::NAME, tango_card::sells),
+];
+
+/// What all providers sell that the settings name.
+pub fn offers(settings: &GiftSettings) -> anyhow::Result<Offers> {
+    let sold = SOLD.iter().filter_map(|(name, sells)| sells(settings).transpose().map(|sold| Ok((*name, sold?))));
+    Ok(Offers::new(sold.collect::<anyhow::Result<_>>()?))
+}
 
 /// All providers that the settings name, in the order of the catalogue.
 pub fn providers(settings: &GiftSettings, vault: Arc<Vault>) -> anyhow::Result<Vec<Box<dyn GiftProvider>>> {

@@ -2,8 +2,6 @@
 
 use noshi_jobs::money::{Currency, Money};
 
-use super::GiftProvider;
-
 /// One product of a provider, as the contract with it allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
@@ -40,21 +38,47 @@ pub fn find<'a>(provider: &str, offers: &'a [Offer], category: &str, value: Mone
     })
 }
 
-/// Whether any of the providers can do it; otherwise one sentence for all of them.
-pub fn check_any(providers: &[Box<dyn GiftProvider>], category: &str, value: Money) -> Result<(), String> {
-    let mut reasons = Vec::new();
-    for provider in providers {
-        match provider.check(category, value) {
-            Ok(()) => return Ok(()),
-            // Providers without the category add nothing, if another has it.
-            Err(reason) if provider.offers().iter().any(|offer| offer.category == category) => reasons.push(reason),
-            Err(_) => {}
+/// What each provider sells that the settings name. Nothing of it is secret, and nothing can be bought with it: whoever takes files in needs no
+/// more.
+#[derive(Debug, Clone, Default)]
+pub struct Offers(Vec<(&'static str, Vec<Offer>)>);
+
+impl Offers {
+    pub fn new(sold: Vec<(&'static str, Vec<Offer>)>) -> Self {
+        Offers(sold)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|(name, _)| *name)
+    }
+
+    /// All, or one provider's.
+    pub fn of(&self, provider: Option<&str>) -> Vec<&Offer> {
+        let wanted = |name: &str| provider.is_none_or(|wanted| wanted == name);
+        self.0.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, offers)| offers).collect()
+    }
+
+    /// Whether somebody sells it, or this provider; otherwise one sentence for all of them.
+    pub fn check(&self, provider: Option<&str>, category: &str, value: Money) -> Result<(), String> {
+        let mut reasons = Vec::new();
+        for (name, offers) in &self.0 {
+            if provider.is_some_and(|wanted| wanted != *name) {
+                continue;
+            }
+            match find(name, offers, category, value) {
+                Ok(_) => return Ok(()),
+                // Providers without the category add nothing, if another has it.
+                Err(reason) if provider.is_some() || offers.iter().any(|offer| offer.category == category) => {
+                    reasons.push(reason)
+                }
+                Err(_) => {}
+            }
         }
+        if reasons.is_empty() {
+            return Err(format!("no provider offers `{category}`"));
+        }
+        Err(reasons.join("; "))
     }
-    if reasons.is_empty() {
-        return Err(format!("no provider offers `{category}`"));
-    }
-    Err(reasons.join("; "))
 }
 
 fn listed(words: impl Iterator<Item = String>) -> String {

@@ -111,6 +111,20 @@ pub fn open(settings: &GiftSettings, vault: &Arc<Vault>) -> anyhow::Result<Optio
     Ok(Some(Box::new(TangoCard::new(account, vault)?)))
 }
 
+pub fn sells(settings: &GiftSettings) -> anyhow::Result<Option<Vec<Offer>>> {
+    settings.tango_card.as_ref().map(products).transpose()
+}
+
+fn products(account: &Account<TangoCredentials>) -> anyhow::Result<Vec<Offer>> {
+    let offers = account.offers(&DEFAULTS, &Currency::ALL)?;
+    for Offer { category, product, .. } in &offers {
+        let digits = product.strip_prefix(['U', 'u']).unwrap_or_default();
+        let fits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        ensure!(fits, "the range of `{category}` at {NAME} needs a `product` that is a utid, such as U123456");
+    }
+    Ok(offers)
+}
+
 impl TangoCard {
     fn new(account: &Account<TangoCredentials>, vault: &Arc<Vault>) -> anyhow::Result<Self> {
         let credentials = account.credentials.clone();
@@ -121,12 +135,7 @@ impl TangoCard {
             let fits = (5..=100).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
             ensure!(fits, "the {field} of {NAME} is `{id}`; it must be 5 to 100 letters, digits and hyphens");
         }
-        let offers = account.offers(&DEFAULTS, &Currency::ALL)?;
-        for Offer { category, product, .. } in &offers {
-            let digits = product.strip_prefix(['U', 'u']).unwrap_or_default();
-            let fits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            ensure!(fits, "the range of `{category}` at {NAME} needs a `product` that is a utid, such as U123456");
-        }
+        let offers = products(account)?;
         Ok(TangoCard {
             http: account.http(&DEFAULTS)?,
             platform_key: secret(NAME, "platform key", &credentials.platform_key_file)?,

@@ -37,6 +37,7 @@ use self::{
     tokens::{Admitted, Tokens},
 };
 use crate::{
+    clients::Offers,
     gifts::Gifts,
     lease::Lateness,
     settings::Settings,
@@ -63,6 +64,8 @@ pub struct Desk {
     pool: PgPool,
     url: String,
     vault: Option<Arc<Vault>>,
+    /// What files may ask for.
+    offers: Offers,
     gifts: Gifts,
     tokens: Tokens,
     requests: Semaphore,
@@ -98,6 +101,7 @@ impl Desk {
             pool: store::connect(database_url, Role::Api, CONNECTIONS).await?,
             url: database_url.to_owned(),
             vault: settings.vault_key_file.as_ref().map(|_| settings.vault()).transpose()?,
+            offers: settings.offers()?,
             gifts: settings.gifts()?,
             tokens: Tokens::default(),
             requests: Semaphore::new(MOST_REQUESTS),

@@ -16,7 +16,7 @@ use super::{
     header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
-use crate::{address::sendable, clients::GiftProvider, gifts::Gifts};
+use crate::{address::sendable, clients::Offers};
 
 /// In bytes, as the job takes them.
 const LONGEST_ID: usize = 100;
@@ -37,12 +37,12 @@ pub const COLUMNS: [Column; 10] = [
 ];
 
 pub struct Checks<'a> {
-    gifts: &'a Gifts,
+    offers: &'a Offers,
 }
 
 impl<'a> Checks<'a> {
-    pub fn new(gifts: &'a Gifts) -> Self {
-        Checks { gifts }
+    pub fn new(offers: &'a Offers) -> Self {
+        Checks { offers }
     }
 
     /// The row as a request, or its faults.
@@ -115,15 +115,12 @@ impl<'a> Checks<'a> {
 
     /// Whether somebody sells it; the fault is at the field that would have to change.
     fn offered(&self, provider: Option<&str>, category: &str, value: Money, faults: &mut Faults<'_>) -> bool {
-        let all = || self.gifts.names().filter_map(|name| self.gifts.provider(name));
-        if provider.is_some_and(|name| self.gifts.provider(name).is_none()) {
-            let known: Vec<_> = self.gifts.names().collect();
+        let known: Vec<_> = self.offers.names().collect();
+        if provider.is_some_and(|name| !known.contains(&name)) {
             faults.add("provider", format!("the provider is not known; there are {}", known.join(", ")));
             return false;
         }
-        let asked: Vec<&dyn GiftProvider> =
-            all().filter(|one| provider.is_none_or(|name| one.name() == name)).collect();
-        let offers: Vec<_> = asked.iter().flat_map(|one| one.offers()).collect();
+        let offers = self.offers.of(provider);
         if !offers.iter().any(|offer| offer.category == category) {
             let sold: BTreeSet<&str> = offers.iter().map(|offer| offer.category.as_str()).collect();
             let sold: Vec<&str> = sold.into_iter().collect();
@@ -135,7 +132,7 @@ impl<'a> Checks<'a> {
             faults.add("category", format!("{whose}; there are {}", sold.join(", ")));
             return false;
         }
-        let Err(sentence) = self.gifts.check(provider, category, value) else { return true };
+        let Err(sentence) = self.offers.check(provider, category, value) else { return true };
         let of_currency = offers.iter().any(|offer| offer.category == category && offer.currency == value.currency);
         faults.add(if of_currency { "amount" } else { "currency" }, sentence);
         false

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::{Checked, Reading, Submission, Taken};
 use crate::{
-    gifts::Gifts,
+    clients::Offers,
     store::{
         self,
         batches::{self, Chunk},
@@ -23,7 +23,7 @@ const CHUNK: usize = 5_000;
 pub struct Staging<'a> {
     pub pool: &'a PgPool,
     pub vault: &'a Vault,
-    pub gifts: &'a Gifts,
+    pub offers: &'a Offers,
     pub submission: &'a Submission<'a>,
     pub batch: i64,
 }
@@ -33,7 +33,7 @@ impl Staging<'_> {
     pub async fn run(&self, checked: &Checked) -> anyhow::Result<()> {
         let Submission { kind, encoding, .. } = *self.submission;
         let changed = "the file changed while it was being read; nothing of it takes effect. Submit it again";
-        let mut reading = Reading::new(kind, encoding, self.submission.open()?, self.gifts, self.batch.to_string());
+        let mut reading = Reading::new(kind, encoding, self.submission.open()?, self.offers, self.batch.to_string());
         reading.lines.keep_raw();
         let mut faults = vec![];
         ensure!(reading.header(&mut faults), changed);

@@ -23,7 +23,7 @@ ranges = [
 ]
 "#;
 
-fn gifts() -> Gifts {
+fn gifts() -> Offers {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let key = path("vault.key");
@@ -31,7 +31,7 @@ fn gifts() -> Gifts {
     fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     fs::write(path("secret"), "secret").unwrap();
     fs::write(path("noshi.toml"), CONFIG.replace("DIR", directory.path().to_str().unwrap())).unwrap();
-    Settings::read(Some(&path("noshi.toml"))).unwrap().gifts().unwrap()
+    Settings::read(Some(&path("noshi.toml"))).unwrap().offers().unwrap()
 }
 
 fn rejected(bytes: impl AsRef<[u8]>) -> Vec<String> {

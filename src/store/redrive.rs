@@ -254,7 +254,17 @@ pub async fn advance(pool: &PgPool) -> Result<Option<Advanced>, sqlx::Error> {
             event: row.try_get("event")?,
         })
     };
-    sqlx::query(ADVANCE).fetch_optional(pool).await?.map(read).transpose()
+    // Its jobs may be in a settle of several, which took its locks in another order: one of the two has to begin again.
+    let is_deadlock =
+        |error: &sqlx::Error| error.as_database_error().and_then(|it| it.code()).as_deref() == Some("40P01");
+    let mut row = sqlx::query(ADVANCE).fetch_optional(pool).await;
+    for _ in 0..3 {
+        if !row.as_ref().is_err_and(is_deadlock) {
+            break;
+        }
+        row = sqlx::query(ADVANCE).fetch_optional(pool).await;
+    }
+    row?.map(read).transpose()
 }
 
 /// A re-drive, and how far it is.

@@ -95,7 +95,7 @@ impl Desk {
             issues: false,
         };
         let settings = self.settings();
-        intake::submit(pool, &settings.vault().unwrap(), &settings.gifts().unwrap(), &submission).await
+        intake::submit(pool, &settings.vault().unwrap(), &settings.offers().unwrap(), &submission).await
     }
 
     async fn approve(&self, batch: i64) -> Result<(), store::ActError> {
@@ -171,7 +171,7 @@ async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear()
         issues: false,
     };
     let settings = desk.settings();
-    let other = intake::submit(&desk.sato, &settings.vault().unwrap(), &settings.gifts().unwrap(), &options).await;
+    let other = intake::submit(&desk.sato, &settings.vault().unwrap(), &settings.offers().unwrap(), &options).await;
     assert!(sentence(other.unwrap_err()).contains("already, with other options"));
 }
 
@@ -191,7 +191,7 @@ async fn the_files_bytes_come_back_as_they_were() {
     };
     let settings = desk.settings();
     let keys = settings.vault().unwrap();
-    let submitted = intake::submit(&desk.sato, &keys, &settings.gifts().unwrap(), &submission).await.unwrap();
+    let submitted = intake::submit(&desk.sato, &keys, &settings.offers().unwrap(), &submission).await.unwrap();
     let mut bytes = vec![];
     let place = vault::Place { grant: "", provider: "", column: "file" };
     for chunk in 0.. {
@@ -221,6 +221,24 @@ async fn a_file_with_a_fault_is_on_record_and_writes_nothing_else() {
     let report = desk.command(&["batch", "report", &batch.to_string()]).await;
     let report = String::from_utf8(report.stdout).unwrap();
     assert!(report.contains("52,category,nobody offers this category"), "{report}");
+}
+
+/// Whoever takes files in, approves them or lets them go needs no key with which a gift could be bought.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_taken_in_where_no_partners_key_is() {
+    let desk = Desk::open().await;
+    fs::remove_file(desk.files.path().join("secret")).unwrap();
+    let path = desk.write("grants.csv", format!("{HEADER}\n{}", rows(0, 150)).as_bytes());
+    let file = path.to_str().unwrap();
+    for arguments in
+        [vec!["batch", "submit", file, "--dry-run"], vec!["batch", "submit", file], vec!["batch", "show", "1"]]
+    {
+        let said = desk.command(&arguments).await;
+        assert!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
+    }
+    let approve = ["batch", "approve", "1", "--file", file, "--reason", "read"];
+    let said = desk.command(&approve).await;
+    assert!(String::from_utf8_lossy(&said.stderr).contains("another person must approve it"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -268,6 +268,8 @@ impl Drill {
         drop(feeding);
         let mended = Instant::now();
         self.fleet.control().mode(Provider::AmazonIncentives, None).unwrap();
+        // The fleet had left the partner alone for a while: whoever knows that it is well says so.
+        self.says(&["lane", "resume", "gift/amazon_incentives", "--reason", "it is well again"]).await;
         let pool = self.fleet.pool.clone();
         let mut hurry = JoinSet::new();
         hurry.spawn(async move {

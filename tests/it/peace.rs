@@ -114,11 +114,11 @@ async fn every_time_is_finite_and_can_be_meant() {
         ("'4714-11-24 00:00:00+00 BC'", "was installed here"),
         ("'2020-01-01'", "was installed here"),
     ] {
-        let mark = format!("select noshi.mark_restored({to}, 'x')");
+        let mark = format!("select noshi.propose('restore_mark', null, null, {to}, 'x')");
         let error = pool.execute(AssertSqlSafe(mark)).await.expect_err(to).to_string();
         assert!(error.contains(said), "{to}: {error}");
     }
-    pool.execute("select noshi.mark_restored(clock_timestamp(), 'x')").await.expect("a mark");
+    pool.execute("select noshi.propose('restore_mark', null, null, clock_timestamp(), 'x')").await.expect("a mark");
     const UNGUARDED: &str = "select coalesce(string_agg(a.attrelid::regclass || '.' || a.attname, ', '), '') from pg_attribute a join pg_class c on c.oid = a.attrelid
         where c.relnamespace in ('noshi'::regnamespace, 'noshi_sealed'::regnamespace) and c.relkind in ('r', 'p') and a.atttypid = 'timestamptz'::regtype
           and not a.attisdropped and not exists (select from pg_constraint k where k.conrelid = a.attrelid and k.contype = 'c' and a.attnum = any (k.conkey)
@@ -474,8 +474,8 @@ async fn every_act_says_why_and_tokens_are_their_owners() {
         "pause_lane('probe', null)",
         "resume_lane('probe', ' ')",
         "set_lane('probe', interval '1 s', null, '')",
-        "mark_restored(clock_timestamp(), null)",
-        "end_restored(null)",
+        "propose('restore_mark', null, null, clock_timestamp(), null)",
+        "propose('restore_end', null, null, null, null)",
         "revoke_token('aaaaaaaaaaaa', null)",
     ] {
         let (code, said) = refusal(&sato, &format!("select noshi.{act}")).await;

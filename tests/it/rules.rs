@@ -16,6 +16,7 @@ const ROOMS: [&str; 48] = [
     "requests",
     "acts",
     "chaos",
+    "brake",
     "lease",
     "witness",
     "retry",

@@ -164,7 +164,8 @@ fn names_prefixes_and_policies_hold_together() {
     }
     let none = super::providers(&GiftSettings::default(), Arc::clone(&files.vault)).unwrap();
     assert!(none.is_empty());
-    assert!(super::check_any(&none, "coffee", YEN).unwrap_err().contains("no provider"));
+    let nothing = super::offers(&GiftSettings::default()).unwrap();
+    assert!(nothing.check(None, "coffee", YEN).unwrap_err().contains("no provider"));
 }
 
 /// Long enough for whatever the simulator lets land late.

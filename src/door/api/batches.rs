@@ -218,7 +218,7 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         issues: options.issue,
     };
     let pool = desk.pool_of(&call).await?;
-    let submitted = intake::submit(&pool, vault, &desk.gifts, &submission).await?;
+    let submitted = intake::submit(&pool, vault, &desk.offers, &submission).await?;
     let Progress { digest, approval_digest, .. } = find(&pool, submitted.batch).await?;
     let is_new = submitted.is_new;
     let told = Submitted {
@@ -289,7 +289,7 @@ pub async fn approve(desk: &Desk, call: Call) -> Result<Response, Refusal> {
             mails: false,
             issues: false,
         };
-        intake::verify(&pool, &desk.gifts, &submission, number).await.map_err(|error| match Refusal::from(error) {
+        intake::verify(&pool, &desk.offers, &submission, number).await.map_err(|error| match Refusal::from(error) {
             trouble if trouble.status != StatusCode::SERVICE_UNAVAILABLE => trouble,
             _ => Refusal::conflict(
                 "What is staged of this batch is not what its file has. Nothing was approved; cancel it.",
