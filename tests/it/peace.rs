@@ -528,3 +528,28 @@ fn the_list_of_parts_is_whole() {
         list["dependencies"].as_array().expect("edges").iter().filter_map(|it| it["ref"].as_str()).collect();
     assert_eq!(refs.len(), parts.len() + 1);
 }
+
+/// The same over HTTP: neither a probe nor a mail is a producer's to ask for, and it is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_nobody_asks_for_probes_or_mails() {
+    let _turn = turn().await;
+    let api = Api::open().await;
+    let token = api.token("shop", &["enqueue", "read", "operate"]).await;
+    let probe = json!({"kind": "probe", "id": "p", "args": {"id": "p", "steps": 2, "lane": "gift/amazon_incentives"}});
+    let (status, said) = api.post("/v1/jobs", &token, &probe).await;
+    assert!(
+        status == 403 && said["detail"].as_str().is_some_and(|it| it.contains("not for producers")),
+        "{status} {said}"
+    );
+    let many = json!({"kind": "probe", "jobs": [{"id": "p", "args": {"id": "p", "steps": 2}}]});
+    let (status, said) = api.post("/v1/jobs/many", &token, &many).await;
+    assert_eq!(status, 403, "{said}");
+    let args = json!({"template": "gift_granted", "reference": "g", "recipient": "1/1", "params": {"category": "c", "value": "1 JPY"}});
+    let mail = json!({"kind": "email", "id": "gift_granted:1:g", "args": args});
+    let (status, said) = api.post("/v1/jobs", &token, &mail).await;
+    let told = said["detail"].as_str().is_some_and(|it| it.contains("is made by the batch"));
+    assert!((400..500).contains(&status) && told, "{status} {said}");
+    let jobs: i64 =
+        sqlx::query_scalar("select count(*) from noshi.job").fetch_one(&api.fleet.pool).await.expect("a count");
+    assert_eq!(jobs, 0);
+}
