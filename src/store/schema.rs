@@ -1,6 +1,9 @@
 //! Which migrations a database has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use crate::store::{PgConnection, PgPool};
 use anyhow::{Context, bail, ensure};
@@ -43,6 +46,8 @@ struct Applied {
 /// migration, and which other applications that use the same library share with us.
 const SCHEMA: &str = "noshi_migrations";
 const HISTORY: &str = "noshi_migrations._sqlx_migrations";
+/// Another's migration may rewrite a large table.
+const LONGEST_TURN: Duration = Duration::from_secs(60 * 60);
 
 fn migrator() -> Migrator {
     let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
@@ -124,8 +129,7 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
     connection.lengthen(super::db::TO_MIGRATE);
     fit_for_us(&mut connection).await?;
     connection.execute(PINNED).await?;
-    // For this session, until it ends; the library takes the same lock again, which is counted.
-    connection.lock_migrations().await.context("no lock on the migrations of this database")?;
+    wait_for_our_turn(&mut connection).await?;
     connection.execute("set lock_timeout = '10s'").await?;
     adopt(&mut connection).await?;
     // A name without a schema is the history's.
@@ -173,6 +177,34 @@ fn no_schema_made(error: sqlx::Error) -> anyhow::Error {
     anyhow::anyhow!(
         "this login may make no schema in the database: migrate with the login that owns the database; nothing was changed"
     )
+}
+
+/// Of several that migrate at once, one does. For this session, until it ends; the library takes the same lock again, which is counted.
+///
+/// Builds before this one know no other lock, and any login of the database may take this one: so whoever waits is told for whom.
+async fn wait_for_our_turn(connection: &mut PgConnection) -> anyhow::Result<()> {
+    const HOLDERS: &str = "select string_agg(format('%s (process %s)', a.usename, a.pid), ', ' order by a.pid) from pg_locks l
+        join pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'advisory' and l.granted and l.database = (select d.oid from pg_database d where d.datname = current_database())";
+    connection.execute("set lock_timeout = '10s'").await?;
+    let began = Instant::now();
+    loop {
+        match connection.lock_migrations().await {
+            Ok(()) => return Ok(()),
+            Err(MigrateError::Execute(error)) if super::is_locked(&error) => {
+                let holders: Option<String> =
+                    sqlx::query_scalar(HOLDERS).persistent(false).fetch_one(&mut *connection).await?;
+                let holders = holders.unwrap_or_else(|| "somebody who is gone by now".to_owned());
+                if began.elapsed() > LONGEST_TURN {
+                    bail!(
+                        "another session holds the lock under which migrations are run: {holders}. If that is no migration, end it, and migrate again; nothing was changed"
+                    );
+                }
+                tracing::warn!(holders, "waiting for another session that holds the lock of migrations");
+            }
+            Err(error) => return Err(error).context("no lock on the migrations of this database"),
+        }
+    }
 }
 
 /// What holds for the whole schema, whichever migrations were run: functions do the same in any session; whoever may act as the owner may

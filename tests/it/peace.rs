@@ -71,7 +71,7 @@ async fn no_odd_value_stops_the_fleet() {
     })
     .await;
     let mut calls = 0;
-    for role in ["operator", "producer", "door", "reader"] {
+    for role in ["operator", "producer", "door", "reader", "worker"] {
         let session = login(&db, role, &format!("noshi_{role}")).await;
         let odd: Vec<String> = sqlx::query_scalar(ODD_CALLS).fetch_all(&session).await.expect("calls");
         calls += odd.len();
@@ -527,4 +527,66 @@ fn the_list_of_parts_is_whole() {
     let refs: std::collections::BTreeSet<&str> =
         list["dependencies"].as_array().expect("edges").iter().filter_map(|it| it["ref"].as_str()).collect();
     assert_eq!(refs.len(), parts.len() + 1);
+}
+
+/// The same over HTTP: neither a probe nor a mail is a producer's to ask for, and it is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_nobody_asks_for_probes_or_mails() {
+    let _turn = turn().await;
+    let api = Api::open().await;
+    let token = api.token("shop", &["enqueue", "read", "operate"]).await;
+    let probe = json!({"kind": "probe", "id": "p", "args": {"id": "p", "steps": 2, "lane": "gift/amazon_incentives"}});
+    let (status, said) = api.post("/v1/jobs", &token, &probe).await;
+    assert!(
+        status == 403 && said["detail"].as_str().is_some_and(|it| it.contains("not for producers")),
+        "{status} {said}"
+    );
+    let many = json!({"kind": "probe", "jobs": [{"id": "p", "args": {"id": "p", "steps": 2}}]});
+    let (status, said) = api.post("/v1/jobs/many", &token, &many).await;
+    assert_eq!(status, 403, "{said}");
+    let args = json!({"template": "gift_granted", "reference": "g", "recipient": "1/1", "params": {"category": "c", "value": "1 JPY"}});
+    let mail = json!({"kind": "email", "id": "gift_granted:1:g", "args": args});
+    let (status, said) = api.post("/v1/jobs", &token, &mail).await;
+    let told = said["detail"].as_str().is_some_and(|it| it.contains("is made by the batch"));
+    assert!((400..500).contains(&status) && told, "{status} {said}");
+    let jobs: i64 =
+        sqlx::query_scalar("select count(*) from noshi.job").fetch_one(&api.fleet.pool).await.expect("a count");
+    assert_eq!(jobs, 0);
+}
+
+/// The lock under which migrations are run is known by its number, which any login can reckon and take: whoever waits is told for whom.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_says_for_whom_it_waits() {
+    let db = database().await;
+    let bi = login(&db, "bi", "noshi_reader").await;
+    let mut crc = u32::MAX;
+    for byte in db.name.bytes() {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & 0_u32.wrapping_sub(crc & 1));
+        }
+    }
+    let number = 0x3d32_ad9e_i64 * i64::from(!crc);
+    let mut holder = bi.acquire().await.expect("a session");
+    sqlx::query("select pg_advisory_lock($1)").bind(number).execute(&mut *holder).await.expect("anybody may take it");
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
+    command
+        .args(["migrate", "up"])
+        .env("DATABASE_URL", &db.url)
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true);
+    let mut process = command.spawn().expect("a migration");
+    let mut said = String::new();
+    let mut lines = tokio::io::BufReader::new(process.stderr.take().expect("its words"));
+    let heard = async {
+        while !said.contains("holds the lock of migrations") {
+            assert!(tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut said).await.expect("a line") > 0, "{said}");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), heard).await.expect("a word in time");
+    assert!(said.contains(&format!("bi_{} (process ", db.name)), "{said}");
+    holder.detach().close().await.expect("over");
+    let status =
+        tokio::time::timeout(Duration::from_secs(60), process.wait()).await.expect("an end").expect("a status");
+    assert!(status.success());
 }
