@@ -19,6 +19,8 @@ const PAGE: i32 = 5_000;
 
 /// Writes the report of a batch as CSV in UTF-8 with a BOM, so that spreadsheets read it.
 pub async fn write(pool: &PgPool, vault: &Vault, batch: &Batch, mut out: impl Write) -> anyhow::Result<()> {
+    // It has names and addresses: who read them is on record before the first is opened.
+    batches::note_report(pool, batch.id).await?;
     // Without this mark Excel takes the file for one in the encoding of its country; ours is taken with it or without.
     out.write_all("\u{feff}".as_bytes()).context("the report cannot be written")?;
     let mut csv = csv::Writer::from_writer(out);

@@ -163,6 +163,12 @@ pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, ActEr
     call(pool, async |c| sqlx::query_scalar(RERUN).bind(batch).bind(reason).fetch_one(c).await).await
 }
 
+/// Writes down that somebody reads the report of a batch, with the names and addresses of its file.
+pub async fn note_report(pool: &PgPool, batch: i64) -> Result<(), ActError> {
+    const NOTE_REPORT: &str = "select noshi.note_report($1)";
+    call(pool, async |c| sqlx::query(NOTE_REPORT).bind(batch).execute(c).await.map(|_| ())).await
+}
+
 /// Failed jobs of a batch that cannot be run again.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct NotRerun {

@@ -13,7 +13,7 @@ use super::{ActError, enqueue};
 
 /// What every token begins with, so that a leaked one is known for what it is.
 pub const PREFIX: &str = "noshi_";
-pub const SCOPES: [&str; 5] = ["enqueue", "read", "operate", "approve", "reveal"];
+pub const SCOPES: [&str; 6] = ["enqueue", "read", "operate", "approve", "reveal", "personal"];
 
 /// A token as it was shown, in the form in which the database may see it: its id, a dot, the hex digest of its secret.
 #[derive(Clone, PartialEq, Eq)]

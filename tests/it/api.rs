@@ -597,6 +597,9 @@ async fn a_file_becomes_a_batch_that_somebody_else_approves() {
     assert!(worker.stop().await.success());
     assert_eq!(api.post(&path("cancel"), &sato, &why).await.0, 409);
     assert_eq!(api.get("/v1/batches", &sato).await.1.as_array().map(Vec::len), Some(2));
+    // With names and addresses: by a scope of its own, and on record.
+    let reader = api.token("reader", &["read", "operate", "approve"]).await;
+    assert_eq!(api.request("GET", &path("report"), Some(&reader)).send().await.unwrap().status(), 403);
     let report = api.request("GET", &path("report"), Some(&sato)).send().await.unwrap();
     assert_eq!(report.headers()["content-type"], "text/csv; charset=utf-8");
     let report = report.text().await.unwrap();
@@ -609,8 +612,8 @@ async fn a_file_becomes_a_batch_that_somebody_else_approves() {
             .unwrap();
     let by = |act: &str| who.iter().find(|(_, it)| it == act).map(|(who, _)| who.as_str());
     assert_eq!(
-        (by("batch receive"), by("batch approve"), by("batch release")),
-        (Some("sato"), Some("suzuki"), Some("sato")),
+        (by("batch receive"), by("batch approve"), by("batch release"), by("batch report")),
+        (Some("sato"), Some("suzuki"), Some("sato"), Some("sato")),
         "{who:?}"
     );
 }

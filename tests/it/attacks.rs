@@ -254,7 +254,7 @@ async fn rows_have_ids_that_jobs_can_have() {
 async fn slow_readers_hold_up_themselves() {
     let _turn = turn().await;
     let api = Api::of(fleet(Terms::default()).await).await;
-    let other = api.token("c", &["enqueue", "read"]).await;
+    let other = api.token("c", &["enqueue", "read", "personal"]).await;
     let rows = (0..20_000).map(|n| format!("R-{n},u{n},Hana,hana+{n}@example.jp,digital,1,JPY\n"));
     let file = std::iter::once("grant_id,user_id,name,email,category,amount,currency\n".to_owned()).chain(rows);
     let (status, batch) = api.upload("kind=grants", &other, &file.collect::<String>()).await;
@@ -265,7 +265,7 @@ async fn slow_readers_hold_up_themselves() {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4_096).expect("a small one");
         let mut stream = socket.connect(api.address.parse().expect("an address")).await.expect("a connection");
-        let token = api.token(&format!("slow-{n}"), &["read"]).await;
+        let token = api.token(&format!("slow-{n}"), &["personal"]).await;
         let ask =
             format!("GET {report} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", token.expose_secret());
         stream.write_all(ask.as_bytes()).await.expect("a request");

@@ -167,7 +167,7 @@ pub static ROUTES: [Route; 24] = [
         json!(batches::Why), 200 batches::Batch, handle_apart!(batches::cancel)),
     Route {
         answers: (200, None),
-        ..route!(Get "/v1/batches/{batch}/report" "read" "The file's columns, and what became of each row, as CSV.",
+        ..route!(Get "/v1/batches/{batch}/report" "personal" "The file's columns, names and addresses with them, and what became of each row, as CSV. Each time is written down.",
             Takes::File, 200 (), handle_apart!(batches::report))
     },
     route!(Post "/v1/gifts/{grant}/reveal" "reveal" "Shows the code of an issued gift to its user. Each time is written down.",
