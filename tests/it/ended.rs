@@ -203,7 +203,7 @@ async fn a_released_batch_is_cancelled_and_what_has_begun_goes_on() {
     let waiting = "select count(*) from noshi.job where batch is not null and at = 'issuing' and status = 'available'";
     until("one is issued, and five wait", SOON, async || number(begun).await == 1 && number(waiting).await == 5).await;
     let said = does(&fleet, &["batch", "cancel", &batch, "--reason", "the wrong campaign"]).await;
-    assert!(said.contains("5 rows that were waiting") && said.contains("0 rows had begun"), "{said}");
+    assert!(said.contains("5 jobs that were waiting") && said.contains("and 0 had begun"), "{said}");
     let ended =
         "select count(*) from noshi.job where batch is not null and status = 'cancelled' and code = 'gift_revoked'";
     assert_eq!(number(ended).await, 5);
