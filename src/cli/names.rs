@@ -32,11 +32,12 @@ pub fn shown_lane(lane: &str) -> String {
 }
 
 /// What acts are about, as the first word of each in the audit.
-const NOUNS: [&str; 12] = [
+const NOUNS: [&str; 13] = [
     "batch",
     "job",
     "lane",
     "migrate",
+    "proposal",
     "prune",
     "redrive",
     "restore",
