@@ -149,7 +149,7 @@ impl Database {
 /// From now on a command that a person waits for has a last word. One that serves says itself what it does.
 pub fn listen(cli: &Cli) {
     if !cli.command.serves() {
-        signals::tell_what_is_kept();
+        signals::tell_what_is_kept(cli.output);
     }
 }
 

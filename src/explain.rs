@@ -64,7 +64,16 @@ fn why(job: &Seen) -> String {
             job.worker_name.as_deref().unwrap_or("unknown"),
             seconds(job.worker_silent.unwrap_or_default())
         ),
-        "scheduled" if job.due_in >= 1e9 => format!("Its batch {} is paused", job.batch.unwrap_or_default()),
+        "scheduled" if job.due_in >= 1e9 || job.batch_paused => {
+            // A batch's own job names it in what it was asked for.
+            let batch = job.batch.or_else(|| job.args["batch"].as_i64()).unwrap_or_default();
+            format!("Its batch {batch} is paused; `noshi batch resume {batch}` lets it go on")
+        }
+        "scheduled" if job.kind == "email" && job.last_answer.as_deref() == Some("not_ready") => format!(
+            "It waits for a mail service: the settings of the worker that took it have no [email]; it looks again in {}{}",
+            due(job),
+            nobody(job)
+        ),
         "retryable" => {
             let said = job.last_answer.as_deref().map(|said| format!(" ({said})")).unwrap_or_default();
             format!("Try {} did not succeed{said}; the next is due in {}{}", job.retries, due(job), nobody(job))
@@ -188,6 +197,19 @@ mod tests {
                 "Try 1 did not succeed (unknown: no answer); the next",
             ),
             (Seen { due_in: 1e9, batch: Some(3), ..job("scheduled") }, "batch 3 is paused"),
+            (
+                Seen { due_in: 8.0, batch_paused: true, args: json!({"batch": 4}), ..job("scheduled") },
+                "`noshi batch resume 4`",
+            ),
+            (
+                Seen {
+                    due_in: 8.0,
+                    kind: "email".to_owned(),
+                    last_answer: Some("not_ready".to_owned()),
+                    ..job("scheduled")
+                },
+                "have no [email]",
+            ),
             (
                 Seen { worker: Some(7), worker_name: Some("w".to_owned()), worker_silent: Some(1.0), ..job("running") },
                 "worker 7 (w)",

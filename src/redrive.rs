@@ -46,10 +46,16 @@ pub async fn plan(pool: &PgPool, filter: &Filter, act: Option<Act>) -> Result<i6
 /// Names the ids of a file that are no jobs.
 fn missing(filter: &Filter, jobs: &[Candidate]) -> Option<String> {
     let found: std::collections::HashSet<&str> = jobs.iter().map(|job| job.key.as_str()).collect();
-    let missing: Vec<&str> =
-        filter.ids.iter().flatten().map(String::as_str).filter(|id| !found.contains(id)).take(20).collect();
+    let missing: Vec<&str> = filter.ids.iter().flatten().map(String::as_str).filter(|id| !found.contains(id)).collect();
     let kind = filter.kind.as_deref().unwrap_or_default();
-    (!missing.is_empty()).then(|| format!("there is no {kind} with the id {}; nothing was planned", missing.join(", ")))
+    let (first, more) = missing.split_at(missing.len().min(5));
+    let more = if more.is_empty() { String::new() } else { format!(", nor with {} more", more.len()) };
+    (!first.is_empty()).then(|| {
+        format!(
+            "there is no {kind} with the id {}{more}, or it was over long ago and moved out; nothing was planned",
+            first.join(", ")
+        )
+    })
 }
 
 /// What to ask of this job: `wanted`, or what fits it best; or why nothing.

@@ -304,6 +304,10 @@ fn whole(value: &Value) -> Option<i64> {
 /// Whether the text of some arguments is those of this kind, as every door that is given text judges it: before a reader has made one of two
 /// fields of the same name, or a whole number of a fraction. What is wrong with it: the path, and a sentence.
 pub fn reads(kind: Kind, args: &str) -> Result<(), Fault> {
+    // In the words of files and of the database, where they have some.
+    if let Some(fault) = serde_json::from_str(args).ok().and_then(|args| fault(kind, &args)) {
+        return Err(fault);
+    }
     let reads = |args: &str| with_job!(kind, J => reads_as::<<J as machine::Job>::Args>(args));
     // 500.0 is 500, here as for the database.
     reads(args).or_else(|fault| {

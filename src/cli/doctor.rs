@@ -277,6 +277,15 @@ async fn look_at_schema(connection: &mut PgConnection, it: &mut Findings) -> any
         found,
         "grant this login the role that it acts in (README, Run it)",
     );
+    if schema::is_hidden(connection).await? {
+        it.wrong(
+            "migrations",
+            Health::Fair,
+            "this login may not see which are applied".to_owned(),
+            "ask as an operator, or as the login that owns the database; if that cannot either, run `noshi migrate up` to its end",
+        );
+        return Ok(false);
+    }
     match schema::counts(connection).await {
         Ok((0, 0)) => it.good("migrations", "all applied"),
         Ok((0, unknown)) => it.wrong(

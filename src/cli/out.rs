@@ -33,7 +33,9 @@ impl Out {
     pub fn one<T: Serialize>(self, answer: &T, tell: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
         match self {
             Out::Json => print_json(answer)?,
-            Out::Table => terminal::print(&(table::fit(tell(answer).trim_end(), terminal::columns()) + "\n")),
+            Out::Table => terminal::print(
+                &(table::fit(table::shown(tell(answer).trim_end()).as_str(), terminal::columns()) + "\n"),
+            ),
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::{Database, names, out::Out};
 use crate::{
     ago, instants,
     redrive::{self as planning, ACTS},
+    requests,
     store::{
         self, Role,
         redrive::{self, Conditions, Filter, Group, Redrive, Steer},
@@ -25,6 +26,7 @@ use crate::{
         self, note,
         progress::{self, Progress},
     },
+    text,
 };
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -251,7 +253,14 @@ async fn obey(verb: Verb, out: Out) -> anyhow::Result<()> {
 async fn plan(pool: &PgPool, which: &Which) -> anyhow::Result<i64> {
     let ids = which.ids.as_ref().map(|file| {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        Ok::<_, anyhow::Error>(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        // As Excel and Notepad save it.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty());
+        let id = |(n, line): (usize, &str)| match text::id_fault(line, requests::LONGEST_KEY) {
+            Some(fault) => bail!("line {} of {} is no id: {fault}; nothing was planned", n + 1, file.display()),
+            None => Ok(line.to_owned()),
+        };
+        lines.map(id).collect::<anyhow::Result<Vec<String>>>()
     });
     let filter = Filter {
         kind: which.kind.map(|kind| kind.name().to_owned()),
@@ -434,7 +443,7 @@ async fn watch(pool: &PgPool, number: i64) -> anyhow::Result<()> {
                 }
                 unchanged += 1;
                 if unchanged == LOOKS_WITHOUT_CHANGE {
-                    note!("nothing moved for a while; the workers carry it out: `noshi worker list` shows them");
+                    note!("{}", standstill(pool, number).await);
                 }
                 if (r.status == "done" && r.open == 0) || !matches!(r.status.as_str(), "running" | "done") {
                     return Ok(());
@@ -444,6 +453,19 @@ async fn watch(pool: &PgPool, number: i64) -> anyhow::Result<()> {
             Err(error) => tracing::warn!(%error, "the re-drive could not be looked at; trying again"),
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+/// Why nothing moves, as far as it can be told.
+async fn standstill(pool: &PgPool, number: i64) -> String {
+    match redrive::held_lanes(pool, number).await {
+        Ok(held) if !held.is_empty() => format!(
+            "nothing moved for a while: jobs of it wait in {}; `noshi lane show` tells since when and why",
+            held.join(", ")
+        ),
+        Ok(_) | Err(_) => {
+            "nothing moved for a while; the workers carry it out: `noshi worker list` shows them".to_owned()
+        }
     }
 }
 

@@ -80,9 +80,12 @@ pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
             let pool = open(args.database).await?;
             may_be_marked(&restored::preview(&pool).await?, args.to, args.yes)?;
             let made = restored::mark(&pool, args.to, &args.reason).await?;
-            let whole = json!({"restored_to": args.to, "proposal": made.proposal, "done": made.done});
+            // An earlier mark stays: what came after it may be lost as well.
+            let holds = if made.proposal.is_none() { restored::point(&pool).await? } else { None };
+            let to = holds.unwrap_or(args.to);
+            let whole = json!({"restored_to": to, "proposal": made.proposal, "done": made.done});
             out.one(&whole, |_| {
-                let point = instants::show(args.to);
+                let point = instants::show(to);
                 match (made.proposal, &made.done) {
                     (Some(number), _) => proposed(number, &format!("that the database is restored to {point}")),
                     (None, done) => format!(

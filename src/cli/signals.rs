@@ -7,7 +7,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::terminal::{leftovers, note, progress};
+use serde_json::json;
+
+use super::out::Out;
+use crate::terminal::{self, leftovers, note, progress};
 
 /// A second signal within this time is the same one: wrappers and terminals send it to a process and to its group.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
@@ -63,7 +66,7 @@ pub fn tell_read_again(read: &anyhow::Result<()>) {
 }
 
 /// For commands that a person waits for: one that is broken off says what is kept, and ends with 128 and the signal's number.
-pub fn tell_what_is_kept() {
+pub fn tell_what_is_kept(out: Out) {
     progress::enable();
     for (kind, number) in [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)] {
         let Ok(mut signal) = signal(kind) else { continue };
@@ -73,7 +76,13 @@ pub fn tell_what_is_kept() {
                     "what it had asked of the database is done whole or not at all; `noshi audit list --since 5m` tells".to_owned()
                 });
                 leftovers::clear();
-                note!("\nnoshi: broken off; {kept}");
+                match out {
+                    Out::Table => note!("\nnoshi: broken off; {kept}"),
+                    Out::Json => {
+                        let document = json!({"error": format!("broken off; {kept}"), "status": 128 + number});
+                        terminal::tell(&(document.to_string() + "\n"));
+                    }
+                }
                 std::process::exit(128 + number);
             }
         });

@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use noshi_jobs::{gift_issuance::Contract, money::Currency};
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::Deserialize;
 use zeroize::Zeroizing;
+
+use crate::text;
 
 use super::{
     Budget, Offer,
@@ -218,6 +220,9 @@ impl<C> Account<C> {
                 "a range of {provider} has a `category` of {} bytes; 1 to 100 fit",
                 category.len()
             );
+            if let Some(fault) = text::id_fault(&category, 100) {
+                bail!("a range of {provider} has the `category` {category:?}: {fault}");
+            }
             ensure!(currencies.contains(&currency), "{provider} cannot be asked for `{category}` in {code}");
             ensure!(
                 1 <= min && min <= max && max <= HIGHEST,

@@ -102,6 +102,16 @@ const SELECT: &str = select!(
 );
 const SELECT_IDS: &str = select!("j.kind = $2 and j.key = any($3)");
 
+/// Lanes that are held, by a person or by their partner, and in which jobs of a re-drive wait; in words.
+pub async fn held_lanes(pool: &PgPool, redrive: i64) -> Result<Vec<String>, sqlx::Error> {
+    const HELD: &str =
+        "select distinct 'the ' || case when l.paused then 'paused' else 'closed' end || ' lane ' || l.name
+from noshi.redrive_row w join noshi.job j on j.id = w.job join noshi.lane l on l.name = j.lane
+where w.redrive = $1 and j.status in ('available', 'scheduled', 'retryable') and j.lane <> ''
+    and (l.paused or l.closed_until > clock_timestamp()) order by 1 limit 5";
+    sqlx::query_scalar(HELD).bind(redrive).fetch_all(pool).await
+}
+
 /// One snapshot for looking and planning.
 pub async fn begin(pool: &PgPool) -> Result<Transaction, ActError> {
     let mut transaction = pool.begin_with("begin isolation level repeatable read").await?;

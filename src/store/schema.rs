@@ -105,6 +105,14 @@ async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, Applied>
     Ok(rows.into_iter().map(|row| (row.version, row)).collect())
 }
 
+/// Whether there is a history that this login may not read: then it cannot tell what is applied.
+pub async fn is_hidden(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    const HIDDEN: &str = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = $1 and c.relname = '_sqlx_migrations'
+          and not (has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')))";
+    sqlx::query_scalar(HIDDEN).bind(SCHEMA).persistent(false).fetch_one(connection).await
+}
+
 /// How many of our migrations are not applied, and how many are applied that we do not know.
 pub async fn counts(connection: &mut PgConnection) -> Result<(usize, usize), sqlx::Error> {
     let applied = applied(connection).await?;

@@ -337,6 +337,10 @@ async fn a_job_is_asked_for_once_and_found_again() {
         (status, &problem["differences"][1]["row"], &problem["differences"][1]["field"]),
         (409, &json!(2), &json!("value.amount"))
     );
+    // One id twice in a request: the same is one job, and what differs is no conflict with anything recorded.
+    let twice = |amount: i64| json!({"kind": "gift_issuance", "jobs": [{"id": "two", "args": gift("two", 5)}, {"id": "two", "args": gift("two", amount)}]});
+    let (status, problem) = api.post("/v1/jobs/many", &producer, &twice(6)).await;
+    assert_eq!((status, &problem["field"]), (422, &json!("jobs[1].id")), "{problem}");
     let jobs: i64 = sqlx::query_scalar("select count(*) from noshi.job").fetch_one(&api.fleet.pool).await.unwrap();
     assert_eq!(jobs, 1, "all or none");
 

@@ -125,6 +125,22 @@ fn what_is_unknown_is_refused_wherever_it_stands() {
         let said = error.contains(&format!("`{path}`")) && error.contains(&file.display().to_string());
         assert!(said && error.contains("there are"), "{error}");
     }
+    // What would be cut off, or not found by anybody, or is a slip of the unit.
+    for (text, said) in [
+        (
+            "[gifts.tango_card]\ntimeout_ms = 1.5\n",
+            "`gifts.tango_card.timeout_ms` is 1.5, and has to be a whole number",
+        ),
+        ("[worker]\nslots = 2.0\n", "`worker.slots` is 2"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let error = shown(Settings::read(Some(&file))).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+    for place in [folder.path(), std::path::Path::new("/dev/null")] {
+        let error = shown(Settings::read(Some(place))).unwrap_err();
+        assert!(error.contains("no plain file") && !error.contains("not found"), "{error}");
+    }
     // A value is refused with its key, and the file that it stands in.
     std::fs::write(&file, "[worker]\nslots = 'many'\n").unwrap();
     let error = shown(Settings::read(Some(&file))).unwrap_err();

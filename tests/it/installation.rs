@@ -374,6 +374,10 @@ async fn what_keeps_a_login_out_is_told_in_a_sentence_at_once() {
         (format!("postgres://app@127.0.0.1:{web}/reached"), "is no PostgreSQL server: check host and port"),
         ("postgres://app@host name/reached".to_owned(), "DATABASE_URL is not a PostgreSQL URL"),
     ];
+    // Who may not read the history cannot know what is applied.
+    let examined = noshi(&server.url_as("uninvited", "reached"), &["doctor"]).await;
+    let said = String::from_utf8_lossy(&[examined.stdout, examined.stderr].concat()).into_owned();
+    assert!(said.contains("may not see which are applied") && !said.contains("are not applied"), "{said}");
     for (url, expected) in cases {
         for command in [["job", "list"], ["lane", "list"]] {
             let begun = Instant::now();

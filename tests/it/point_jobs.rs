@@ -240,7 +240,7 @@ async fn zones_are_names() {
     let fleet = fleet(Terms::default()).await;
     let pool = &fleet.pool;
     let zones = ["Asia/Tokyo", "UTC", "America/Argentina/Ushuaia", "Etc/GMT+9"];
-    let others = ["Mars/Phobos", "JST", "JST-9", "EST5EDT,M3.2.0/2,M11.1.0", "../etc/passwd"];
+    let others = ["Mars/Phobos", "JST", "JST-9", "EST5EDT,M3.2.0/2,M11.1.0", "../etc/passwd", "exchange/1"];
     let args = |zone: &str| json!({"benefit": "zone", "source": zone, "user": "u", "points": 1, "valid_days": 3, "zone": zone});
     for zone in zones {
         enqueue(pool, "point_grant", &format!("zone:{zone}"), args(zone)).await;

@@ -533,7 +533,18 @@ async fn one_command_plans_shows_and_applies() {
     let common = ["redrive", "--kind", "probe", "--code", "probe_asked", "--since", "1h", "--reason", "mended"];
     let (ok, _, stderr) = said(&common).await;
     assert!(!ok && stderr.contains("4 to be asked, 0 refused") && stderr.contains("no terminal"), "{stderr}");
+    // As a spreadsheet saves ids; and what is no list of ids.
+    let ids = fleet.dir.path().join("ids.txt").display().to_string();
+    let list = fleet.dir.path().join("list.txt").display().to_string();
+    let missing: String = (0..30).map(|n| format!("gone-{n}\n")).collect();
+    std::fs::write(&ids, format!("\u{feff}{missing}")).unwrap();
+    std::fs::write(&list, "a\nb\tc\n").unwrap();
     for (wrong, why) in [
+        (
+            vec!["redrive", "plan", "--kind", "probe", "--ids", &ids],
+            "with the id gone-0, gone-1, gone-2, gone-3, gone-4, nor with 25 more",
+        ),
+        (vec!["redrive", "plan", "--kind", "probe", "--ids", &list], "line 2 of"),
         (vec!["redrive", "--reason", "all?", "--yes"], "say which jobs"),
         (vec!["redrive", "plan", "--kind", "probe", "--all"], "say which jobs"),
         (vec!["redrive", "plan", "--kind", "probe", "--act", "reissue"], "every other act is for one job"),
@@ -555,4 +566,19 @@ async fn one_command_plans_shows_and_applies() {
     let (ok, stdout, _) = said(&["audit", "list", "--act", "job retry", "--since", "1h"]).await;
     assert!(ok && stdout.lines().count() == 5 && stdout.contains("re-drive 2: mended"), "{stdout}");
     assert!(worker.stop().await.success());
+}
+
+/// Why a re-drive stands still is said, where it is a lane that somebody holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_holds_a_re_drive_is_named() {
+    let desk = Desk::open().await;
+    desk.parked_gifts(2).await;
+    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    apply(&desk.ada, number).await.expect("a start");
+    desk.advance_all().await;
+    let held = async || redrive::held_lanes(&desk.ada, number).await.expect("an answer");
+    assert_eq!(held().await, [""; 0]);
+    desk.sql("insert into noshi.lane (name, paused) values ('gift/x', true); update noshi.job set lane = 'gift/x'")
+        .await;
+    assert_eq!(held().await, ["the paused lane gift/x"]);
 }

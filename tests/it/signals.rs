@@ -166,7 +166,7 @@ async fn half_a_report_goes_with_its_command() {
         let mut holds = fleet.pool.begin().await.unwrap();
         sqlx::query("lock table noshi_sealed.sealed in access exclusive mode").execute(&mut *holds).await.unwrap();
         let child = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
-            .args(["batch", "report", "1", "--out"])
+            .args(["-o", "json", "batch", "report", "1", "--out"])
             .arg(folder.join("report.csv"))
             .env("DATABASE_URL", &fleet.url)
             .env("NOSHI_CONFIG", fleet.dir.path().join("noshi.toml"))
@@ -176,7 +176,11 @@ async fn half_a_report_goes_with_its_command() {
         until("half a report", Duration::from_secs(10), async || files() == 1).await;
         kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();
         let ended = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
-        assert_eq!(ended.status.code(), Some(status), "{}", String::from_utf8_lossy(&ended.stderr));
+        let error = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(status), "{error}");
+        // Whoever reads JSON gets JSON for a last word, too.
+        let last: serde_json::Value = serde_json::from_str(error.lines().last().unwrap()).expect(&error);
+        assert_eq!(last["status"], status, "{last}");
         assert_eq!(files(), 0);
         holds.rollback().await.unwrap();
     }

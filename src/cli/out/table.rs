@@ -2,6 +2,8 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::text::is_unfit;
+
 /// A column of a table: its head, and what of a row stands in it.
 pub type Column<T> = (&'static str, fn(&T) -> String);
 
@@ -158,9 +160,17 @@ fn colour(standing: &str) -> Option<u8> {
     }
 }
 
-/// What others wrote is shown, not obeyed.
+/// What others wrote is shown, not obeyed: neither controls of the terminal nor what turns the direction of a line.
 fn escape_controls(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    text.chars().flat_map(|c| if is_unfit(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// The same of whole lines of ours, with what others wrote among them.
+pub fn shown(text: &str) -> String {
+    text.split('\n')
+        .map(|line| line.split('\t').map(escape_controls).collect::<Vec<_>>().join("\t"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]
@@ -174,6 +184,9 @@ mod tests {
     fn columns_are_as_wide_as_what_stands_in_them() {
         let rows = [("a", "付与"), ("longer", "x\u{1b}[1m")];
         assert_eq!(draw(&rows, &COLUMNS, None, false), "NAME    STATUS\na       付与\nlonger  x\\u{1b}[1m\n");
+        assert_eq!(shown("a\tb\n\u{202e}fdp.csv"), "a\tb\n\\u{202e}fdp.csv");
+        let rows = [("a", "\u{202e}"), ("b", "\u{2066}x")];
+        assert_eq!(draw(&rows, &COLUMNS, None, false), "NAME  STATUS\na     \\u{202e}\nb     \\u{2066}x\n");
     }
 
     #[test]

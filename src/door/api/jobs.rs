@@ -1,5 +1,7 @@
 //! Jobs: asked for by producers, seen and acted upon by operators.
 
+use std::collections::HashMap;
+
 use axum::{http::StatusCode, response::Response};
 use noshi_jobs::{Kind, machine::Act};
 use schemars::JsonSchema;
@@ -9,7 +11,7 @@ use serde_json::{Value, value::RawValue};
 use super::{Call, Desk, answer, body, refusal::Refusal};
 use crate::{
     acts,
-    requests::{self, is_for_producers},
+    requests::{self, is_for_producers, whole_numbers},
     store::{
         api::{self, Asked, Event, Filter, Job},
         operate,
@@ -144,6 +146,10 @@ async fn take(
             Refusal::field(&field, format!("The arguments are not those of {kind}: {said}."))
         })?;
     }
+    if let Some(number) = contrary(rows) {
+        let detail = "This id stands in the request twice, with other arguments. Nothing of it was written.";
+        return Err(Refusal::field(&format!("{}id", place(number)), detail));
+    }
     let mut transaction = desk.begin(call).await?;
     match api::enqueue(&mut transaction, kind, rows, priority).await {
         Ok(jobs) => {
@@ -156,6 +162,16 @@ async fn take(
         }
         Err(error) => Err(misfit(&error, &place).unwrap_or_else(|| error.into())),
     }
+}
+
+/// The first row whose id an earlier one has with other arguments.
+fn contrary(rows: &[Asked<'_>]) -> Option<usize> {
+    let read = |row: &Asked<'_>| serde_json::from_str::<Value>(&whole_numbers(row.args.get())).ok();
+    let mut first = HashMap::new();
+    rows.iter().enumerate().find_map(|(number, row)| {
+        let earlier = *first.entry(row.id).or_insert(row);
+        (!std::ptr::eq(earlier, row) && read(earlier) != read(row)).then_some(number)
+    })
 }
 
 /// What the database found in one row, by its field: it has the same definition of a request as files.
