@@ -28,6 +28,9 @@ pub struct Claim {
     pub at: Instant,
 }
 
+/// Job, lease and step.
+pub type Settle = (i64, i64, i32);
+
 #[derive(Debug, Default)]
 struct Memory {
     timeline: String,
@@ -39,7 +42,7 @@ struct Memory {
     newest: Option<Instant>,
     claims: HashMap<(i64, i64), Claim>,
     order: VecDeque<(i64, i64)>,
-    settles: VecDeque<(i64, i64, i32)>,
+    settles: VecDeque<Settle>,
     /// Given back because no answer to their claim had come, of which one that is only late is not taken; or let go, and nothing was called.
     unheard: HashSet<(i64, i64)>,
     /// Something younger than the window was forgotten for want of room.
@@ -54,7 +57,7 @@ pub struct Testimony {
     pub newest: Option<Duration>,
     pub overrun: bool,
     pub claims: Vec<Claim>,
-    pub settles: Vec<(i64, i64, i32)>,
+    pub settles: Vec<Settle>,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +102,7 @@ impl Witness {
     }
 
     /// The newest acknowledgements: claims and settles. Where these are, everything before them is.
-    pub fn newest(&self, most: usize) -> (Vec<(i64, i64)>, Vec<(i64, i64, i32)>) {
+    pub fn newest(&self, most: usize) -> (Vec<(i64, i64)>, Vec<Settle>) {
         let memory = self.memory();
         let young = |place: &&(i64, i64)| memory.claims.get(place).is_some_and(|claim| claim.at.elapsed() < WINDOW);
         let claims = memory.order.iter().rev().take(most).filter(young).copied().collect();
@@ -162,7 +165,7 @@ impl Witness {
         self.memory().unheard.contains(&(job, lease))
     }
 
-    pub fn settled(&self, settles: impl Iterator<Item = (i64, i64, i32)>) {
+    pub fn settled(&self, settles: impl Iterator<Item = Settle>) {
         let mut memory = self.memory();
         for settle in settles {
             memory.settles.push_back(settle);
