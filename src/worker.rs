@@ -103,6 +103,8 @@ impl Worker {
     pub async fn start(url: &str, name: &str, partners: Partners, pace: Pace) -> anyhow::Result<Worker> {
         let pool = store::connect(url, Role::Worker, WORK_CONNECTIONS).await?;
         let vital = store::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
+        // Well before a new server could take this worker for dead.
+        vital.renews(pace.lease / 3);
         // A beat that is not answered is tried again while the lease still holds.
         let vital = vital.with_patience((pace.lease * 3 / 10).clamp(Duration::from_secs(1), store::db::PATIENCE));
         partners

@@ -92,11 +92,13 @@ struct Watch {
     answered: Instant,
     asked: Option<Instant>,
     broken: bool,
+    /// Of [`TURNS`], when its server was last looked at.
+    turn: usize,
 }
 
 impl Watch {
     fn new(patience: Duration) -> Watch {
-        Watch { patience, lengthened: None, answered: Instant::now(), asked: None, broken: false }
+        Watch { patience, lengthened: None, answered: Instant::now(), asked: None, broken: false, turn: 0 }
     }
 
     fn patience(&self) -> Duration {
@@ -302,6 +304,7 @@ impl PgConnection {
                 "this server is on an older timeline than the one seen before ({newest}): it was replaced by a failover, and nothing is written to it"
             )));
         }
+        self.watch.turn = TURNS.load(Ordering::Relaxed);
         Ok(())
     }
 
@@ -309,6 +312,9 @@ impl PgConnection {
         !self.watch.broken && self.watch.asked.is_none()
     }
 }
+
+/// How often a newer timeline was seen than the newest before: whoever was looked at earlier may be on an older one.
+static TURNS: AtomicUsize = AtomicUsize::new(0);
 
 /// The newest timeline of each cluster that this process has seen, if this one is older.
 fn is_overtaken(system: i64, timeline: String) -> Option<String> {
@@ -319,7 +325,10 @@ fn is_overtaken(system: i64, timeline: String) -> Option<String> {
     if *newest > timeline {
         return Some(newest.clone());
     }
-    *newest = timeline;
+    if *newest != timeline {
+        TURNS.fetch_add(1, Ordering::Relaxed);
+        *newest = timeline;
+    }
     None
 }
 
@@ -429,6 +438,8 @@ struct Inner {
     idle: Mutex<Vec<PgConnection>>,
     open: AtomicU32,
     /// A connection that has answered nothing since then is as good as lost: another one went silent.
+    /// No connection is used for longer.
+    age: Mutex<Duration>,
     doubted: Mutex<Instant>,
 }
 
@@ -451,6 +462,7 @@ impl PgPool {
             idle: Mutex::default(),
             open: AtomicU32::new(0),
             doubted: Mutex::new(Instant::now()),
+            age: Mutex::new(MOST_AGE),
         };
         PgPool { inner: Arc::new(inner), patience: PATIENCE }
     }
@@ -470,6 +482,11 @@ impl PgPool {
         let pool = PgPool::plain(url, 10)?;
         drop(pool.acquire().await?);
         Ok(pool)
+    }
+
+    /// Connects anew that often. Where the address leads by then to a server that took over, this process sees it, though the old one still answers.
+    pub fn renews(&self, every: Duration) {
+        *self.inner.age.lock().unwrap_or_else(PoisonError::into_inner) = every;
     }
 
     /// The same connections, with another bound for each answer.
@@ -495,7 +512,8 @@ impl PgPool {
         let place = place.map_err(|_| Error::PoolTimedOut)?.map_err(|_| Error::PoolClosed)?;
         while let Some(connection) = self.inner.take() {
             let mut taken = self.keep(connection, &place);
-            if taken.watch.answered.elapsed() < FRESH {
+            let same = !self.inner.writes || taken.watch.turn == TURNS.load(Ordering::Relaxed);
+            if same && taken.watch.answered.elapsed() < FRESH {
                 return Ok(taken.with(place));
             }
             taken.watch.patience = TO_SHOW_LIFE.min(self.patience);
@@ -564,12 +582,12 @@ impl Inner {
     /// The one used last, of those that are still to be believed.
     fn take(&self) -> Option<PgConnection> {
         let doubted = *self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = *self.age.lock().unwrap_or_else(PoisonError::into_inner);
         let mut idle = self.idle();
         while let Some(connection) = idle.pop() {
             let watch = &connection.watch;
-            let lives = watch.answered >= doubted
-                && watch.answered.elapsed() < MOST_IDLE
-                && connection.opened.elapsed() < MOST_AGE;
+            let lives =
+                watch.answered >= doubted && watch.answered.elapsed() < MOST_IDLE && connection.opened.elapsed() < age;
             if lives {
                 return Some(connection);
             }

@@ -167,6 +167,15 @@ impl Pair {
         sqlx::query_scalar(claimed).fetch_all(&mut standby).await.unwrap().into_iter().collect()
     }
 
+    /// The standby takes over and the address leads to it; the primary lives on, and whoever is connected to it is answered.
+    async fn take_over_beside(&self) {
+        let mut standby = PgConnection::connect(&url_of(&self.standby)).await.unwrap();
+        assert!(sqlx::query_scalar::<_, bool>("select pg_promote(true, 30)").fetch_one(&mut standby).await.unwrap());
+        let next = self.dir.path().join("next");
+        symlink(&self.standby, &next).unwrap();
+        fs::rename(next, self.address()).unwrap();
+    }
+
     /// The primary is lost, the standby takes over, and the address leads to it.
     pub async fn fail_over(&self) {
         let pid = i32::try_from(self.primary.postmaster().unwrap()).unwrap();
@@ -367,6 +376,29 @@ async fn commits_that_are_lost_are_noticed_and_no_gift_is_bought_twice() {
         println!("round {round}: {calls} bought in the lost window, {marked} calls marked, {missing} commits missing");
         scene.end(workers).await;
     }
+}
+
+/// Nobody stopped the old primary, and it answers whoever is connected to it: its workers see the new one, and leave it before anybody there takes
+/// them for dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_lives_on_is_left_by_its_workers() {
+    let _turn = crate::support::turn().await;
+    let mut scene = Scene::at(SLOW).await;
+    scene.pair.follow(Follows::Behind).await;
+    let lease: &[&str] = &["--lease-ms", "6000"];
+    let mut workers: Vec<_> = ["a", "b"].map(|name| scene.fleet.worker(name, &[], lease)).into();
+    scene.ask("waiting", 600).await;
+    until("gifts are bought", Duration::from_secs(30), async || scene.bought().len() > 60).await;
+    scene.pair.take_over_beside().await;
+    workers.push(scene.fleet.worker("new", &[], lease));
+    // The test's own connections were to the old one.
+    scene.fleet.pool = store::PgPool::plain(&scene.fleet.url, 8).unwrap();
+    let (verdict, _, _) = scene.dealt_with().await;
+    assert!(["lost", "whole"].contains(&verdict.as_str()), "{verdict}");
+    let dead = "select count(*) from noshi.worker where dead_at is not null";
+    assert_eq!(scene.count(dead).await, 0, "the old workers came over");
+    scene.judge("a primary that lives on").await;
+    scene.end(workers).await;
 }
 
 /// A standby that hangs, and waits that are cancelled: each commit is answered as a success, with a warning. Nothing is called on such a claim.
