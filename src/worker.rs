@@ -37,6 +37,8 @@ use crate::{
 /// Connections of one worker: the work pool, and two for the heartbeat that work can never starve.
 const WORK_CONNECTIONS: u32 = 8;
 const VITAL_CONNECTIONS: u32 = 2;
+/// All that is in hand may wait for its turn at a database that is half a second away.
+const FOR_A_TURN: Duration = Duration::from_secs(30);
 
 pub struct Worker {
     engine: Arc<Engine>,
@@ -101,7 +103,7 @@ pub enum End {
 impl Worker {
     /// Registers with the database and begins to claim.
     pub async fn start(url: &str, name: &str, partners: Partners, pace: Pace) -> anyhow::Result<Worker> {
-        let pool = store::connect(url, Role::Worker, WORK_CONNECTIONS).await?;
+        let pool = store::connect(url, Role::Worker, WORK_CONNECTIONS).await?.with_turns(FOR_A_TURN);
         let vital = store::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
         // Well before a new server could take this worker for dead.
         vital.renews(pace.lease / 3);

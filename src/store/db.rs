@@ -427,6 +427,7 @@ pub(super) type Prepare = dyn Fn(&mut PgConnection) -> BoxFuture<'_, Result<(), 
 pub struct PgPool {
     inner: Arc<Inner>,
     patience: Duration,
+    for_a_place: Duration,
 }
 
 struct Inner {
@@ -438,8 +439,9 @@ struct Inner {
     idle: Mutex<Vec<PgConnection>>,
     open: AtomicU32,
     /// A connection that has answered nothing since then is as good as lost: another one went silent.
-    /// No connection is used for longer.
+    /// No connection is used for longer; but ten times as long as the last one took to be made, so that a far database is not connected to all the time.
     age: Mutex<Duration>,
+    made_in: Mutex<Duration>,
     doubted: Mutex<Instant>,
 }
 
@@ -463,8 +465,9 @@ impl PgPool {
             open: AtomicU32::new(0),
             doubted: Mutex::new(Instant::now()),
             age: Mutex::new(MOST_AGE),
+            made_in: Mutex::default(),
         };
-        PgPool { inner: Arc::new(inner), patience: PATIENCE }
+        PgPool { inner: Arc::new(inner), patience: PATIENCE, for_a_place: FOR_A_PLACE }
     }
 
     /// Connects when it is first used, as the login, to whatever server is there, and gives statements time. For tools and tests.
@@ -491,7 +494,12 @@ impl PgPool {
 
     /// The same connections, with another bound for each answer.
     pub fn with_patience(&self, patience: Duration) -> PgPool {
-        PgPool { inner: Arc::clone(&self.inner), patience }
+        PgPool { inner: Arc::clone(&self.inner), patience, for_a_place: self.for_a_place }
+    }
+
+    /// The same connections, for whose turn somebody can wait. Far from the database each statement takes long, and the next one waits for all before it.
+    pub fn with_turns(&self, for_a_place: Duration) -> PgPool {
+        PgPool { inner: Arc::clone(&self.inner), patience: self.patience, for_a_place }
     }
 
     /// Where it leads to: the database, and the host.
@@ -508,7 +516,7 @@ impl PgPool {
     }
 
     pub async fn acquire(&self) -> Result<PoolConnection, Error> {
-        let place = timeout(FOR_A_PLACE, Arc::clone(&self.inner.places).acquire_owned()).await;
+        let place = timeout(self.for_a_place, Arc::clone(&self.inner.places).acquire_owned()).await;
         let place = place.map_err(|_| Error::PoolTimedOut)?.map_err(|_| Error::PoolClosed)?;
         while let Some(connection) = self.inner.take() {
             let mut taken = self.keep(connection, &place);
@@ -540,7 +548,7 @@ impl PgPool {
     }
 
     async fn open(&self) -> Result<PgConnection, Error> {
-        let inner = &self.inner;
+        let (inner, began) = (&self.inner, Instant::now());
         let mut new = PgConnection::connect_with(&inner.options, TO_CONNECT).await?;
         let prepared = async {
             if inner.writes {
@@ -550,6 +558,7 @@ impl PgPool {
         };
         timeout(TO_CONNECT, prepared).await.map_err(|_| silent(TO_CONNECT))??;
         inner.open.fetch_add(1, Ordering::Relaxed);
+        *inner.made_in.lock().unwrap_or_else(PoisonError::into_inner) = began.elapsed();
         Ok(new)
     }
 
@@ -582,7 +591,8 @@ impl Inner {
     /// The one used last, of those that are still to be believed.
     fn take(&self) -> Option<PgConnection> {
         let doubted = *self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = *self.age.lock().unwrap_or_else(PoisonError::into_inner);
+        let made_in = *self.made_in.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = (*self.age.lock().unwrap_or_else(PoisonError::into_inner)).max(made_in * 10);
         let mut idle = self.idle();
         while let Some(connection) = idle.pop() {
             let watch = &connection.watch;
