@@ -387,3 +387,33 @@ fn every_row_of_the_table_of_trust_has_its_test() {
         }
     }
 }
+
+/// What somebody else asked for is not told: an id that is taken says so, and which fields differ, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_producer_asked_for_is_not_told() {
+    let db = database().await;
+    let server = server().await;
+    let mut pools = vec![];
+    for login in ["shop_a", "shop_b"] {
+        let _ = server.create_login(login, "noshi_producer").await;
+        pools.push(PgPool::plain(&server.url_as(login, &db.name), 1).unwrap());
+    }
+    let ask = |name: &str| {
+        format!(
+            "select noshi.enqueue('store_creation', 'O/P/1', '{{\"organization\": \"O\", \"public_id\": \"P\", \"name\": \"{name}\", \"request\": \"1\", \"phone\": \"03-1234-5678\"}}')"
+        )
+    };
+    does(&pools[0], &ask("千代田店")).await;
+    let told = async |pool: &PgPool| {
+        let error = sqlx::raw_sql(AssertSqlSafe(ask("another"))).execute(pool).await.unwrap_err();
+        let error = error.into_database_error().expect("the database's own");
+        let error = error.downcast::<sqlx::postgres::PgDatabaseError>();
+        (error.code().to_owned(), error.detail().unwrap_or_default().to_owned())
+    };
+    assert_eq!(told(&pools[0]).await, ("NS409".to_owned(), "name: recorded \"千代田店\", now \"another\"".to_owned()));
+    assert_eq!(told(&pools[1]).await, ("NS409".to_owned(), "name differs".to_owned()));
+    let empty = "select noshi.enqueue('store_creation', 'O/P/1', '{\"organization\": \"O\", \"public_id\": \"P\", \"name\": \"x\", \"request\": \"1\"}')";
+    let error = sqlx::raw_sql(empty).execute(&pools[1]).await.unwrap_err();
+    let whole = format!("{error:?}");
+    assert!(!whole.contains("1234") && !whole.contains("千代田"), "{whole}");
+}
