@@ -52,6 +52,17 @@
 //! | issue | no HTTP at all | network | in doubt |
 //! | issue | cut after the request | network | in doubt |
 //! | issue | none in time | network | in doubt |
+//! | cancel | 200 and a whole card of this trade | message | void |
+//! | cancel | F100 GeneralError, whatever the status; F500 GeneralError, whatever the status; F900 SomethingNew, whatever the status; 200 {"status":"SUCCESS"}; 200 {"status":"SOMETHING_NEW"}; 500 {"message":"Internal Server Error"}; 403 {}; 200, 201 or 202 with a page or without a body; 200 that ends early; 300 to 308, to another host: it is not followed; 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451; 500 to 599 with a page or without a body; 503 with Retry-After: soon, -5 or 0; 502 or 504 with any; no HTTP at all; cut after the request; none in time | network | retry, under the same id |
+//! | cancel | F200 InvalidAmountInput, whatever the status; F200 MaxAmountExceeded, whatever the status; F200 RequestedDenominationMismatch, whatever the status | message | refused: a person decides |
+//! | cancel | F200 RequestIdMustStartWithPartnerName, whatever the status; F300 InsufficientFunds, whatever the status; F300 IssuanceCapExceeded, whatever the status; F300 CustomerSurpassedDailyVelocityLimit, whatever the status; F300 AccountHasProblems, whatever the status; F300 SomethingNew, whatever the status; 403 {"message":"The security token included in the request is invalid."}; 403 a signature refused, the clocks agree | account | retry; lane closed: credentials |
+//! | cancel | F400 SystemTemporarilyUnavailable, whatever the status | message | retry, under the same id |
+//! | cancel | 400 {"message":"Rate exceeded"} | account | retry; lane throttled for 10 s |
+//! | cancel | 403 a signature refused, the answer's Date far from our clock; 403 {"message":"Signature expired: 20300101T000000Z is now earlier than"}; 403 {"__type":"RequestTimeTooSkewed"} | process | retry; this process keeps away: clock |
+//! | cancel | 429 with a page; 429 with a page, Retry-After: soon, -5 or 0 | account | retry, under the same id; lane throttled for 5 s |
+//! | cancel | 429 with a page, Retry-After: 17; 503 with Retry-After: 17 | account | retry, under the same id; lane throttled for 17 s |
+//! | cancel | 429 with a page, Retry-After: a date 43 s after its own | account | retry, under the same id; lane throttled for 43 s |
+//! | cancel | 429 with a page, Retry-After: 99999999999999999999; 503 with Retry-After: 99999999999999999999 | account | retry, under the same id; lane throttled for 3600 s |
 //! | connecting | nobody listens | network | retry |
 //! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 

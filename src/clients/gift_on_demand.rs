@@ -50,6 +50,17 @@
 //! | issue | no HTTP at all | network | in doubt |
 //! | issue | cut after the request | network | in doubt |
 //! | issue | none in time | network | in doubt |
+//! | inquire | 200 and a whole card of this trade | message | issued |
+//! | inquire | 200 PROCESSING, of this trade | message | accepted, not ready |
+//! | inquire | 200 FAILED, of this trade | message | given up by the partner (FAILED) |
+//! | inquire | 200 SHIPPED, of this trade; 200 {"tradeId":"OTHER","status":"FAILED"}; 402 {"resultCode":"E201"}; 400 {"resultCode":"E500"}; 400 {"resultCode":"E999"}; 409 {"resultCode":"E101"}; 401 {"resultCode":"E101"}; 403 {"resultCode":"E201"}; 500 {"resultCode":"E101"}; 500 {"resultCode":"E500"}; 503 {"resultCode":"E429"}; 200 {"resultCode":"E101"}; 200, 201 or 202 with a page or without a body; 200 that ends early; 300 to 308, to another host: it is not followed; 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451; 500 to 599 with a page or without a body; 503 with Retry-After: soon, -5 or 0; 502 or 504 with any; no HTTP at all; cut after the request; none in time | network | asked again |
+//! | inquire | 400 {"resultCode":"E101"} | message | asked again |
+//! | inquire | 401 {"resultCode":"E301"}; 403 {"resultCode":"E302"} | account | asked again; lane closed: credentials |
+//! | inquire | 429 {"resultCode":"E429"}; 429 with a page; 429 with a page, Retry-After: soon, -5 or 0 | account | asked again; lane throttled for 5 s |
+//! | inquire | 404 {"resultCode":"E404"} | network | not found |
+//! | inquire | 429 with a page, Retry-After: 17; 503 with Retry-After: 17 | account | asked again; lane throttled for 17 s |
+//! | inquire | 429 with a page, Retry-After: a date 43 s after its own | account | asked again; lane throttled for 43 s |
+//! | inquire | 429 with a page, Retry-After: 99999999999999999999; 503 with Retry-After: 99999999999999999999 | account | asked again; lane throttled for 3600 s |
 //! | connecting | nobody listens | network | retry |
 //! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 

@@ -41,6 +41,32 @@
 //! | create | no HTTP at all | network | in doubt |
 //! | create | cut after the request | network | in doubt |
 //! | create | none in time | network | in doubt |
+//! | find | 200 or 201 and a shop with our public id and our key; 422 {"code":"public_id_refused"}; 422 {"code":"something_new"}; 422 {"code":"idempotency_key_reused"}; 409 {"code":"public_id_taken"} | message | asked again |
+//! | find | 201 and a shop under another key; 403 {"code":"unauthorized"}; 403 {"code":"something_new"}; 404 {"code":"not_found"}; 409 {"code":"shop_in_use"}; 418 {"code":"something_new"}; 500 {"code":"public_id_taken"}; 503 {"code":"too_many_requests"}; 200, 201 or 202 with a page or without a body; 200 that ends early; 300 to 308, to another host: it is not followed; 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451; 500 to 599 with a page or without a body; 503 with Retry-After: soon, -5 or 0; 502 or 504 with any; no HTTP at all; cut after the request; none in time | network | asked again |
+//! | find | 403 {"code":"organization_refused"} | recipient | asked again |
+//! | find | 401 {"code":"unauthorized"} | account | asked again; lane closed: credentials |
+//! | find | 429 {"code":"too_many_requests"}; 429 with a page; 429 with a page, Retry-After: soon, -5 or 0 | account | asked again; lane throttled for 5 s |
+//! | find | 429 with a page, Retry-After: 17; 503 with Retry-After: 17 | account | asked again; lane throttled for 17 s |
+//! | find | 429 with a page, Retry-After: a date 43 s after its own | account | asked again; lane throttled for 43 s |
+//! | find | 429 with a page, Retry-After: 99999999999999999999; 503 with Retry-After: 99999999999999999999 | account | asked again; lane throttled for 3600 s |
+//! | assign | 200 or 201 and a shop with our public id and our key; 422 {"code":"public_id_refused"}; 422 {"code":"something_new"}; 422 {"code":"idempotency_key_reused"}; 409 {"code":"public_id_taken"} | message | asked again |
+//! | assign | 201 and a shop under another key; 403 {"code":"unauthorized"}; 403 {"code":"something_new"}; 404 {"code":"not_found"}; 409 {"code":"shop_in_use"}; 418 {"code":"something_new"}; 500 {"code":"public_id_taken"}; 503 {"code":"too_many_requests"}; 200, 201 or 202 with a page or without a body; 200 that ends early; 300 to 308, to another host: it is not followed; 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451; 500 to 599 with a page or without a body; 503 with Retry-After: soon, -5 or 0; 502 or 504 with any; no HTTP at all; cut after the request; none in time | network | asked again |
+//! | assign | 403 {"code":"organization_refused"} | recipient | refused (organization_refused) |
+//! | assign | 401 {"code":"unauthorized"} | account | asked again; lane closed: credentials |
+//! | assign | 429 {"code":"too_many_requests"}; 429 with a page; 429 with a page, Retry-After: soon, -5 or 0 | account | asked again; lane throttled for 5 s |
+//! | assign | 429 with a page, Retry-After: 17; 503 with Retry-After: 17 | account | asked again; lane throttled for 17 s |
+//! | assign | 429 with a page, Retry-After: a date 43 s after its own | account | asked again; lane throttled for 43 s |
+//! | assign | 429 with a page, Retry-After: 99999999999999999999; 503 with Retry-After: 99999999999999999999 | account | asked again; lane throttled for 3600 s |
+//! | delete | 200 or 201 and a shop with our public id and our key; 422 {"code":"public_id_refused"}; 422 {"code":"something_new"}; 422 {"code":"idempotency_key_reused"}; 409 {"code":"public_id_taken"} | message | asked again |
+//! | delete | 201 and a shop under another key; 403 {"code":"unauthorized"}; 403 {"code":"something_new"}; 418 {"code":"something_new"}; 500 {"code":"public_id_taken"}; 503 {"code":"too_many_requests"}; 200, 201 or 202 with a page or without a body; 200 that ends early; 300 to 308, to another host: it is not followed; 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451; 500 to 599 with a page or without a body; 503 with Retry-After: soon, -5 or 0; 502 or 504 with any; no HTTP at all; cut after the request; none in time | network | asked again |
+//! | delete | 403 {"code":"organization_refused"} | recipient | refused: a person decides |
+//! | delete | 401 {"code":"unauthorized"} | account | asked again; lane closed: credentials |
+//! | delete | 429 {"code":"too_many_requests"}; 429 with a page; 429 with a page, Retry-After: soon, -5 or 0 | account | asked again; lane throttled for 5 s |
+//! | delete | 404 {"code":"not_found"} | network | not there any more |
+//! | delete | 409 {"code":"shop_in_use"} | network | refused: a person decides |
+//! | delete | 429 with a page, Retry-After: 17; 503 with Retry-After: 17 | account | asked again; lane throttled for 17 s |
+//! | delete | 429 with a page, Retry-After: a date 43 s after its own | account | asked again; lane throttled for 43 s |
+//! | delete | 429 with a page, Retry-After: 99999999999999999999; 503 with Retry-After: 99999999999999999999 | account | asked again; lane throttled for 3600 s |
 //! | connecting | nobody listens | network | retry |
 //! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 

@@ -2,7 +2,7 @@
 //! Whose fact an answer is stands here, as a person judges it; what comes of it is what the code does, and the two must agree.
 
 use noshi_jobs::{
-    gift_issuance::Issue,
+    gift_issuance::{Cancel, Inquiry, Issue},
     machine::{Closing, Tls},
 };
 use tokio::{
@@ -98,26 +98,53 @@ pub fn of_the_way() -> Vec<Row> {
     ]
 }
 
-/// Draws the rows as the table of an adapter's file. `read` makes one call to a server that gives this answer.
-pub async fn draw(file: &str, asked: &str, rows: Vec<Row>, mut read: impl AsyncFnMut(String) -> Outcome) {
+/// What one row comes to, whichever of its bytes say it.
+async fn answered(file: &str, asked: &str, row: &Row, read: &mut impl AsyncFnMut(&str, String) -> Outcome) -> Outcome {
+    let mut outcome: Option<Outcome> = None;
+    for act in &row.acts {
+        let server = Scripted::start([act.clone()]).await;
+        let found = read(asked, server.url.clone()).await;
+        let what = format!("{file}: {asked}: {}", row.answer);
+        assert_eq!(server.requests().len(), 1, "{what}: one request, whatever comes back");
+        assert_eq!(*outcome.get_or_insert_with(|| found.clone()), found, "{what}: {act:?}");
+    }
+    outcome.expect("an answer")
+}
+
+/// Draws the rows as the table of an adapter's file. `read` makes one call to a server that gives this answer. Of the first of what is asked
+/// each row is shown; of the others, which the partner answers in the same words, those together that come to the same.
+pub async fn draw(file: &str, asked: &[&str], rows: Vec<Row>, mut read: impl AsyncFnMut(&str, String) -> Outcome) {
+    let (first, others) = asked.split_first().expect("something is asked");
     let mut table = vec![];
-    for Row { answer, acts, whose } in rows {
-        let mut words: Option<String> = None;
-        for act in acts {
-            let server = Scripted::start([act.clone()]).await;
-            let (said, closing) = read(server.url.clone()).await;
-            assert_eq!(server.requests().len(), 1, "{file}: {answer}: one request, whatever comes back");
-            assert_agrees(whose, closing, &format!("{file}: {answer}"));
-            let said = shown(&said, closing);
-            assert_eq!(*words.get_or_insert_with(|| said.clone()), said, "{file}: {answer}: {act:?}");
+    for row in &rows {
+        let (said, closing) = answered(file, first, row, &mut read).await;
+        assert_agrees(row.whose, closing, &format!("{file}: {}", row.answer));
+        table.push([(*first).to_owned(), row.answer.clone(), row.whose.name().to_owned(), shown(&said, closing)]);
+    }
+    for asked in others {
+        let mut together: Vec<[String; 4]> = vec![];
+        for row in &rows {
+            let (said, closing) = answered(file, asked, row, &mut read).await;
+            let what = format!("{file}: {asked}: {}", row.answer);
+            // What an order is refused for may say nothing to a question; what closes a lane closes it whatever was asked.
+            let whose = match (closing, row.whose) {
+                (None, Whose::Account | Whose::Process) => Whose::Network,
+                (_, whose) => whose,
+            };
+            assert_agrees(whose, closing, &what);
+            let (whose, said) = (whose.name().to_owned(), shown(&said, closing));
+            match together.iter_mut().find(|known| known[2] == whose && known[3] == said) {
+                Some(known) => known[1] += &format!("; {}", row.answer),
+                None => together.push([(*asked).to_owned(), row.answer.clone(), whose, said]),
+            }
         }
-        table.push([asked.to_owned(), answer, whose.name().to_owned(), words.expect("an answer")]);
+        table.extend(together);
     }
     for (answer, url, whose) in [
         ("nobody listens", "http://127.0.0.1:1".to_owned(), Whose::Network),
         ("plain HTTP where TLS is to be", plain_where_tls_is_to_be().await, Whose::Account),
     ] {
-        let (said, closing) = read(url).await;
+        let (said, closing) = read(first, url).await;
         assert_agrees(whose, closing, &format!("{file}: {answer}"));
         assert_eq!(said, "retry", "{file}: {answer}: nothing was sent");
         table.push(["connecting".to_owned(), answer.to_owned(), whose.name().to_owned(), shown(&said, closing)]);
@@ -184,6 +211,34 @@ fn means(issue: &Issue) -> Outcome {
     }
 }
 
+fn inquiry_means(inquiry: &Inquiry) -> Outcome {
+    match inquiry {
+        Inquiry::Live(_) => ("issued".to_owned(), None),
+        Inquiry::Pending => ("accepted, not ready".to_owned(), None),
+        Inquiry::Known(_) => ("known; its details are another question".to_owned(), None),
+        Inquiry::Failed(why) => (format!("given up by the partner ({why})"), None),
+        Inquiry::NotFound => ("not found".to_owned(), None),
+        Inquiry::Dead => ("void".to_owned(), None),
+        Inquiry::Conflict => ("parked: ours, and of another value".to_owned(), None),
+        Inquiry::Throttled(wait) => ("asked again".to_owned(), Some(Closing::Throttled(*wait))),
+        Inquiry::NoAnswer => ("asked again".to_owned(), None),
+        Inquiry::BadCredentials => ("asked again".to_owned(), Some(Closing::Credentials)),
+    }
+}
+
+fn cancel_means(cancel: &Cancel) -> Outcome {
+    match cancel {
+        Cancel::Cancelled => ("void".to_owned(), None),
+        Cancel::Accepted => ("taken, and waited for".to_owned(), None),
+        Cancel::Refused => ("refused: a person decides".to_owned(), None),
+        Cancel::NotFound => ("not found".to_owned(), None),
+        Cancel::Throttled(wait) => ("retry".to_owned(), Some(Closing::Throttled(*wait))),
+        Cancel::NotSent => ("retry".to_owned(), None),
+        Cancel::Unknown => ("retry, under the same id".to_owned(), None),
+        Cancel::BadCredentials => ("retry".to_owned(), Some(Closing::Credentials)),
+    }
+}
+
 /// One partner's own answers, then everybody's.
 pub async fn draw_issue(name: &str, file: &str, own: Vec<Row>) {
     let files = Files::new();
@@ -197,12 +252,19 @@ pub async fn draw_issue(name: &str, file: &str, own: Vec<Row>) {
     )];
     rows.extend(own);
     rows.extend(of_the_way());
-    draw(file, "issue", rows, async |url| {
+    let contract = files.open(name, open, "http://127.0.0.1:1").contract();
+    let questions = [("issue", true), ("inquire", contract.inquiry), ("cancel", contract.cancel)];
+    let asked: Vec<&str> = questions.into_iter().filter_map(|(asked, can)| can.then_some(asked)).collect();
+    draw(file, &asked, rows, async |asked, url| {
         let provider = files.open(name, open, &url);
         let noticed = Told::default();
         let gate = Gate::open().telling(&noticed);
-        let issue = provider.issue(&args("g1"), &trade(provider.as_ref(), "g1"), &gate).await;
-        let (said, closing) = means(&issue);
+        let (args, trade) = (args("g1"), trade(provider.as_ref(), "g1"));
+        let (said, closing) = match asked {
+            "inquire" => inquiry_means(&provider.inquire(&args, &trade, Some("RA1"), &gate).await),
+            "cancel" => cancel_means(&provider.cancel(&args, &trade, Some("c1"), &gate).await),
+            _ => means(&provider.issue(&args, &trade, &gate).await),
+        };
         (said, closing.or(told(&noticed)))
     })
     .await;

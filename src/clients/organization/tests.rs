@@ -239,19 +239,46 @@ async fn the_table_is_what_the_code_does() {
     ];
     rows.extend(refusals.map(|(status, code, whose)| Row::said(status, &format!(r#"{{"code":"{code}"}}"#), whose)));
     rows.extend(answers::of_the_way());
-    answers::draw("src/clients/organization.rs", "create", rows, async |url| {
+    let asked = ["create", "find", "assign", "delete"];
+    answers::draw("src/clients/organization.rs", &asked, rows, async |asked, url| {
         let platform = OrganizationPlatform::open(&settings(&dir, &url, "t")).unwrap();
         let told = Told::default();
-        let created = platform.create_shop(&one, key, &Gate::open().telling(&told)).await;
-        let (said, closing) = match created {
-            Create::Created(_) => ("created".to_owned(), None),
-            Create::Refused(why) => (format!("refused ({why})"), None),
-            Create::OrganizationRefused => ("refused (organization_refused)".to_owned(), None),
-            Create::KeyConflict => ("in doubt, parked: the key is another shop's".to_owned(), None),
-            Create::Throttled(wait) => ("retry".to_owned(), Some(Closing::Throttled(wait))),
-            Create::NotSent => ("retry".to_owned(), None),
-            Create::Unknown => ("in doubt".to_owned(), None),
-            Create::BadCredentials => ("retry".to_owned(), Some(Closing::Credentials)),
+        let gate = Gate::open().telling(&told);
+        let again = |wait| ("asked again".to_owned(), Some(Closing::Throttled(wait)));
+        let (said, closing) = match asked {
+            "find" => match platform.find_shop(&one, key, &gate).await {
+                Find::Ours(_) => ("found, ours".to_owned(), None),
+                Find::Others => ("found, another's".to_owned(), None),
+                Find::NotFound => ("not found".to_owned(), None),
+                Find::Throttled(wait) => again(wait),
+                Find::NoAnswer => ("asked again".to_owned(), None),
+                Find::BadCredentials => ("asked again".to_owned(), Some(Closing::Credentials)),
+            },
+            "assign" => match platform.assign_service(&one, &gate).await {
+                Assign::Assigned | Assign::AlreadyAssigned => ("assigned".to_owned(), None),
+                Assign::OrganizationRefused => ("refused (organization_refused)".to_owned(), None),
+                Assign::Throttled(wait) => again(wait),
+                Assign::NotSent | Assign::Unknown => ("asked again".to_owned(), None),
+                Assign::BadCredentials => ("asked again".to_owned(), Some(Closing::Credentials)),
+            },
+            "delete" => match platform.delete_shop("shp_1", &gate).await {
+                Delete::Deleted => ("deleted".to_owned(), None),
+                Delete::NotFound => ("not there any more".to_owned(), None),
+                Delete::Refused => ("refused: a person decides".to_owned(), None),
+                Delete::Throttled(wait) => again(wait),
+                Delete::NotSent | Delete::Unknown => ("asked again".to_owned(), None),
+                Delete::BadCredentials => ("asked again".to_owned(), Some(Closing::Credentials)),
+            },
+            _ => match platform.create_shop(&one, key, &gate).await {
+                Create::Created(_) => ("created".to_owned(), None),
+                Create::Refused(why) => (format!("refused ({why})"), None),
+                Create::OrganizationRefused => ("refused (organization_refused)".to_owned(), None),
+                Create::KeyConflict => ("in doubt, parked: the key is another shop's".to_owned(), None),
+                Create::Throttled(wait) => ("retry".to_owned(), Some(Closing::Throttled(wait))),
+                Create::NotSent => ("retry".to_owned(), None),
+                Create::Unknown => ("in doubt".to_owned(), None),
+                Create::BadCredentials => ("retry".to_owned(), Some(Closing::Credentials)),
+            },
         };
         (said, closing.or(answers::told(&told)))
     })

@@ -256,8 +256,11 @@ async fn the_table_is_what_the_code_does() {
         ("SOMETHING_NEW", Network),
     ] {
         let order = whole(status).to_string();
-        let acts = ["200 OK", "201 Created", "202 Accepted"].map(|head| Act::answer(head, &order));
-        rows.push(Row::new(&format!("200, 201 or 202 {status}, of this trade"), whose, acts));
+        // A question is answered by 200 alone, and a cancel that is taken by 202.
+        for head in ["200 OK", "201 Created", "202 Accepted"] {
+            let answer = format!("{} {status}, of this trade", &head[..3]);
+            rows.push(Row::new(&answer, whose, [Act::answer(head, &order)]));
+        }
     }
     for (status, key, whose) in [
         (400, "identifierInvalid", Message),
