@@ -18,13 +18,27 @@
 //! | asked | answer | whose fact | comes to |
 //! |---|---|---|---|
 //! | issue | 201 and a whole card of this trade | message | issued |
-//! | issue | 200, 201 or 202 PENDING, of this trade | message | accepted, not ready |
-//! | issue | 200, 201 or 202 ON_HOLD, of this trade | message | accepted, not ready |
-//! | issue | 200, 201 or 202 PENDING_PAYMENT, of this trade | message | accepted, not ready |
-//! | issue | 200, 201 or 202 FAILED, of this trade | message | refused (FAILED) |
-//! | issue | 200, 201 or 202 CANCELLED, of this trade | message | void: a dead card |
-//! | issue | 200, 201 or 202 PARTIAL, of this trade | network | in doubt |
-//! | issue | 200, 201 or 202 SOMETHING_NEW, of this trade | network | in doubt |
+//! | issue | 200 PENDING, of this trade | message | accepted, not ready |
+//! | issue | 201 PENDING, of this trade | message | accepted, not ready |
+//! | issue | 202 PENDING, of this trade | message | accepted, not ready |
+//! | issue | 200 ON_HOLD, of this trade | message | accepted, not ready |
+//! | issue | 201 ON_HOLD, of this trade | message | accepted, not ready |
+//! | issue | 202 ON_HOLD, of this trade | message | accepted, not ready |
+//! | issue | 200 PENDING_PAYMENT, of this trade | message | accepted, not ready |
+//! | issue | 201 PENDING_PAYMENT, of this trade | message | accepted, not ready |
+//! | issue | 202 PENDING_PAYMENT, of this trade | message | accepted, not ready |
+//! | issue | 200 FAILED, of this trade | message | refused (FAILED) |
+//! | issue | 201 FAILED, of this trade | message | refused (FAILED) |
+//! | issue | 202 FAILED, of this trade | message | refused (FAILED) |
+//! | issue | 200 CANCELLED, of this trade | message | void: a dead card |
+//! | issue | 201 CANCELLED, of this trade | message | void: a dead card |
+//! | issue | 202 CANCELLED, of this trade | message | void: a dead card |
+//! | issue | 200 PARTIAL, of this trade | network | in doubt |
+//! | issue | 201 PARTIAL, of this trade | network | in doubt |
+//! | issue | 202 PARTIAL, of this trade | network | in doubt |
+//! | issue | 200 SOMETHING_NEW, of this trade | network | in doubt |
+//! | issue | 201 SOMETHING_NEW, of this trade | network | in doubt |
+//! | issue | 202 SOMETHING_NEW, of this trade | network | in doubt |
 //! | issue | 400 {"httpCode":400,"i18nKey":"identifierInvalid"} | message | refused (400 identifierInvalid) |
 //! | issue | 422 {"httpCode":422,"i18nKey":"utidInvalid"} | message | refused (422 utidInvalid) |
 //! | issue | 409 {"httpCode":409,"i18nKey":"duplicateExists"} | message | in doubt, parked: the id is another gift's |
@@ -55,6 +69,27 @@
 //! | issue | no HTTP at all | network | in doubt |
 //! | issue | cut after the request | network | in doubt |
 //! | issue | none in time | network | in doubt |
+//! | inquire | 201 and a whole card of this trade; 201 PENDING, of this trade; 202 PENDING, of this trade; 201 ON_HOLD, of this trade; 202 ON_HOLD, of this trade; 201 PENDING_PAYMENT, of this trade; 202 PENDING_PAYMENT, of this trade; 201 FAILED, of this trade; 202 FAILED, of this trade; 201 CANCELLED, of this trade; 202 CANCELLED, of this trade; 400 {"httpCode":400,"i18nKey":"identifierInvalid"}; 422 {"httpCode":422,"i18nKey":"utidInvalid"}; 409 {"httpCode":409,"i18nKey":"duplicateExists"} | message | asked again |
+//! | inquire | 200 PENDING, of this trade; 200 ON_HOLD, of this trade; 200 PENDING_PAYMENT, of this trade | message | accepted, not ready |
+//! | inquire | 200 FAILED, of this trade | message | given up by the partner (FAILED) |
+//! | inquire | 200 CANCELLED, of this trade | message | void |
+//! | inquire | 200 PARTIAL, of this trade; 201 PARTIAL, of this trade; 202 PARTIAL, of this trade; 200 SOMETHING_NEW, of this trade; 201 SOMETHING_NEW, of this trade; 202 SOMETHING_NEW, of this trade; 402 {"httpCode":402,"i18nKey":"insufficientFunds"}; 404 {"httpCode":404,"i18nKey":"notFound"}; 413 {"httpCode":413,"i18nKey":"tooLarge"}; 418 {"httpCode":418,"i18nKey":"somethingNew"}; 500 {"httpCode":500,"i18nKey":"error"}; 503 {"httpCode":503,"i18nKey":"serviceUnavailable"}; 200 {"httpCode":200,"i18nKey":"identifierInvalid"}; 422 {"httpCode":400}; 200, 201 or 202 with a page or without a body; 200 that ends early; 300 to 308, to another host: it is not followed; 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451; 500 to 599 with a page or without a body; 503 with Retry-After: soon, -5 or 0; 502 or 504 with any; no HTTP at all; cut after the request; none in time | network | asked again |
+//! | inquire | 401 {"httpCode":401,"i18nKey":"unauthorized"}; 403 {"httpCode":403,"i18nKey":"accountStopped"} | account | asked again; lane closed: credentials |
+//! | inquire | 429 {"httpCode":429,"i18nKey":"tooManyRequests"}; 429 with a page; 429 with a page, Retry-After: soon, -5 or 0 | account | asked again; lane throttled for 2 s |
+//! | inquire | 429 with a page, Retry-After: 17; 503 with Retry-After: 17 | account | asked again; lane throttled for 17 s |
+//! | inquire | 429 with a page, Retry-After: a date 43 s after its own | account | asked again; lane throttled for 43 s |
+//! | inquire | 429 with a page, Retry-After: 99999999999999999999; 503 with Retry-After: 99999999999999999999 | account | asked again; lane throttled for 3600 s |
+//! | cancel | 201 and a whole card of this trade; 200 PENDING, of this trade; 201 PENDING, of this trade; 200 ON_HOLD, of this trade; 201 ON_HOLD, of this trade; 200 PENDING_PAYMENT, of this trade; 201 PENDING_PAYMENT, of this trade; 200 FAILED, of this trade; 201 FAILED, of this trade; 200 CANCELLED, of this trade; 201 CANCELLED, of this trade; 409 {"httpCode":409,"i18nKey":"duplicateExists"} | message | retry, under the same id |
+//! | cancel | 202 PENDING, of this trade; 202 ON_HOLD, of this trade; 202 PENDING_PAYMENT, of this trade; 202 FAILED, of this trade; 202 CANCELLED, of this trade | message | taken, and waited for |
+//! | cancel | 200 PARTIAL, of this trade; 201 PARTIAL, of this trade; 200 SOMETHING_NEW, of this trade; 201 SOMETHING_NEW, of this trade; 402 {"httpCode":402,"i18nKey":"insufficientFunds"}; 404 {"httpCode":404,"i18nKey":"notFound"}; 413 {"httpCode":413,"i18nKey":"tooLarge"}; 418 {"httpCode":418,"i18nKey":"somethingNew"}; 500 {"httpCode":500,"i18nKey":"error"}; 503 {"httpCode":503,"i18nKey":"serviceUnavailable"}; 200 {"httpCode":200,"i18nKey":"identifierInvalid"}; 422 {"httpCode":400}; 200, 201 or 202 with a page or without a body; 200 that ends early; 300 to 308, to another host: it is not followed; 400 to 499 but 429, known or not, with a page or without a body, such as 401, 403, 407, 413, 421, 426, 431, 451; 500 to 599 with a page or without a body; 503 with Retry-After: soon, -5 or 0; 502 or 504 with any; no HTTP at all; cut after the request; none in time | network | retry, under the same id |
+//! | cancel | 202 PARTIAL, of this trade; 202 SOMETHING_NEW, of this trade | network | taken, and waited for |
+//! | cancel | 400 {"httpCode":400,"i18nKey":"identifierInvalid"}; 422 {"httpCode":422,"i18nKey":"utidInvalid"} | message | refused: a person decides |
+//! | cancel | 401 {"httpCode":401,"i18nKey":"unauthorized"}; 403 {"httpCode":403,"i18nKey":"accountStopped"} | account | retry; lane closed: credentials |
+//! | cancel | 429 {"httpCode":429,"i18nKey":"tooManyRequests"} | account | retry; lane throttled for 2 s |
+//! | cancel | 429 with a page; 429 with a page, Retry-After: soon, -5 or 0 | account | retry, under the same id; lane throttled for 5 s |
+//! | cancel | 429 with a page, Retry-After: 17; 503 with Retry-After: 17 | account | retry, under the same id; lane throttled for 17 s |
+//! | cancel | 429 with a page, Retry-After: a date 43 s after its own | account | retry, under the same id; lane throttled for 43 s |
+//! | cancel | 429 with a page, Retry-After: 99999999999999999999; 503 with Retry-After: 99999999999999999999 | account | retry, under the same id; lane throttled for 3600 s |
 //! | connecting | nobody listens | network | retry |
 //! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 
@@ -288,7 +323,8 @@ impl GiftProvider for TangoCard {
                 Answer::Unknown => return Cancel::Unknown,
             };
             match reply.status {
-                StatusCode::ACCEPTED => Cancel::Accepted,
+                // A page in the partner's place has accepted nothing.
+                StatusCode::ACCEPTED if reply.body.json::<serde_json::Value>().is_some() => Cancel::Accepted,
                 status if error(&reply).is_some() => match status {
                     StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Cancel::Refused,
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Cancel::BadCredentials,
