@@ -691,8 +691,12 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
     let again = |amount: i64| json!({"kind": "gift_issuance", "id": "kept", "args": gift("kept", amount)});
     assert_eq!(api.post("/v1/jobs", &shop, &again(500)).await.0, 200);
     let (status, problem) = api.post("/v1/jobs", &shop, &again(600)).await;
-    let differences = json!([{"field": "value.amount", "recorded": 500, "now": 600}]);
+    // Somebody else asked for it: what was recorded is told to whoever may read.
+    let differences = json!([{"field": "value.amount", "now": 600}]);
     assert_eq!((status, &problem["differences"]), (409, &differences), "{problem}");
+    let both = api.token("both", &["enqueue", "read"]).await;
+    let differences = json!([{"field": "value.amount", "recorded": 500, "now": 600}]);
+    assert_eq!(api.post("/v1/jobs", &both, &again(600)).await.1["differences"], differences);
     let reader = api.token("desk", &["read"]).await;
     assert_eq!(api.get("/v1/jobs/gift_issuance/kept", &reader).await.0, 410);
 }
