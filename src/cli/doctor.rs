@@ -255,6 +255,14 @@ async fn look_beneath(connection: &mut PgConnection, it: &mut Findings) -> anyho
         if orders.is_empty() { "as the indexes were built".to_owned() } else { orders.join("; ") },
         "an id that exists may not be found and be taken again: stop producers and workers, `reindex database`, then `alter database … refresh collation version`",
     );
+    let clear = health::is_in_the_clear(connection).await?;
+    it.check(
+        "privacy",
+        !clear,
+        Health::Fair,
+        if clear { "this connection is in the clear".to_owned() } else { "nobody between here and the server reads along".to_owned() },
+        "names, ids and digests of tokens can be read on the way: serve TLS, and add `sslmode=verify-full` to DATABASE_URL",
+    );
     let held = health::held_back(connection).await?;
     it.check(
         "held back",

@@ -78,6 +78,14 @@ select format('the order %s was %s, and is %s', c.oid::regcollation, c.collversi
     sqlx::query_scalar(CHANGED).persistent(false).fetch_all(connection).await
 }
 
+/// Whether whoever listens between here and the server reads along; by a socket of this machine, or to itself, nobody does.
+pub async fn is_in_the_clear(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    const IN_THE_CLEAR: &str =
+        "select not coalesce((select s.ssl from pg_stat_ssl s where s.pid = pg_backend_pid()), false)
+    and inet_server_addr() is not null and inet_client_addr() <> inet_server_addr()";
+    sqlx::query_scalar(IN_THE_CLEAR).fetch_one(connection).await
+}
+
 /// What keeps vacuum from its work although no session does: replication slots and prepared transactions, by how many transactions.
 pub async fn held_back(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     const HELD: &str = "select format('the replication slot %s%s holds %s transactions back', slot_name, case when active then '' else ', which nobody uses,' end,

@@ -40,6 +40,7 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
         "keys",
         "partners",
         "settings",
+        "privacy",
         "restores",
         "kinds of jobs",
     ] {
