@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::chaos;
+
 /// So many in a row are no accident, also at a partner of which every third answer is lost.
 const IN_A_ROW: u32 = 8;
 const FIRST: Duration = Duration::from_secs(5);
@@ -38,7 +40,7 @@ impl Brake {
         if row.unclear < IN_A_ROW || row.until.is_some_and(|until| now < until) {
             return None;
         }
-        let wait = LONGEST.min(FIRST.saturating_mul(1 << row.pauses.min(10)));
+        let wait = LONGEST.min(FIRST.saturating_mul(1 << row.pauses.min(10))) / chaos::faster();
         row.pauses += 1;
         row.until = Some(now + wait);
         Some(wait)

@@ -123,6 +123,14 @@ mod armed {
         *BUG == Some(bug)
     }
 
+    static FASTER: LazyLock<u32> =
+        LazyLock::new(|| env::var("NOSHI_TEST_FASTER").ok().and_then(|times| times.parse().ok()).unwrap_or(1));
+
+    /// By how much the time of a drill runs faster.
+    pub fn faster() -> u32 {
+        *FASTER
+    }
+
     static CLOCK: LazyLock<Option<std::path::PathBuf>> =
         LazyLock::new(|| env::var_os("NOSHI_CLOCK_OFF").map(Into::into));
 
@@ -134,7 +142,7 @@ mod armed {
 }
 
 #[cfg(debug_assertions)]
-pub use armed::{clock_off, crash_point, die, planted};
+pub use armed::{clock_off, crash_point, die, faster, planted};
 
 #[cfg(not(debug_assertions))]
 #[inline(always)]
@@ -150,4 +158,10 @@ pub const fn planted(_: Bug) -> bool {
 #[inline(always)]
 pub const fn clock_off() -> f64 {
     0.0
+}
+
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub const fn faster() -> u32 {
+    1
 }

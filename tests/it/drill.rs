@@ -135,15 +135,23 @@ impl Drill {
             ("FAKETIME_NO_CACHE", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ];
-        let env = if name == "clock" { &faked[..] } else { &[] };
-        self.fleet.worker(name, env, &["--metrics", &self.addresses[at]])
+        // Alerts look back over seconds here instead of minutes, and so does whoever leaves a partner alone.
+        let faster = FACTOR.to_string();
+        let env = [if name == "clock" { &faked[..] } else { &[] }, &[("NOSHI_TEST_FASTER", &*faster)]].concat();
+        self.fleet.worker(name, &env, &["--metrics", &self.addresses[at]])
     }
 
     /// The worker at the fourth address: its keys for mail lie in a file of its own, and so does what it is told of the service.
     fn odd(&self, config: &str) -> Process {
         let keys = self.keys().display().to_string();
         let config = self.fleet.dir.path().join(config).display().to_string();
-        let env = [("AWS_SHARED_CREDENTIALS_FILE", &*keys), ("HOME", "/nowhere"), ("NOSHI_CONFIG", &*config)];
+        let faster = FACTOR.to_string();
+        let env = [
+            ("AWS_SHARED_CREDENTIALS_FILE", &*keys),
+            ("HOME", "/nowhere"),
+            ("NOSHI_CONFIG", &*config),
+            ("NOSHI_TEST_FASTER", &*faster),
+        ];
         self.fleet.worker("odd", &env, &["--metrics", &self.addresses[3]])
     }
 
