@@ -83,7 +83,7 @@ async fn what_waits_for_ever_is_seen_and_acted_upon() {
     let fleet = fleet(Terms::default()).await;
     let jobs = [fleet.gift("G-7", "digital", 500).await, fleet.store("O-1", "S-1", "batch-1").await];
     for sql in [
-        "insert into noshi.lane (name, closed_until, closed_code) values ('gift/x', 'infinity', 'credentials')",
+        "insert into noshi.lane (name, closed_until, closed_code) values ('gift/x', '9999-12-01', 'credentials')",
         "update noshi.job set status = 'scheduled', run_at = 'infinity', lane = 'gift/x'",
     ] {
         sqlx::query(sql).execute(&fleet.pool).await.unwrap();
