@@ -173,7 +173,7 @@ async fn half_a_report_goes_with_its_command() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        until("half a report", Duration::from_secs(10), async || files() == 1).await;
+        until("half a report", Duration::from_secs(30), async || files() == 1).await;
         kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();
         let ended = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
         let error = String::from_utf8_lossy(&ended.stderr).into_owned();
