@@ -111,7 +111,7 @@ async fn node() {
 async fn generated_client() {
     let modules = std::env::var("GENERATED_CLIENT").expect("GENERATED_CLIENT: the folders, with a colon between");
     let api = Api::open().await;
-    let token = api.token("shop", &["enqueue", "read", "operate"]).await;
+    let token = api.token("shop", &["enqueue", "read", "operate", "personal"]).await;
     let output = Command::new("python3")
         .args([&format!("{ROOT}/tests/it/generated_client.py"), &format!("http://{}", api.address)])
         .envs([("PYTHONPATH", modules.as_str()), ("TOKEN", token.expose_secret())])
