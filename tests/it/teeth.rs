@@ -18,7 +18,7 @@ use crate::{
 };
 
 const PARALLEL: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the checker has to name.
 const fn invariant(bug: Bug) -> &'static str {
