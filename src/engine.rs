@@ -159,9 +159,9 @@ pub struct Engine {
     pub claims: Answers,
     /// Places where jobs stand that a newer version wrote; they are not claimed again by this process.
     pub unknown: Mutex<BTreeSet<String>>,
-    /// Lanes that this process keeps away from, until when, and why.
     /// Partners that answer nothing clearly.
     pub brake: Brake,
+    /// Lanes that this process keeps away from, until when, and why.
     pub away: Mutex<HashMap<String, (Instant, Unfit)>>,
 }
 

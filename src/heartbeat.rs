@@ -11,7 +11,7 @@ use std::{
 
 use crate::store::PgPool;
 
-use crate::{chaos::crash_point, engine::Engine, store};
+use crate::{chaos::crash_point, engine::Engine, store, witness::timeline_of};
 
 /// Why a worker process must end at once, without settling anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,7 @@ async fn went_back(pool: &PgPool) -> Result<String, sqlx::Error> {
 
 /// Tells, once for each timeline, what the database had acknowledged to this process. Nothing is called on a claim of the old timeline any more.
 async fn testify(engine: &Engine, pool: &PgPool, server: &str) -> Result<(), sqlx::Error> {
-    let timeline = server.split(' ').next().unwrap_or_default();
+    let timeline = timeline_of(server);
     tracing::warn!(timeline, "the server's timeline changed: nothing is claimed until the fleet knows what was lost");
     let said = engine.witness.testify(server);
     match store::recover::testify(pool, engine.worker, &said).await {

@@ -215,7 +215,7 @@ impl Witness {
 }
 
 /// A server is told by its timeline and its start.
-fn timeline_of(server: &str) -> &str {
+pub fn timeline_of(server: &str) -> &str {
     server.split(' ').next().unwrap_or_default()
 }
 
