@@ -17,8 +17,7 @@
 //! | sending | accepted |  | done: accepted ! |
 //! | sending | rejected |  | fail: rejected (mail_rejected) ! |
 //! | sending | too fast, or no quota left |  | snooze, lane throttled |
-//! | sending | not sent |  | retry |
-//! | sending | not to this recipient now |  | retry |
+//! | sending | not sent · not to this recipient now |  | retry |
 //! | sending | too many calls in hand |  | snooze |
 //! | sending | unknown |  | → waiting ? |
 //! | sending | bad credentials or configuration |  | snooze, lane closed: credentials |

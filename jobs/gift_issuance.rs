@@ -14,139 +14,95 @@
 //! | rejected | – | – | repeat | – | – |
 //! | lapsed | – | – | repeat | – | – |
 //!
+//! | at | answer | when | leads to |
+//! |---|---|---|---|
+//! | routing | trade saved |  | → issuing |
+//! | routing | restored: may be called already |  | → issuing ? |
+//! | routing | restored: at any of several |  | ask (doubt_unresolved) ? |
+//! | routing | no provider |  | fail: rejected (no_provider) |
+//! | routing | no provider | paid by points | fail: rejected (no_provider), follow-up |
+//! | routing | valid days passed |  | fail: lapsed (grant_lapsed) |
+//! | routing | valid days passed | paid by points | fail: lapsed (grant_lapsed), follow-up |
+//! | routing | occupied |  | ask (trade_occupied) |
+//! | seeking | another may have been called |  | → asking |
+//! | seeking | none of all of them knows it |  | ask (not_found_in_doubt) |
+//! | seeking | none knows it of those that can be asked |  | ask (doubt_unresolved) |
+//! | seeking | nothing is noted of its past |  | → routing |
+//! | seeking | one knows it |  | → inquiring |
+//! | seeking | one knows it, occupied |  | ask (trade_occupied) |
+//! | asking | live · accepted, not ready · known by a reference · given up by the provider · not found · dead · same id, other amount |  | → seeking |
+//! | asking | throttled |  | snooze, lane throttled |
+//! | asking | no answer |  | retry |
+//! | asking | bad credentials |  | snooze, lane closed: credentials |
+//! | issuing | issued |  | done: issued !, fact |
+//! | issuing | resend |  | retry ? |
+//! | issuing | refused |  | fail: rejected (gift_refused), fact |
+//! | issuing | refused | paid by points | fail: rejected (gift_refused), fact, follow-up |
+//! | issuing | throttled |  | snooze, lane throttled |
+//! | issuing | not sent |  | retry |
+//! | issuing | success of a dead card |  | → void !, fact |
+//! | issuing | same id, other amount |  | ask (gift_conflict) ? |
+//! | issuing | out of funds |  | snooze, lane closed: funds |
+//! | issuing | bad credentials |  | snooze, lane closed: credentials |
+//! | inquiring | live |  | done: issued !, fact |
+//! | inquiring | accepted, not ready |  | → pending ! |
+//! | inquiring | known by a reference · not found twice, refused before |  | → inquiring |
+//! | inquiring | given up by the provider |  | fail: rejected (gift_refused) !, fact |
+//! | inquiring | given up by the provider | paid by points | fail: rejected (gift_refused) !, fact, follow-up |
+//! | inquiring | dead |  | → void !, fact |
+//! | inquiring | same id, other amount |  | ask (gift_conflict) |
+//! | inquiring | throttled |  | snooze, lane throttled |
+//! | inquiring | no answer · known, and no details again · known, and not found then |  | retry |
+//! | inquiring | bad credentials |  | snooze, lane closed: credentials |
+//! | inquiring | not found twice, refused before | patience spent | ask (doubt_unresolved) |
+//! | pending | live |  | done: issued !, fact |
+//! | pending | accepted, not ready · not found · no answer · known, and no details again · known, and not found then · live, after an accepted cancel |  | snooze |
+//! | pending | accepted, not ready · not found · no answer · known, and no details again · known, and not found then | patience spent | ask (pending_too_long) |
+//! | pending | known by a reference |  | → pending |
+//! | pending | given up by the provider |  | fail: rejected (gift_refused) !, fact |
+//! | pending | given up by the provider | paid by points | fail: rejected (gift_refused) !, fact, follow-up |
+//! | pending | dead · given up by the provider, after an accepted cancel · given up by the provider, delivered before |  | → void !, fact |
+//! | pending | same id, other amount |  | ask (gift_conflict) |
+//! | pending | throttled |  | snooze, lane throttled |
+//! | pending | bad credentials |  | snooze, lane closed: credentials |
+//! | pending | live, after an accepted cancel · accepted, not ready, after an accepted cancel · not found, after an accepted cancel · no answer, after an accepted cancel | patience spent | ask (cancel_refused) |
+//! | pending | live, delivered before |  | done: issued ! |
+//! | cancelling | cancelled |  | → void !, fact |
+//! | cancelling | too late or claimed · not found |  | ask (cancel_refused) ? |
+//! | cancelling | throttled |  | snooze, lane throttled |
+//! | cancelling | not sent |  | retry |
+//! | cancelling | not sent · unknown | patience spent | ask (cancel_refused) ? |
+//! | cancelling | unknown |  | retry ? |
+//! | cancelling | bad credentials |  | snooze, lane closed: credentials |
+//! | cancelling | too late, and delivered before |  | done: issued ! |
+//! | void | the provider told us to reissue |  | no call: → routing |
+//! | void | three generations void · a person decides |  | no call: ask (gift_void) |
+//! | void | three generations void · a person decides | paid by points | fail: rejected (gift_void), follow-up |
+//!
 //! | at | answer | when | same id is safe (Amazon) | inquiry only (Gods, Digico) | both (Tango) |
 //! |---|---|---|---|---|---|
-//! | routing | trade saved |  | → issuing | → issuing | → issuing |
-//! | routing | restored: may be called already |  | → issuing ? | → issuing ? | → issuing ? |
-//! | routing | restored: at any of several |  | ask (doubt_unresolved) ? | ask (doubt_unresolved) ? | ask (doubt_unresolved) ? |
-//! | routing | no provider |  | fail: rejected (no_provider) | fail: rejected (no_provider) | fail: rejected (no_provider) |
-//! | routing | no provider | paid by points | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up | fail: rejected (no_provider), follow-up |
-//! | routing | valid days passed |  | fail: lapsed (grant_lapsed) | fail: lapsed (grant_lapsed) | fail: lapsed (grant_lapsed) |
-//! | routing | valid days passed | paid by points | fail: lapsed (grant_lapsed), follow-up | fail: lapsed (grant_lapsed), follow-up | fail: lapsed (grant_lapsed), follow-up |
-//! | routing | occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
-//! | seeking | another may have been called |  | → asking | → asking | → asking |
-//! | seeking | none of all of them knows it |  | ask (not_found_in_doubt) | ask (not_found_in_doubt) | ask (not_found_in_doubt) |
-//! | seeking | none knows it of those that can be asked |  | ask (doubt_unresolved) | ask (doubt_unresolved) | ask (doubt_unresolved) |
-//! | seeking | nothing is noted of its past |  | → routing | → routing | → routing |
-//! | seeking | one knows it |  | → inquiring | → inquiring | → inquiring |
-//! | seeking | one knows it, occupied |  | ask (trade_occupied) | ask (trade_occupied) | ask (trade_occupied) |
-//! | asking | live |  | → seeking | → seeking | → seeking |
-//! | asking | accepted, not ready |  | → seeking | → seeking | → seeking |
-//! | asking | known by a reference |  | → seeking | → seeking | → seeking |
-//! | asking | given up by the provider |  | → seeking | → seeking | → seeking |
-//! | asking | not found |  | → seeking | → seeking | → seeking |
-//! | asking | dead |  | → seeking | → seeking | → seeking |
-//! | asking | same id, other amount |  | → seeking | → seeking | → seeking |
-//! | asking | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
-//! | asking | no answer |  | retry | retry | retry |
-//! | asking | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
-//! | issuing | issued |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
 //! | issuing | issued | in doubt | done: issued !, fact | no call: → inquiring ? | done: issued !, fact |
 //! | issuing | any | past the horizon, in doubt | no call: ask (past_horizon) | no call: → inquiring ? | no call: ask (past_horizon) |
 //! | issuing | accepted, not ready |  | retry ? | → pending ! | → pending ! |
 //! | issuing | accepted, not ready | in doubt | retry ? | no call: → inquiring ? | → pending ! |
-//! | issuing | resend |  | retry ? | retry ? | retry ? |
 //! | issuing | resend | in doubt | retry ? | no call: → inquiring ? | retry ? |
 //! | issuing | resend | patience spent | → cancelling ? | ask (resend_exhausted) ? | → cancelling ? |
-//! | issuing | refused |  | fail: rejected (gift_refused), fact | fail: rejected (gift_refused), fact | fail: rejected (gift_refused), fact |
 //! | issuing | refused | in doubt | ask (doubt_unresolved) | no call: → inquiring ? | → inquiring |
-//! | issuing | refused | paid by points | fail: rejected (gift_refused), fact, follow-up | fail: rejected (gift_refused), fact, follow-up | fail: rejected (gift_refused), fact, follow-up |
-//! | issuing | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
 //! | issuing | throttled | in doubt | snooze, lane throttled | no call: → inquiring ? | snooze, lane throttled |
-//! | issuing | not sent |  | retry | retry | retry |
 //! | issuing | not sent | in doubt | retry | no call: → inquiring ? | retry |
 //! | issuing | unknown |  | retry ? | → inquiring ? | → inquiring ? |
 //! | issuing | unknown | in doubt | retry ? | no call: → inquiring ? | → inquiring ? |
-//! | issuing | success of a dead card |  | → void !, fact | → void !, fact | → void !, fact |
 //! | issuing | success of a dead card | in doubt | → void !, fact | no call: → inquiring ? | → void !, fact |
-//! | issuing | same id, other amount |  | ask (gift_conflict) ? | ask (gift_conflict) ? | ask (gift_conflict) ? |
 //! | issuing | same id, other amount | in doubt | ask (gift_conflict) ? | no call: → inquiring ? | ask (gift_conflict) ? |
-//! | issuing | out of funds |  | snooze, lane closed: funds | snooze, lane closed: funds | snooze, lane closed: funds |
 //! | issuing | out of funds | in doubt | snooze, lane closed: funds | no call: → inquiring ? | snooze, lane closed: funds |
-//! | issuing | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
 //! | issuing | bad credentials | in doubt | snooze, lane closed: credentials | no call: → inquiring ? | snooze, lane closed: credentials |
-//! | inquiring | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
-//! | inquiring | accepted, not ready |  | → pending ! | → pending ! | → pending ! |
-//! | inquiring | known by a reference |  | → inquiring | → inquiring | → inquiring |
-//! | inquiring | given up by the provider |  | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact |
-//! | inquiring | given up by the provider | paid by points | fail: rejected (gift_refused) !, fact, follow-up | fail: rejected (gift_refused) !, fact, follow-up | fail: rejected (gift_refused) !, fact, follow-up |
-//! | inquiring | not found |  | → issuing | → inquiring | → issuing |
-//! | inquiring | not found | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
-//! | inquiring | dead |  | → void !, fact | → void !, fact | → void !, fact |
-//! | inquiring | same id, other amount |  | ask (gift_conflict) | ask (gift_conflict) | ask (gift_conflict) |
-//! | inquiring | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
-//! | inquiring | no answer |  | retry | retry | retry |
-//! | inquiring | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
-//! | inquiring | not found twice |  | → issuing | → inquiring | → issuing |
+//! | inquiring | not found · not found twice |  | → issuing | → inquiring | → issuing |
+//! | inquiring | not found · not found twice | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
 //! | inquiring | not found twice | patience spent | → issuing | ask (not_found_in_doubt) | → issuing |
-//! | inquiring | not found twice | past the horizon, in doubt | ask (past_horizon) | → inquiring | ask (past_horizon) |
-//! | inquiring | not found twice, refused before |  | → inquiring | → inquiring | → inquiring |
-//! | inquiring | not found twice, refused before | patience spent | ask (doubt_unresolved) | ask (doubt_unresolved) | ask (doubt_unresolved) |
-//! | inquiring | known, and no details again |  | retry | retry | retry |
-//! | inquiring | known, and not found then |  | retry | retry | retry |
-//! | pending | live |  | done: issued !, fact | done: issued !, fact | done: issued !, fact |
-//! | pending | accepted, not ready |  | snooze | snooze | snooze |
-//! | pending | accepted, not ready | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
-//! | pending | known by a reference |  | → pending | → pending | → pending |
-//! | pending | given up by the provider |  | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact | fail: rejected (gift_refused) !, fact |
-//! | pending | given up by the provider | paid by points | fail: rejected (gift_refused) !, fact, follow-up | fail: rejected (gift_refused) !, fact, follow-up | fail: rejected (gift_refused) !, fact, follow-up |
-//! | pending | not found |  | snooze | snooze | snooze |
-//! | pending | not found | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
-//! | pending | dead |  | → void !, fact | → void !, fact | → void !, fact |
-//! | pending | same id, other amount |  | ask (gift_conflict) | ask (gift_conflict) | ask (gift_conflict) |
-//! | pending | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
-//! | pending | no answer |  | snooze | snooze | snooze |
-//! | pending | no answer | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
-//! | pending | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
-//! | pending | known, and no details again |  | snooze | snooze | snooze |
-//! | pending | known, and no details again | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
-//! | pending | known, and not found then |  | snooze | snooze | snooze |
-//! | pending | known, and not found then | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
-//! | pending | live, after an accepted cancel |  | snooze | snooze | snooze |
-//! | pending | live, after an accepted cancel | patience spent | ask (cancel_refused) | ask (cancel_refused) | ask (cancel_refused) |
-//! | pending | accepted, not ready, after an accepted cancel |  | snooze | snooze | snooze |
-//! | pending | accepted, not ready, after an accepted cancel | patience spent | ask (cancel_refused) | ask (cancel_refused) | ask (cancel_refused) |
-//! | pending | known by a reference, after an accepted cancel |  | → pending | → pending | → pending |
-//! | pending | given up by the provider, after an accepted cancel |  | → void !, fact | → void !, fact | → void !, fact |
-//! | pending | not found, after an accepted cancel |  | snooze | snooze | snooze |
-//! | pending | not found, after an accepted cancel | patience spent | ask (cancel_refused) | ask (cancel_refused) | ask (cancel_refused) |
-//! | pending | dead, after an accepted cancel |  | → void !, fact | → void !, fact | → void !, fact |
-//! | pending | same id, other amount, after an accepted cancel |  | ask (gift_conflict) | ask (gift_conflict) | ask (gift_conflict) |
-//! | pending | throttled, after an accepted cancel |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
-//! | pending | no answer, after an accepted cancel |  | snooze | snooze | snooze |
-//! | pending | no answer, after an accepted cancel | patience spent | ask (cancel_refused) | ask (cancel_refused) | ask (cancel_refused) |
-//! | pending | bad credentials, after an accepted cancel |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
-//! | pending | live, delivered before |  | done: issued ! | done: issued ! | done: issued ! |
-//! | pending | accepted, not ready, delivered before |  | snooze | snooze | snooze |
-//! | pending | accepted, not ready, delivered before | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
-//! | pending | given up by the provider, delivered before |  | → void !, fact | → void !, fact | → void !, fact |
-//! | pending | not found, delivered before |  | snooze | snooze | snooze |
-//! | pending | not found, delivered before | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
-//! | pending | dead, delivered before |  | → void !, fact | → void !, fact | → void !, fact |
-//! | pending | same id, other amount, delivered before |  | ask (gift_conflict) | ask (gift_conflict) | ask (gift_conflict) |
-//! | pending | throttled, delivered before |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
-//! | pending | no answer, delivered before |  | snooze | snooze | snooze |
-//! | pending | no answer, delivered before | patience spent | ask (pending_too_long) | ask (pending_too_long) | ask (pending_too_long) |
-//! | pending | bad credentials, delivered before |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
-//! | cancelling | cancelled |  | → void !, fact | → void !, fact | → void !, fact |
 //! | cancelling | accepted, not done |  | retry ? | → pending ? | → pending ? |
 //! | cancelling | accepted, not done | patience spent | ask (cancel_refused) ? | → pending ? | → pending ? |
-//! | cancelling | too late or claimed |  | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
-//! | cancelling | not found |  | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
-//! | cancelling | throttled |  | snooze, lane throttled | snooze, lane throttled | snooze, lane throttled |
-//! | cancelling | not sent |  | retry | retry | retry |
-//! | cancelling | not sent | patience spent | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
-//! | cancelling | unknown |  | retry ? | retry ? | retry ? |
-//! | cancelling | unknown | patience spent | ask (cancel_refused) ? | ask (cancel_refused) ? | ask (cancel_refused) ? |
-//! | cancelling | bad credentials |  | snooze, lane closed: credentials | snooze, lane closed: credentials | snooze, lane closed: credentials |
-//! | cancelling | too late, and delivered before |  | done: issued ! | done: issued ! | done: issued ! |
 //! | cancelling | too late, and delivered before | in doubt | done: issued ! | → pending | → pending |
 //! | cancelling | too late, and delivered before | past the horizon, in doubt | done: issued ! | → pending | → pending |
-//! | void | the provider told us to reissue |  | no call: → routing | no call: → routing | no call: → routing |
-//! | void | three generations void |  | no call: ask (gift_void) | no call: ask (gift_void) | no call: ask (gift_void) |
-//! | void | three generations void | paid by points | fail: rejected (gift_void), follow-up | fail: rejected (gift_void), follow-up | fail: rejected (gift_void), follow-up |
-//! | void | a person decides |  | no call: ask (gift_void) | no call: ask (gift_void) | no call: ask (gift_void) |
-//! | void | a person decides | paid by points | fail: rejected (gift_void), follow-up | fail: rejected (gift_void), follow-up | fail: rejected (gift_void), follow-up |
 //!
 //! Doubt is resolved by inquiry (照会) or by the same trade id, as the provider's contract says. "Not found" never proves
 //! that nothing will happen. A new generation, with a new trade id, starts only after a proven void (R10–R13, R23).

@@ -8,28 +8,28 @@
 //! | tallying | tally | – | repeat | take_back | retry → tallying |
 //! | over | – | – | repeat | – | – |
 //!
+//! | at | answer | when | leads to |
+//! |---|---|---|---|
+//! | stepping | the first, with a lane |  | → calling |
+//! | stepping | more than one left |  | → stepping |
+//! | stepping | the last |  | done: over |
+//! | calling | ok |  | → tallying !, fact, follow-up |
+//! | calling | refused |  | fail: over (probe_refused) |
+//! | calling | busy · not_sent |  | → calling |
+//! | calling | ask |  | ask (probe_asked) |
+//! | checking | ok |  | → tallying !, fact, follow-up |
+//! | checking | refused |  | fail: over (probe_refused) ! |
+//! | checking | busy · not_sent |  | → calling |
+//! | checking | ask |  | ask (probe_asked) |
+//! | tallying | inserted |  | → stepping |
+//! | tallying | taken |  | fail: over (probe_refused) |
+//! | undo: take_back | taken back |  | undone: failed (compensated) |
+//! | undo: take_back | busy |  | retry without end |
+//!
 //! | at | answer | when | unsure: repeat | unsure: go to | unsure: ask |
 //! |---|---|---|---|---|---|
-//! | stepping | the first, with a lane |  | → calling | → calling | → calling |
-//! | stepping | more than one left |  | → stepping | → stepping | → stepping |
-//! | stepping | the last |  | done: over | done: over | done: over |
-//! | calling | ok |  | → tallying !, fact, follow-up | → tallying !, fact, follow-up | → tallying !, fact, follow-up |
-//! | calling | refused |  | fail: over (probe_refused) | fail: over (probe_refused) | fail: over (probe_refused) |
-//! | calling | busy |  | → calling | → calling | → calling |
-//! | calling | not_sent |  | → calling | → calling | → calling |
 //! | calling | unknown |  | → calling ? | → checking ? | ask (probe_asked) ? |
-//! | calling | ask |  | ask (probe_asked) | ask (probe_asked) | ask (probe_asked) |
-//! | checking | ok |  | → tallying !, fact, follow-up | → tallying !, fact, follow-up | → tallying !, fact, follow-up |
-//! | checking | refused |  | fail: over (probe_refused) ! | fail: over (probe_refused) ! | fail: over (probe_refused) ! |
-//! | checking | busy |  | → calling | → calling | → calling |
-//! | checking | not_sent |  | → calling | → calling | → calling |
 //! | checking | unknown |  | → calling ? | → checking ? | ask (probe_asked) ? |
-//! | checking | ask |  | ask (probe_asked) | ask (probe_asked) | ask (probe_asked) |
-//! | tallying | inserted |  | → stepping | → stepping | → stepping |
-//! | tallying | taken |  | fail: over (probe_refused) | fail: over (probe_refused) | fail: over (probe_refused) |
-//! | over |  |  | done: over | done: over | done: over |
-//! | undo: take_back | taken back |  | undone: failed (compensated) | undone: failed (compensated) | undone: failed (compensated) |
-//! | undo: take_back | busy |  | retry without end | retry without end | retry without end |
 
 use std::time::Duration;
 

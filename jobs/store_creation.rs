@@ -16,8 +16,7 @@
 //! | checking | no such store |  | → creating |
 //! | checking | the same store is here |  | done: skipped |
 //! | checking | a store with other content is here |  | fail: refused (store_conflict) ! |
-//! | checking | another job of the public id is at work |  | snooze |
-//! | checking | the batch is paused |  | snooze |
+//! | checking | another job of the public id is at work · the batch is paused |  | snooze |
 //! | creating | created, now or under this key before |  | → assigning ! |
 //! | creating | refused |  | fail: refused (shop_refused) ! |
 //! | creating | the organisation is refused |  | fail: refused (organization_refused) !, fact |
@@ -34,27 +33,19 @@
 //! | finding | no answer |  | retry |
 //! | finding | bad credentials |  | snooze, lane closed: credentials |
 //! | finding | not found | a second time | ask (shop_unresolved) |
-//! | assigning | assigned |  | → registering ! |
-//! | assigning | assigned already |  | → registering ! |
+//! | assigning | assigned · assigned already |  | → registering ! |
 //! | assigning | the organisation is refused |  | fail: refused (organization_refused) !, fact |
 //! | assigning | throttled |  | snooze, lane throttled |
-//! | assigning | not sent |  | retry |
-//! | assigning | not sent | tries spent | fail: refused (assign_spent) ! |
-//! | assigning | unknown |  | retry |
-//! | assigning | unknown | tries spent | fail: refused (assign_spent) ! |
+//! | assigning | not sent · unknown |  | retry |
+//! | assigning | not sent · unknown | tries spent | fail: refused (assign_spent) ! |
 //! | assigning | bad credentials |  | snooze, lane closed: credentials |
 //! | registering | inserted |  | done: created ! |
 //! | registering | the public id is taken |  | fail: refused (store_conflict) ! |
-//! | undo: delete_shop | deleted |  | undone: failed (compensated) |
-//! | undo: delete_shop | not found |  | undone: failed (compensated) |
+//! | undo: delete_shop | deleted · not found |  | undone: failed (compensated) |
 //! | undo: delete_shop | in use, or not allowed |  | ask (compensation_refused) |
 //! | undo: delete_shop | throttled |  | snooze, lane throttled |
-//! | undo: delete_shop | not sent |  | retry without end |
-//! | undo: delete_shop | not sent | 10 tries, or an hour | retry without end, page (compensation_stuck) |
-//! | undo: delete_shop | unknown |  | retry without end |
-//! | undo: delete_shop | unknown | 10 tries, or an hour | retry without end, page (compensation_stuck) |
-//! | undo: delete_shop | bad credentials |  | retry without end |
-//! | undo: delete_shop | bad credentials | 10 tries, or an hour | retry without end, page (compensation_stuck) |
+//! | undo: delete_shop | not sent · unknown · bad credentials |  | retry without end |
+//! | undo: delete_shop | not sent · unknown · bad credentials | 10 tries, or an hour | retry without end, page (compensation_stuck) |
 //!
 //! The platform remembers an Idempotency-Key and its first answer, refusals too, for a day: within it, the same key again
 //! tells the truth about every call made. What a job deletes is the very shop that it created, by the platform's id of it;

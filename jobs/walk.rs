@@ -89,9 +89,9 @@ fn unwound<U: serde::Serialize>(unwind: &Unwind<U>) -> String {
     }
 }
 
-/// Rows under changed circumstances are drawn only where they differ from the plain ones.
+/// Rows under changed circumstances, and answers with an addition, are drawn only where they differ from the plain ones.
 fn table(columns: &[&str], rows: &[Row]) -> String {
-    let mut out = format!("| at | answer | when | {} |\n|{}\n", columns.join(" | "), "---|".repeat(columns.len() + 3));
+    let mut drawn: Vec<&Row> = vec![];
     let mut plain: Option<&Row> = None;
     for row in rows {
         if row.when.is_empty() {
@@ -99,7 +99,34 @@ fn table(columns: &[&str], rows: &[Row]) -> String {
         } else if plain.is_some_and(|p| p.at == row.at && p.answer == row.answer && p.cells == row.cells) {
             continue;
         }
-        out += &format!("| {} | {} | {} | {} |\n", row.at, row.answer, row.when, row.cells.join(" | "));
+        let without = row.answer.rsplit_once(", ").map_or("", |(answer, _)| answer);
+        let is_like = |other: &Row| other.at == row.at && other.answer == without && other.when == row.when;
+        if !rows.iter().any(|other| is_like(other) && other.cells == row.cells) {
+            drawn.push(row);
+        }
+    }
+    // What holds for every column is said once, and together with what leads there, too.
+    let (same, apart): (Vec<&Row>, Vec<&Row>) =
+        drawn.into_iter().partition(|row| row.cells.windows(2).all(|two| two[0] == two[1]));
+    match columns {
+        [column] => lines(&[column], &same),
+        _ => lines(&["leads to"], &same) + "\n" + &lines(columns, &apart),
+    }
+}
+
+fn lines(columns: &[&str], rows: &[&Row]) -> String {
+    let mut out = format!("| at | answer | when | {} |\n|{}\n", columns.join(" | "), "---|".repeat(columns.len() + 3));
+    let mut groups: Vec<(&Row, Vec<&str>)> = vec![];
+    for row in rows {
+        let like = |first: &Row| first.at == row.at && first.when == row.when && first.cells == row.cells;
+        match groups.iter_mut().find(|(first, _)| like(first)) {
+            Some((_, answers)) => answers.push(&row.answer),
+            None => groups.push((row, vec![&row.answer])),
+        }
+    }
+    for (row, answers) in groups {
+        let cells = row.cells[..columns.len()].join(" | ");
+        out += &format!("| {} | {} | {} | {cells} |\n", row.at, answers.join(" · "), row.when);
     }
     out
 }

@@ -85,16 +85,16 @@ fn the_path_of_a_job() {
 fn transitions() -> (BTreeMap<(String, String), bool>, BTreeSet<String>) {
     let file = fs::read_to_string(Path::new(ROOT).join("jobs/gift_issuance.rs")).unwrap();
     let (mut ways, mut asks) = (BTreeMap::new(), BTreeSet::new());
-    for row in file.lines().map_while(|line| line.strip_prefix("//!")).filter(|row| row.matches('|').count() == 7) {
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let answers = cells[4..7].iter().map(|cell| cell.trim_start_matches("no call: "));
-        for answer in answers {
+    let header = file.lines().map_while(|line| line.strip_prefix("//!"));
+    for row in header.skip_while(|row| !row.starts_with(" | at | answer |")).filter(|row| row.starts_with(" | ")) {
+        let cells: Vec<&str> = row.trim().trim_matches('|').split('|').map(str::trim).collect();
+        for answer in cells[3..].iter().map(|cell| cell.trim_start_matches("no call: ")) {
             let to = ["→ ", "done: ", "fail: "].iter().find_map(|lead| answer.strip_prefix(lead));
             if answer.starts_with("ask (") {
-                asks.insert(cells[1].to_owned());
+                asks.insert(cells[0].to_owned());
             }
             let Some(to) = to.and_then(|to| to.split([' ', ',']).next()) else { continue };
-            let in_doubt: &mut bool = ways.entry((cells[1].to_owned(), to.to_owned())).or_default();
+            let in_doubt: &mut bool = ways.entry((cells[0].to_owned(), to.to_owned())).or_default();
             *in_doubt |= answer.ends_with('?');
         }
     }
