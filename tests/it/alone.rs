@@ -363,6 +363,89 @@ async fn a_tokens_digest_lets_nobody_in() {
     does(&pool, &show).await;
 }
 
+/// A token that somebody made ends with their login: renamed, locked, no operator any more, dropped, or another's by now under the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_ends_with_its_login() {
+    let db = database().await;
+    let server = server().await;
+    server.create_login("ueda", "noshi_operator").await.expect("a login");
+    let ueda = PgPool::plain(&server.url_as("ueda", &db.name), 1).unwrap();
+    let digest = "00".repeat(32);
+    let make = format!(
+        "select noshi.create_token('tokenofueda1', sha256(decode('{digest}', 'hex')), 'ueda', array['read', 'operate', 'approve'], interval '1 day', 10)"
+    );
+    does(&ueda, &make).await;
+    let _ = server.create_login("interface", "noshi_api").await;
+    let interface = PgPool::plain(&server.url_as("interface", &db.name), 1).unwrap();
+    let show = format!("select set_config('noshi.token', 'tokenofueda1.{digest}', false); select noshi.who()");
+    let state = "select state = 'good' from (select case when noshi.is_theirs(t) then 'good' end as state from noshi.token t) s";
+    drop(ueda);
+    for (change, back) in [
+        ("alter role ueda rename to ueda2", "alter role ueda2 rename to ueda"),
+        ("alter role ueda nologin", "alter role ueda login"),
+        ("revoke noshi_operator from ueda", "grant noshi_operator to ueda"),
+    ] {
+        does(&interface, &show).await;
+        does(&db.pool, change).await;
+        refused(&interface, &show, "unknown, expired or revoked").await;
+        let listed = noshi::store::tokens::list(&db.pool).await.unwrap();
+        assert_eq!(listed[0].state, "login gone", "{change}");
+        does(&db.pool, back).await;
+        assert!(holds(&db.pool, state).await, "{back}");
+    }
+    does(&db.pool, "drop role ueda; create role ueda login in role noshi_operator").await;
+    refused(&interface, &show, "unknown, expired or revoked").await;
+    does(&db.pool, "drop role ueda").await;
+    // A system without a login has none that could end.
+    does(&db.pool, &make.replace("tokenofueda1", "tokenofshop1").replace("'ueda'", "'till-7'")).await;
+    does(&interface, &show.replace("tokenofueda1", "tokenofshop1")).await;
+}
+
+/// An approval that has run out is none: what is let go after it counts for whoever lets it go.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_expired_approval_let_go_counts() {
+    let db = database().await;
+    let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    let cap = |from: i32, lasts: &str| {
+        format!(
+            "insert into noshi.batch_cap (kind, currency, approve_from_rows, approve_from_total, approval_lasts) values ('grants', 'JPY', {from}, {from}000, '{lasts}')"
+        )
+    };
+    does(&db.pool, &cap(100, "1 day")).await;
+    let batches = [staged(&sato, "ran1", 60).await, staged(&sato, "ran2", 60).await];
+    does(&db.pool, &cap(1, "1 second")).await;
+    for batch in batches {
+        let approve = format!(
+            "select noshi.approve_batch({batch}, (select approval_digest from noshi.batch where id = {batch}), 'read')"
+        );
+        does(&suzuki, &approve).await;
+    }
+    does(&db.pool, &cap(100, "1 day")).await;
+    until("the approvals are over", SOON, async || {
+        holds(&db.pool, "select bool_and(approved_until < clock_timestamp()) from noshi.batch").await
+    })
+    .await;
+    does(&sato, &release(batches[0])).await;
+    refused(&sato, &release(batches[1]), "ran out at").await;
+}
+
+/// Taking a delivered gift back takes value from its user: one person does that as often as they may ask for other things, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn delivered_gifts_are_taken_back_within_the_same_bounds() {
+    let db = database().await;
+    let sato = person(&db.name, "sato").await;
+    let delivered = r#"insert into noshi.job (kind, key, fingerprint, args, at, state, status, finished_at)
+        select 'gift_issuance', 'g' || n, '', jsonb_build_object('grant', 'g' || n, 'user', 'u', 'category', 'amazon', 'value', '{"amount": 60000, "currency": "JPY"}'::jsonb),
+            'issued', '{"at": "issued"}', 'completed', now() from generate_series(1, 2) n"#;
+    does(&db.pool, delivered).await;
+    let ask = |key: &str, act: &str| {
+        format!("select noshi.ask(id, step, '{act}', 'because') from noshi.job where key = '{key}'")
+    };
+    does(&sato, &ask("g1", "cancel")).await;
+    refused(&sato, &ask("g2", "cancel"), "more than one person asks for alone").await;
+    refused(&sato, &ask("g2", "foo"), "there is no act 'foo'").await;
+}
+
 /// Who is trusted with what: each row of the table names tests, and they are there.
 #[test]
 fn every_row_of_the_table_of_trust_has_its_test() {

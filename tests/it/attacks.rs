@@ -207,7 +207,9 @@ async fn a_token_fills_its_own_room_and_no_more() {
         stream.write_all(head.as_bytes()).await.expect("half a request");
         held.push(stream);
     }
-    let full = async || api.post("/v1/jobs", &greedy, &json!({})).await;
+    // Another token of theirs makes no more room.
+    let more = api.token("a", &["enqueue"]).await;
+    let full = async || api.post("/v1/jobs", &more, &json!({})).await;
     until("a full room", Duration::from_secs(8), async || full().await.0 == 429).await;
     assert!(full().await.1["detail"].as_str().unwrap().contains("as many as one may"), "{}", full().await.1);
     // Others have theirs, for small requests and for files.

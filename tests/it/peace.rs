@@ -592,3 +592,31 @@ async fn a_migration_says_for_whom_it_waits() {
         tokio::time::timeout(Duration::from_secs(60), process.wait()).await.expect("an end").expect("a status");
     assert!(status.success());
 }
+
+/// What people write is short: whoever lists it waits for nobody's novel.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_write_is_short() {
+    let db = database().await;
+    let _ = crate::support::server().await.create_login("sato", "noshi_operator").await;
+    let sato = PgPool::plain(&crate::support::server().await.url_as("sato", &db.name), 1).unwrap();
+    let long = "repeat('r', 50000)";
+    for (act, why) in [
+        (format!("select noshi.pause_lane('', {long})"), "at most 4000 bytes"),
+        (format!("select noshi.propose('restore_mark', null, null, clock_timestamp(), {long})"), "at most 4000 bytes"),
+        (
+            format!(
+                "select noshi.invalid_batch('grants', 'all_or_nothing', sha256('x'), 'x.csv', null, to_jsonb(repeat('r', 300000)))"
+            ),
+            "at most 100,000 bytes",
+        ),
+        (
+            format!(
+                "select noshi.set_schedule('s', 'probe', 's/{{due}}', '{{\"id\": \"s/{{due}}\"}}', 1::smallint, {long}, 'UTC', 'none', clock_timestamp() + interval '1 day', 'x')"
+            ),
+            "at most 200 bytes",
+        ),
+    ] {
+        let said = sqlx::raw_sql(AssertSqlSafe(act.clone())).execute(&sato).await.expect_err(&act).to_string();
+        assert!(said.contains(why), "{act}: {said}");
+    }
+}

@@ -20,7 +20,7 @@ use crate::store::tokens::{self, Bearer, Known};
 
 /// How long a revoked token may still read here. What changes anything, the database asks again.
 const REMEMBERED: Duration = Duration::from_secs(15);
-/// Requests that one token may have in hand: a quarter of all, so that one caller's overload is not everybody's.
+/// Requests that one owner may have in hand, by whichever of their tokens: a quarter of all, so that one caller's overload is not everybody's.
 const ROOM: usize = 32;
 /// Tokens that this process has not known yet, looked up at once: callers without a good one share this, and take nobody else's room.
 const STRANGERS: usize = 2;
@@ -39,7 +39,7 @@ struct Entry {
     large: Arc<Semaphore>,
 }
 
-/// A request that was let in for its token, and what it holds of the token's room.
+/// A request that was let in for its token, and what it holds of its owner's room.
 pub struct Admitted {
     pub bearer: Bearer,
     pub room: OwnedSemaphorePermit,
@@ -104,8 +104,10 @@ impl Tokens {
             return Err(Refusal::missing_scope(scope, &entry.known.scopes));
         }
         let Ok(room) = Arc::clone(&entry.room).try_acquire_owned() else {
-            let detail =
-                format!("This token has {ROOM} requests in hand, as many as one may. Nothing was done; send it again.");
+            let detail = format!(
+                "{} has {ROOM} requests in hand, with all tokens together: as many as one may. Nothing was done; send it again.",
+                entry.known.owner
+            );
             return Err(Refusal::later(Duration::from_secs(1), detail));
         };
         Ok(Admitted { bearer, room, large: Arc::clone(&entry.large) })
@@ -129,12 +131,14 @@ impl Tokens {
             Some(entry) if entry.known.per_second == known.per_second => Arc::clone(&entry.pace),
             Some(_) | None => Arc::new(RateLimiter::direct(quota(known.per_second))),
         };
-        let (room, large) = match before {
-            Some(entry) => (entry.room, entry.large),
+        let mut entries = self.lock();
+        // Another token of the same owner's makes no more room.
+        let theirs = entries.values().find(|entry| entry.known.owner == known.owner);
+        let (room, large) = match before.as_ref().or(theirs) {
+            Some(entry) => (Arc::clone(&entry.room), Arc::clone(&entry.large)),
             None => (Arc::new(Semaphore::new(ROOM)), Arc::new(Semaphore::new(1))),
         };
         let entry = Entry { bearer: bearer.clone(), known, since: Instant::now(), pace, room, large };
-        let mut entries = self.lock();
         if entries.len() >= MOST {
             entries.retain(|_, entry| entry.since.elapsed() < REMEMBERED);
         }
