@@ -38,8 +38,7 @@ use self::{
 };
 use crate::{
     clients::Offers,
-    gifts::Gifts,
-    lease::Lateness,
+    reading::ask::{By, Ears},
     settings::Settings,
     store::{self, Role, tokens::Caller},
     vault::Vault,
@@ -66,13 +65,12 @@ pub struct Desk {
     vault: Option<Arc<Vault>>,
     /// What files may ask for.
     offers: Offers,
-    gifts: Gifts,
+    /// Hears what workers answer.
+    ears: Ears,
     tokens: Tokens,
     requests: Semaphore,
     large: Arc<Semaphore>,
     own: Arc<Semaphore>,
-    /// How late it reaches the slots of the partners' lanes.
-    lateness: Arc<Lateness>,
 }
 
 /// A connection of a request's own, and its place among them.
@@ -102,12 +100,11 @@ impl Desk {
             url: database_url.to_owned(),
             vault: settings.vault_key_file.as_ref().map(|_| settings.vault()).transpose()?,
             offers: settings.offers()?,
-            gifts: settings.gifts()?,
+            ears: Ears::open(database_url.to_owned()),
             tokens: Tokens::default(),
             requests: Semaphore::new(MOST_REQUESTS),
             large: Arc::new(Semaphore::new(MOST_LARGE)),
             own: Arc::new(Semaphore::new(MOST_OWN)),
-            lateness: Arc::default(),
         })
     }
 
@@ -118,6 +115,11 @@ impl Desk {
     /// A transaction that is done by the caller's token, which must have the scope.
     async fn begin(&self, call: &Call) -> Result<Transaction, Refusal> {
         Ok(store::tokens::begin(&self.pool, &call.caller, call.scope).await?)
+    }
+
+    /// The same for what a worker is asked for.
+    fn by<'a>(&'a self, call: &'a Call) -> By<'a> {
+        By::Token { pool: &self.pool, caller: &call.caller, scope: call.scope }
     }
 
     /// The same as a pool of one connection, for what takes several transactions.
