@@ -41,7 +41,7 @@ use crate::{
     reading::ask::{By, Ears},
     settings::Settings,
     store::{self, Role, tokens::Caller},
-    vault::Vault,
+    vault::Sealer,
 };
 
 const CONNECTIONS: u32 = 8;
@@ -62,7 +62,7 @@ const LONG: Duration = Duration::from_secs(10 * 60);
 pub struct Desk {
     pool: PgPool,
     url: String,
-    vault: Option<Arc<Vault>>,
+    sealer: Option<Sealer>,
     /// What files may ask for.
     offers: Offers,
     /// Hears what workers answer.
@@ -98,7 +98,7 @@ impl Desk {
         Ok(Desk {
             pool: store::connect(database_url, Role::Api, CONNECTIONS).await?,
             url: database_url.to_owned(),
-            vault: settings.vault_key_file.as_ref().map(|_| settings.vault()).transpose()?,
+            sealer: settings.seals().then(|| settings.sealer()).transpose()?,
             offers: settings.offers()?,
             ears: Ears::open(database_url.to_owned()),
             tokens: Tokens::default(),
@@ -129,10 +129,10 @@ impl Desk {
         Ok(Own { pool: store::connect_by(&self.url, &call.caller).await?, _place: place })
     }
 
-    fn vault(&self) -> Result<&Arc<Vault>, Refusal> {
-        self.vault.as_ref().ok_or_else(|| {
+    fn sealer(&self) -> Result<&Sealer, Refusal> {
+        self.sealer.as_ref().ok_or_else(|| {
             Refusal::unavailable(
-                "This process has no key file (vault_key_file), so it can neither take files nor show codes.",
+                "This process has no public key file (vault_public_key_file), so it can take no files.",
             )
         })
     }

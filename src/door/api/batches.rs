@@ -185,7 +185,7 @@ fn no_disk() -> Refusal {
 
 pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let options: Options = call.query()?;
-    let vault = desk.vault()?;
+    let sealer = desk.sealer()?;
     let kind = options.kind.file();
     if (options.kind == Kind::Stores && options.campaign.is_some())
         || (!kind.brings_gifts() && (options.mail || options.issue))
@@ -217,7 +217,7 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         issues: options.issue,
     };
     let pool = desk.pool_of(&call).await?;
-    let submitted = intake::submit(&pool, vault, &desk.offers, &submission).await?;
+    let submitted = intake::submit(&pool, sealer, &desk.offers, &submission).await?;
     let Progress { digest, approval_digest, .. } = find(&pool, submitted.batch).await?;
     let is_new = submitted.is_new;
     let told = Submitted {
