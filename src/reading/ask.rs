@@ -286,7 +286,10 @@ fn nobody(what: What<'_>, taken: bool, left: &[String]) -> String {
         return format!("No worker answered in time. {means}; ask again, and see that workers run.");
     }
     let why: Vec<&str> = left.iter().map(|why| why_left(why)).collect();
-    format!("No worker that runs can open it: {}. {means}; its operators give the workers what they lack.", why.join("; "))
+    format!(
+        "No worker that runs can open it: {}. {means}; its operators give the workers what they lack.",
+        why.join("; ")
+    )
 }
 
 fn why_left(word: &str) -> &'static str {

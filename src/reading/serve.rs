@@ -124,7 +124,9 @@ impl Reading {
     async fn serve(&self) {
         let answered = match Sealer::parse(&self.held.public_key) {
             Ok(sealer) => self.answer(&sealer).await,
-            Err(_) => Err(Stop::trouble("bad_key", "The key that came with it is none that anything can be sealed to.")),
+            Err(_) => {
+                Err(Stop::trouble("bad_key", "The key that came with it is none that anything can be sealed to."))
+            }
         };
         let told = match answered {
             Ok(()) | Err(Stop::Over) => Ok(()),
@@ -248,17 +250,14 @@ impl Reading {
                     "The provider answered with another card than the one recorded; it is not shown. Tell the operators.",
                 ))
             }
-            Refetch::Dead => {
-                Err(Stop::trouble("dead", "The card was cancelled or has expired at the provider."))
-            }
+            Refetch::Dead => Err(Stop::trouble("dead", "The card was cancelled or has expired at the provider.")),
             Refetch::Throttled(wait) => {
                 self.engine.close_lane(&format!("gift/{}", trade.provider), Closing::Throttled(wait)).await;
                 Err(Stop::Trouble("throttled", "The provider asked for a pause. Ask again later.".to_owned(), wait))
             }
-            Refetch::NoAnswer => Err(Stop::trouble(
-                "no_answer",
-                "The provider did not answer. The gift is as it was; ask again.",
-            )),
+            Refetch::NoAnswer => {
+                Err(Stop::trouble("no_answer", "The provider did not answer. The gift is as it was; ask again."))
+            }
             Refetch::Never => Err(Stop::trouble(
                 "never",
                 "No code is kept for this gift, and its provider does not show it again. Tell the operators.",

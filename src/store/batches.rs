@@ -242,7 +242,8 @@ pub struct Filed {
 }
 
 pub async fn filed(pool: &PgPool, batch: i64) -> Result<Option<Filed>, sqlx::Error> {
-    const FILED: &str = "select id, kind, file, encode(digest, 'hex') as digest, encoding, faults from noshi.batch where id = $1";
+    const FILED: &str =
+        "select id, kind, file, encode(digest, 'hex') as digest, encoding, faults from noshi.batch where id = $1";
     sqlx::query_as(FILED).bind(batch).fetch_optional(pool).await
 }
 

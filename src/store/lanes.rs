@@ -185,12 +185,7 @@ pub enum Spent {
 }
 
 /// Spends a token of every budget of a lane, if there is a slot within this time. `late`: how late this process usually reaches slots.
-pub async fn spend_token(
-    pool: &PgPool,
-    lane: &str,
-    within: Duration,
-    late: Duration,
-) -> Result<Spent, sqlx::Error> {
+pub async fn spend_token(pool: &PgPool, lane: &str, within: Duration, late: Duration) -> Result<Spent, sqlx::Error> {
     const SPEND: &str = "select closed, wait, jitter from noshi.spend_token($1, $2, $3)";
     let row = sqlx::query(SPEND).bind(lane).bind(within).bind(late).fetch_one(pool).await?;
     let wait = seconds(row.try_get("wait")?);

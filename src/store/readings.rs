@@ -149,13 +149,7 @@ pub async fn end(pool: &PgPool, held: &Taken) -> Result<(), ActError> {
 }
 
 /// It will not be answered: a word, a sentence, and when it is worth asking again.
-pub async fn fail(
-    pool: &PgPool,
-    held: &Taken,
-    trouble: &str,
-    sentence: &str,
-    wait: Duration,
-) -> Result<(), ActError> {
+pub async fn fail(pool: &PgPool, held: &Taken, trouble: &str, sentence: &str, wait: Duration) -> Result<(), ActError> {
     end_with(pool, held, Some(trouble), Some(sentence), wait).await
 }
 

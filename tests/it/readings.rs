@@ -46,9 +46,13 @@ fn host(fleet: &Fleet) -> PathBuf {
     let text = fs::read_to_string(ours.join("noshi.toml")).expect("the settings");
     // What the workers' settings name is on the workers' hosts.
     let text = text.replace(&format!("{}/", ours.display()), "/nowhere/");
-    let text = text.replace("vault_key_file = '/nowhere/vault.key'", &format!("vault_public_key_file = '{}/vault.pub'", host.display()));
+    let text = text.replace(
+        "vault_key_file = '/nowhere/vault.key'",
+        &format!("vault_public_key_file = '{}/vault.pub'", host.display()),
+    );
     // The secret of the platform's events is the door's own; this one takes none.
-    let text: String = text.lines().filter(|line| !line.starts_with("events_secret_file")).map(|line| format!("{line}\n")).collect();
+    let text: String =
+        text.lines().filter(|line| !line.starts_with("events_secret_file")).map(|line| format!("{line}\n")).collect();
     fs::write(host.join("noshi.toml"), text).expect("the settings");
     host
 }
@@ -112,10 +116,12 @@ async fn a_host_with_no_secret_reveals_reports_and_approves() {
     assert_eq!((report.lines().count(), report.matches("山田").count()), (121, 120));
     let (done, by_command, said) = command(&api.fleet, &host, &["batch", "report", "1"]).await;
     assert!(done && by_command == report, "{said}");
-    let left: i64 = sqlx::query_scalar("select (select count(*) from noshi.reading) + (select count(*) from noshi_sealed.reading_part)")
-        .fetch_one(&api.fleet.pool)
-        .await
-        .expect("what is left");
+    let left: i64 = sqlx::query_scalar(
+        "select (select count(*) from noshi.reading) + (select count(*) from noshi_sealed.reading_part)",
+    )
+    .fetch_one(&api.fleet.pool)
+    .await
+    .expect("what is left");
     assert_eq!(left, 0, "what was fetched is gone");
     assert!(worker.stop().await.success());
 
@@ -144,9 +150,9 @@ async fn nothing_opens_there(fleet: &Fleet, host: &Path) {
         fs::set_permissions(entry.path(), closed).expect("its mode");
         let Ok(vault) = Vault::open(&entry.path()) else { continue };
         for row in &values {
-            let place =
-                Place { grant: row.get("grant_id"), provider: row.get("provider"), column: row.get("what") };
-            let sealed = Sealed { key_id: row.get("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
+            let place = Place { grant: row.get("grant_id"), provider: row.get("provider"), column: row.get("what") };
+            let sealed =
+                Sealed { key_id: row.get("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
             assert!(vault.open_bytes(&place, &sealed).is_err(), "{}", entry.path().display());
         }
     }
@@ -193,14 +199,18 @@ async fn without_a_worker_whoever_asks_is_told_in_time() {
     let began = Instant::now();
     let ask = json!({"user": "u1", "reason": "shown"});
     let out = host.join("report.csv").display().to_string();
+    let report = ["batch", "report", "1", "--out", &out];
     let (revealed, reported) = tokio::join!(
         async { (api.post("/v1/gifts/kept/reveal", &app, &ask).await, began.elapsed()) },
-        command(&api.fleet, &host, &["batch", "report", "1", "--out", &out])
+        command(&api.fleet, &host, &report)
     );
     let ((status, problem), took) = revealed;
     let detail = problem["detail"].as_str().unwrap_or_default();
     assert_eq!(status, 503, "{problem}");
-    assert!(detail.contains("No worker answered in time") && detail.contains("nothing was asked of its partner"), "{detail}");
+    assert!(
+        detail.contains("No worker answered in time") && detail.contains("nothing was asked of its partner"),
+        "{detail}"
+    );
     assert!(took > Duration::from_secs(10) && took < Duration::from_secs(20), "{took:?}");
     assert!(!reported.0 && reported.2.contains("No worker answered in time"), "{}", reported.2);
     assert!(!Path::new(&out).exists());
@@ -233,11 +243,16 @@ async fn who_cannot_open_it_leaves_it_to_others() {
     let worker = worker.await.expect("a worker without keys or partners");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let bare = tokio::spawn(worker.run_until(async { drop(stopped.await) }));
-    for (grant, why) in [("kept", "none has the key that it is sealed to"), ("again", "none has its partner in the settings")] {
+    for (grant, why) in
+        [("kept", "none has the key that it is sealed to"), ("again", "none has its partner in the settings")]
+    {
         let began = Instant::now();
         let (status, problem) = reveal(grant).await;
         let detail = problem["detail"].as_str().unwrap_or_default();
-        assert!(status == 503 && detail.contains(why) && detail.contains("nothing was asked of its partner"), "{status} {problem}");
+        assert!(
+            status == 503 && detail.contains(why) && detail.contains("nothing was asked of its partner"),
+            "{status} {problem}"
+        );
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     }
     let able = api.fleet.worker("able", &[], &[]);
@@ -306,7 +321,8 @@ async fn a_report_whose_worker_is_killed_is_written_by_another() {
 async fn an_answer_opens_for_its_asker_alone() {
     let db = database().await;
     let (ada, eve) = (person(&db, "ada").await, person(&db, "eve").await);
-    let batch = "select noshi.receive_batch('points', 'all_or_nothing', sha256('x'), 'x.csv', 'utf-8', null, false, false)";
+    let batch =
+        "select noshi.receive_batch('points', 'all_or_nothing', sha256('x'), 'x.csv', 'utf-8', null, false, false)";
     db.pool.execute(batch).await.expect("a batch");
     let key = Vault::ephemeral();
     let mut asks = ada.begin().await.expect("a transaction");
@@ -348,7 +364,10 @@ async fn an_answer_opens_for_its_asker_alone() {
     assert_eq!(waiting(&db.pool).await, 0, "its parts are void");
 
     // Whoever asked is gone: so is what was for them.
-    db.pool.execute("update noshi.reading set deadline = clock_timestamp() - interval '11 seconds'").await.expect("later");
+    db.pool
+        .execute("update noshi.reading set deadline = clock_timestamp() - interval '11 seconds'")
+        .await
+        .expect("later");
     assert!(store::readings::take(&db.pool, next, true).await.expect("asked").is_none());
     let left: i64 = sqlx::query_scalar("select count(*) from noshi.reading").fetch_one(&db.pool).await.expect("none");
     assert_eq!(left, 0);
@@ -389,7 +408,8 @@ async fn a_reading_is_opened_by_whoever_may_see_it() {
         assert_eq!(refused(&api, sql).await.0, "42501", "{sql}");
     }
     // By hand nobody asks for more at once than leaves room for others.
-    let batch = "select noshi.receive_batch('points', 'all_or_nothing', sha256('x'), 'x.csv', 'utf-8', null, false, false)";
+    let batch =
+        "select noshi.receive_batch('points', 'all_or_nothing', sha256('x'), 'x.csv', 'utf-8', null, false, false)";
     db.pool.execute(batch).await.expect("a batch");
     let operator = login(&db, "asks_much", "noshi_operator").await;
     for _ in 0..4 {
@@ -397,9 +417,10 @@ async fn a_reading_is_opened_by_whoever_may_see_it() {
     }
     let (code, said) = refused(&operator, &report).await;
     assert!(code == "NS409" && said.contains("four files in reading"), "{code} {said}");
-    let audited: Value = sqlx::query_scalar("select to_jsonb(array_agg(who order by id)) from noshi.audit where act = 'batch report'")
-        .fetch_one(&db.pool)
-        .await
-        .expect("the audit");
+    let audited: Value =
+        sqlx::query_scalar("select to_jsonb(array_agg(who order by id)) from noshi.audit where act = 'batch report'")
+            .fetch_one(&db.pool)
+            .await
+            .expect("the audit");
     assert_eq!(audited.as_array().map(Vec::len), Some(4), "each was written down, and what was refused was not done");
 }
