@@ -104,7 +104,7 @@ impl Desk {
             vault: settings.vault_key_file.as_ref().map(|_| settings.vault()).transpose()?,
             sealer: settings.seals().then(|| settings.sealer()).transpose()?,
             offers: settings.offers()?,
-            gifts: settings.gifts()?,
+            gifts: settings.vault_key_file.as_ref().map(|_| settings.gifts()).transpose()?.unwrap_or_default(),
             tokens: Tokens::default(),
             requests: Semaphore::new(MOST_REQUESTS),
             large: Arc::new(Semaphore::new(MOST_LARGE)),
