@@ -222,6 +222,20 @@ async fn suppressed_addresses_stay_suppressed() {
         let rows: i64 = sqlx::query_scalar(rows).fetch_one(&mut *connection).await.unwrap();
         assert_eq!(rows, 1);
     }
+    // One that does not open keeps none of the others waiting: it is shown again a minute later.
+    let sealed = old.seal(&Place { grant: "another", provider: "", column: "suppressed" }, &address);
+    mails::suppress(&mut connection, &mails::Suppress { id: "s-3", sealed: &sealed, ..new }).await.unwrap();
+    for (passed, shown) in [("1 second", 1), ("59 seconds", 0), ("61 seconds", 1)] {
+        let pass = "update noshi.suppression set tried_at = clock_timestamp() - $1::interval where tried_at is not null and digest is null";
+        sqlx::query(pass).bind(passed).execute(&mut *connection).await.unwrap();
+        assert_eq!(mails::undigested(&mut connection, &both.key_ids()).await.unwrap().len(), shown, "{passed}");
+    }
+    sqlx::raw_sql(
+        "delete from noshi.suppression where id = 's-3'; delete from noshi_sealed.sealed where subject = 's-3'",
+    )
+    .execute(&mut *connection)
+    .await
+    .unwrap();
     // What has a digest keeps it.
     let other = both.digests(&SecretString::from("taro@example.jp"));
     assert!(!mails::digest(&mut connection, "s-1", &other, "new").await.unwrap());
