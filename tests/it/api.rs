@@ -60,7 +60,7 @@ impl Api {
         sqlx::raw_sql(AssertSqlSafe(create)).execute(&fleet.pool).await.expect("a login");
         let url = fleet.url.replacen("//postgres@", &format!("//api_of_{name}@"), 1);
         assert_ne!(url, fleet.url);
-        let door = fleet::open_door(&url, fleet.dir.path(), "noshi.toml", "127.0.0.1:0");
+        let door = fleet::open_door(&url, fleet.dir.path(), "127.0.0.1:0");
         let address = fleet::address(&door, "the door is open").await;
         Api { fleet, door, address, client: Client::builder().no_proxy().build().unwrap() }
     }

@@ -114,8 +114,10 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         let mut text = if terms.mails { mail_config(dir.path(), nobody, &terms) } else { String::new() };
         text += &platform_config(dir.path(), nobody, &terms);
         let text = text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub");
-        fs::write(dir.path().join("door.toml"), text).expect("a file");
-        let process = open_door(&url, dir.path(), "door.toml", "127.0.0.1:0");
+        let host = dir.path().join("door");
+        fs::create_dir(&host).expect("a folder");
+        fs::write(host.join("noshi.toml"), text).expect("a file");
+        let process = open_door(&url, &host, "127.0.0.1:0");
         let base = format!("http://{}/v1/events", address(&process, "the door is open").await);
         config.ses.events_url = Some(format!("{base}/ses"));
         config.organization_platform.events_url = terms.events.then(|| format!("{base}/organization"));
@@ -127,12 +129,12 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
     Fleet { url, pool, simulator, dir, door }
 }
 
-pub fn open_door(url: &str, dir: &Path, config: &str, listen: &str) -> Process {
+pub fn open_door(url: &str, dir: &Path, listen: &str) -> Process {
     let log = dir.join("door.log");
     let child = Command::new(env!("CARGO_BIN_EXE_noshi"))
         .args(["api", "run", "--listen", listen])
         .env("DATABASE_URL", url)
-        .env("NOSHI_CONFIG", dir.join(config))
+        .env("NOSHI_CONFIG", dir.join("noshi.toml"))
         .env("NOSHI_LOG", "trace")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
