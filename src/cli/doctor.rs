@@ -284,7 +284,7 @@ async fn look_at_schema(connection: &mut PgConnection, it: &mut Findings) -> any
         !roles.is_empty(),
         Health::Fair,
         found,
-        "grant this login the role that it acts in (README, Run it)",
+        "grant this login the role that it acts in (ops/docs/operating.md, The database)",
     );
     if schema::is_hidden(connection).await? {
         it.wrong(
