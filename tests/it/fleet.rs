@@ -115,7 +115,7 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         text += &platform_config(dir.path(), nobody, &terms);
         let text = text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub");
         let host = dir.path().join("door");
-        fs::create_dir(&host).expect("a folder");
+        fs::create_dir_all(&host).expect("a folder");
         fs::write(host.join("noshi.toml"), text).expect("a file");
         let process = open_door(&url, &host, "127.0.0.1:0");
         let base = format!("http://{}/v1/events", address(&process, "the door is open").await);
