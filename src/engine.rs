@@ -272,6 +272,14 @@ impl Engine {
         crash_point("hand_back.after");
     }
 
+    /// Gives a job back as it stands, whatever its row came to: an operation of our own may have been applied, and nobody was called for it.
+    pub async fn give_back_as_it_stands(&self, job: i64, lease: i64) {
+        self.witness.let_go(job, lease);
+        if let Err(error) = store::recover::never_held(&self.pool, self.worker, &[(job, lease)]).await {
+            tracing::warn!(job, %error, "could not hand a job back; it will be found, and given back then");
+        }
+    }
+
     /// Leaves a lane to the other processes for a while, because of what is wrong with this one.
     fn keep_away(&self, lane: &str, why: Unfit) {
         tracing::error!(

@@ -21,7 +21,7 @@ use crate::{
     settings::Settings,
     simulator::{Config, Partner, PerProvider, Provider, SNS_TEST_CERTIFICATE, Simulator},
     store::{self, batches::Cap},
-    vault,
+    vault::{self, Vault},
 };
 
 /// Calls per second that each simulated provider takes: scaled up, as everything that takes days is scaled down.
@@ -124,10 +124,17 @@ impl Stage {
 }
 
 impl Stage {
+    /// Of whoever takes files or events in: the workers' without what opens.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        let settings = Settings::read(Some(&self.config))?;
+        let public = self.directory.join("vault.pub");
+        Ok(Settings { vault_key_file: None, vault_public_key_file: Some(public), ..settings })
+    }
+
     /// The door that the partners' events come through, in this process.
     pub async fn open_door(&mut self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
         let listener = self.door.take().context("the door is open already")?;
-        let door = Door::on(&Settings::read(Some(&self.config))?, &self.url, listener).await?;
+        let door = Door::on(&self.settings()?, &self.url, listener).await?;
         Ok(tokio::spawn(door.serve_until(std::future::pending())))
     }
 }
@@ -159,7 +166,8 @@ fn configure(directory: &Path, simulator: &Simulator, partners: &Config, manners
     write(directory, "sns.pem", SNS_TEST_CERTIFICATE)?;
     write(directory, "organization.token", &organization_platform.token)?;
     write(directory, "organization-events.secret", &organization_platform.events_secret)?;
-    write(directory, "vault.key", vault::generate_key_line().expose_secret())?;
+    let key = write(directory, "vault.key", vault::generate_key_line().expose_secret())?;
+    write(directory, "vault.pub", &Vault::open(&key)?.public_line())?;
     write(directory, "amazon.secret", &credentials.amazon_secret)?;
     write(directory, "gift_on_demand.key", &credentials.gift_on_demand_key)?;
     write(directory, "tango.key", &credentials.tango_key)?;

@@ -113,8 +113,11 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         let nobody = "http://127.0.0.1:9";
         let mut text = if terms.mails { mail_config(dir.path(), nobody, &terms) } else { String::new() };
         text += &platform_config(dir.path(), nobody, &terms);
-        fs::write(dir.path().join("noshi.toml"), text).expect("a file");
-        let process = open_door(&url, dir.path(), "127.0.0.1:0");
+        let text = text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub");
+        let host = dir.path().join("door");
+        fs::create_dir_all(&host).expect("a folder");
+        fs::write(host.join("noshi.toml"), text).expect("a file");
+        let process = open_door(&url, &host, "127.0.0.1:0");
         let base = format!("http://{}/v1/events", address(&process, "the door is open").await);
         config.ses.events_url = Some(format!("{base}/ses"));
         config.organization_platform.events_url = terms.events.then(|| format!("{base}/organization"));
@@ -156,9 +159,17 @@ pub async fn address(process: &Process, message: &str) -> String {
     address
 }
 
+/// The key of the vault; its public half is beside it.
+fn vault_key(dir: &Path) -> PathBuf {
+    let key = secret(&dir.join("vault.key"), &format!("k1:{}\n", "5a".repeat(32)));
+    let public = noshi::vault::Vault::open(&key).expect("a key").public_line();
+    secret(&dir.join("vault.pub"), &public);
+    key
+}
+
 /// The key of the vault, and the mail service.
 fn mail_config(dir: &Path, base_url: &str, terms: &Terms) -> String {
-    let key = secret(&dir.join("vault.key"), &format!("k1:{}\n", "5a".repeat(32)));
+    let key = vault_key(dir);
     let certificate = secret(&dir.join("sns.pem"), SNS_TEST_CERTIFICATE);
     format!(
         "vault_key_file = '{}'\n[email]\nfrom = 'Gift Desk <gift@example.jp>'\nservice = 'ses'\nlink = 'https://example.jp/gifts/{{reference}}'\n\
@@ -194,7 +205,7 @@ fn secret(path: &Path, text: &str) -> PathBuf {
 }
 
 fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
-    let key = secret(&dir.join("vault.key"), &format!("k1:{}\n", "5a".repeat(32)));
+    let key = vault_key(dir);
     let file = |name: &str, text: &str| secret(&dir.join(name), text).display().to_string();
     let credentials = |provider| match provider {
         Provider::AmazonIncentives => format!(

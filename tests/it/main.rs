@@ -35,6 +35,7 @@ mod operators;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod peace;
+mod pictures;
 mod point_jobs;
 mod points;
 mod postfix;
