@@ -177,7 +177,7 @@ fn the_interface_is_handed_no_secret_but_its_login() {
     }
     let compose = fs::read_to_string(Path::new(ROOT).join("ops/docker/compose.yaml")).expect("a manifest");
     let api = compose.split("\n  api:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the interface");
-    assert!(api.contains("secrets: [api.pgpass]") && !api.contains("vault.key"), "{api}");
+    assert!(api.contains("secrets: [vault.pub, api.pgpass]") && !api.contains("vault.key"), "{api}");
 }
 
 /// Nobody answers: that is told in time, with what it means.
