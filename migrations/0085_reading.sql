@@ -80,10 +80,16 @@ end $$;
 create function noshi.read_check(p_batch bigint, p_key text) returns bigint language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
+declare submitter text;
 begin
     perform must('approve');
-    if not exists (select from batch where id = p_batch) then
+    select submitted_by into submitter from batch where id = p_batch;
+    if not found then
         raise exception 'there is no batch %', p_batch using errcode = 'NS404';
+    end if;
+    -- Who may not approve it has no worker look at it either.
+    if submitter = who() then
+        raise exception 'batch % was submitted by %; another person must approve it', p_batch, submitter using errcode = 'NS403';
     end if;
     return open_reading('check', p_batch::text, 'approve', p_key);
 end $$;

@@ -334,7 +334,7 @@ async fn a_code_that_is_shown_stands_nowhere_else() {
     assert_eq!(audit.matches(",reveal,gift/").count(), 3, "{audit}");
     assert!(told.contains("needs a token with the scope `reveal`") && told.contains("this user has no gift"));
     let door = fs::read_to_string(&api.door.log).unwrap();
-    assert!(door.contains("noshi.read_code") && door.contains(r#""level":"TRACE""#));
+    assert!(door.contains("noshi.read_code") && door.contains(r#""level":"DEBUG""#));
     assert!(opened.contains("noshi.put_reading") && opened.contains(r#""level":"TRACE""#));
     assert_eq!(stage.found(), [""; 0]);
     stage.server.stop().await.unwrap();
