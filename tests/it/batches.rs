@@ -298,7 +298,7 @@ async fn a_chunk_of_a_file_opens_at_its_own_place_only() {
     for from in [0, 10_000] {
         desk.submit(&desk.sato, &rows(from, from + 5_100)).await.unwrap();
     }
-    let report = async || desk.command(&["batch", "report", "1"]).await;
+    let report = async || desk.report(&["1"]).await;
     assert!(report().await.status.success());
     for [one, other] in [["1/0", "1/1"], ["1/0", "2/0"]] {
         let swap = "update noshi_sealed.sealed s set grant_id = o.grant_id, nonce = o.nonce, ciphertext = o.ciphertext from noshi_sealed.sealed o
@@ -309,7 +309,7 @@ async fn a_chunk_of_a_file_opens_at_its_own_place_only() {
         swap().await;
         let said = report().await;
         let error = String::from_utf8_lossy(&said.stderr).into_owned();
-        assert!(!said.status.success() && error.contains("belongs to another row"), "{one} {other}: {error}");
+        assert!(!said.status.success() && error.contains("What is sealed does not open"), "{one} {other}: {error}");
         swap().await;
     }
     assert!(report().await.status.success());
