@@ -236,6 +236,9 @@ async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
     probe(&fleet.pool, args).await;
     fleet.at_rest(Duration::from_secs(60)).await.unwrap();
     stage.keep("metrics-second.txt", scrape(&second).await);
+    // Names and addresses are shown to whoever may read them, and what was on its way to them stands nowhere in the clear.
+    let report = String::from_utf8(stage.noshi(&["batch", "report", "1"]).stdout).unwrap();
+    assert!(report.contains(NAME) && report.contains(ADDRESS), "{report}");
     let _ = stop.send(());
     stage.keep("pg_stat_activity.txt", activity.await.expect("activity"));
     let log = fs::read_to_string(&second.log).unwrap() + &fs::read_to_string(&first.log).unwrap();
@@ -273,7 +276,6 @@ async fn a_code_that_is_shown_stands_nowhere_else() {
     }
     let worker = stage.worker("issues", None);
     stage.fleet.at_rest(Duration::from_secs(60)).await.unwrap();
-    assert!(worker.stop().await.success());
     let Stage {
         server,
         fleet,
@@ -303,6 +305,8 @@ async fn a_code_that_is_shown_stands_nowhere_else() {
     }
     told += &api.get("/v1/jobs", &reader).await.1.to_string();
     let _ = stop.send(());
+    let opened = fs::read_to_string(&worker.log).unwrap();
+    assert!(worker.stop().await.success());
     let stage = Stage {
         server,
         fleet: api.fleet,
@@ -330,7 +334,8 @@ async fn a_code_that_is_shown_stands_nowhere_else() {
     assert_eq!(audit.matches(",reveal,gift/").count(), 3, "{audit}");
     assert!(told.contains("needs a token with the scope `reveal`") && told.contains("this user has no gift"));
     let door = fs::read_to_string(&api.door.log).unwrap();
-    assert!(door.contains("noshi.reveal_gift") && door.contains(r#""level":"TRACE""#));
+    assert!(door.contains("noshi.read_code") && door.contains(r#""level":"TRACE""#));
+    assert!(opened.contains("noshi.put_reading") && opened.contains(r#""level":"TRACE""#));
     assert_eq!(stage.found(), [""; 0]);
     stage.server.stop().await.unwrap();
 }
