@@ -484,7 +484,7 @@ async fn look_at_keys(pool: &PgPool, settings: &anyhow::Result<Settings>, it: &m
         Ok(vault) => {
             let missing: Vec<String> = sealed.into_iter().filter(|key| !vault.knows(key)).collect();
             let found = if missing.is_empty() {
-                "every sealed value can be opened".to_owned()
+                "every sealed value can be opened from here, as workers need it; nobody else does".to_owned()
             } else {
                 format!("missing: {}", missing.join(", "))
             };

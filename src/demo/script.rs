@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use super::{grants, points, stage::Stage, stores::Cast};
 use crate::{
     intake::{self, Encoding, FileKind, Submission},
+    settings::Settings,
     store::{self, Role, audit, batches},
 };
 
@@ -83,7 +84,7 @@ impl<'a> Script<'a> {
 
 /// Takes a file in as `noshi batch submit`, `approve` and `release` do. Returns the batch and its rows.
 pub(crate) async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind) -> anyhow::Result<(i64, usize)> {
-    let settings = stage.settings()?;
+    let settings = Settings::read(Some(&stage.config))?;
     let path = stage.directory.join(name);
     fs::write(&path, csv).with_context(|| format!("cannot write {}", path.display()))?;
     let grants = kind == FileKind::Grants;

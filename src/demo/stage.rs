@@ -124,17 +124,10 @@ impl Stage {
 }
 
 impl Stage {
-    /// Of whoever takes files or events in: the workers' without what opens.
-    pub fn settings(&self) -> anyhow::Result<Settings> {
-        let settings = Settings::read(Some(&self.config))?;
-        let public = self.directory.join("vault.pub");
-        Ok(Settings { vault_key_file: None, vault_public_key_file: Some(public), ..settings })
-    }
-
     /// The door that the partners' events come through, in this process.
     pub async fn open_door(&mut self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
         let listener = self.door.take().context("the door is open already")?;
-        let door = Door::on(&self.settings()?, &self.url, listener).await?;
+        let door = Door::on(&Settings::read(Some(&self.config))?, &self.url, listener).await?;
         Ok(tokio::spawn(door.serve_until(std::future::pending())))
     }
 }

@@ -56,7 +56,7 @@ impl Api {
 
     /// Its login may what the interface must, and nothing else.
     pub async fn of(fleet: Fleet) -> Api {
-        let host = fleet.dir.path().to_owned();
+        let host = fleet.dir.path().join("door");
         Api::on(fleet, &host).await
     }
 

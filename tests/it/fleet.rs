@@ -113,11 +113,8 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         let nobody = "http://127.0.0.1:9";
         let mut text = if terms.mails { mail_config(dir.path(), nobody, &terms) } else { String::new() };
         text += &platform_config(dir.path(), nobody, &terms);
-        let text = text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub");
-        let host = dir.path().join("door");
-        fs::create_dir_all(&host).expect("a folder");
-        fs::write(host.join("noshi.toml"), text).expect("a file");
-        let process = open_door(&url, &host, "127.0.0.1:0");
+        configure_door(dir.path(), &text);
+        let process = open_door(&url, &dir.path().join("door"), "127.0.0.1:0");
         let base = format!("http://{}/v1/events", address(&process, "the door is open").await);
         config.ses.events_url = Some(format!("{base}/ses"));
         config.organization_platform.events_url = terms.events.then(|| format!("{base}/organization"));
@@ -240,7 +237,15 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
         );
     }
     text += &platform_config(dir, &simulator.base_url(Partner::OrganizationPlatform), terms);
+    configure_door(dir, &text);
     fs::write(dir.join("noshi.toml"), text).expect("a configuration");
+}
+
+/// The workers' settings without the key that opens, in a folder of the door's.
+fn configure_door(dir: &Path, text: &str) {
+    let text = text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub");
+    fs::create_dir_all(dir.join("door")).expect("a folder");
+    fs::write(dir.join("door/noshi.toml"), text).expect("the door's settings");
 }
 
 /// A worker process; it dies with the test.
