@@ -31,6 +31,7 @@ use crate::{
         settle::{Settled, Settlement, Status},
     },
     stores::Stores,
+    vault::Vault,
     witness::Witness,
     world::Local,
 };
@@ -49,6 +50,8 @@ pub struct Partners {
     pub gifts: Arc<Gifts>,
     pub mails: Arc<Mails>,
     pub stores: Arc<Stores>,
+    /// Opens what is asked for, where the settings name its keys.
+    pub vault: Option<Arc<Vault>>,
 }
 
 impl Partners {

@@ -44,6 +44,7 @@ mod private_postgres;
 mod probes;
 mod processes;
 mod prune;
+mod readings;
 mod recover;
 mod redrive;
 mod requests;
