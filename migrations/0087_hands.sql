@@ -78,7 +78,10 @@ begin
                    and (j.args -> 'value' ->> 'currency', j.args ->> 'category') is not distinct from (new.currency, new.category)
             into fits from job j where j.id = new.job;
         when 'gift_outcome' then
-            select j.status = 'running' or j.xmin = here into fits from gift_trade t join job j on j.id = t.job where t.id = new.trade;
+            -- A person's word is written where one was asked for it.
+            select (j.status = 'running' or j.xmin = here) and (new.reason is distinct from 'attested'
+                   or exists (select from job_event e where e.job = j.id and e.event = 'asked' and e.outcome = 'attest_void'))
+            into fits from gift_trade t join job j on j.id = t.job where t.id = new.trade;
         else
             select (j.status = 'running' or j.xmin = here) and j.kind = 'store_creation' and j.args ->> 'public_id' = new.public_id into fits from job j where j.id = new.job;
     end case;

@@ -290,7 +290,8 @@ async fn a_workers_login_holds_a_job_by_a_claim_alone() {
         not_lawful(&worker, format!("update noshi.job set {what} where key = '{key}'")).await;
         assert_eq!(opened(key).await, 0, "{key}: {what}");
     }
-    let claim = format!("update noshi.job set status = 'running', lease = lease + 1, worker = {ours} where key = 'open'");
+    let claim =
+        format!("update noshi.job set status = 'running', lease = lease + 1, worker = {ours} where key = 'open'");
     run(&worker, claim).await.expect("as a claim does");
     assert_eq!(opened("open").await, 0, "no word of it is left");
     run(&worker, "insert into noshi.job_event (job, event, lease, step, worker) select id, 'claimed', lease, step, worker from noshi.job where key = 'open'")
