@@ -38,6 +38,7 @@ as $$
 declare bad record;
 begin
     select n.kind, n.key into bad from new_rows n where not case
+        when n.kind = 'probe' then true
         when n.batch is not null then exists (
             select from batch b join batch_row r on r.batch = b.id and r.row_no = n.row_no
             where b.id = n.batch and b.cancelled_at is null and case b.kind when 'grants' then b.registered_at else b.released_at end is not null
@@ -55,7 +56,7 @@ begin
         when n.kind = 'point_reversal' then exists (
             select from job g where g.kind = 'gift_issuance' and g.key = 'exchange/' || n.key and g.args -> 'paid_by' ->> 'exchange' = n.key
               and coalesce(g.args -> 'paid_by' -> 'grace_days', '0') = coalesce(n.args -> 'grace_days', '0'))
-        else n.kind = 'probe' end limit 1;
+        else false end limit 1;
     if found then
         raise exception '% % follows from nothing that was granted', bad.kind, bad.key using errcode = 'NS403', hint = 'Nothing was taken. Producers ask for jobs; workers for what follows.';
     end if;
