@@ -41,7 +41,7 @@ use crate::{
     store::batches::{self, NewBatch},
     terminal::progress::Progress,
     text,
-    vault::Vault,
+    vault::Sealer,
 };
 
 /// Faults told at once.
@@ -397,7 +397,7 @@ pub struct Submitted {
 /// off is gone on with.
 pub async fn submit(
     pool: &PgPool,
-    vault: &Vault,
+    sealer: &Sealer,
     offers: &Offers,
     submission: &Submission<'_>,
 ) -> anyhow::Result<Submitted> {
@@ -426,7 +426,7 @@ pub async fn submit(
     }
     let (batch, is_new) = batches::receive(pool, &new).await?;
     if is_new || !batches::is_validated(pool, batch).await? {
-        let staging = stage::Staging { pool, vault, offers, submission, batch };
+        let staging = stage::Staging { pool, sealer, offers, submission, batch };
         let staged = async {
             staging.run(&checked).await?;
             // What another submission left behind is taken only if it is this file's.

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail, ensure};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -20,7 +20,7 @@ use crate::{
     gifts::Gifts,
     mails::Mails,
     stores::Stores,
-    vault::Vault,
+    vault::{Sealer, Vault},
 };
 
 pub use process::{ApiSettings, WorkerSettings};
@@ -28,8 +28,10 @@ pub use process::{ApiSettings, WorkerSettings};
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// The file with the keys that seal gift codes and recipients.
+    /// The file with the secret keys that open gift codes and recipients: for workers.
     pub vault_key_file: Option<PathBuf>,
+    /// The file with the public keys that seal and open nothing: for whoever takes in files or events of mails.
+    pub vault_public_key_file: Option<PathBuf>,
     /// The gift providers.
     pub gifts: GiftSettings,
     /// Mails.
@@ -95,12 +97,33 @@ impl Settings {
         Ok(Arc::new(Vault::open(file)?))
     }
 
+    /// What seals, where nothing is to be opened. A secret key seals as well.
+    pub fn sealer(&self) -> anyhow::Result<Sealer> {
+        match (&self.vault_public_key_file, &self.vault_key_file) {
+            (Some(file), _) => Sealer::open(file),
+            (None, Some(_)) => Ok(Sealer::clone(&*self.vault()?)),
+            (None, None) => bail!(
+                "the configuration names no `vault_public_key_file`; make one with `noshi vault public > FILE` where the key file is"
+            ),
+        }
+    }
+
+    /// Whether there is anything to seal with.
+    pub fn seals(&self) -> bool {
+        self.vault_key_file.is_some() || self.vault_public_key_file.is_some()
+    }
+
     /// A key file that is named must be there, whether or not anything of today needs it: who names one counts on it.
     pub fn check_vault(&self) -> anyhow::Result<()> {
-        match self.vault_key_file {
-            Some(_) => self.vault().map(|_| ()),
-            None => Ok(()),
+        let vault = self.vault_key_file.is_some().then(|| self.vault()).transpose()?;
+        if self.vault_public_key_file.is_some() {
+            let line = self.sealer()?.public_line();
+            ensure!(
+                vault.is_none_or(|vault| vault.public_lines().contains(&line)),
+                "the first key of `vault_public_key_file` is none of `vault_key_file`: what it seals would not be opened here; write it anew with `noshi vault public`"
+            );
         }
+        Ok(())
     }
 
     /// Everything that jobs call.

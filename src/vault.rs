@@ -1,17 +1,31 @@
 //! Sealing: what must not be read from a stolen backup (gift codes, recipients) is stored encrypted.
 //!
-//! XChaCha20-Poly1305 with a fresh random nonce each time. The place a value belongs to (column, grant, provider) is
+//! Whoever takes files or events in has public keys alone (`Sealer`): it seals, and can open nothing. Who has the secret keys opens
+//! (`Vault`). HPKE (RFC 9180; X25519, HKDF-SHA256, export only) agrees a key for values that are sealed together; each of them is sealed with
+//! it by XChaCha20-Poly1305 with a fresh random nonce, behind what was encapsulated. The place a value belongs to (column, grant, provider) is
 //! authenticated with it, so a ciphertext copied into another row does not open there.
 //!
 //! Addresses are also looked up, by keyed digests. Each digest has its address sealed beside it, so that rotation can digest
 //! it again under the new key; until it has, a look-up asks with the digests of all keys.
 
-use std::{fmt, fs, path::Path};
+mod files;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Deref,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{anyhow, bail};
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
+};
+use hpke::{
+    Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::ExportOnlyAead, kdf::HkdfSha256,
+    kem::X25519HkdfSha256 as X25519, setup_receiver, setup_sender,
 };
 use noshi_jobs::gift_issuance::Sealed;
 use rand::RngCore;
@@ -19,12 +33,21 @@ use ring::hmac;
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use zeroize::Zeroizing;
 
+pub use self::files::check_permissions;
 use crate::address::sendable;
 
-/// The first of the authenticated parts; a later format gets another.
-const FORMAT: &str = "noshi-1";
+/// The first of the authenticated parts, and what keys are agreed for; a later format gets another.
+const FORMAT: &str = "noshi-2";
+/// What the keys of values are exported for.
+const VALUES: &[u8] = b"values";
 /// What the keys of address digests are derived with.
 const DIGESTS: &[u8] = b"noshi-1 address digests";
+/// Bytes of what was encapsulated, in front of each ciphertext.
+const ENCAPSULATED: usize = 32;
+/// Keys of values that a vault remembers, of each of its own. A chunk of a file needs one.
+const REMEMBERED: usize = 1024;
+
+type ValueKey = Zeroizing<[u8; 32]>;
 
 /// Where a sealed value belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +58,12 @@ pub struct Place<'a> {
     pub column: &'a str,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// Of a chunk of a file, named by its batch and number: it belongs to no grant.
+    pub const fn of_chunk(name: &'a str) -> Place<'a> {
+        Place { grant: name, provider: "", column: "file" }
+    }
+
     /// The parts with their lengths before them, so that no two places give the same bytes.
     fn associated_data(&self) -> Vec<u8> {
         let mut data = Vec::new();
@@ -47,14 +75,138 @@ impl Place<'_> {
     }
 }
 
+/// The public half of the newest key: seals, and opens nothing.
+#[derive(Clone)]
+pub struct Sealer {
+    id: String,
+    public: <X25519 as Kem>::PublicKey,
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealer({})", self.id)
+    }
+}
+
+impl Sealer {
+    /// Reads a public key file: what `noshi vault public` prints. The first key seals. The file must be closed to everybody else's writing.
+    pub fn open(public_key_file: &Path) -> anyhow::Result<Sealer> {
+        files::public_keys(public_key_file)
+    }
+
+    /// A line of a public key file.
+    pub fn parse(line: &str) -> anyhow::Result<Sealer> {
+        let sealer = files::public_line(line).ok_or_else(|| anyhow!("this is not `key_id:pub:64 hex digits`"))?;
+        // Of the few points that nothing can be agreed with, one would show at the first value only.
+        sealer.agree().map_err(|_| anyhow!("the public key `{}` is none that anything can be sealed to", sealer.id))?;
+        Ok(sealer)
+    }
+
+    /// The key as a line for a public key file. It is no secret.
+    pub fn public_line(&self) -> String {
+        format!("{}:pub:{}", self.id, hex::encode(self.public.to_bytes()))
+    }
+
+    /// The id of the key that seals.
+    pub fn current_key(&self) -> &str {
+        &self.id
+    }
+
+    /// Agrees a key for values that are sealed together. Drop it with the last of them: who has it can open them.
+    pub fn begin(&self) -> Sealing<'_> {
+        let (encapsulated, key) = self.agree().expect("a public key was tried when it was read");
+        Sealing { id: &self.id, encapsulated, key }
+    }
+
+    /// Encrypts one value alone.
+    pub fn seal(&self, place: &Place<'_>, secret: &SecretString) -> Sealed {
+        self.begin().seal(place, secret)
+    }
+
+    pub fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
+        self.begin().seal_bytes(place, plain)
+    }
+
+    fn agree(&self) -> Result<([u8; ENCAPSULATED], ValueKey), hpke::HpkeError> {
+        let (encapsulated, context) =
+            setup_sender::<ExportOnlyAead, HkdfSha256, X25519>(&OpModeS::Base, &self.public, FORMAT.as_bytes())?;
+        let mut key = Zeroizing::new([0; 32]);
+        context.export(VALUES, key.as_mut())?;
+        Ok((encapsulated.to_bytes().into(), key))
+    }
+}
+
+/// A key for values that are sealed together, so that a file costs no scalar multiplication for each row.
+pub struct Sealing<'a> {
+    id: &'a str,
+    encapsulated: [u8; ENCAPSULATED],
+    key: ValueKey,
+}
+
+impl Sealing<'_> {
+    pub fn seal(&self, place: &Place<'_>, secret: &SecretString) -> Sealed {
+        self.seal_bytes(place, secret.expose_secret().as_bytes())
+    }
+
+    pub fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
+        let mut nonce = [0; 24];
+        rand::rng().fill_bytes(&mut nonce);
+        let payload = Payload { msg: plain, aad: &place.associated_data() };
+        let sealed = XChaCha20Poly1305::new((&*self.key).into())
+            .encrypt(&XNonce::from(nonce), payload)
+            .expect("encryption fails for values of 256 GiB and more only");
+        let ciphertext = [self.encapsulated.as_slice(), &sealed].concat();
+        Sealed { key_id: self.id.to_owned(), nonce: nonce.to_vec(), ciphertext }
+    }
+}
+
 struct Key {
     id: String,
     bytes: SecretBox<[u8; 32]>,
+    /// Keys of values by what was encapsulated.
+    agreed: Mutex<HashMap<[u8; ENCAPSULATED], ValueKey>>,
 }
 
 impl Key {
-    fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new(self.bytes.expose_secret().into())
+    fn new(id: String, bytes: SecretBox<[u8; 32]>) -> Key {
+        Key { id, bytes, agreed: Mutex::default() }
+    }
+
+    fn secret(&self) -> <X25519 as Kem>::PrivateKey {
+        <X25519 as Kem>::PrivateKey::from_bytes(self.bytes.expose_secret()).expect("any 32 bytes are a secret key")
+    }
+
+    fn sealer(&self) -> Sealer {
+        Sealer { id: self.id.clone(), public: X25519::sk_to_pk(&self.secret()) }
+    }
+
+    /// The key of values behind `encapsulated`; `None` where nobody can have sealed to us with it.
+    fn agreed(&self, encapsulated: [u8; ENCAPSULATED]) -> Option<ValueKey> {
+        if let Some(key) = self.known().get(&encapsulated) {
+            return Some(key.clone());
+        }
+        let sent = <X25519 as Kem>::EncappedKey::from_bytes(&encapsulated).ok()?;
+        let context = setup_receiver::<ExportOnlyAead, HkdfSha256, X25519>(
+            &OpModeR::Base,
+            &self.secret(),
+            &sent,
+            FORMAT.as_bytes(),
+        );
+        let mut key = Zeroizing::new([0; 32]);
+        context.ok()?.export(VALUES, key.as_mut()).ok()?;
+        Some(key)
+    }
+
+    fn remember(&self, encapsulated: [u8; ENCAPSULATED], key: ValueKey) {
+        let mut known = self.known();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(encapsulated, key);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<[u8; ENCAPSULATED], ValueKey>> {
+        self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// HMAC-SHA256 under a key that is derived from this one, since one key has one use.
@@ -67,9 +219,10 @@ impl Key {
     }
 }
 
-/// The keys. The first seals, all of them open.
+/// The secret keys. All of them open, and the first seals.
 pub struct Vault {
     keys: Vec<Key>,
+    sealer: Sealer,
 }
 
 impl fmt::Debug for Vault {
@@ -78,38 +231,31 @@ impl fmt::Debug for Vault {
     }
 }
 
+impl Deref for Vault {
+    type Target = Sealer;
+
+    fn deref(&self) -> &Sealer {
+        &self.sealer
+    }
+}
+
 impl Vault {
     /// Reads a key file: lines of `key_id:64 hex digits`, newest first; blank lines and lines that begin with `#` are
     /// passed over. The file must be closed to everybody but its owner.
     pub fn open(key_file: &Path) -> anyhow::Result<Vault> {
-        let name = key_file.display();
-        let hint = "it takes lines of a key id, a colon and the output of `openssl rand -hex 32`";
-        check_permissions(key_file).with_context(|| format!("the key file {name} cannot be used; {hint}"))?;
-        let text = fs::read_to_string(key_file).with_context(|| format!("cannot read the key file {name}"))?;
-        let text = Zeroizing::new(text);
-        let mut keys: Vec<Key> = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            // The line itself is a secret, even a wrong one.
-            let key = parse(line)
-                .ok_or_else(|| anyhow!("line {} of the key file {name} is not `key_id:64 hex digits`", number + 1))?;
-            ensure!(
-                keys.iter().all(|known| known.id != key.id),
-                "the key file {name} names the key `{}` twice; each key needs its own id",
-                key.id
-            );
-            keys.push(key);
-        }
-        ensure!(!keys.is_empty(), "the key file {name} holds no key; {hint}");
-        Ok(Vault { keys })
+        let keys = files::secret_keys(key_file)?;
+        Ok(Vault { sealer: keys[0].sealer(), keys })
     }
 
-    /// Encrypts under the newest key.
-    pub fn seal(&self, place: &Place<'_>, secret: &SecretString) -> Sealed {
-        self.seal_bytes(place, secret.expose_secret().as_bytes())
+    /// A key of this process alone, for an answer that is sealed to it.
+    pub fn ephemeral() -> Vault {
+        let key = files::secret_line(generate_key_line().expose_secret()).expect("a line of our own");
+        Vault { sealer: key.sealer(), keys: vec![key] }
+    }
+
+    /// Every key's line for the public key file, the newest first.
+    pub fn public_lines(&self) -> Vec<String> {
+        self.keys.iter().map(|key| key.sealer().public_line()).collect()
     }
 
     /// Fails for another place, an unknown key, or a changed ciphertext; the error never shows the value.
@@ -128,11 +274,6 @@ impl Vault {
         self.keys.iter().map(|key| key.digest(address.as_bytes())).collect()
     }
 
-    /// The id of the key that seals.
-    pub fn current_key(&self) -> &str {
-        &self.keys[0].id
-    }
-
     /// All that can be opened with, the newest first.
     pub fn key_ids(&self) -> Vec<String> {
         self.keys.iter().map(|key| key.id.clone()).collect()
@@ -145,24 +286,12 @@ impl Vault {
 
     /// Whether an older key than the newest was used.
     pub fn needs_rewrap(&self, sealed: &Sealed) -> bool {
-        self.keys[0].id != sealed.key_id
+        self.current_key() != sealed.key_id
     }
 
     /// The same value under the newest key, for key rotation.
-    pub fn rewrap(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Sealed> {
-        Ok(self.seal_bytes(place, &self.open_bytes(place, sealed)?))
-    }
-
-    pub fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
-        let key = &self.keys[0];
-        let mut nonce = [0; 24];
-        rand::rng().fill_bytes(&mut nonce);
-        let payload = Payload { msg: plain, aad: &place.associated_data() };
-        let ciphertext = key
-            .cipher()
-            .encrypt(&XNonce::from(nonce), payload)
-            .expect("encryption fails for values of 256 GiB and more only");
-        Sealed { key_id: key.id.clone(), nonce: nonce.to_vec(), ciphertext }
+    pub fn rewrap(&self, sealing: &Sealing<'_>, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Sealed> {
+        Ok(sealing.seal_bytes(place, &self.open_bytes(place, sealed)?))
     }
 
     pub fn open_bytes(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Zeroizing<Vec<u8>>> {
@@ -171,16 +300,22 @@ impl Vault {
         };
         let nonce = <[u8; 24]>::try_from(sealed.nonce.as_slice())
             .map_err(|_| anyhow!("a sealed value has a nonce of {} bytes instead of 24", sealed.nonce.len()))?;
-        let payload = Payload { msg: &sealed.ciphertext, aad: &place.associated_data() };
-        let plain = key.cipher().decrypt(&XNonce::from(nonce), payload).map_err(|_| {
+        let aad = place.associated_data();
+        let opened = sealed.ciphertext.split_first_chunk().and_then(|(encapsulated, msg)| {
+            let agreed = key.agreed(*encapsulated)?;
+            let cipher = XChaCha20Poly1305::new((&*agreed).into());
+            let plain = cipher.decrypt(&XNonce::from(nonce), Payload { msg, aad: &aad }).ok()?;
+            key.remember(*encapsulated, agreed);
+            Some(plain)
+        });
+        opened.map(Zeroizing::new).ok_or_else(|| {
             anyhow!(
                 "the sealed {} of grant `{}` ({}) does not open: it was changed, or belongs to another row",
                 place.column,
                 place.grant,
                 place.provider
             )
-        })?;
-        Ok(Zeroizing::new(plain))
+        })
     }
 }
 
@@ -192,31 +327,6 @@ pub fn generate_key_line() -> SecretString {
     rand::rng().fill_bytes(key.as_mut());
     let key = Zeroizing::new(hex::encode(key.as_ref()));
     SecretString::from(format!("k{}:{}", hex::encode(id), key.as_str()))
-}
-
-fn parse(line: &str) -> Option<Key> {
-    let (id, digits) = line.split_once(':')?;
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if !(1..=32).contains(&id.len()) || !id.bytes().all(word) {
-        return None;
-    }
-    let mut whole = false;
-    let bytes = SecretBox::init_with_mut(|bytes: &mut [u8; 32]| whole = hex::decode_to_slice(digits, bytes).is_ok());
-    whole.then(|| Key { id: id.to_owned(), bytes })
-}
-
-/// Whether a file with a secret is closed to others: the vault's keys, and what partners know us by.
-#[cfg(unix)]
-pub fn check_permissions(file: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let file = fs::metadata(file)?;
-    let (mode, owner, we) = (file.mode() & 0o777, file.uid(), rustix::process::geteuid().as_raw());
-    ensure!(is_closed(mode, owner, we), "others may read or write it (mode {mode:03o}); run `chmod 600` on it");
-    ensure!(
-        owner == we || owner == 0,
-        "it belongs to user {owner}, who may read and change it; run `chown {we}` on it"
-    );
-    Ok(())
 }
 
 /// What is in this process's memory, keys and codes among it, goes into no dump of it, and no other process of its user reads it.
@@ -232,20 +342,6 @@ pub fn keep_out_of_dumps() {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
-}
-
-/// Orchestrators hand a secret over as a file of root's that the process may read by its group: a volume of Kubernetes by `fsGroup`,
-/// a credential of systemd by an access list, whose mask shows as the group's bits.
-#[cfg(unix)]
-const fn is_closed(mode: u32, owner: u32, we: u32) -> bool {
-    let handed_over = owner == 0 && we != 0;
-    mode & if handed_over { 0o037 } else { 0o077 } == 0
-}
-
-#[cfg(not(unix))]
-pub fn check_permissions(file: &Path) -> anyhow::Result<()> {
-    fs::metadata(file)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -279,7 +279,7 @@ async fn submit(settings: &Settings, out: Out, args: BatchSubmit) -> anyhow::Res
         return said(out, json!({"rows": checked.rows, "faults": []}), sentence);
     }
     let pool = open(&args.database).await?;
-    let submitted = intake::submit(&pool, &*settings.vault()?, &gifts, &submission).await?;
+    let submitted = intake::submit(&pool, &settings.sealer()?, &gifts, &submission).await?;
     let batch = submitted.batch;
     let known = if submitted.is_new { "" } else { ", the same file as before" };
     if args.release && !submitted.needs_approval {

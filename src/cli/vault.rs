@@ -18,6 +18,8 @@ use crate::{
 pub enum VaultCommand {
     /// Prints a new key line; put it first in the key file.
     NewKey,
+    /// Prints the lines of the public key file, for hosts that seal and open nothing: interface, door and whoever submits files.
+    Public,
     /// Seals everything again under the first key of the file; safe to interrupt and to repeat. The workers must have the new file: SIGHUP, or a restart.
     Rotate(VaultRotate),
 }
@@ -61,6 +63,10 @@ pub async fn run(
             let line = vault::generate_key_line();
             out.one(&json!({"line": line.expose_secret()}), |_| line.expose_secret().to_owned())
         }
+        VaultCommand::Public => {
+            let lines = settings()?.vault()?.public_lines();
+            out.one(&json!({"lines": lines}), |_| lines.join("\n"))
+        }
         VaultCommand::Rotate(args) => rotate(&settings()?, out, &args).await,
     }
 }
@@ -84,10 +90,12 @@ async fn rotate(settings: &Settings, out: Out, args: &VaultRotate) -> anyhow::Re
                 format!("{rewrapped} sealed values are now under the key {key}")
             });
         };
+        let sealing = keys.begin();
         for mut row in rows {
             let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
-            row.sealed =
-                keys.rewrap(&place, &row.sealed).with_context(|| format!("the {} of {}", row.what, row.subject))?;
+            row.sealed = keys
+                .rewrap(&sealing, &place, &row.sealed)
+                .with_context(|| format!("the {} of {}", row.what, row.subject))?;
             store::facts::replace_sealed(&mut transaction, &row).await?;
             if row.what == "suppressed" {
                 digest_again(&mut transaction, &keys, &row).await?;

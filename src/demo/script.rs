@@ -98,7 +98,7 @@ pub(crate) async fn submit(stage: &Stage, name: &str, csv: &str, kind: FileKind)
         issues: grants,
     };
     let one = store::connect(&stage.submitter, Role::Operator, 1).await?;
-    let submitted = intake::submit(&one, &*settings.vault()?, &settings.offers()?, &submission).await?;
+    let submitted = intake::submit(&one, &settings.sealer()?, &settings.offers()?, &submission).await?;
     if submitted.needs_approval {
         let other = store::connect(&stage.approver, Role::Operator, 1).await?;
         let batch = batches::progress(&other, Some(submitted.batch), 1).await?.into_iter().next();

@@ -42,7 +42,7 @@ use crate::{
     lease::Lateness,
     settings::Settings,
     store::{self, Role, tokens::Caller},
-    vault::Vault,
+    vault::{Sealer, Vault},
 };
 
 const CONNECTIONS: u32 = 8;
@@ -64,6 +64,7 @@ pub struct Desk {
     pool: PgPool,
     url: String,
     vault: Option<Arc<Vault>>,
+    sealer: Option<Sealer>,
     /// What files may ask for.
     offers: Offers,
     gifts: Gifts,
@@ -101,6 +102,7 @@ impl Desk {
             pool: store::connect(database_url, Role::Api, CONNECTIONS).await?,
             url: database_url.to_owned(),
             vault: settings.vault_key_file.as_ref().map(|_| settings.vault()).transpose()?,
+            sealer: settings.seals().then(|| settings.sealer()).transpose()?,
             offers: settings.offers()?,
             gifts: settings.gifts()?,
             tokens: Tokens::default(),
@@ -130,7 +132,15 @@ impl Desk {
     fn vault(&self) -> Result<&Arc<Vault>, Refusal> {
         self.vault.as_ref().ok_or_else(|| {
             Refusal::unavailable(
-                "This process has no key file (vault_key_file), so it can neither take files nor show codes.",
+                "This process has no key file (vault_key_file), so it can open nothing that is sealed.",
+            )
+        })
+    }
+
+    fn sealer(&self) -> Result<&Sealer, Refusal> {
+        self.sealer.as_ref().ok_or_else(|| {
+            Refusal::unavailable(
+                "This process has no public key file (vault_public_key_file), so it can take no files.",
             )
         })
     }

@@ -34,7 +34,7 @@ pub async fn write(pool: &PgPool, vault: &Vault, batch: &Batch, mut out: impl Wr
         .kept(|_, _| "it only looks; nothing is changed, and no file was written".to_owned());
     for number in 0.. {
         let Some(sealed) = batches::file_chunk(pool, batch.id, number).await? else { break };
-        for row in rows(vault, &sealed, encoding)? {
+        for row in rows(vault, &batches::chunk_name(batch.id, number), &sealed, encoding)? {
             let fields = row.iter().map(|field| harmless(field));
             if header {
                 csv.write_record(fields.chain(RESULTS.map(str::to_owned)))?;
@@ -63,8 +63,8 @@ fn write_faults(csv: &mut csv::Writer<impl Write>, faults: &serde_json::Value) -
 }
 
 /// The rows of one chunk of the original file.
-fn rows(vault: &Vault, sealed: &Sealed, encoding: Encoding) -> anyhow::Result<Vec<Vec<String>>> {
-    let bytes = vault.open_bytes(&Place { grant: "", provider: "", column: "file" }, sealed)?;
+fn rows(vault: &Vault, chunk: &str, sealed: &Sealed, encoding: Encoding) -> anyhow::Result<Vec<Vec<String>>> {
+    let bytes = vault.open_bytes(&Place::of_chunk(chunk), sealed)?;
     let lines = Lines::new(BufReader::new(bytes.as_slice()), encoding);
     lines
         .map(|row| row.map(|row| row.fields).map_err(|_| anyhow::anyhow!("the stored file does not read any more")))

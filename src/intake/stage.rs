@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::store::PgPool;
 use anyhow::ensure;
-use secrecy::SecretString;
+use noshi_jobs::gift_issuance::Sealed;
 
 use super::{Checked, Reading, Submission, Taken};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         batches::{self, Chunk},
     },
     terminal::progress::{Progress, grouped},
-    vault::{Place, Vault},
+    vault::{Place, Sealer, Sealing},
 };
 
 /// Rows that are staged in one transaction. Chunks of a file are the same whenever it is read: permanent.
@@ -22,7 +22,7 @@ const CHUNK: usize = 5_000;
 
 pub struct Staging<'a> {
     pub pool: &'a PgPool,
-    pub vault: &'a Vault,
+    pub sealer: &'a Sealer,
     pub offers: &'a Offers,
     pub submission: &'a Submission<'a>,
     pub batch: i64,
@@ -43,20 +43,20 @@ impl Staging<'_> {
             format!("{done} of {total} rows are staged, and have no effect; submit the same file again, and it goes on there")
         });
         loop {
+            let sealing = self.sealer.begin();
             let mut chunk = Writing::default();
             while chunk.count < CHUNK
                 && let Some(taken) = reading.next(&mut faults)
             {
                 let Some(taken) = taken.filter(|_| faults.is_empty()) else { anyhow::bail!(changed) };
                 row_no += 1;
-                chunk.row(self, row_no, &taken);
+                chunk.row(self, &sealing, row_no, &taken);
             }
             let bytes = reading.lines.take_raw();
             if bytes.is_empty() {
                 break;
             }
-            let place = Place { grant: "", provider: "", column: "file" };
-            let bytes = self.vault.seal_bytes(&place, &bytes);
+            let bytes = sealing.seal_bytes(&Place::of_chunk(&batches::chunk_name(self.batch, number)), &bytes);
             let chunk = Chunk { number, bytes, rows: chunk.rows, recipients: chunk.recipients };
             batches::stage(self.pool, self.batch, &chunk).await?;
             progress.at(u64::try_from(row_no).unwrap_or(0));
@@ -77,7 +77,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn row(&mut self, staging: &Staging<'_>, row_no: i32, taken: &Taken) {
+    fn row(&mut self, staging: &Staging<'_>, sealing: &Sealing<'_>, row_no: i32, taken: &Taken) {
         self.count += 1;
         let (key, args) = (escaped(&taken.key), escaped(&taken.args));
         // Writing to a string cannot fail.
@@ -89,16 +89,16 @@ impl Writing {
             if taken.mailed { 't' } else { 'f' }
         );
         if let Some((grant, recipient)) = taken.grant.as_deref().zip(taken.recipient.as_ref()) {
-            self.recipient(staging, row_no, grant, recipient);
+            let sealed = sealing.seal(&Place { grant, provider: "", column: "recipient" }, recipient);
+            self.recipient(staging.batch, row_no, grant, &sealed);
         }
     }
 
-    fn recipient(&mut self, staging: &Staging<'_>, row_no: i32, grant: &str, recipient: &SecretString) {
-        let sealed = staging.vault.seal(&Place { grant, provider: "", column: "recipient" }, recipient);
+    fn recipient(&mut self, batch: i64, row_no: i32, grant: &str, sealed: &Sealed) {
         let _ = writeln!(
             self.recipients,
             "recipient\t{}/{row_no}\t{}\t\t{}\t\\\\x{}\t\\\\x{}",
-            staging.batch,
+            batch,
             escaped(grant),
             sealed.key_id,
             hex::encode(&sealed.nonce),

@@ -75,7 +75,12 @@ pub struct Chunk {
 
 const SEAL_CHUNK: &str =
     "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
-values ('file', $1, '', '', $2, $3, $4) on conflict do nothing";
+values ('file', $1, $1, '', $2, $3, $4) on conflict do nothing";
+/// What a chunk is stored under, and sealed for: it opens as no other chunk, and in no other batch.
+pub fn chunk_name(batch: i64, number: i32) -> String {
+    format!("{batch}/{number}")
+}
+
 const COPY_ROWS: &str = "copy noshi.batch_row (batch, row_no, line, key, args, mailed) from stdin";
 const COPY_RECIPIENTS: &str =
     "copy noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext) from stdin";
@@ -85,7 +90,7 @@ pub async fn stage(pool: &PgPool, batch: i64, chunk: &Chunk) -> Result<(), ActEr
     let mut transaction = pool.begin().await?;
     take_time(&mut transaction).await?;
     let sealed = sqlx::query(SEAL_CHUNK)
-        .bind(format!("{batch}/{}", chunk.number))
+        .bind(chunk_name(batch, chunk.number))
         .bind(&chunk.bytes.key_id)
         .bind(&chunk.bytes.nonce)
         .bind(&chunk.bytes.ciphertext)

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::{fs, io::Write, time::Instant};
 
 use super::*;
 
@@ -66,6 +66,109 @@ fn a_changed_value_does_not_open() {
 }
 
 #[test]
+fn who_seals_cannot_open() {
+    let vault = vault(&[&line("a", 1)]);
+    let sealer = Sealer::parse(&vault.public_line()).unwrap();
+    assert_eq!(sealer.public_line(), vault.public_line());
+    let here = place("g1", "", "recipient");
+    let sealed = sealer.seal(&here, &CODE.into());
+    assert_eq!(vault.unseal(&here, &sealed).unwrap().expose_secret(), CODE);
+    // All that it has, taken for the secret.
+    let public = vault.public_line().replace(":pub:", ":");
+    assert!(self::vault(&[&public]).unseal(&here, &sealed).is_err());
+    assert!(!format!("{sealer:?}").contains(&public[2..]));
+}
+
+#[test]
+fn values_that_are_sealed_together_share_a_key_and_nothing_else() {
+    let vault = vault(&[&line("a", 1)]);
+    let (one, two) = (place("g1", "", "recipient"), place("g2", "", "recipient"));
+    let encapsulated = |sealed: &Sealed| sealed.ciphertext[..ENCAPSULATED].to_vec();
+    let together = vault.begin();
+    let (first, second) = (together.seal(&one, &CODE.into()), together.seal(&two, &CODE.into()));
+    assert_eq!(encapsulated(&first), encapsulated(&second));
+    assert_ne!(first.nonce, second.nonce);
+    assert!(vault.unseal(&two, &first).is_err());
+    for (place, sealed) in [(one, &first), (two, &second)] {
+        assert_eq!(vault.unseal(&place, sealed).unwrap().expose_secret(), CODE);
+    }
+    let mut later = vault.seal(&one, &CODE.into());
+    assert_ne!(encapsulated(&first), encapsulated(&later));
+    // Under the key of others it does not open; nor under one that anybody can make up.
+    for other in [encapsulated(&first), vec![0; ENCAPSULATED]] {
+        later.ciphertext[..ENCAPSULATED].copy_from_slice(&other);
+        assert!(vault.unseal(&one, &later).is_err());
+    }
+    assert_eq!(vault.keys[0].agreed.lock().unwrap().len(), 1, "what did not open is remembered");
+}
+
+/// Permanent: what is in databases opens by whatever version.
+#[test]
+fn a_value_of_this_format_opens_for_ever() {
+    let vault = vault(&[&line("a", 1)]);
+    let hex = |digits: &str| hex::decode(digits).unwrap();
+    let sealed = Sealed {
+        key_id: "a".to_owned(),
+        nonce: hex("89dfce0bfc13ea0afe2bc30d15a700b66d11248a096fe516"),
+        ciphertext: hex(concat!(
+            "9332293c2ec3736e7181ffd35031a120b16ff2cbfcf0ad31a9185055bc565725",
+            "987da86d91aa9458318f2181c7df4603568179e2ba66cf2eb3430f6ad50ce8f0"
+        )),
+    };
+    let here = place("g1", "tango_card", "gift_code");
+    assert_eq!(vault.unseal(&here, &sealed).unwrap().expose_secret(), CODE);
+    assert_eq!(vault.public_line(), "a:pub:a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209");
+}
+
+#[test]
+fn what_a_vault_remembers_is_bounded() {
+    let vault = vault(&[&line("a", 1)]);
+    let here = place("g1", "", "recipient");
+    let first = vault.seal(&here, &CODE.into());
+    vault.unseal(&here, &first).unwrap();
+    for n in 0..REMEMBERED {
+        let mut made_up = [7; ENCAPSULATED];
+        made_up[..8].copy_from_slice(&n.to_be_bytes());
+        vault.keys[0].agreed.lock().unwrap().insert(made_up, ValueKey::default());
+    }
+    let second = vault.seal(&here, &CODE.into());
+    for sealed in [&second, &first] {
+        assert_eq!(vault.unseal(&here, sealed).unwrap().expose_secret(), CODE);
+    }
+    assert_eq!(vault.keys[0].agreed.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn an_answer_is_sealed_to_who_asked() {
+    let (asker, other) = (Vault::ephemeral(), Vault::ephemeral());
+    let here = place("1", "", "answer");
+    let sealed = Sealer::parse(&asker.public_line()).unwrap().seal_bytes(&here, b"bytes");
+    assert_eq!(asker.open_bytes(&here, &sealed).unwrap().as_slice(), b"bytes");
+    assert!(other.open_bytes(&here, &sealed).is_err());
+}
+
+/// Figures to look at, of an unoptimized build.
+#[test]
+fn the_cost_is_told() {
+    let vault = vault(&[&line("a", 1)]);
+    let here = place("g1", "", "recipient");
+    let rounds = 50;
+    let time = |what: &str, run: &mut dyn FnMut()| {
+        let began = Instant::now();
+        (0..rounds).for_each(|_| run());
+        println!("{what}: {:?}", began.elapsed() / rounds);
+    };
+    let together = vault.begin();
+    time("sealing alone", &mut || drop(vault.seal(&here, &CODE.into())));
+    time("sealing together", &mut || drop(together.seal(&here, &CODE.into())));
+    let apart: Vec<Sealed> = (0..rounds).map(|_| vault.seal(&here, &CODE.into())).collect();
+    let mut next = apart.iter();
+    time("opening what was sealed alone", &mut || drop(vault.unseal(&here, next.next().unwrap()).unwrap()));
+    let one = together.seal(&here, &CODE.into());
+    time("opening what was sealed together", &mut || drop(vault.unseal(&here, &one).unwrap()));
+}
+
+#[test]
 fn keys_are_rotated_by_rewrapping() {
     let old = vault(&[&line("old", 1)]);
     let new = vault(&["# newest first", "", &line("new", 2), &line("old", 1)]);
@@ -73,10 +176,10 @@ fn keys_are_rotated_by_rewrapping() {
     let sealed = old.seal(&here, &CODE.into());
     assert!(!old.needs_rewrap(&sealed));
     assert!(new.needs_rewrap(&sealed));
-    let wrapped = new.rewrap(&here, &sealed).unwrap();
+    let wrapped = new.rewrap(&new.begin(), &here, &sealed).unwrap();
     assert!(!new.needs_rewrap(&wrapped));
     assert_eq!(new.unseal(&here, &wrapped).unwrap().expose_secret(), CODE);
-    assert!(new.rewrap(&place("g2", "tango_card", "gift_code"), &sealed).is_err());
+    assert!(new.rewrap(&new.begin(), &place("g2", "tango_card", "gift_code"), &sealed).is_err());
     let error = old.unseal(&here, &wrapped).unwrap_err().to_string();
     assert!(error.contains("the key `new`"), "{error}");
     // The right id over another key opens nothing.
@@ -105,6 +208,61 @@ fn a_bad_key_file_is_refused_without_showing_it() {
     assert!(missing.contains("/nowhere/keys"), "{missing}");
 }
 
+#[test]
+fn a_public_key_file_seals_with_its_first_key() {
+    let secret = vault(&[&line("new", 2), &line("old", 1)]);
+    let mut lines = vec!["# newest first".to_owned(), String::new()];
+    lines.extend(secret.public_lines());
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let sealer = Sealer::open(file(&lines).path()).unwrap();
+    assert_eq!((sealer.current_key(), secret.current_key()), ("new", "new"));
+    let here = place("g1", "", "recipient");
+    assert_eq!(secret.unseal(&here, &sealer.seal(&here, &CODE.into())).unwrap().expose_secret(), CODE);
+}
+
+#[test]
+fn a_bad_public_key_file_is_refused_by_its_line() {
+    let (good, digits) = (vault(&[&line("a", 7)]).public_line(), hex::encode([7; 32]));
+    for (lines, says) in [
+        (vec![String::new()], "holds no key"),
+        (vec![good.clone(), format!("b:pub:{}", &digits[1..])], "line 2"),
+        (vec!["# newest".to_owned(), format!("a b:pub:{digits}")], "line 2"),
+        (vec![format!("b:{}", &digits[1..])], "line 1"),
+        (vec![good.clone(), format!("b:pub:{}", hex::encode([0; 32]))], "line 2"),
+        // A file with secrets, from where others may read it.
+        (vec![good, format!("a:{digits}")], "line 2 of the public key file"),
+        (vec![format!("a:{digits}")], "is a secret key"),
+    ] {
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let error = format!("{:#}", Sealer::open(file(&lines).path()).unwrap_err());
+        assert!(error.contains(says), "{error}");
+        assert!(!error.contains("0707"), "{error}");
+    }
+    let missing = format!("{:#}", Sealer::open(Path::new("/nowhere/keys")).unwrap_err());
+    assert!(missing.contains("/nowhere/keys"), "{missing}");
+}
+
+#[test]
+fn a_public_key_file_is_no_key_file() {
+    let public = vault(&[&line("a", 7)]).public_line();
+    let error = format!("{:#}", Vault::open(file(&[&public]).path()).unwrap_err());
+    assert!(error.contains("line 1") && error.contains("vault_public_key_file"), "{error}");
+}
+
+/// Whoever could put another key there would be sealed to.
+#[cfg(unix)]
+#[test]
+fn a_public_key_file_that_others_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let file = file(&[&vault(&[&line("a", 1)]).public_line()]);
+    for (mode, taken) in [(0o644, true), (0o440, true), (0o664, false), (0o646, false)] {
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let opened = Sealer::open(file.path());
+        assert_eq!(opened.is_ok(), taken, "{mode:o}");
+        assert!(opened.map_or_else(|error| format!("{error:#}").contains("chmod go-w"), |_| true));
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_key_file_that_others_may_read_is_refused() {
@@ -123,11 +281,11 @@ fn a_key_file_that_others_may_read_is_refused() {
 #[test]
 fn a_key_file_that_root_hands_to_our_group_is_taken() {
     let (root, us) = (0, 65_532);
-    assert!(super::is_closed(0o440, root, us));
+    assert!(super::files::is_closed(0o440, root, us));
     for (mode, owner, we) in
         [(0o444, root, us), (0o460, root, us), (0o440, us, us), (0o440, root, root), (0o440, 7, us)]
     {
-        assert!(!super::is_closed(mode, owner, we), "{mode:o} of {owner} for {we}");
+        assert!(!super::files::is_closed(mode, owner, we), "{mode:o} of {owner} for {we}");
     }
 }
 

@@ -95,7 +95,7 @@ impl Desk {
             issues: false,
         };
         let settings = self.settings();
-        intake::submit(pool, &settings.vault().unwrap(), &settings.offers().unwrap(), &submission).await
+        intake::submit(pool, &settings.sealer().unwrap(), &settings.offers().unwrap(), &submission).await
     }
 
     async fn approve(&self, batch: i64) -> Result<(), store::ActError> {
@@ -171,7 +171,7 @@ async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear()
         issues: false,
     };
     let settings = desk.settings();
-    let other = intake::submit(&desk.sato, &settings.vault().unwrap(), &settings.offers().unwrap(), &options).await;
+    let other = intake::submit(&desk.sato, &settings.sealer().unwrap(), &settings.offers().unwrap(), &options).await;
     assert!(sentence(other.unwrap_err()).contains("already, with other options"));
 }
 
@@ -193,10 +193,11 @@ async fn the_files_bytes_come_back_as_they_were() {
     let keys = settings.vault().unwrap();
     let submitted = intake::submit(&desk.sato, &keys, &settings.offers().unwrap(), &submission).await.unwrap();
     let mut bytes = vec![];
-    let place = vault::Place { grant: "", provider: "", column: "file" };
     for chunk in 0.. {
         let Some(sealed) = batches::file_chunk(&desk.sato, submitted.batch, chunk).await.unwrap() else { break };
-        bytes.extend_from_slice(&keys.open_bytes(&place, &sealed).unwrap());
+        bytes.extend_from_slice(
+            &keys.open_bytes(&vault::Place::of_chunk(&batches::chunk_name(submitted.batch, chunk)), &sealed).unwrap(),
+        );
     }
     assert!(bytes == text.as_bytes(), "{} bytes for {}", bytes.len(), text.len());
 }
@@ -239,6 +240,57 @@ async fn a_file_is_taken_in_where_no_partners_key_is() {
     let approve = ["batch", "approve", "1", "--file", file, "--reason", "read"];
     let said = desk.command(&approve).await;
     assert!(String::from_utf8_lossy(&said.stderr).contains("another person must approve it"));
+}
+
+/// Whoever takes files in needs no key that opens them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_taken_in_where_nothing_can_be_opened() {
+    let desk = Desk::open().await;
+    let keys = desk.settings().vault().unwrap();
+    let printed = desk.command(&["vault", "public"]).await;
+    assert_eq!(String::from_utf8(printed.stdout.clone()).unwrap().trim(), keys.public_line());
+    desk.write("vault.pub", &printed.stdout);
+    let config = CONFIG.replace("vault_key_file = \"DIR/vault.key\"", "vault_public_key_file = \"DIR/vault.pub\"");
+    desk.write("noshi.toml", config.replace("DIR", desk.files.path().to_str().unwrap()).as_bytes());
+    for file in ["secret", "vault.key"] {
+        fs::remove_file(desk.files.path().join(file)).unwrap();
+    }
+    let path = desk.write("grants.csv", format!("{HEADER}\n{}", rows(0, 3)).as_bytes());
+    let said = desk.command(&["batch", "submit", path.to_str().unwrap()]).await;
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let sealed = batches::file_chunk(&desk.sato, 1, 0).await.unwrap().unwrap();
+    let bytes = keys.open_bytes(&vault::Place::of_chunk("1/0"), &sealed).unwrap();
+    assert!(*bytes == fs::read(&path).unwrap());
+    assert_eq!(desk.count("select count(*) from noshi_sealed.sealed where what = 'recipient'").await, 3);
+    // A file of other keys beside those that open is told before anything is sealed that would stay closed.
+    desk.write("vault.key", vault::generate_key_line().expose_secret().as_bytes());
+    let both = desk.settings();
+    let both = Settings { vault_key_file: Some(desk.files.path().join("vault.key")), ..both };
+    assert!(both.check_vault().unwrap_err().to_string().contains("would not be opened here"));
+}
+
+/// Chunks that changed places would be another file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_of_a_file_opens_at_its_own_place_only() {
+    let desk = Desk::open().await;
+    for from in [0, 10_000] {
+        desk.submit(&desk.sato, &rows(from, from + 5_100)).await.unwrap();
+    }
+    let report = async || desk.command(&["batch", "report", "1"]).await;
+    assert!(report().await.status.success());
+    for [one, other] in [["1/0", "1/1"], ["1/0", "2/0"]] {
+        let swap = "update noshi_sealed.sealed s set grant_id = o.grant_id, nonce = o.nonce, ciphertext = o.ciphertext from noshi_sealed.sealed o
+            where s.what = 'file' and o.what = 'file' and s.subject <> o.subject and s.subject = any($1) and o.subject = any($1)";
+        let swap = async || {
+            assert_eq!(sqlx::query(swap).bind([one, other]).execute(&desk.db.pool).await.unwrap().rows_affected(), 2);
+        };
+        swap().await;
+        let said = report().await;
+        let error = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(!said.status.success() && error.contains("belongs to another row"), "{one} {other}: {error}");
+        swap().await;
+    }
+    assert!(report().await.status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use crate::fleet::{Fleet, Terms, fleet};
 const SERVING: [&str; 5] = ["worker run", "api run", "simulate", "demo", "bench"];
 
 /// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
-const NO_ACT: [&str; 39] = [
+const NO_ACT: [&str; 40] = [
     "demo",
     "worker list",
     "worker run",
@@ -55,6 +55,7 @@ const NO_ACT: [&str; 39] = [
     "restored show",
     "retention show",
     "vault new-key",
+    "vault public",
     "vault rotate",
     "token list",
     "simulate",

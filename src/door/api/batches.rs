@@ -186,7 +186,7 @@ fn no_disk() -> Refusal {
 
 pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let options: Options = call.query()?;
-    let vault = desk.vault()?;
+    let sealer = desk.sealer()?;
     let kind = options.kind.file();
     if (options.kind == Kind::Stores && options.campaign.is_some())
         || (!kind.brings_gifts() && (options.mail || options.issue))
@@ -218,7 +218,7 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         issues: options.issue,
     };
     let pool = desk.pool_of(&call).await?;
-    let submitted = intake::submit(&pool, vault, &desk.offers, &submission).await?;
+    let submitted = intake::submit(&pool, sealer, &desk.offers, &submission).await?;
     let Progress { digest, approval_digest, .. } = find(&pool, submitted.batch).await?;
     let is_new = submitted.is_new;
     let told = Submitted {
@@ -306,7 +306,8 @@ async fn original(pool: &PgPool, vault: &Vault, batch: &Progress) -> Result<File
     let mut digest = Sha256::new();
     for chunk in 0.. {
         let Some(sealed) = batches::file_chunk(pool, batch.id, chunk).await? else { break };
-        let bytes = vault.open_bytes(&Place { grant: "", provider: "", column: "file" }, &sealed)?;
+        let name = batches::chunk_name(batch.id, chunk);
+        let bytes = vault.open_bytes(&Place::of_chunk(&name), &sealed)?;
         digest.update(&*bytes);
         file.write_all(&bytes).map_err(|_| no_disk())?;
     }
