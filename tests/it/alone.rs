@@ -446,31 +446,6 @@ async fn delivered_gifts_are_taken_back_within_the_same_bounds() {
     refused(&sato, &ask("g2", "foo"), "there is no act 'foo'").await;
 }
 
-/// Who is trusted with what: each row of the table names tests, and they are there.
-#[test]
-fn every_row_of_the_table_of_trust_has_its_test() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = fs::read_to_string(root.join("SECURITY.md")).unwrap();
-    let (_, table) = page.split_once("|---|---|---|---|---|\n").expect("the table");
-    let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
-    assert_eq!(rows.len(), 10);
-    for row in rows {
-        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
-        let named: Vec<&str> = tests.split('`').filter(|name| name.contains("::")).collect();
-        assert!(!named.is_empty(), "{row}");
-        for name in named {
-            let (file, test) = name.split_once("::").unwrap();
-            let test = test.rsplit("::").next().unwrap();
-            let folder = root.join("tests/it").join(file);
-            let text: String = std::iter::once(folder.with_extension("rs"))
-                .chain(fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().path()))
-                .filter_map(|path| fs::read_to_string(path).ok())
-                .collect();
-            assert!(text.contains(&format!("fn {test}(")), "{name} is not there");
-        }
-    }
-}
-
 /// What somebody else asked for is not told: an id that is taken says so, and which fields differ, and no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_producer_asked_for_is_not_told() {

@@ -1,5 +1,5 @@
 //! What one person can do, tried at random: sequences of every act, function and request that one operator, one producer, or one of each
-//! may make. The judge knows the partners' ledger, the points journal and the approvals alone, and the law is what it judges: value that
+//! may make; and of statements by whoever holds the login of a worker. The judge knows the partners' ledger, the points journal and the approvals alone, and the law is what it judges: value that
 //! went out is no more than what was granted with the approvals that were due.
 //!
 //! `NOSHI_SEQUENCES` says how many; without it there are enough to find each planted bug, many times over.
@@ -14,7 +14,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     fleet::{Fleet, Terms, fleet},
-    support::{database, turn},
+    support::{database, server, turn},
 };
 
 /// A defence that is taken away, to show that the explorer sees it.
@@ -27,6 +27,8 @@ enum Planted {
     FilesJudgedAlone,
     /// One person attests that a gift is void and has it bought again (H6).
     OneWordSuffices,
+    /// A worker's login asks for jobs of its own.
+    WorkersAskForJobs,
 }
 
 fn sequences(usual: usize) -> usize {
@@ -240,7 +242,7 @@ async fn judge(fleet: &Fleet, number: usize) -> Vec<String> {
 async fn plant(pool: &PgPool, planted: Planted) {
     let alone = match planted {
         Planted::PointsOfALiveGift | Planted::OneWordSuffices => 1_000_000_000,
-        Planted::Nothing | Planted::FilesJudgedAlone => 0,
+        Planted::Nothing | Planted::FilesJudgedAlone | Planted::WorkersAskForJobs => 0,
     };
     run(
         pool,
@@ -291,6 +293,157 @@ async fn gifts(planted: Planted, seed: u64, number: usize) -> Vec<String> {
     broken
 }
 
+// A worker's host.
+
+fn any<'a>(chance: &mut StdRng, of: &[&'a str]) -> &'a str {
+    of[chance.random_range(0..of.len())]
+}
+
+const JOB: &str = "(select id from noshi.job order by random() limit 1)";
+const WORKER: &str = "(select id from noshi.worker order by random() limit 1)";
+
+/// A request of value for somebody, as a worker's login would have to write it.
+fn host_request(chance: &mut StdRng, n: usize) -> String {
+    let (kind, key, args) = match chance.random_range(0..5) {
+        0 => (
+            "point_grant",
+            format!("t:h{n}"),
+            format!(r#"{{"benefit": "t", "source": "h{n}", "user": "u{n}", "points": 1000000, "valid_days": 90}}"#),
+        ),
+        1 => (
+            "gift_issuance",
+            format!("h{n}"),
+            format!(
+                r#"{{"grant": "h{n}", "user": "u{n}", "category": "digital", "value": {{"amount": 9000, "currency": "JPY"}}}}"#
+            ),
+        ),
+        2 => (
+            "gift_issuance",
+            format!("exchange/x{n}"),
+            format!(
+                r#"{{"grant": "exchange/x{n}", "user": "u{n}", "category": "digital", "value": {{"amount": 9000, "currency": "JPY"}}, "paid_by": {{"exchange": "x{n}", "grace_days": 0}}}}"#
+            ),
+        ),
+        3 => ("point_reversal", format!("x{n}"), format!(r#"{{"exchange": "x{n}", "grace_days": 0}}"#)),
+        _ => (
+            "point_exchange",
+            format!("h{n}"),
+            format!(
+                r#"{{"exchange": "h{n}", "user": "u{n}", "points": 1, "category": "digital", "value": {{"amount": 9000, "currency": "JPY"}}}}"#
+            ),
+        ),
+    };
+    format!(
+        "insert into noshi.job (kind, key, fingerprint, args) values ('{kind}', '{key}', sha256('{key}'), '{args}');"
+    )
+}
+
+/// What a login of a worker may try by itself: rows as they please, its functions with others' jobs and workers, and what is for people.
+fn host_act(chance: &mut StdRng, n: usize) -> String {
+    const STATUS: [&str; 8] =
+        ["scheduled", "available", "running", "retryable", "needs_operator", "completed", "failed", "cancelled"];
+    let status = any(chance, &STATUS);
+    let running = "(select id from noshi.job where status = 'running' order by random() limit 1)";
+    let claim = |of: &str| {
+        format!("with c as (update noshi.job set status = 'running', lease = lease + 1, worker = {WORKER} where id = {of} returning *)
+            insert into noshi.job_event (job, event, lease, step, worker, was, became) select id, 'claimed', lease, step, worker, at, at from c;")
+    };
+    let settle = |of: &str, status: &str, at: &str| {
+        format!(
+            "update noshi.job set status = '{status}', at = '{at}', state = null, step = step + 1, worker = null, unsure = false, lane = '', run_at = clock_timestamp() where id = {of};"
+        )
+    };
+    match chance.random_range(0..20) {
+        0 => "insert into noshi.worker (name) values ('rogue');".to_owned(),
+        1..=3 => claim(any(chance, &["(select id from noshi.job where status = 'available' order by random() limit 1)", JOB])),
+        4..=5 => settle(any(chance, &[running, JOB]), status, any(chance, &["new", "issued", "returning", "using", "void", "ordered"])),
+        6 => {
+            let column = any(chance, &["args = '{}'", "key = 'k'", "fingerprint = ''", "lease = lease + 1", "worker = null", "step = 0", "unsure = not unsure", "run_at = now()",
+                "asked = 'attest_void'", "asked = 'reissue'", "rested = 'failed'", "batch = 1", "finished_at = now()", "asked_by = 'operator1'"]);
+            format!("update noshi.job set {column} where id = {JOB};")
+        }
+        7..=9 => host_request(chance, n),
+        10 => format!("insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+            select 'F{n}', key, 0, id, 'gift_on_demand', args ->> 'category', {}, 'JPY' from noshi.job where id = {JOB};", any(chance, &["1000", "9000"])),
+        11 => format!("insert into noshi.gift_outcome (trade, outcome, card, reason) select id, '{}', 'c', '{}' from noshi.gift_trade order by random() limit 1;",
+            any(chance, &["issued", "refused", "void"]), any(chance, &["attested", "revoked", "x"])),
+        12..=13 => format!("perform noshi.{} from noshi.job where id = {};",
+            any(chance, &["grant_points(id)", "use_points(id)", "return_points(id)", "withdraw_points(id)", "expire_points(id, 100)", "sealed_recipient(id, worker)"]), any(chance, &[running, JOB])),
+        14 => any(chance, &["update noshi.job_event set detail = 'x';", "delete from noshi.job_event;", "delete from noshi.job;", "truncate noshi.job_event;",
+            "insert into noshi.job_event (job, event, lease, step, outcome) select id, 'asked', lease, step, 'attest_void' from noshi.job;",
+            "update noshi.server_seen set restored_to = null, owed = 0;", "update noshi.lane set tokens = 0, vtime = 0;", "update noshi.lane_budget set calls = 1000000;",
+            "update noshi.point_entry set amount = amount * 2;", "insert into noshi.batch_row select * from noshi.batch_row;"]).to_owned(),
+        15 => any(chance, &["perform noshi.register_batch(1);", "perform noshi.approve_batch(1, null, 'x');", "perform noshi.release_batch(1, 'x');", "perform noshi.validate_batch(1, 5);",
+            "perform noshi.advance_redrive();", "perform noshi.prune(100, interval '0');", "perform noshi.link_waiting_acts();", "perform noshi.count_next_batch();"]).to_owned(),
+        16 => format!("perform noshi.{};", any(chance, &["ask(1, 1, 'reissue', 'x')", "propose('attest_void', 1, 1, null, 'x')", "confirm_proposal(1, null, 'x')", "must('operate')",
+            "record('job retry', 'job/1', 'x')", "post_points(null, null, null)", "enqueue('point_grant', 't:q', '{}')", "book_grant(now(), 'k', 'u1', 9000, 'b', 's', now() + interval '1 day', null, 1)"])),
+        // An exchange's gift is said to have failed, and its points are asked back, more than once.
+        17..=18 => format!("{}{}perform noshi.return_points(id) from noshi.job where kind = 'point_reversal' and key = 'x{n}'; perform noshi.return_points(id) from noshi.job where kind = 'point_reversal';",
+            settle(&format!("(select id from noshi.job where kind = 'gift_issuance' and key = 'exchange/x{n}')"), "failed", "void"),
+            claim(&format!("(select id from noshi.job where kind = 'point_reversal' and key = 'x{n}')"))),
+        _ => format!("{}{}", claim(&format!("(select id from noshi.job where kind = 'point_exchange' and key = 'x{n}')")), "perform noshi.use_points(id) from noshi.job where kind = 'point_exchange';"),
+    }
+}
+
+/// What a worker's login must not reach, however it goes about it: value that no producer asked for, another request than was made, a past that reads otherwise, and
+/// what a second person approves.
+const HOST_LAW: &str = "select format('%s got %s points, and has %s', user_id, got, has) from (
+        select user_id, sum(amount) filter (where kind = 'grant') as got, sum(amount) as has from noshi.point_entry group by user_id) p where got > $1 or has > $1
+    union all select format('%s %s is another request than was made', a.kind, a.key) from asked a left join noshi.job j using (id) left join noshi.tombstone t using (id)
+        where t.id is null and (j.kind, j.key, j.args, j.fingerprint, j.asked_by, j.batch) is distinct from (a.kind, a.key, a.args, a.fingerprint, a.asked_by, a.batch)
+    union all select format('%s %s was asked for by nobody', j.kind, j.key) from noshi.job j where not exists (select from asked a where a.id = j.id)
+        and not (j.kind in ('gift_issuance', 'point_reversal') and exists (select from asked x join noshi.point_entry e on e.key = 'use:' || x.key
+            where x.kind = 'point_exchange' and x.key in (j.key, substr(j.key, 10)) and (j.kind = 'point_reversal' or j.args -> 'value' = x.args -> 'value' and j.args ->> 'user' = x.args ->> 'user')))
+    union all select format('trade %s of %s is for %s', t.id, t.grant_id, t.amount) from noshi.gift_trade t where t.amount <> $1
+    union all (select format('line %s of job %s is gone', event, job) from (select * from lines except all select * from noshi.job_event) l where job not in (select id from noshi.tombstone))
+    union all select format('batch %s: %s', id, released_at) from noshi.batch where released_at is not null or registered_at is not null or approved_by is not null
+    union all select format('trade %s is void by a word that nobody gave', trade) from noshi.gift_outcome where reason = 'attested'
+    union all select format('%s: %s', subject, fault) from noshi.verify_points()
+    union all select format('link %s: %s', seq, fault) from noshi.verify_audit()";
+
+/// Whatever is refused is refused; but it was understood.
+async fn try_as_host(rogue: &PgPool, act: &str) {
+    let error = sqlx::raw_sql(AssertSqlSafe(format!("do $$ begin {act} end $$"))).execute(rogue).await.err();
+    let code = error.as_ref().and_then(|error| error.as_database_error()?.code()).unwrap_or_default().into_owned();
+    assert!(!["42601", "42703", "42883", "42P01"].contains(&code.as_str()), "{act}: {error:?}");
+}
+
+async fn host(planted: Planted, seed: u64, number: usize) -> Vec<String> {
+    let fleet = fleet(Terms { seed, limit: 100_000, ..Terms::default() }).await;
+    let pool = &fleet.pool;
+    people(pool, 1).await;
+    let batch = r#"insert into noshi.batch_cap (kind, currency, approve_from_rows, approve_from_total) values ('grants', 'JPY', 1, 1);"#.to_owned();
+    run(pool, batch + &as_person(1, 'o', &[r#"perform noshi.receive_batch('grants', 'all_or_nothing', sha256('f'), 'f', 'utf-8', null, false, true);
+        insert into noshi.batch_row (batch, row_no, line, key, args) select 1, n, n + 1, 'b' || n, jsonb_build_object('grant', 'b' || n, 'user', 'u' || n, 'category', 'digital', 'value', '{"amount": 1000, "currency": "JPY"}'::jsonb) from generate_series(1, 5) n;
+        perform noshi.validate_batch(1, 5);"#.to_owned()])).await;
+    if planted == Planted::WorkersAskForJobs {
+        run(pool, "alter table noshi.job disable trigger follows".to_owned()).await;
+    }
+    let _ = server().await.create_login("rogue_host", "noshi_worker").await;
+    let database = fleet.url.rsplit('/').next().and_then(|rest| rest.split('?').next()).expect("a database");
+    let rogue = PgPool::plain(&server().await.url_as("rogue_host", database), 4).expect("a URL");
+    let workers = ["a", "b"].map(|name| fleet.worker(name, &[], &["--slots", "32"]));
+    ask_for_gifts(pool, 1, number).await;
+    run(pool, "create table asked as select id, kind, key, args, fingerprint, asked_by, batch from noshi.job where kind <> 'gift_issuance' or key not like 'exchange/%'; create table lines as select * from noshi.job_event".to_owned()).await;
+    let sequences = (1..=number).map(|n| {
+        let (rogue, mut chance) =
+            (rogue.clone(), StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(n as u64)));
+        async move {
+            for _ in 0..chance.random_range(4..12) {
+                let act = host_act(&mut chance, n);
+                try_as_host(&rogue, &act).await;
+            }
+        }
+    });
+    futures::StreamExt::for_each_concurrent(futures::stream::iter(sequences), 4, |sequence| sequence).await;
+    let points: i64 =
+        sqlx::query_scalar("select count(*) from noshi.point_entry where kind = 'use'").fetch_one(pool).await.unwrap();
+    assert!(points as usize * 8 > number, "only {points} exchanges of {number} sequences used points");
+    let broken = sqlx::query_scalar(HOST_LAW).bind(GRANTED).fetch_all(pool).await.unwrap();
+    drop(workers);
+    broken
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_alone_grants_more_than_one_person_may_in_files() {
     let number = sequences(8_000);
@@ -326,4 +479,19 @@ async fn nobody_alone_makes_or_repeats_a_gift_or_gets_its_points_back() {
         eprintln!("{planted:?}: {} found in {:.1} s", broken.len(), began.elapsed().as_secs_f32());
         assert!(!broken.is_empty(), "{planted:?}, and nobody sees it");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_login_makes_no_value_and_changes_no_request() {
+    let _turn = turn().await;
+    let number = sequences(600);
+    let began = std::time::Instant::now();
+    for (n, part) in (0..number).step_by(600).enumerate() {
+        let broken = host(Planted::Nothing, n as u64 + 1, (number - part).min(600)).await;
+        assert!(broken.is_empty(), "seed {}: {broken:#?}", n + 1);
+    }
+    eprintln!("{number} sequences of a worker's host in {:.1} s", began.elapsed().as_secs_f32());
+    let broken = host(Planted::WorkersAskForJobs, 1, 100).await;
+    eprintln!("{:?}: {} found", Planted::WorkersAskForJobs, broken.len());
+    assert!(!broken.is_empty(), "a worker's login asks for value, and nobody sees it");
 }

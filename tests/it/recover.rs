@@ -137,6 +137,49 @@ async fn a_claim_that_was_acknowledged_and_is_missing_puts_its_job_in_doubt_wher
 }
 
 /// It died with the server, whose standby was behind: its lane may have begun so many calls, in the order of claims.
+const WAITS_OR_OVER: &str =
+    "select exists (select from pg_locks where not granted and relation = 'noshi.lost_call'::regclass)
+    or exists (select from noshi.testimony where key = $1)";
+
+/// Whoever asks again while the loss is testified is seen by the testimony, or sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_again_beside_a_testimony_is_in_doubt() {
+    let pool = database().await.pool;
+    let worker = workers::register(&pool, "w").await.unwrap();
+    let ask = "select noshi.enqueue('email', $1, jsonb_build_object('template', 'gift_granted', 'reference', $1, 'recipient', $1, 'params', '{}'::jsonb))";
+    // Within the second for which a testimony waits; on a busy machine it takes another go.
+    for n in 0.. {
+        let key = format!("again-{n}");
+        let mut asking = pool.begin().await.unwrap();
+        sqlx::query(ask).bind(&key).execute(&mut *asking).await.unwrap();
+        let began = std::time::Instant::now();
+        let said = sqlx::query("select noshi.testify($1, 0, null, false, array[4711 + $3], array[1::bigint], array['email'], array[$2], array[true], array['1 s'::interval], '{}', '{}', '{}')")
+            .bind(worker)
+            .bind(&key)
+            .bind(i64::from(n));
+        let testimony = said.execute(&pool);
+        let asked = async {
+            until("the testimony waits, or is over", Duration::from_secs(20), async || {
+                sqlx::query_scalar::<_, bool>(WAITS_OR_OVER).bind(&key).fetch_one(&pool).await.unwrap()
+            })
+            .await;
+            asking.commit().await.unwrap();
+            began.elapsed()
+        };
+        let (testified, took) = tokio::join!(testimony, asked);
+        testified.unwrap();
+        if took < Duration::from_millis(900) {
+            let unsure: bool = sqlx::query_scalar("select unsure from noshi.job where key = $1")
+                .bind(&key)
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            assert!(unsure, "asked again beside the testimony, and not in doubt");
+            return;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lanes_budgets() {
     for (synchronous, doubted) in [(false, 6), (true, 0)] {

@@ -282,3 +282,183 @@ async fn reports_tell_of_pruned_jobs_as_of_others() {
     let pruned: i32 = sqlx::query_scalar("select pruned from noshi.prune(10)").fetch_one(&pool).await.expect("pruned");
     assert_eq!((pruned, told().await), (2, before));
 }
+
+/// Who is trusted with what, and how far that goes by themselves. What a login may do is seen in the catalog.
+struct Trusted {
+    who: &'static str,
+    /// The database's role, where that is what they have.
+    role: &'static str,
+    has: &'static str,
+    worst: &'static str,
+    seen_by: &'static str,
+    tests: &'static [&'static str],
+}
+
+const TRUSTED: [Trusted; 11] = [
+    Trusted {
+        who: "producer",
+        role: "noshi_producer",
+        has: "a login, or a token to `enqueue`",
+        worst: "asks for gifts, stores and points that nobody wanted, within the caps of partners; uses up and withdraws points of users in their name; takes no id that a batch, an exchange or a schedule needs",
+        seen_by: "journal, `gift_issuance_history`",
+        tests: &["roles::a_producer_may_enqueue_and_nothing_else", "peace::ids_that_noshi_makes_are_its_own"],
+    },
+    Trusted {
+        who: "operator",
+        role: "noshi_operator",
+        has: "a login, or a token to `operate`",
+        worst: "grants below the threshold of a day; asks jobs to go on, and takes delivered gifts back, below the cap of a day; pauses lanes and batches",
+        seen_by: "audit, `noshi audit verify`, caps",
+        tests: &[
+            "alone::a_file_that_is_cut_needs_an_approval_all_the_same",
+            "explorer::nobody_alone_grants_more_than_one_person_may_in_files",
+        ],
+    },
+    Trusted {
+        who: "approver",
+        role: "",
+        has: "the same login or token, for what others asked",
+        worst: "nothing alone; with the operator whom they approve, whatever the caps allow",
+        seen_by: "audit, with both names",
+        tests: &[
+            "alone::a_word_about_money_waits_for_a_second_person",
+            "batches::who_submits_does_not_approve_and_nobody_goes_round_it",
+        ],
+    },
+    Trusted {
+        who: "owner of the schema",
+        role: "",
+        has: "owns tables and caps",
+        worst: "sets caps, makes tokens (and so has a worker open what those may see), and drops triggers; nothing in the database holds them",
+        seen_by: "the audit's newest link, kept elsewhere: `noshi audit verify --expect`",
+        tests: &["audit::a_chain_written_anew_is_told_by_a_link_that_was_kept"],
+    },
+    Trusted {
+        who: "worker host",
+        role: "noshi_worker",
+        has: "a login, partners' keys, the key of the vault",
+        worst: "buys within the limits of the account; says for a partner what it did not say, of what it holds; opens what is sealed; stops the fleet. It asks for nothing of value, and changes no request, no past and no approval",
+        seen_by: "the partner's list of trades against `gift_trade_history`",
+        tests: &[
+            "dump::tests::gifts_through_faults_break_no_rule",
+            "roles::a_workers_login_holds_a_job_by_a_claim_alone",
+            "explorer::a_workers_login_makes_no_value_and_changes_no_request",
+        ],
+    },
+    Trusted {
+        who: "host of the interface",
+        role: "noshi_api",
+        has: "a login that acts by tokens, the public key of the vault, which seals and opens nothing; no partner's key",
+        worst: "shows what is shown to it: tokens while they are in use, codes and reports that are asked for with them; buys nothing",
+        seen_by: "audit of reveals and reports, each written before it is opened",
+        tests: &[
+            "readings::a_host_with_no_secret_reveals_reports_and_approves",
+            "alone::a_tokens_digest_lets_nobody_in",
+            "secrets::a_code_that_is_shown_stands_nowhere_else",
+        ],
+    },
+    Trusted {
+        who: "host of an operator",
+        role: "",
+        has: "a login in `noshi_operator`, the public key of the vault",
+        worst: "reads the reports that it asks for",
+        seen_by: "audit of reports",
+        tests: &["readings::a_reading_is_opened_by_whoever_may_see_it"],
+    },
+    Trusted {
+        who: "host of the door for events",
+        role: "noshi_door",
+        has: "a login",
+        worst: "keeps events that nobody sent: an address is suppressed that did not bounce, a message or a shop is said to be what it is not",
+        seen_by: "`email_event`, `suppression`",
+        tests: &["roles::the_door_keeps_events_and_sees_nothing"],
+    },
+    Trusted {
+        who: "reader of the database",
+        role: "noshi_reader",
+        has: "a login",
+        worst: "reads reports; holds nothing up but what the server shares: give its login a `connection limit`",
+        seen_by: "`pg_stat_activity`",
+        tests: &["roles::a_reader_reads_the_reports_alone", "peace::no_lock_of_a_reader_holds_an_act_up"],
+    },
+    Trusted {
+        who: "partner",
+        role: "",
+        has: "its own answers",
+        worst: "says that a gift exists which does not, or the other way round",
+        seen_by: "reconciliation with its list; `gift_conflict`",
+        tests: &["teeth::every_planted_bug_is_caught_and_nothing_else_is"],
+    },
+    Trusted {
+        who: "whoever has a backup",
+        role: "",
+        has: "all rows, sealed values as ciphertext",
+        worst: "reads users, amounts, and the addresses and phones of stores",
+        seen_by: "–",
+        tests: &["secrets::no_code_and_no_recipient_stands_anywhere_but_sealed"],
+    },
+];
+
+/// All names where they are few, or how many there are.
+fn few(verb: &str, names: &[String], what: &str) -> Option<String> {
+    match names.len() {
+        0 => None,
+        1..=7 => Some(format!("{verb} {}", names.join(", "))),
+        many => Some(format!("{verb} {many} {what}s")),
+    }
+}
+
+/// What a role may do by SQL, in a sentence, as the catalog grants it and as the test above has tried it.
+async fn by_sql(pool: &PgPool, role: &str) -> String {
+    let of_all = |f: &Function| f.bare == "journal_is_append_only" || f.bare == "differing_fields";
+    let calls = functions(pool, role).await.into_iter().filter(|f| f.may && !of_all(f));
+    let mut calls: Vec<String> = calls.map(|f| format!("`{}`", f.bare)).collect();
+    calls.dedup();
+    let tables = granted(&columns(pool, role).await);
+    let with = |act: &str| -> Vec<String> {
+        let may = tables.iter().filter(|(_, words)| words.split(", ").any(|word| word.split(' ').next() == Some(act)));
+        may.map(|(table, _)| format!("`{}`", table.trim_start_matches("noshi."))).collect()
+    };
+    let parts = [
+        few("executes", &calls, "function"),
+        few("reads", &with("select"), "table"),
+        few("inserts into", &with("insert"), "table"),
+        few("updates", &with("update"), "table"),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn assert_there(root: &Path, name: &str) {
+    let (file, test) = name.split_once("::").expect("a file and a test");
+    let test = test.rsplit("::").next().expect("a test");
+    let folder = root.join("tests/it").join(file);
+    let text: String = std::iter::once(folder.with_extension("rs"))
+        .chain(fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.expect("a file").path()))
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .collect();
+    assert!(text.contains(&format!("fn {test}(")), "{name} is not there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_of_trust_is_drawn_and_each_row_has_its_test() {
+    let pool = database().await.pool;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut table =
+        String::from("| who | has | may, by SQL | at worst, alone | seen by | test |\n|---|---|---|---|---|---|\n");
+    let mut of_people: Vec<&str> = vec![];
+    for Trusted { who, role, has, worst, seen_by, tests } in TRUSTED {
+        assert!(!tests.is_empty(), "{who}");
+        tests.iter().for_each(|name| assert_there(root, name));
+        let may = if role.is_empty() { "–".to_owned() } else { format!("`{role}` {}", by_sql(&pool, role).await) };
+        let tests: Vec<String> = tests.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(table, "| {who} | {has} | {may} | {worst} | {seen_by} | {} |", tests.join(", "));
+        of_people.push(role);
+    }
+    for role in roles(&pool).await {
+        assert!(of_people.contains(&role.as_str()), "nobody in the table of trust has {role}");
+    }
+    let page = fs::read_to_string(root.join("SECURITY.md")).expect("the page");
+    let (start, rest) = page.split_once("from what the catalog grants -->\n").expect("the table");
+    let (_, end) = rest.split_once("<!-- end -->").expect("its end");
+    assert_drawn("SECURITY.md", &format!("{start}from what the catalog grants -->\n{table}<!-- end -->{end}"));
+}

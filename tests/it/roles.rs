@@ -213,10 +213,11 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
     run(
         &place.root,
         "insert into noshi_sealed.sealed select 'recipient', s, s, '', 'k1', '', '' from unnest(array['g', 'm']) s;
-         insert into noshi.worker (name) values ('holds');
+         insert into noshi.worker (name, login) values ('holds', 'worker');
          insert into noshi.job (kind, key, fingerprint, args, status, worker)
          select kind, 'm ' || status, '', '{\"recipient\": \"m\", \"reference\": \"m\"}', status::noshi.job_status, (select max(id) from noshi.worker)
-         from unnest(array['email', 'email', 'gift_issuance'], array['running', 'completed', 'running']) j(kind, status)",
+         from unnest(array['email', 'email', 'gift_issuance'], array['running', 'completed', 'running']) j(kind, status);
+         insert into noshi.job_event (job, event, lease, step, worker) select id, 'claimed', lease, step, worker from noshi.job where key like 'm %'",
     )
     .await
     .expect("jobs in hand and at rest");
@@ -232,6 +233,103 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
     let said = String::from_utf8_lossy(&by_worker.stderr).into_owned();
     assert!(!by_worker.status.success() && said.contains("permission denied"), "{said}");
     assert!(noshi(&place.url("migrator").await, &rotate).status.success());
+}
+
+async fn not_lawful(pool: &PgPool, sql: impl Into<String>) {
+    let sql = sql.into();
+    let error = run(pool, sql.as_str()).await.expect_err(&sql);
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+    assert!(code == "NS403" || code == "42501", "{sql}: {error}");
+}
+
+/// Jobs at rest, in another's hands, and to be claimed, a recipient of each mail, and a gift that was issued.
+const IN_THE_HOUSE: &str = "insert into noshi_sealed.sealed select 'recipient', s, s, '', 'k1', '', '' from unnest(array['over', 'held', 'open']) s;
+    insert into noshi.worker (name, login) values ('another', 'another');
+    insert into noshi.job (kind, key, fingerprint, args, status, worker)
+        select 'email', s, '', jsonb_build_object('recipient', s, 'reference', s), t::noshi.job_status, case t when 'running' then (select max(id) from noshi.worker) end
+        from unnest(array['over', 'held', 'open'], array['completed', 'running', 'available']) j(s, t);
+    insert into noshi.job (kind, key, fingerprint, args, status, at, step)
+        select 'gift_issuance', k, '', jsonb_build_object('grant', k, 'user', 'u', 'category', 'digital', 'value', jsonb_build_object('amount', 500, 'currency', 'JPY')), s::noshi.job_status, 'issued', 3
+        from unnest(array['gift', 'parked'], array['completed', 'needs_operator']) j(k, s);
+    insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+        select 'T1', 'gift', 0, id, 'gift_on_demand', 'digital', 500, 'JPY' from noshi.job where key = 'gift';
+    insert into noshi.gift_outcome (trade, outcome, card) values ('T1', 'issued', 'c1');
+    update noshi.server_seen set restored_to = now()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_login_holds_a_job_by_a_claim_alone() {
+    let place = Place::open("grabbed").await;
+    run(&place.root, IN_THE_HOUSE).await.expect("jobs");
+    let worker = place.login("worker").await;
+    run(&worker, "insert into noshi.worker (name) values ('rogue')").await.expect("a registration");
+    let ours = "(select max(id) from noshi.worker)";
+    let opened = async |key: &str| -> i64 {
+        let opened = format!(
+            "select count(*) from noshi.job j cross join lateral noshi.sealed_recipient(j.id, j.worker) r where j.key = '{key}'"
+        );
+        sqlx::query_scalar(AssertSqlSafe(opened)).fetch_one(&worker).await.expect("a count")
+    };
+    for (key, what) in [
+        // L1: the recipient of a mail that was sent long ago, and of one that another sends.
+        ("over", format!("status = 'running', worker = {ours}")),
+        ("over", format!("status = 'running', worker = {ours}, lease = lease + 1")),
+        ("held", format!("worker = {ours}")),
+        ("held", "lease = lease + 1".to_owned()),
+        // In another's name, in nobody's, and with a step that was not made.
+        ("open", "status = 'running', lease = lease + 1, worker = (select min(id) from noshi.worker)".to_owned()),
+        ("open", "status = 'running', lease = lease + 1, worker = 4711".to_owned()),
+        ("open", format!("status = 'running', lease = lease + 1, worker = {ours}, step = 7")),
+        ("open", "status = 'completed'".to_owned()),
+        // An act that nobody asked for, a gift that ended, and one that waits for a person.
+        ("held", "asked = 'attest_void', rested = 'running'".to_owned()),
+        ("gift", "status = 'available', at = 'new', state = null".to_owned()),
+        ("gift", "status = 'failed'".to_owned()),
+        ("parked", "status = 'available'".to_owned()),
+        ("parked", "unsure = false".to_owned()),
+    ] {
+        not_lawful(&worker, format!("update noshi.job set {what} where key = '{key}'")).await;
+        assert_eq!(opened(key).await, 0, "{key}: {what}");
+    }
+    let claim =
+        format!("update noshi.job set status = 'running', lease = lease + 1, worker = {ours} where key = 'open'");
+    run(&worker, claim).await.expect("as a claim does");
+    assert_eq!(opened("open").await, 0, "no word of it is left");
+    run(&worker, "insert into noshi.job_event (job, event, lease, step, worker) select id, 'claimed', lease, step, worker from noshi.job where key = 'open'")
+        .await
+        .expect("the claim's own line");
+    assert_eq!(opened("open").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_login_asks_for_nothing_and_says_nothing_of_what_is_over() {
+    let place = Place::open("forged").await;
+    run(&place.root, IN_THE_HOUSE).await.expect("jobs");
+    let worker = place.login("worker").await;
+    let job = |kind: &str, key: &str, args: &str| {
+        format!("insert into noshi.job (kind, key, fingerprint, args) values ('{kind}', '{key}', '', '{args}')")
+    };
+    for sql in [
+        job("point_grant", "b:s", r#"{"benefit": "b", "source": "s", "user": "u", "points": 1000000, "valid_days": 90}"#),
+        job("gift_issuance", "exchange/x", r#"{"grant": "exchange/x", "user": "u", "category": "digital", "value": {"amount": 500, "currency": "JPY"}, "paid_by": {"exchange": "x"}}"#),
+        job("gift_issuance", "free", r#"{"grant": "free", "user": "u", "category": "digital", "value": {"amount": 500, "currency": "JPY"}}"#),
+        job("point_reversal", "x", r#"{"exchange": "x"}"#),
+        job("point_withdrawal", "u", r#"{"user": "u"}"#),
+        job("email", "m", r#"{"template": "gift_granted", "reference": "over", "recipient": "over", "params": {}}"#),
+        "insert into noshi.gift_outcome (trade, outcome, reason) values ('T1', 'void', 'said so')".to_owned(),
+        "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency) select 'T2', 'gift', 1, id, 'p', 'digital', 500, 'JPY' from noshi.job where key = 'gift'".to_owned(),
+        "insert into noshi.store (public_id, organization, shop, name, job) select 'S', 'O', 's', 'n', id from noshi.job where key = 'gift'".to_owned(),
+        "insert into noshi.job_event (job, event, lease, step) select id, 'asked', 0, 0 from noshi.job where key = 'gift'".to_owned(),
+        "insert into noshi.job_event (job, event, lease, step, happened_at) select id, 'settled', 0, 0, '2020-01-01' from noshi.job where key = 'gift'".to_owned(),
+        "insert into noshi.gift_past (job, generation, partners, owed, proven_at) values (1, 0, '{}', false, now())".to_owned(),
+        "update noshi.server_seen set restored_to = null".to_owned(),
+        "update noshi.server_seen set owed = 0".to_owned(),
+        "update noshi.worker set token = gen_random_uuid()".to_owned(),
+        "update noshi.worker set login = 'worker'".to_owned(),
+        "insert into noshi.worker (name, login) values ('n', 'another')".to_owned(),
+        "insert into noshi.lane (name, reserve) values ('l', 1)".to_owned(),
+    ] {
+        not_lawful(&worker, sql).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

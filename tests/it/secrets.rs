@@ -432,6 +432,9 @@ async fn what_leaks_is_found() {
     assert_eq!(stage.found(), [""; 0]);
     sqlx::query("select length($1)").bind(ADDRESS).execute(&stage.fleet.pool).await.unwrap();
     assert_eq!(stage.found(), ["server.log"]);
+    // The database's own wall would stand before this line.
+    let wall = "alter table noshi.job_event disable trigger of_workers";
+    sqlx::raw_sql(wall).execute(&stage.fleet.pool).await.unwrap();
     let worker = stage.worker("leaks", Some("code_in_journal"));
     stage.fleet.at_rest(Duration::from_secs(60)).await.unwrap();
     assert!(worker.stop().await.success());

@@ -195,6 +195,10 @@ impl Stage<'_> {
 /// How long it took until the checker named the invariant.
 async fn with_bug(bug: Bug, name: &'static str) -> Result<Duration, String> {
     let fleet = fleet(terms(bug)).await;
+    // The database's own walls stand behind some of these defences; here the checker is tried.
+    let walls = "alter table noshi.job disable trigger hands; alter table noshi.job disable trigger follows;
+        alter table noshi.job_event disable trigger of_workers; alter table noshi.gift_outcome disable trigger of_a_job_in_hand";
+    sqlx::raw_sql(walls).execute(&fleet.pool).await.expect("no walls");
     let stage = Stage { fleet: &fleet, armed: Some(name) };
     let begun = Instant::now();
     let workers = stage.play(bug).await;
