@@ -296,6 +296,10 @@ async fn a_report_whose_worker_is_killed_is_written_by_another() {
     whole.extend_from_slice(&part);
     // No more than these wait, however long the report is.
     until("all that may wait", Duration::from_secs(10), async || waiting(&fleet.pool).await == 4).await;
+    let stays = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < stays {
+        assert!(waiting(&fleet.pool).await <= 4, "they wait for their asker");
+    }
     first.signal(Signal::KILL);
     assert!(first.killed(Duration::from_secs(5)).await);
     let second = fleet.worker("second", &[], &[]);
