@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
+    machine::{Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,25 +111,14 @@ impl Job for BulkGrants {
     // Nothing is granted before the commit that grants everything.
     leaves_nothing_behind!();
 
-    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
-        match (state, act) {
-            (State::Registering | State::Announcing { .. }, Act::Retry) => Some(state.clone()),
-            (State::Registering, Act::Cancel) => Some(State::Refused { why: Problem::BatchCancelled, detail: None }),
-            (State::Refused { .. }, Act::Rerun) => Some(State::Registering),
-            (
-                State::Registering | State::Announcing { .. } | State::Announced | State::Refused { .. },
-                Act::Retry
-                | Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+    fn acts(state: &State, _: Past) -> Acts<State> {
+        match state {
+            State::Registering => Acts::none()
+                .to(Act::Retry, State::Registering)
+                .to(Act::Cancel, State::Refused { why: Problem::BatchCancelled, detail: None }),
+            State::Announcing { .. } => Acts::none().to(Act::Retry, state.clone()),
+            State::Refused { .. } => Acts::none().to(Act::Rerun, State::Registering),
+            State::Announced => Acts::none(),
         }
     }
 

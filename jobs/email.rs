@@ -42,7 +42,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     JobId, Kind, Problem,
     machine::{
-        Act, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Tls, Unsure, leaves_nothing_behind,
+        Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Tls, Unsure,
+        leaves_nothing_behind,
     },
 };
 
@@ -236,41 +237,24 @@ impl Job for Email {
     // A message that went out cannot be taken back.
     leaves_nothing_behind!();
 
-    fn operator(state: &State, act: Act, past: Past) -> Option<State> {
-        let attested = || Some(State::Accepted { message: "attested".to_owned() });
-        match (state, act) {
-            (State::Preparing { .. } | State::Sending { .. }, Act::Retry) | (State::Waiting { .. }, Act::Inquire) => {
-                Some(state.clone())
-            }
-            // Never while an earlier send may have arrived: it would be told as not sent.
-            (State::Preparing { sends: 0 } | State::Sending { send_no: 1, .. }, Act::Cancel) if past == Past::Clear => {
-                Some(State::Rejected { why: Problem::MailRevoked, detail: None })
-            }
+    fn acts(state: &State, past: Past) -> Acts<State> {
+        // No cancel while an earlier send may have arrived: it would be told as not sent.
+        let first = |never_sent: bool| {
+            Acts::none().to(Act::Retry, state.clone()).to_if(never_sent && past == Past::Clear, Act::Cancel, || {
+                State::Rejected { why: Problem::MailRevoked, detail: None }
+            })
+        };
+        match state {
+            State::Preparing { sends } => first(*sends == 0),
+            State::Sending { send_no, .. } => first(*send_no == 1),
             // A person decides to send it once more, whatever became of the last.
-            (State::Waiting { send_no, .. }, Act::Retry) => Some(State::Preparing { sends: *send_no }),
-            (State::Waiting { send_no, .. }, Act::AttestVoid) => {
-                Some(State::Preparing { sends: send_no.saturating_sub(1) })
-            }
-            (State::Waiting { .. }, Act::AttestDone) => attested(),
-            (State::Rejected { .. }, Act::Rerun) => Some(State::Preparing { sends: 0 }),
-            (
-                State::Preparing { .. }
-                | State::Sending { .. }
-                | State::Waiting { .. }
-                | State::Accepted { .. }
-                | State::Rejected { .. },
-                Act::Retry
-                | Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+            State::Waiting { send_no, .. } => Acts::none()
+                .to(Act::Retry, State::Preparing { sends: *send_no })
+                .to(Act::Inquire, state.clone())
+                .to(Act::AttestVoid, State::Preparing { sends: send_no.saturating_sub(1) })
+                .to(Act::AttestDone, State::Accepted { message: "attested".to_owned() }),
+            State::Rejected { .. } => Acts::none().to(Act::Rerun, State::Preparing { sends: 0 }),
+            State::Accepted { .. } => Acts::none(),
         }
     }
 

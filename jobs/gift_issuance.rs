@@ -166,7 +166,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Unsure, leaves_nothing_behind},
+    machine::{
+        Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Unsure, leaves_nothing_behind,
+    },
     money::Money,
     point_reversal,
 };
@@ -536,102 +538,68 @@ impl Job for GiftIssuance {
     // A gift that may exist is never given up: every such place parks or inquires instead of failing.
     leaves_nothing_behind!(with facts);
 
-    fn operator(state: &State, act: Act, past: Past) -> Option<State> {
-        match (state, act) {
-            (
-                State::Routing { .. }
-                | State::Seeking { .. }
-                | State::Asking { .. }
-                | State::Pending { .. }
-                | State::Cancelling { .. },
-                Act::Retry,
-            ) => Some(state.clone()),
-            // In doubt at any of several: each that can be asked is asked, and the gift goes on at the one that knows it.
-            (State::Routing { generation } | State::Seeking { generation, .. }, Act::Inquire)
-                if past == Past::InDoubt =>
-            {
-                Some(State::seeking(*generation))
-            }
-            (State::Asking { trade }, Act::Inquire) if past == Past::InDoubt => Some(State::seeking(trade.generation)),
-            (State::Seeking { generation, found: None, .. }, Act::AttestVoid) if past == Past::InDoubt => {
-                Some(State::Routing { generation: *generation })
-            }
-            (State::Asking { trade }, Act::AttestVoid) if past == Past::InDoubt => {
-                Some(State::Routing { generation: trade.generation })
-            }
+    fn acts(state: &State, past: Past) -> Acts<State> {
+        let (clear, in_doubt) = (past == Past::Clear, past == Past::InDoubt);
+        let again = Acts::none().to(Act::Retry, state.clone());
+        let revoked = || State::Rejected { reason: REVOKED.to_owned() };
+        let routing = |generation| State::Routing { generation };
+        let void = |trade: &Trade| State::Void { trade: trade.clone(), then: AfterCancel::Ask };
+        let issued = |trade: &Trade, card: &Option<String>| {
+            card.clone().map(|card| State::Issued { trade: trade.clone(), card })
+        };
+        let cancelling = |trade: &Trade, card| State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card };
+        let looking = |trade: &Trade, card: &Option<String>| State::Pending {
+            trade: trade.clone(),
+            reference: None,
+            then: None,
+            card: card.clone(),
+        };
+        match state {
             // In doubt before its trade: a call was lost with a server, and only evidence says that nothing came of it.
-            (State::Routing { .. } | State::Void { .. }, Act::AttestVoid) if past == Past::InDoubt => {
-                Some(state.clone())
-            }
-            (State::Routing { .. }, Act::Cancel) if past == Past::Clear => {
-                Some(State::Rejected { reason: REVOKED.to_owned() })
-            }
-            (State::Issuing { trade }, Act::Retry) if trade.contract.replay || !trade.contract.inquiry => {
-                Some(state.clone())
-            }
-            (
-                State::Pending { trade, card, then: Some(_), .. }
-                | State::Pending { trade, card: card @ Some(_), .. }
-                | State::Cancelling { trade, card, .. },
-                Act::Inquire,
-            ) if trade.contract.inquiry => {
-                Some(State::Pending { trade: trade.clone(), reference: None, then: None, card: card.clone() })
-            }
-            (
-                State::Issuing { trade } | State::Inquiring { trade, .. } | State::Pending { trade, .. },
-                Act::Inquire,
-            ) if trade.contract.inquiry => Some(State::inquiring(trade.clone())),
-            // Nothing was called, or each call was answered and bought nothing.
-            (State::Issuing { .. }, Act::Cancel) if past == Past::Clear => {
-                Some(State::Rejected { reason: REVOKED.to_owned() })
-            }
-            (State::Issuing { trade }, Act::Cancel) if trade.contract.cancel => {
-                Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: None })
-            }
-            (State::Issued { trade, card }, Act::Cancel) if trade.contract.cancel => {
-                Some(State::Cancelling { trade: trade.clone(), then: AfterCancel::Ask, card: Some(card.clone()) })
-            }
-            (
-                State::Issuing { trade }
-                | State::Inquiring { trade, .. }
-                | State::Pending { trade, then: Some(_), card: None, .. }
-                | State::Cancelling { trade, card: None, .. },
-                // Not of a card that is known: what was issued is void when its partner says so.
+            State::Routing { generation } => again
+                .to_if(in_doubt, Act::Inquire, || State::seeking(*generation))
+                .to_if(clear, Act::Cancel, revoked)
+                .to_if(in_doubt, Act::AttestVoid, || state.clone()),
+            // In doubt at any of several: each that can be asked is asked, and the gift goes on at the one that knows it.
+            State::Seeking { generation, found, .. } => again
+                .to_if(in_doubt, Act::Inquire, || State::seeking(*generation))
+                .to_if(in_doubt && found.is_none(), Act::AttestVoid, || routing(*generation)),
+            State::Asking { trade } => again.to_if(in_doubt, Act::Inquire, || State::seeking(trade.generation)).to_if(
+                in_doubt,
                 Act::AttestVoid,
-            ) => Some(State::Void { trade: trade.clone(), then: AfterCancel::Ask }),
-            // Delivered, and its partner will not take it back, or cannot say: it stays with its owner.
-            (
-                State::Pending { trade, card: Some(card), .. } | State::Cancelling { trade, card: Some(card), .. },
-                Act::Adopt,
-            ) => Some(State::Issued { trade: trade.clone(), card: card.clone() }),
-            (State::Void { trade, .. }, Act::Reissue) => Some(State::Routing { generation: trade.generation + 1 }),
-            (State::Void { .. }, Act::Reject) if past == Past::Clear => {
-                Some(State::Rejected { reason: "void".to_owned() })
+                || routing(trade.generation),
+            ),
+            // Cancelled at once where nothing was called, or each call was answered and bought nothing.
+            State::Issuing { trade } => Acts::none()
+                .to_if(trade.contract.replay || !trade.contract.inquiry, Act::Retry, || state.clone())
+                .to_if(trade.contract.inquiry, Act::Inquire, || State::inquiring(trade.clone()))
+                .to_if(clear, Act::Cancel, revoked)
+                .to_if(in_doubt && trade.contract.cancel, Act::Cancel, || cancelling(trade, None))
+                .to(Act::AttestVoid, void(trade)),
+            State::Inquiring { trade, .. } => Acts::none()
+                .to_if(trade.contract.inquiry, Act::Inquire, || State::inquiring(trade.clone()))
+                .to(Act::AttestVoid, void(trade)),
+            // Nobody attests of a card that is known: what was issued is void when its partner says so. Delivered, and its partner will not take
+            // it back, or cannot say: it stays with its owner.
+            State::Pending { trade, then, card, .. } => again
+                .to_if(trade.contract.inquiry, Act::Inquire, || match (then, card) {
+                    (None, None) => State::inquiring(trade.clone()),
+                    _ => looking(trade, card),
+                })
+                .to_if(then.is_some() && card.is_none(), Act::AttestVoid, || void(trade))
+                .to_some(Act::Adopt, issued(trade, card)),
+            State::Cancelling { trade, card, .. } => again
+                .to_if(trade.contract.inquiry, Act::Inquire, || looking(trade, card))
+                .to_if(card.is_none(), Act::AttestVoid, || void(trade))
+                .to_some(Act::Adopt, issued(trade, card)),
+            State::Void { trade, .. } => Acts::none()
+                .to_if(in_doubt, Act::AttestVoid, || state.clone())
+                .to(Act::Reissue, routing(trade.generation + 1))
+                .to_if(clear, Act::Reject, || State::Rejected { reason: "void".to_owned() }),
+            State::Issued { trade, card } => {
+                Acts::none().to_if(trade.contract.cancel, Act::Cancel, || cancelling(trade, Some(card.clone())))
             }
-            (
-                State::Routing { .. }
-                | State::Seeking { .. }
-                | State::Asking { .. }
-                | State::Issuing { .. }
-                | State::Inquiring { .. }
-                | State::Pending { .. }
-                | State::Cancelling { .. }
-                | State::Void { .. }
-                | State::Issued { .. }
-                | State::Rejected { .. }
-                | State::Lapsed,
-                Act::Retry
-                | Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+            State::Rejected { .. } | State::Lapsed => Acts::none(),
         }
     }
 

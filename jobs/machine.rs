@@ -365,6 +365,34 @@ pub enum Act {
     Acknowledge,
 }
 
+/// Acts that are allowed at one place, and where each of them leads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Acts<S>(Vec<(Act, S)>);
+
+impl<S> Acts<S> {
+    pub const fn none() -> Self {
+        Acts(vec![])
+    }
+
+    pub fn to(self, act: Act, state: S) -> Self {
+        self.to_some(act, Some(state))
+    }
+
+    pub fn to_if(self, allowed: bool, act: Act, state: impl FnOnce() -> S) -> Self {
+        self.to_some(act, allowed.then(state))
+    }
+
+    pub fn to_some(mut self, act: Act, state: Option<S>) -> Self {
+        self.0.extend(state.map(|state| (act, state)));
+        self
+    }
+
+    /// Where this act leads; `None` where it is not allowed.
+    pub fn leads(self, act: Act) -> Option<S> {
+        self.0.into_iter().find_map(|(allowed, state)| (allowed == act).then_some(state))
+    }
+}
+
 /// What is known of the calls that were made for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {
@@ -394,7 +422,7 @@ pub enum Lead<P> {
 ///
 /// While a job is in doubt nothing but a person's evidence lets it call anew: a retry goes where the doubt is resolved, or nowhere.
 pub fn lead<J: Job>(args: &J::Args, state: &J::State, act: Act, past: Past) -> Lead<J::State> {
-    match J::operator(state, act, past) {
+    match J::acts(state, past).leads(act) {
         None => Lead::Nowhere,
         Some(next) => lawful::<J>(args, Some(state), next, act, past),
     }
@@ -528,9 +556,8 @@ pub trait Job: Sized + Send + Sync + 'static {
     fn terms(args: &Self::Args, state: &Self::State) -> Terms<Self::State>;
     /// What giving up *here* leaves to be taken back: compensation is a function of the place.
     fn leaves_behind(state: &Self::State) -> Option<Self::Undo>;
-    /// Where an operator's act leads from here; `None` where the act is not allowed. Asked by [`lead`] alone, which adds what holds for
-    /// every job.
-    fn operator(state: &Self::State, act: Act, past: Past) -> Option<Self::State>;
+    /// What an operator may do here, and where it leads. Asked by [`lead`] alone, which adds what holds for every job.
+    fn acts(state: &Self::State, past: Past) -> Acts<Self::State>;
     /// What an act records beside the state that it leads to: a person's word about a call is a fact like an answer.
     fn recorded(_from: &Self::State, _to: &Self::State, _act: Act) -> Vec<Self::Fact> {
         vec![]

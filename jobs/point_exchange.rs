@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     JobId, Kind, Problem, Request, gift_issuance,
     machine::{
-        Act, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
+        Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
     },
     money::Money,
     point_reversal,
@@ -129,24 +129,13 @@ impl Job for PointExchange {
         }
     }
 
-    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
-        match (state, act) {
-            (State::Using, Act::Retry) | (State::Refused { .. }, Act::Rerun) => Some(State::Using),
-            (State::Using, Act::Cancel) => Some(State::Refused { why: Problem::PointsRevoked, detail: None }),
-            (
-                State::Using | State::Ordered { .. } | State::Refused { .. },
-                Act::Retry
-                | Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+    fn acts(state: &State, _: Past) -> Acts<State> {
+        match state {
+            State::Using => Acts::none()
+                .to(Act::Retry, State::Using)
+                .to(Act::Cancel, State::Refused { why: Problem::PointsRevoked, detail: None }),
+            State::Refused { .. } => Acts::none().to(Act::Rerun, State::Using),
+            State::Ordered { .. } => Acts::none(),
         }
     }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
+    machine::{Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
 };
 
 /// Where all lots left are in other hands.
@@ -99,23 +99,10 @@ impl Job for PointExpiry {
         }
     }
 
-    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
-        match (state, act) {
-            (State::Expiring { .. }, Act::Retry) => Some(state.clone()),
-            (
-                State::Expiring { .. } | State::Expired { .. } | State::Refused,
-                Act::Retry
-                | Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+    fn acts(state: &State, _: Past) -> Acts<State> {
+        match state {
+            State::Expiring { .. } => Acts::none().to(Act::Retry, state.clone()),
+            State::Expired { .. } | State::Refused => Acts::none(),
         }
     }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     JobId, Kind, Problem,
     machine::{
-        Act, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
+        Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
     },
 };
 
@@ -115,24 +115,13 @@ impl Job for PointGrant {
         }
     }
 
-    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
-        match (state, act) {
-            (State::Booking, Act::Retry) | (State::Refused { .. }, Act::Rerun) => Some(State::Booking),
-            (State::Booking, Act::Cancel) => Some(State::Refused { why: Problem::PointsRevoked, detail: None }),
-            (
-                State::Booking | State::Granted { .. } | State::Refused { .. },
-                Act::Retry
-                | Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+    fn acts(state: &State, _: Past) -> Acts<State> {
+        match state {
+            State::Booking => Acts::none()
+                .to(Act::Retry, State::Booking)
+                .to(Act::Cancel, State::Refused { why: Problem::PointsRevoked, detail: None }),
+            State::Refused { .. } => Acts::none().to(Act::Rerun, State::Booking),
+            State::Granted { .. } => Acts::none(),
         }
     }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind,
-    machine::{Act, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind, texts_fit},
+    machine::{Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind, texts_fit},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,23 +71,10 @@ impl Job for PointWithdrawal {
         }
     }
 
-    fn operator(state: &State, act: Act, _: Past) -> Option<State> {
-        match (state, act) {
-            (State::Withdrawing, Act::Retry) => Some(State::Withdrawing),
-            (
-                State::Withdrawing | State::Withdrawn { .. },
-                Act::Retry
-                | Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+    fn acts(state: &State, _: Past) -> Acts<State> {
+        match state {
+            State::Withdrawing => Acts::none().to(Act::Retry, State::Withdrawing),
+            State::Withdrawn { .. } => Acts::none(),
         }
     }
 

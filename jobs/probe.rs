@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request,
-    machine::{Act, Call, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unsure, Unwind},
+    machine::{Act, Acts, Call, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unsure, Unwind},
 };
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -184,27 +184,15 @@ impl Job for Probe {
         }
     }
 
-    fn operator(state: &State, act: Act, past: Past) -> Option<State> {
-        match (state, act) {
-            (State::Over, _) => None,
-            (State::Calling { left, turn }, Act::Inquire) => Some(State::Checking { left: *left, turn: *turn }),
-            (_, Act::Retry) => Some(state.clone()),
-            (State::Calling { .. } | State::Checking { .. }, Act::AttestVoid) if past == Past::InDoubt => {
-                Some(State::Over)
-            }
-            (
-                _,
-                Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+    fn acts(state: &State, past: Past) -> Acts<State> {
+        let again = Acts::none().to(Act::Retry, state.clone());
+        match state {
+            State::Stepping { .. } | State::Tallying { .. } => again,
+            State::Calling { left, turn } => again
+                .to(Act::Inquire, State::Checking { left: *left, turn: *turn })
+                .to_if(past == Past::InDoubt, Act::AttestVoid, || State::Over),
+            State::Checking { .. } => again.to_if(past == Past::InDoubt, Act::AttestVoid, || State::Over),
+            State::Over => Acts::none(),
         }
     }
 

@@ -66,7 +66,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Call, Closing, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unsure, Unwind},
+    machine::{Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unsure, Unwind},
 };
 
 /// The rate budget of the platform, which fans each new shop out to systems of its own (R54).
@@ -296,49 +296,24 @@ impl Job for StoreCreation {
         }
     }
 
-    fn operator(state: &State, act: Act, past: Past) -> Option<State> {
-        let again = |run: u16| State::Checking { run: run.saturating_add(1) };
-        match (state, act) {
-            (
-                State::Checking { .. } | State::Creating { .. } | State::Assigning { .. } | State::Registering { .. },
-                Act::Retry,
-            )
-            | (State::Finding { .. }, Act::Inquire) => Some(state.clone()),
-            (State::Checking { run }, Act::Cancel) if past == Past::Clear => {
-                Some(State::Refused { run: *run, why: Problem::StoreRevoked, detail: None })
+    fn acts(state: &State, past: Past) -> Acts<State> {
+        let refused = |run, why| State::Refused { run, why, detail: None };
+        let void = |attempt: &Attempt| refused(attempt.run, Problem::ShopAttestedVoid);
+        // Nothing was called, or each call was answered and made nothing.
+        let clear = past == Past::Clear;
+        let again = Acts::none().to(Act::Retry, state.clone());
+        match state {
+            State::Checking { run } => again.to_if(clear, Act::Cancel, || refused(*run, Problem::StoreRevoked)),
+            State::Creating { attempt } => again
+                .to(Act::Inquire, State::Finding { attempt: attempt.clone(), not_found: 0 })
+                .to_if(clear, Act::Cancel, || refused(attempt.run, Problem::StoreRevoked))
+                .to(Act::AttestVoid, void(attempt)),
+            State::Finding { attempt, .. } => {
+                Acts::none().to(Act::Inquire, state.clone()).to(Act::AttestVoid, void(attempt))
             }
-            // Nothing was called, or each call was answered and made nothing.
-            (State::Creating { attempt }, Act::Cancel) if past == Past::Clear => {
-                Some(State::Refused { run: attempt.run, why: Problem::StoreRevoked, detail: None })
-            }
-            (State::Creating { attempt }, Act::Inquire) => {
-                Some(State::Finding { attempt: attempt.clone(), not_found: 0 })
-            }
-            (State::Creating { attempt } | State::Finding { attempt, .. }, Act::AttestVoid) => {
-                Some(State::Refused { run: attempt.run, why: Problem::ShopAttestedVoid, detail: None })
-            }
-            (State::Refused { run, .. }, Act::Rerun) => Some(again(*run)),
-            (
-                State::Checking { .. }
-                | State::Creating { .. }
-                | State::Finding { .. }
-                | State::Assigning { .. }
-                | State::Registering { .. }
-                | State::Created { .. }
-                | State::Skipped
-                | State::Refused { .. },
-                Act::Retry
-                | Act::Inquire
-                | Act::Cancel
-                | Act::AttestVoid
-                | Act::Reissue
-                | Act::Reject
-                | Act::AttestDone
-                | Act::Rerun
-                | Act::Adopt
-                | Act::Dismiss
-                | Act::Acknowledge,
-            ) => None,
+            State::Assigning { .. } | State::Registering { .. } => again,
+            State::Refused { run, .. } => Acts::none().to(Act::Rerun, State::Checking { run: run.saturating_add(1) }),
+            State::Created { .. } | State::Skipped => Acts::none(),
         }
     }
 

@@ -9,10 +9,12 @@ use crate::{
     chaos::crash_point,
     engine::Engine,
     schedule::{Times, Turn},
-    store::{self, schedules::Due},
+    store::{self, PgPool, schedules::Due},
+    vault::{Place, Vault},
 };
 
 const BETWEEN_BATCH_LOOKS: Duration = Duration::from_secs(2);
+const BETWEEN_SUPPRESSION_LOOKS: Duration = Duration::from_secs(1);
 const BETWEEN_REDRIVE_LOOKS: Duration = Duration::from_secs(1);
 /// How often a process asks whether it is its turn to prune.
 const BETWEEN_PRUNE_LOOKS: Duration = Duration::from_secs(10);
@@ -31,6 +33,7 @@ pub fn begin(engine: &Arc<Engine>) -> Vec<JoinHandle<()>> {
         tokio::spawn(prune(Arc::clone(engine))),
         tokio::spawn(fire_schedules(Arc::clone(engine))),
         tokio::spawn(take_figures(Arc::clone(engine))),
+        tokio::spawn(suppress_addresses(Arc::clone(engine))),
     ]
 }
 
@@ -165,7 +168,7 @@ async fn look_at_schedules(engine: &Engine) -> Result<Duration, sqlx::Error> {
 }
 
 /// A next due time beyond the first that there is from now on was reckoned from a clock that was ahead.
-async fn draw_back_schedules(pool: &crate::store::PgPool) -> Result<(), sqlx::Error> {
+async fn draw_back_schedules(pool: &PgPool) -> Result<(), sqlx::Error> {
     for planned in store::clocks::planned(pool).await? {
         let first = Times::read(&planned.cron, &planned.zone).ok().and_then(|times| times.after(planned.clock));
         let Some(first) = first.filter(|first| *first < planned.next_due) else { continue };
@@ -220,4 +223,43 @@ async fn take_figures(engine: Arc<Engine>) {
         }
         tokio::time::sleep(BETWEEN_FIGURE_LOOKS).await;
     }
+}
+
+/// The door seals the addresses that bounced. Who has the keys digests them, and from then on they are found.
+async fn suppress_addresses(engine: Arc<Engine>) {
+    loop {
+        if let Some(vault) = engine.partners.now().vault.clone() {
+            match digest_addresses(&engine.pool, &vault).await {
+                Ok(0) => {}
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "addresses that bounced could not be suppressed; trying again");
+                }
+            }
+        }
+        tokio::time::sleep(BETWEEN_SUPPRESSION_LOOKS).await;
+    }
+}
+
+/// How many there were, whether they opened or not.
+async fn digest_addresses(pool: &PgPool, vault: &Vault) -> Result<usize, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let sealed = store::mails::undigested(&mut transaction, &vault.key_ids()).await?;
+    for (id, sealed) in &sealed {
+        match vault.unseal(&Place { grant: id, provider: "", column: "suppressed" }, sealed) {
+            Ok(address) => {
+                let (digests, key) = (vault.digests(&address), vault.current_key());
+                if store::mails::digest(&mut transaction, id, &digests, key).await? {
+                    tracing::info!(suppression = id, "nothing is sent to an address any more");
+                }
+            }
+            Err(error) => tracing::error!(
+                suppression = id,
+                error = format!("{error:#}"),
+                "an address that bounced does not open, so mails still go to it; it is tried again in a minute"
+            ),
+        }
+    }
+    transaction.commit().await?;
+    Ok(sealed.len())
 }

@@ -38,8 +38,14 @@ pub async fn listen(url: String, engine: Arc<Engine>) {
             engine.hints.all();
             // A lost connection loses hints, not jobs.
             while let Ok(hint) = listener.hear().await {
-                if hint.payload() == "schedule" {
-                    engine.hints.schedules_changed();
+                match hint.payload() {
+                    // It is about no lane.
+                    "reading" => {
+                        engine.hints.readings_changed();
+                        continue;
+                    }
+                    "schedule" => engine.hints.schedules_changed(),
+                    _ => {}
                 }
                 engine.hints.all();
             }

@@ -175,6 +175,11 @@ fn names_one_host<B>(request: &hyper::Request<B>) -> bool {
 /// The routes that this login may serve, and a pool to look at.
 async fn rooms(settings: &Settings, database_url: &str) -> anyhow::Result<(Router, PgPool)> {
     settings.check_vault()?;
+    if settings.vault_key_file.is_some() {
+        tracing::warn!(
+            "this process opens nothing, and its settings name the vault's secret key: name `vault_public_key_file` alone, and keep that key on workers' hosts"
+        );
+    }
     let takes_events = store::may_act_as(database_url, "noshi_door").await?;
     let takes_requests = store::may_act_as(database_url, "noshi_api").await?;
     ensure!(

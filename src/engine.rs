@@ -31,6 +31,7 @@ use crate::{
         settle::{Settled, Settlement, Status},
     },
     stores::Stores,
+    vault::Vault,
     witness::Witness,
     world::Local,
 };
@@ -49,6 +50,8 @@ pub struct Partners {
     pub gifts: Arc<Gifts>,
     pub mails: Arc<Mails>,
     pub stores: Arc<Stores>,
+    /// Opens what is asked for, where the settings name its keys.
+    pub vault: Option<Arc<Vault>>,
 }
 
 impl Partners {
@@ -267,6 +270,14 @@ impl Engine {
             tracing::warn!(%error, jobs = jobs.len(), "could not hand jobs back; they will be found, and given back then");
         }
         crash_point("hand_back.after");
+    }
+
+    /// Gives a job back as it stands, whatever its row came to: an operation of our own may have been applied, and nobody was called for it.
+    pub async fn give_back_as_it_stands(&self, job: i64, lease: i64) {
+        self.witness.let_go(job, lease);
+        if let Err(error) = store::recover::never_held(&self.pool, self.worker, &[(job, lease)]).await {
+            tracing::warn!(job, %error, "could not hand a job back; it will be found, and given back then");
+        }
     }
 
     /// Leaves a lane to the other processes for a while, because of what is wrong with this one.

@@ -73,16 +73,22 @@ async fn flush(pool: PgPool, worker: i64, witness: Arc<Witness>, receiver: Arc<M
     }
 }
 
-/// Writes a group, whatever it takes. After a lost answer the journal tells what was applied.
+/// Writes a group, whatever it takes.
 async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
     let mut backoff = DatabaseBackoff::default();
     let mut broken = Broken::default();
     let mut results = vec![None; group.len()];
+    let mut unanswered = false;
     loop {
         let open = group.iter().enumerate().filter(|(place, _)| results[*place].is_none());
         let places = store::settle::first_of_each_job(open.map(|(place, entry)| (place, &entry.settlement)));
         if places.is_empty() {
-            return results.into_iter().map(|result| result.unwrap_or(Settled::Stale)).collect();
+            let mut results: Vec<Settled> =
+                results.into_iter().map(|result| result.unwrap_or(Settled::Stale)).collect();
+            if unanswered {
+                ask_what_was_applied(pool, worker, group, &mut results).await;
+            }
+            return results;
         }
         let rest: Vec<&Settlement> = places.iter().map(|i| &group[*i].settlement).collect();
         match store::settle::settle(pool, worker, &rest).await {
@@ -92,19 +98,41 @@ async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
                 }
             }
             Err(error) if store::is_transient(&error) && !broken.for_ever(store::is_internal(&error)) => {
-                tracing::warn!(error = %error, jobs = rest.len(), "the database did not answer a settle; asking it what was applied");
+                tracing::warn!(error = %error, jobs = rest.len(), "the database did not answer a settle; it is sent again");
+                unanswered = true;
                 backoff.pause().await;
-                if let Ok(applied) = store::settle::was_applied(pool, worker, &rest).await {
-                    for place in places {
-                        if applied.contains(&group[place].settlement.hold()) {
-                            results[place] = Some(Settled::Applied);
-                        }
-                    }
-                }
             }
             Err(error) => {
                 let passes = if store::is_internal(&error) { passes_unbroken } else { store::is_transient };
                 one_by_one(pool, worker, (group, &places), passes, &mut results).await;
+            }
+        }
+    }
+}
+
+/// A settle that was applied and not answered is found stale when it is sent again: the journal tells it from one whose lease was lost. Asked
+/// last, since what a lost connection carried may be applied at any time before the same is sent again, and not after.
+async fn ask_what_was_applied(pool: &PgPool, worker: i64, group: &[Entry], results: &mut [Settled]) {
+    let mut backoff = DatabaseBackoff::default();
+    let places: Vec<usize> = (0..group.len()).filter(|place| results[*place] == Settled::Stale).collect();
+    let stale: Vec<&Settlement> = places.iter().map(|place| &group[*place].settlement).collect();
+    while !stale.is_empty() {
+        match store::settle::was_applied(pool, worker, &stale).await {
+            Ok(applied) => {
+                for place in places {
+                    if applied.contains(&group[place].settlement.hold()) {
+                        results[place] = Settled::Applied;
+                    }
+                }
+                return;
+            }
+            Err(error) if store::is_transient(&error) => {
+                tracing::warn!(error = %error, jobs = stale.len(), "the database did not say which settles were applied; asking again");
+                backoff.pause().await;
+            }
+            Err(error) => {
+                tracing::error!(error = %error, jobs = stale.len(), "it is not known which settles were applied; their jobs go on from their rows");
+                return;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What others in this process tell the dispatcher: never needed, always faster.
 #[derive(Default)]
@@ -13,6 +13,7 @@ pub struct Hints {
     soon: Mutex<Soon>,
     bell: Notify,
     schedules: Notify,
+    readings: watch::Sender<()>,
 }
 
 /// What was told since the last look.
@@ -62,6 +63,15 @@ impl Hints {
 
     pub async fn until_schedules_change(&self) {
         self.schedules.notified().await;
+    }
+
+    /// Somebody asks for what a worker alone can open, or has made room for more of it.
+    pub fn readings_changed(&self) {
+        self.readings.send_replace(());
+    }
+
+    pub fn readings(&self) -> watch::Receiver<()> {
+        self.readings.subscribe()
     }
 
     pub fn take(&self) -> Soon {

@@ -259,7 +259,7 @@ struct Reading<'a, R> {
 }
 
 impl<'a, R: BufRead> Reading<'a, R> {
-    fn new(kind: FileKind, encoding: Encoding, input: R, offers: &'a Offers, request: String) -> Self {
+    fn new(kind: FileKind, encoding: Encoding, input: R, offers: Option<&'a Offers>, request: String) -> Self {
         Reading { kind, lines: Lines::new(input, encoding), checks: grants::Checks::new(offers), header: None, request }
     }
 
@@ -296,7 +296,7 @@ impl<'a, R: BufRead> Reading<'a, R> {
 
 /// Checks a whole file and writes nothing.
 pub fn check(kind: FileKind, encoding: Encoding, input: impl BufRead, offers: &Offers) -> anyhow::Result<Checked> {
-    let mut reading = Reading::new(kind, encoding, input, offers, "check".to_owned());
+    let mut reading = Reading::new(kind, encoding, input, Some(offers), "check".to_owned());
     let (mut faults, mut rows) = (vec![], 0);
     let mut progress = Progress::begin("checking rows", None)
         .kept(|_, _| "nothing was written; submit the same file again".to_owned());
@@ -350,8 +350,14 @@ pub fn digest_of(path: &Path) -> anyhow::Result<[u8; 32]> {
     Lines::new(BufReader::new(file), Encoding::Utf8).digest().context("the file cannot be read")
 }
 
-/// Compares a file, row by row, with what is staged of its batch. Recipients are sealed, and cannot be compared.
-pub async fn verify(pool: &PgPool, offers: &Offers, submission: &Submission<'_>, batch: i64) -> anyhow::Result<()> {
+/// Compares a file, row by row, with what is staged of its batch. Recipients are sealed, and cannot be compared. `offers`: what a row may ask for, if
+/// that is to be judged again.
+pub async fn verify(
+    pool: &PgPool,
+    offers: Option<&Offers>,
+    submission: &Submission<'_>,
+    batch: i64,
+) -> anyhow::Result<()> {
     let Submission { kind, encoding, .. } = *submission;
     let mut reading = Reading::new(kind, encoding, submission.open()?, offers, batch.to_string());
     let (mut faults, mut row_no) = (vec![], 0);
@@ -430,7 +436,7 @@ pub async fn submit(
         let staged = async {
             staging.run(&checked).await?;
             // What another submission left behind is taken only if it is this file's.
-            if is_new { Ok(()) } else { verify(pool, offers, submission, batch).await }
+            if is_new { Ok(()) } else { verify(pool, Some(offers), submission, batch).await }
         };
         if let Err(error) = staged.await {
             let why = "its submission failed, or its file changed while it was read";

@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod points;
 pub mod private_postgres;
 pub mod probes;
+pub mod reading;
 pub mod redrive;
 pub mod requests;
 pub mod retry;

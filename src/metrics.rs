@@ -119,7 +119,7 @@ pub fn install(
     drop(metrics::histogram!("noshi_settle_group_size"));
     drop(metrics::histogram!("noshi_settle_seconds"));
     for provider in providers {
-        register_calls(provider, &["issue", "inquire", "cancel"], format!("gift/{provider}"));
+        register_calls(provider, &["issue", "inquire", "cancel", "refetch"], format!("gift/{provider}"));
     }
     if let Some(service) = mail_service {
         register_calls(service, &["send", "quota"], format!("email/{service}"));

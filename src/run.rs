@@ -343,6 +343,7 @@ where
         let mut backoff = DatabaseBackoff::default();
         let mut refusals = 0;
         let mut broken = Broken::default();
+        let mut unanswered = false;
         loop {
             if !self.takes(UNWIND_DEADLINE) {
                 return None;
@@ -353,6 +354,11 @@ where
                     self.applied(settlement.status, &settlement.at);
                     self.entered(settlement.doubt);
                     return next;
+                }
+                // It may be our own of which the answer was lost: the job goes on from its row.
+                Ok((Settled::Stale, ..)) if unanswered => {
+                    self.engine.give_back_as_it_stands(self.work.claimed.id, self.work.claimed.lease).await;
+                    return None;
                 }
                 Ok((Settled::Stale | Settled::Refused, ..)) => return None,
                 Ok((Settled::FollowUpConflict, ..)) => {
@@ -370,13 +376,16 @@ where
                         return None;
                     }
                 }
-                // If the settle was applied after all, the next round finds itself stale, and the job goes on from its row.
                 Err(error) => {
-                    tracing::warn!(job = self.work.claimed.id, %error, "a local operation was not answered; trying again")
+                    tracing::warn!(job = self.work.claimed.id, %error, "a local operation was not answered; trying again");
+                    unanswered = true;
                 }
             }
             if self.engine.stopping() || !self.engine.may_call() {
-                self.hand_back().await;
+                match unanswered {
+                    true => self.engine.give_back_as_it_stands(self.work.claimed.id, self.work.claimed.lease).await,
+                    false => self.hand_back().await,
+                }
                 return None;
             }
             backoff.pause().await;

@@ -133,6 +133,7 @@ impl Settings {
             gifts: Arc::new(self.gifts()?),
             mails: Arc::new(self.mails()?),
             stores: Arc::new(self.stores()?),
+            vault: self.vault_key_file.is_some().then(|| self.vault()).transpose()?,
         })
     }
 

@@ -4,7 +4,7 @@
 //! what is missing was lost with the server, and names the calls that may have been made without a trace.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -44,7 +44,7 @@ struct Memory {
     order: VecDeque<(i64, i64)>,
     settles: VecDeque<Settle>,
     /// Given back because no answer to their claim had come, of which one that is only late is not taken; or let go, and nothing was called.
-    unheard: HashSet<(i64, i64)>,
+    unheard: HashMap<(i64, i64), Instant>,
     /// Something younger than the window was forgotten for want of room.
     overrun: Option<Instant>,
 }
@@ -121,7 +121,7 @@ impl Witness {
         for claim in claims {
             let place = (claim.job, claim.lease);
             // Given back before this answer came: it is not taken, now or when it is asked about again.
-            if memory.unheard.contains(&place) {
+            if memory.unheard.contains_key(&place) {
                 continue;
             }
             if memory.claims.insert(place, claim).is_none() {
@@ -148,21 +148,21 @@ impl Witness {
     /// come, is not taken.
     pub fn give_back_unheard(&self, job: i64, lease: i64) -> bool {
         let mut memory = self.memory();
-        let unheard = !memory.ever_held(job, lease) || memory.unheard.contains(&(job, lease));
+        let unheard = !memory.ever_held(job, lease) || memory.unheard.contains_key(&(job, lease));
         if unheard {
-            memory.unheard.insert((job, lease));
+            memory.let_go(job, lease, Instant::now());
         }
         unheard
     }
 
     /// A job is to be given back under this lease, and the database does not answer: nothing was called since its row was last written.
     pub fn let_go(&self, job: i64, lease: i64) {
-        self.memory().unheard.insert((job, lease));
+        self.memory().let_go(job, lease, Instant::now());
     }
 
     /// Whether the job was given back under this lease before the answer to its claim came.
     pub fn was_given_back(&self, job: i64, lease: i64) -> bool {
-        self.memory().unheard.contains(&(job, lease))
+        self.memory().unheard.contains_key(&(job, lease))
     }
 
     pub fn settled(&self, settles: impl Iterator<Item = Settle>) {
@@ -224,6 +224,12 @@ impl Memory {
         self.overrun.is_some() || self.claims.contains_key(&(job, lease))
     }
 
+    /// No answer is that late which comes after the window.
+    fn let_go(&mut self, job: i64, lease: i64, now: Instant) {
+        self.unheard.retain(|_, at| now - *at < WINDOW);
+        self.unheard.insert((job, lease), now);
+    }
+
     fn forget(&mut self, now: Instant, most: usize) {
         while let Some(claim) = self.order.front().and_then(|place| self.claims.get(place)) {
             let old = now - claim.at > WINDOW;
@@ -274,6 +280,16 @@ mod tests {
         witness.let_go(2, 1);
         assert!(witness.give_back_unheard(2, 1));
         assert_eq!(witness.testify("2").claims.len(), 1);
+    }
+
+    #[test]
+    fn what_was_given_back_long_ago_takes_no_memory() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        memory.let_go(1, 1, now);
+        memory.let_go(2, 1, now + WINDOW / 2);
+        memory.let_go(3, 1, now + WINDOW);
+        assert_eq!(memory.unheard.len(), 2);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::{
     lease::{Held, LeaseClock},
     metrics as figures,
     probes::Probes,
+    reading,
     retry::DatabaseBackoff,
     store::{self, Role},
     witness::Witness,
@@ -155,7 +156,9 @@ impl Worker {
         let stopped = Arc::clone(&stop);
         let host =
             tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
-        let chores = chores::begin(&engine);
+        let mut chores = chores::begin(&engine);
+        let readings = store::connect(url, Role::Worker, reading::serve::CONNECTIONS).await?;
+        chores.push(tokio::spawn(reading::serve::serve(Arc::clone(&engine), readings)));
         let (unready, slots, grace) = (pace.unready, pace.slots, pace.grace);
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
         let probes = probes(&engine, engine.pool.clone());

@@ -473,7 +473,7 @@ fn no_act_calls_blindly_under_any_contract() {
 fn a_gift_that_was_never_called_is_cancelled_and_its_trade_is_void() {
     for contract in contracts() {
         let issuing = State::Issuing { trade: trade(&contract, 0) };
-        let Some(end) = GiftIssuance::operator(&issuing, Act::Cancel, Past::Clear) else {
+        let Some(end) = GiftIssuance::acts(&issuing, Past::Clear).leads(Act::Cancel) else {
             panic!("it can be cancelled")
         };
         assert_eq!(end, State::Rejected { reason: "revoked".into() });
@@ -481,7 +481,7 @@ fn a_gift_that_was_never_called_is_cancelled_and_its_trade_is_void() {
         assert_eq!(GiftIssuance::recorded(&issuing, &end, Act::Cancel), [void]);
         let step = now(GiftIssuance::step(&circumstances(""), end.clone(), &world()));
         assert_eq!(step.transition, Transition::Fail(end, Problem::GiftRevoked));
-        let doubted = GiftIssuance::operator(&issuing, Act::Cancel, Past::InDoubt);
+        let doubted = GiftIssuance::acts(&issuing, Past::InDoubt).leads(Act::Cancel);
         assert_eq!(doubted.is_some(), contract.cancel, "in doubt only the provider takes back: {doubted:?}");
         assert!(!matches!(doubted, Some(State::Rejected { .. })));
     }
@@ -493,7 +493,7 @@ fn whatever_leads_to_another_generation_records_that_the_last_one_is_void() {
     for contract in contracts() {
         for state in states(&contract) {
             for (act, past) in Act::ALL.into_iter().flat_map(|act| [(act, Past::Clear), (act, Past::InDoubt)]) {
-                let Some(next) = GiftIssuance::operator(&state, act, past) else { continue };
+                let Some(next) = GiftIssuance::acts(&state, past).leads(act) else { continue };
                 let voided = GiftIssuance::recorded(&state, &next, act);
                 let tradeless = matches!(state, State::Routing { .. } | State::Seeking { .. } | State::Asking { .. });
                 let word = (act == Act::AttestVoid && !tradeless) || matches!(state, State::Void { .. });
@@ -509,7 +509,7 @@ fn a_new_generation_starts_only_from_a_proven_void() {
     for contract in contracts() {
         for state in states(&contract) {
             for act in Act::ALL {
-                if let Some(State::Routing { generation }) = GiftIssuance::operator(&state, act, Past::Clear) {
+                if let Some(State::Routing { generation }) = GiftIssuance::acts(&state, Past::Clear).leads(act) {
                     let void = matches!(state, State::Void { .. }) && act == Act::Reissue && generation == 1;
                     let same = state == State::Routing { generation };
                     assert!(void || same, "{state:?} {act:?}");
@@ -543,10 +543,10 @@ fn seeking_buys_nothing_and_settles_nothing() {
             }
         }
         let found = State::Seeking { generation: 0, after: None, found: Some(trade(&contract, 0)) };
-        assert_eq!(GiftIssuance::operator(&found, Act::AttestVoid, Past::InDoubt), None, "a partner knows it");
+        assert_eq!(GiftIssuance::acts(&found, Past::InDoubt).leads(Act::AttestVoid), None, "a partner knows it");
         for state in [State::Routing { generation: 0 }, State::seeking(0), asking] {
-            assert_eq!(GiftIssuance::operator(&state, Act::Inquire, Past::InDoubt), Some(State::seeking(0)));
-            assert_eq!(GiftIssuance::operator(&state, Act::Inquire, Past::Clear), None, "{state:?}");
+            assert_eq!(GiftIssuance::acts(&state, Past::InDoubt).leads(Act::Inquire), Some(State::seeking(0)));
+            assert_eq!(GiftIssuance::acts(&state, Past::Clear).leads(Act::Inquire), None, "{state:?}");
         }
     }
 }
@@ -603,12 +603,12 @@ fn a_delivered_gift_is_never_issued_or_recorded_again() {
     let waiting = withdrawn(&both, Some(AfterCancel::Ask));
     let told = withdrawn(&both, None);
     for state in [&cancelling, &waiting, &told] {
-        let inquired = GiftIssuance::operator(state, Act::Inquire, Past::InDoubt);
+        let inquired = GiftIssuance::acts(state, Past::InDoubt).leads(Act::Inquire);
         assert_eq!(inquired.as_ref(), Some(&told), "{state:?}");
         // Nobody's word makes void what was delivered; but it may be kept.
-        assert_eq!(GiftIssuance::operator(state, Act::AttestVoid, Past::InDoubt), None, "{state:?}");
+        assert_eq!(GiftIssuance::acts(state, Past::InDoubt).leads(Act::AttestVoid), None, "{state:?}");
         let kept = State::Issued { trade: trade(&both, 0), card: "c1".into() };
-        assert_eq!(GiftIssuance::operator(state, Act::Adopt, Past::InDoubt), Some(kept), "{state:?}");
+        assert_eq!(GiftIssuance::acts(state, Past::InDoubt).leads(Act::Adopt), Some(kept), "{state:?}");
         for when in CIRCUMSTANCES {
             let worlds = inquiries().into_iter().map(|(_, inquiry)| Scripted { inquiry, ..world() });
             let worlds = worlds.chain(cancels().into_iter().map(|(_, cancel)| Scripted { cancel, ..world() }));

@@ -54,7 +54,7 @@ fn a_retry_in_doubt_never_calls_again_where_nothing_can_be_known() {
         let calling = State::Calling { left: 2, turn: 0 };
         let stands = [(calling.clone(), args.clone()), (State::Checking { left: 2, turn: 0 }, args.clone())];
         assert_no_act_calls_blindly::<Probe>(&stands);
-        assert_eq!(Probe::operator(&calling, Act::Retry, Past::InDoubt), Some(calling.clone()));
+        assert_eq!(Probe::acts(&calling, Past::InDoubt).leads(Act::Retry), Some(calling.clone()));
         let led = |past| lead::<Probe>(&args, &calling, Act::Retry, past);
         assert_eq!(led(Past::Clear), Lead::To(calling.clone()));
         let in_doubt = match unsure {

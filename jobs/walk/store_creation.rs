@@ -195,7 +195,7 @@ fn what_is_taken_back_may_be_tried_again_adopted_or_attested() {
 #[test]
 fn each_run_asks_under_a_key_of_its_own() {
     let refused = State::Refused { run: 0, why: Problem::ShopRefused, detail: None };
-    let Some(checking) = StoreCreation::operator(&refused, Act::Rerun, Past::Clear) else {
+    let Some(checking) = StoreCreation::acts(&refused, Past::Clear).leads(Act::Rerun) else {
         panic!("a refused row may be rerun")
     };
     let step = now(StoreCreation::step(&this(args()), checking, &world()));

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufReader, BufWriter, IsTerminal, stdin},
+    io::{BufReader, BufWriter, IsTerminal, Read, Seek, Write, stdin},
     path::{Path, PathBuf},
 };
 
@@ -16,13 +16,13 @@ use super::{Database, out::Out};
 use crate::{
     instants,
     intake::{self, Encoding, FileKind, Rejected, Submission},
+    reading::ask::{self, By, Ears, What},
     settings::Settings,
     store::{
         self, Role,
         batches::{self, Progress},
     },
     terminal,
-    vault::Vault,
 };
 
 #[derive(Subcommand)]
@@ -244,7 +244,7 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
             said(out, json!({"batch": act.batch, "rerun": jobs, "refused": refused}), sentence)
         }
         BatchCommand::Cap(args) => cap(out, args).await,
-        BatchCommand::Report(args) => report(settings, out, args).await,
+        BatchCommand::Report(args) => report(out, args).await,
     }
 }
 
@@ -306,7 +306,7 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
         mails: false,
         issues: false,
     };
-    intake::verify(&pool, &settings.offers()?, &submission, act.batch)
+    intake::verify(&pool, Some(&settings.offers()?), &submission, act.batch)
         .await
         .context("nothing was approved: this file is not what the batch holds")?;
     ensure!(
@@ -525,33 +525,41 @@ fn tell(shown: &Shown) -> String {
     lines.join("\n")
 }
 
-async fn report(settings: &Settings, out: Out, args: BatchReport) -> anyhow::Result<()> {
+async fn report(out: Out, args: BatchReport) -> anyhow::Result<()> {
     let pool = open(&args.name.database).await?;
     let batch = one(&pool, args.name.batch).await?;
-    let vault = settings.vault()?;
-    match (&args.out, out) {
-        (Some(path), _) => {
-            let written = write_report(&pool, &vault, &batch, path, args.force).await?;
-            let path = path.display().to_string();
-            said(
-                out,
-                json!({"batch": batch.id, "file": path, "bytes": written}),
-                format!("the report of batch {} is in {path}", batch.id),
-            )
+    let ears = Ears::open(args.name.database.url()?.to_owned());
+    if let Some(path) = &args.out {
+        let written = write_report(&pool, &ears, &batch, path, args.force).await?;
+        let path = path.display().to_string();
+        let sentence = format!("the report of batch {} is in {path}", batch.id);
+        return said(out, json!({"batch": batch.id, "file": path, "bytes": written}), sentence);
+    }
+    // Whole before the first of it is shown: another worker may have to begin anew. It has no name on the disk.
+    let mut whole = tempfile::tempfile().context("the report cannot be written")?;
+    fetch_report(&pool, &ears, &batch, &whole).await?;
+    whole.rewind()?;
+    match out {
+        Out::Table => {
+            let mut shown = BufWriter::new(terminal::Stdout);
+            std::io::copy(&mut whole, &mut shown).and_then(|_| shown.flush()).context("the report cannot be written")
         }
-        (None, Out::Table) => intake::report::write(&pool, &vault, &batch, BufWriter::new(terminal::Stdout)).await,
-        (None, Out::Json) => {
-            let mut text = vec![];
-            intake::report::write(&pool, &vault, &batch, &mut text).await?;
-            let rows = report_rows(&text)?;
+        Out::Json => {
+            let rows = report_rows(BufReader::new(whole))?;
             out.one(&rows, |_| String::new())
         }
     }
 }
 
+/// A worker writes it, which has the keys; nothing on this machine opens what is sealed.
+async fn fetch_report(pool: &PgPool, ears: &Ears, batch: &Progress, into: &File) -> anyhow::Result<()> {
+    let answer = ask::ask(By::Login(pool), ears, What::Report { batch: batch.id }).await?;
+    answer.write_to(into, u64::try_from(batch.rows).ok()).await
+}
+
 /// The report as objects by its header.
-fn report_rows(text: &[u8]) -> anyhow::Result<Vec<serde_json::Map<String, Value>>> {
-    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+fn report_rows(text: impl Read) -> anyhow::Result<Vec<serde_json::Map<String, Value>>> {
+    // The reader passes over its mark.
     let mut read = csv::ReaderBuilder::new().flexible(true).from_reader(text);
     let heads = read.headers()?.clone();
     read.records()
@@ -563,7 +571,7 @@ fn report_rows(text: &[u8]) -> anyhow::Result<Vec<serde_json::Map<String, Value>
 }
 
 /// Beside its place first, so that nobody finds half a report there; and never over what is there already, unless that was said. The bytes.
-async fn write_report(pool: &PgPool, vault: &Vault, batch: &Progress, path: &Path, force: bool) -> anyhow::Result<u64> {
+async fn write_report(pool: &PgPool, ears: &Ears, batch: &Progress, path: &Path, force: bool) -> anyhow::Result<u64> {
     if let Ok(there) = fs::symlink_metadata(path) {
         let shown = path.display();
         ensure!(
@@ -582,7 +590,7 @@ async fn write_report(pool: &PgPool, vault: &Vault, batch: &Progress, path: &Pat
     let cannot = || format!("cannot write {}; it is as it was", path.display());
     let beside = tempfile::Builder::new().prefix(".noshi-report-").tempfile_in(folder).with_context(cannot)?;
     let unfinished = terminal::leftovers::unfinished(beside.path());
-    intake::report::write(pool, vault, batch, BufWriter::new(beside.as_file())).await.with_context(cannot)?;
+    fetch_report(pool, ears, batch, beside.as_file()).await.with_context(cannot)?;
     beside.as_file().sync_all().with_context(cannot)?;
     let bytes = beside.as_file().metadata()?.len();
     match force {

@@ -12,7 +12,7 @@ use crate::{
     explain::seconds,
     instants,
     settings::Settings,
-    store::{self, Role, health, lanes, operate, reach, restored, schema},
+    store::{self, Role, health, lanes, operate, reach, restored, schema, workers},
 };
 
 #[derive(Args)]
@@ -133,6 +133,7 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
     look_at_lanes(&pool, it).await?;
     look_at_restores(&pool, it).await?;
     look_at_keys(&pool, settings, it).await?;
+    look_at_suppressions(&pool, it).await?;
     look_at_link(it);
     Ok(())
 }
@@ -283,7 +284,7 @@ async fn look_at_schema(connection: &mut PgConnection, it: &mut Findings) -> any
         !roles.is_empty(),
         Health::Fair,
         found,
-        "grant this login the role that it acts in (README, Run it)",
+        "grant this login the role that it acts in (ops/docs/operating.md, The database)",
     );
     if schema::is_hidden(connection).await? {
         it.wrong(
@@ -420,6 +421,37 @@ async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where files and events are taken in and nothing is opened: what is sealed has to be of use to the workers.
+async fn look_at_public_key(pool: &PgPool, settings: &Settings, it: &mut Findings) -> anyhow::Result<()> {
+    let sealer = match settings.sealer() {
+        Ok(sealer) => sealer,
+        Err(error) => {
+            it.wrong("keys", Health::Bad, format!("{error:#}"), "mend the public key file");
+            return Ok(());
+        }
+    };
+    let key = sealer.current_key();
+    let without = workers::without_key(pool, key).await?;
+    let without: Vec<String> = without.iter().map(|(id, name, _)| format!("{id} ({name})")).collect();
+    let found = match without.is_empty() {
+        true => format!("seals to the key {key}, and opens nothing"),
+        false => format!("seals to the key {key}, which these workers do not say they have: {}", without.join(", ")),
+    };
+    let advice = "give the workers that key, or this host what `noshi vault public` prints on theirs; files and events go on to be sealed meanwhile";
+    it.check("keys", without.is_empty(), Health::Bad, found, advice);
+    Ok(())
+}
+
+/// Addresses that bounced wait for a worker that can open them.
+async fn look_at_suppressions(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let waiting = health::undigested_addresses(pool).await?;
+    let told: Vec<String> = waiting.iter().map(|(key, count)| format!("{count} under the key {key}")).collect();
+    let found = if told.is_empty() { "all of them count".to_owned() } else { told.join(", ") };
+    let advice = "mails still go to these addresses: start a worker that has the key, or look for `does not open` in the workers' logs";
+    it.check("suppressed addresses", told.is_empty(), Health::Bad, found, advice);
+    Ok(())
+}
+
 async fn look_at_keys(pool: &PgPool, settings: &anyhow::Result<Settings>, it: &mut Findings) -> anyhow::Result<()> {
     let settings = match settings {
         Ok(settings) => settings,
@@ -435,6 +467,9 @@ async fn look_at_keys(pool: &PgPool, settings: &anyhow::Result<Settings>, it: &m
     };
     it.good("settings", "read");
     let sealed = health::sealed_keys(pool).await?;
+    if settings.vault_key_file.is_none() && settings.vault_public_key_file.is_some() {
+        return look_at_public_key(pool, settings, it).await;
+    }
     if settings.vault_key_file.is_none() {
         it.check(
             "keys",
@@ -449,7 +484,7 @@ async fn look_at_keys(pool: &PgPool, settings: &anyhow::Result<Settings>, it: &m
         Ok(vault) => {
             let missing: Vec<String> = sealed.into_iter().filter(|key| !vault.knows(key)).collect();
             let found = if missing.is_empty() {
-                "every sealed value can be opened".to_owned()
+                "every sealed value can be opened from here, as workers need it; nobody else does".to_owned()
             } else {
                 format!("missing: {}", missing.join(", "))
             };

@@ -71,6 +71,7 @@ impl Fleet {
             .args(["--poll-ms", &POLL.as_millis().to_string()])
             .env("DATABASE_URL", &self.url)
             .env("NOSHI_CONFIG", &self.config)
+            .env("NOSHI_VAULT_KEY_FILE", self.directory.join("vault.key"))
             .envs(self.aws.iter().map(|(name, value)| (*name, value.as_str())))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -1,5 +1,5 @@
 //! `noshi demo --practice`: a small incident to learn on. Ten gifts were bought and their answers lost; the partner's inquiry lags
-//! behind and knows nothing of them, so the jobs stopped and ask; and somebody paused the lane. README, "Operate", mends it.
+//! behind and knows nothing of them, so the jobs stopped and ask; and somebody paused the lane. ops/docs/incident.md resolves it.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ pub async fn play(postgres: &PrivatePostgres) -> anyhow::Result<()> {
 
     crate::terminal::say!(
         "\n{STUCK} gifts are stuck. In another terminal:\n\n  export DATABASE_URL='{}' NOSHI_CONFIG='{}'\n\n\
-         and mend it, as README says under \"Operate\". Ctrl-C ends it here; nothing is left behind.",
+         and mend it, as ops/docs/incident.md says. Ctrl-C ends it here; nothing is left behind.",
         stage.approver,
         stage.config.display()
     );

@@ -21,7 +21,7 @@ use crate::{
     settings::Settings,
     simulator::{Config, Partner, PerProvider, Provider, SNS_TEST_CERTIFICATE, Simulator},
     store::{self, batches::Cap},
-    vault,
+    vault::{self, Vault},
 };
 
 /// Calls per second that each simulated provider takes: scaled up, as everything that takes days is scaled down.
@@ -159,7 +159,8 @@ fn configure(directory: &Path, simulator: &Simulator, partners: &Config, manners
     write(directory, "sns.pem", SNS_TEST_CERTIFICATE)?;
     write(directory, "organization.token", &organization_platform.token)?;
     write(directory, "organization-events.secret", &organization_platform.events_secret)?;
-    write(directory, "vault.key", vault::generate_key_line().expose_secret())?;
+    let key = write(directory, "vault.key", vault::generate_key_line().expose_secret())?;
+    write(directory, "vault.pub", &Vault::open(&key)?.public_line())?;
     write(directory, "amazon.secret", &credentials.amazon_secret)?;
     write(directory, "gift_on_demand.key", &credentials.gift_on_demand_key)?;
     write(directory, "tango.key", &credentials.tango_key)?;

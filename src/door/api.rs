@@ -38,11 +38,10 @@ use self::{
 };
 use crate::{
     clients::Offers,
-    gifts::Gifts,
-    lease::Lateness,
+    reading::ask::{By, Ears},
     settings::Settings,
     store::{self, Role, tokens::Caller},
-    vault::{Sealer, Vault},
+    vault::Sealer,
 };
 
 const CONNECTIONS: u32 = 8;
@@ -63,17 +62,15 @@ const LONG: Duration = Duration::from_secs(10 * 60);
 pub struct Desk {
     pool: PgPool,
     url: String,
-    vault: Option<Arc<Vault>>,
     sealer: Option<Sealer>,
     /// What files may ask for.
     offers: Offers,
-    gifts: Gifts,
+    /// Hears what workers answer.
+    ears: Ears,
     tokens: Tokens,
     requests: Semaphore,
     large: Arc<Semaphore>,
     own: Arc<Semaphore>,
-    /// How late it reaches the slots of the partners' lanes.
-    lateness: Arc<Lateness>,
 }
 
 /// A connection of a request's own, and its place among them.
@@ -101,15 +98,13 @@ impl Desk {
         Ok(Desk {
             pool: store::connect(database_url, Role::Api, CONNECTIONS).await?,
             url: database_url.to_owned(),
-            vault: settings.vault_key_file.as_ref().map(|_| settings.vault()).transpose()?,
             sealer: settings.seals().then(|| settings.sealer()).transpose()?,
             offers: settings.offers()?,
-            gifts: settings.gifts()?,
+            ears: Ears::open(database_url.to_owned()),
             tokens: Tokens::default(),
             requests: Semaphore::new(MOST_REQUESTS),
             large: Arc::new(Semaphore::new(MOST_LARGE)),
             own: Arc::new(Semaphore::new(MOST_OWN)),
-            lateness: Arc::default(),
         })
     }
 
@@ -122,19 +117,16 @@ impl Desk {
         Ok(store::tokens::begin(&self.pool, &call.caller, call.scope).await?)
     }
 
+    /// The same for what a worker is asked for.
+    fn by<'a>(&'a self, call: &'a Call) -> By<'a> {
+        By::Token { pool: &self.pool, caller: &call.caller, scope: call.scope }
+    }
+
     /// The same as a pool of one connection, for what takes several transactions.
     async fn pool_of(&self, call: &Call) -> Result<Own, Refusal> {
         self.begin(call).await?.rollback().await?;
         let place = turn(&self.own).await?;
         Ok(Own { pool: store::connect_by(&self.url, &call.caller).await?, _place: place })
-    }
-
-    fn vault(&self) -> Result<&Arc<Vault>, Refusal> {
-        self.vault.as_ref().ok_or_else(|| {
-            Refusal::unavailable(
-                "This process has no key file (vault_key_file), so it can open nothing that is sealed.",
-            )
-        })
     }
 
     fn sealer(&self) -> Result<&Sealer, Refusal> {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     settings::Settings,
     store::mails::{self, Heard, Suppress},
-    vault::{Place, Vault},
+    vault::{Place, Sealer},
 };
 
 mod event;
@@ -27,7 +27,7 @@ mod event;
 struct Desk {
     pool: PgPool,
     checker: Checker,
-    vault: Arc<Vault>,
+    sealer: Sealer,
     configuration_set: String,
 }
 
@@ -35,9 +35,9 @@ pub fn open(settings: &Settings, pool: &PgPool) -> anyhow::Result<Option<Router>
     let Some(ses) = settings.email.as_ref().and_then(|email| email.ses.as_ref()) else { return Ok(None) };
     ensure!(!ses.topics.is_empty(), "[email.ses] names no `topics`, so no event could be believed");
     let checker = Checker::new(&ses.topics, ses.certificate_file.as_deref())?;
-    let vault = settings.vault().context("the door seals and digests addresses that bounced")?;
+    let sealer = settings.sealer().context("the door seals addresses that bounced")?;
     let configuration_set = ses.configuration_set.clone();
-    let desk = Arc::new(Desk { pool: pool.clone(), checker, vault, configuration_set });
+    let desk = Arc::new(Desk { pool: pool.clone(), checker, sealer, configuration_set });
     Ok(Some(Router::new().route("/v1/events/ses", post(receive)).with_state(desk)))
 }
 
@@ -93,12 +93,9 @@ impl Desk {
         let mut bytes = [0; 16];
         rand::rng().fill_bytes(&mut bytes);
         let id = format!("s-{}", hex::encode(bytes));
-        let sealed = self.vault.seal(&Place { grant: &id, provider: "", column: "suppressed" }, address);
-        let digests = self.vault.digests(address);
-        let address = Suppress { id: &id, digests: &digests, reason, event, sealed: &sealed };
-        if mails::suppress(connection, &address).await? {
-            tracing::info!(reason, suppression = id, "nothing is sent to an address any more");
-        }
+        let sealed = self.sealer.seal(&Place { grant: &id, provider: "", column: "suppressed" }, address);
+        mails::suppress(connection, &Suppress { id: &id, reason, event, sealed: &sealed }).await?;
+        tracing::info!(reason, suppression = id, "an address is sealed; a worker suppresses it");
         Ok(())
     }
 }

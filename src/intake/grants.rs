@@ -37,11 +37,12 @@ pub const COLUMNS: [Column; 10] = [
 ];
 
 pub struct Checks<'a> {
-    offers: &'a Offers,
+    /// Nothing is asked of who sells what where a file is only compared: that was judged when it was taken.
+    offers: Option<&'a Offers>,
 }
 
 impl<'a> Checks<'a> {
-    pub fn new(offers: &'a Offers) -> Self {
+    pub fn new(offers: Option<&'a Offers>) -> Self {
         Checks { offers }
     }
 
@@ -115,24 +116,25 @@ impl<'a> Checks<'a> {
 
     /// Whether somebody sells it; the fault is at the field that would have to change.
     fn offered(&self, provider: Option<&str>, category: &str, value: Money, faults: &mut Faults<'_>) -> bool {
-        let known: Vec<_> = self.offers.names().collect();
+        let Some(sold) = self.offers else { return true };
+        let known: Vec<_> = sold.names().collect();
         if provider.is_some_and(|name| !known.contains(&name)) {
             faults.add("provider", format!("the provider is not known; there are {}", known.join(", ")));
             return false;
         }
-        let offers = self.offers.of(provider);
+        let offers = sold.of(provider);
         if !offers.iter().any(|offer| offer.category == category) {
-            let sold: BTreeSet<&str> = offers.iter().map(|offer| offer.category.as_str()).collect();
-            let sold: Vec<&str> = sold.into_iter().collect();
+            let categories: BTreeSet<&str> = offers.iter().map(|offer| offer.category.as_str()).collect();
+            let categories: Vec<&str> = categories.into_iter().collect();
             let whose = if provider.is_some() {
                 "this provider does not offer the category"
             } else {
                 "nobody offers this category"
             };
-            faults.add("category", format!("{whose}; there are {}", sold.join(", ")));
+            faults.add("category", format!("{whose}; there are {}", categories.join(", ")));
             return false;
         }
-        let Err(sentence) = self.offers.check(provider, category, value) else { return true };
+        let Err(sentence) = sold.check(provider, category, value) else { return true };
         let of_currency = offers.iter().any(|offer| offer.category == category && offer.currency == value.currency);
         faults.add(if of_currency { "amount" } else { "currency" }, sentence);
         false

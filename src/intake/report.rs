@@ -1,71 +1,74 @@
 //! The report of a batch for customer support (R58): the original columns, and what became of each row.
 
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 
 use crate::store::PgPool;
-use anyhow::{Context, bail};
-use noshi_jobs::{Problem, gift_issuance::Sealed};
+use anyhow::Context;
+use noshi_jobs::Problem;
 
 use super::{Encoding, lines::Lines};
 use crate::{
-    store::batches::{self, Progress as Batch, RowResult},
-    terminal::progress::Progress,
+    store::batches::{self, Filed, RowResult},
     text,
-    vault::{Place, Vault},
 };
 
 const RESULTS: [&str; 6] = ["line", "result", "outcome", "reason_ja", "reason", "mail"];
 const PAGE: i32 = 5_000;
 
-/// Writes the report of a batch as CSV in UTF-8 with a BOM, so that spreadsheets read it.
-pub async fn write(pool: &PgPool, vault: &Vault, batch: &Batch, mut out: impl Write) -> anyhow::Result<()> {
-    // It has names and addresses: who read them is on record before the first is opened.
-    batches::note_report(pool, batch.id).await?;
-    // Without this mark Excel takes the file for one in the encoding of its country; ours is taken with it or without.
-    out.write_all("\u{feff}".as_bytes()).context("the report cannot be written")?;
-    let mut csv = csv::Writer::from_writer(out);
-    if let Some(faults) = &batch.faults {
-        return write_faults(&mut csv, faults);
-    }
-    let encoding = Encoding::from_name(&batch.encoding);
-    let mut results = Results { pool, batch: batch.id, page: vec![].into_iter(), after: 0 };
-    let mut header = true;
-    let mut progress = Progress::begin("writing rows of the report", u64::try_from(batch.rows).ok())
-        .kept(|_, _| "it only looks; nothing is changed, and no file was written".to_owned());
-    for number in 0.. {
-        let Some(sealed) = batches::file_chunk(pool, batch.id, number).await? else { break };
-        for row in rows(vault, &batches::chunk_name(batch.id, number), &sealed, encoding)? {
-            let fields = row.iter().map(|field| harmless(field));
-            if header {
-                csv.write_record(fields.chain(RESULTS.map(str::to_owned)))?;
-                header = false;
-                continue;
-            }
-            let result = results.next().await?;
-            progress.advance(1);
-            csv.write_record(fields.chain(told(&result)))?;
-        }
-    }
-    if header {
-        bail!("the file of batch {} was never received whole; submit it again", batch.id);
-    }
-    csv.flush().context("the report cannot be written")
+/// The report of a batch as CSV in UTF-8 with a BOM, so that spreadsheets read it: made chunk by chunk of the file, as long as that is.
+pub struct Report<'a> {
+    results: Results<'a>,
+    encoding: Encoding,
+    headed: bool,
 }
 
-fn write_faults(csv: &mut csv::Writer<impl Write>, faults: &serde_json::Value) -> anyhow::Result<()> {
+/// Without this mark Excel takes the file for one in the encoding of its country; ours is taken with it or without.
+const MARK: &str = "\u{feff}";
+
+impl<'a> Report<'a> {
+    pub fn begin(pool: &'a PgPool, batch: &Filed) -> Report<'a> {
+        let results = Results { pool, batch: batch.id, page: vec![].into_iter(), after: 0 };
+        Report { results, encoding: Encoding::from_name(&batch.encoding), headed: false }
+    }
+
+    /// What becomes of one chunk of the original file.
+    pub async fn of_chunk(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let mark = if self.headed { "" } else { MARK };
+        let mut csv = csv::Writer::from_writer(mark.as_bytes().to_vec());
+        for row in rows(bytes, self.encoding)? {
+            let fields = row.iter().map(|field| harmless(field));
+            if self.headed {
+                let result = self.results.next().await?;
+                csv.write_record(fields.chain(told(&result)))?;
+            } else {
+                csv.write_record(fields.chain(RESULTS.map(str::to_owned)))?;
+                self.headed = true;
+            }
+        }
+        csv.into_inner().context("a report cannot be written to memory")
+    }
+
+    /// Whether there was a file at all.
+    pub const fn is_whole(&self) -> bool {
+        self.headed
+    }
+}
+
+/// The report of a file that was not taken: what was wrong with it.
+pub fn of_faults(faults: &serde_json::Value) -> anyhow::Result<Vec<u8>> {
+    let mut csv = csv::Writer::from_writer(MARK.as_bytes().to_vec());
     csv.write_record(["line", "field", "reason"])?;
     for fault in faults.as_array().into_iter().flatten() {
         let text = |name: &str| harmless(fault.get(name).and_then(|it| it.as_str()).unwrap_or_default());
         let line = fault.get("line").map(ToString::to_string).unwrap_or_default();
         csv.write_record([line, text("field"), text("sentence")])?;
     }
-    csv.flush().context("the report cannot be written")
+    csv.into_inner().context("a report cannot be written to memory")
 }
 
 /// The rows of one chunk of the original file.
-fn rows(vault: &Vault, chunk: &str, sealed: &Sealed, encoding: Encoding) -> anyhow::Result<Vec<Vec<String>>> {
-    let bytes = vault.open_bytes(&Place::of_chunk(chunk), sealed)?;
-    let lines = Lines::new(BufReader::new(bytes.as_slice()), encoding);
+fn rows(bytes: &[u8], encoding: Encoding) -> anyhow::Result<Vec<Vec<String>>> {
+    let lines = Lines::new(BufReader::new(bytes), encoding);
     lines
         .map(|row| row.map(|row| row.fields).map_err(|_| anyhow::anyhow!("the stored file does not read any more")))
         .collect()

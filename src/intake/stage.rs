@@ -33,7 +33,8 @@ impl Staging<'_> {
     pub async fn run(&self, checked: &Checked) -> anyhow::Result<()> {
         let Submission { kind, encoding, .. } = *self.submission;
         let changed = "the file changed while it was being read; nothing of it takes effect. Submit it again";
-        let mut reading = Reading::new(kind, encoding, self.submission.open()?, self.offers, self.batch.to_string());
+        let mut reading =
+            Reading::new(kind, encoding, self.submission.open()?, Some(self.offers), self.batch.to_string());
         reading.lines.keep_raw();
         let mut faults = vec![];
         ensure!(reading.header(&mut faults), changed);

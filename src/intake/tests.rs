@@ -47,7 +47,7 @@ fn rejected(bytes: impl AsRef<[u8]>) -> Vec<String> {
 fn taken(kind: FileKind, encoding: Encoding, bytes: &[u8]) -> Vec<Taken> {
     let gifts = gifts();
     assert_eq!(check(kind, encoding, bytes, &gifts).unwrap().faults, []);
-    let mut reading = Reading::new(kind, encoding, bytes, &gifts, "7".to_owned());
+    let mut reading = Reading::new(kind, encoding, bytes, Some(&gifts), "7".to_owned());
     let mut faults = vec![];
     assert!(reading.header(&mut faults));
     std::iter::from_fn(|| reading.next(&mut faults)).map(Option::unwrap).collect()

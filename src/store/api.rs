@@ -1,16 +1,13 @@
 //! What the HTTP interface reads and asks for, each in a transaction that is done by its caller's token.
 
-use std::time::Duration;
-
 use crate::store::PgConnection;
 use chrono::{DateTime, Utc};
-use noshi_jobs::gift_issuance::Sealed;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
-use sqlx::{FromRow, Postgres, QueryBuilder, Row, types::Json};
+use sqlx::{FromRow, Postgres, QueryBuilder, types::Json};
 
-use super::{operate::newest_first, seconds, settle::Status};
+use super::{operate::newest_first, settle::Status};
 use crate::acts::Stand;
 
 /// A job as producers and operators see it: no codes, no addresses.
@@ -192,66 +189,4 @@ pub async fn issue_grant(
 ) -> Result<i64, sqlx::Error> {
     const ISSUE: &str = "select noshi.issue_grant($1, $2, $3)";
     sqlx::query_scalar(ISSUE).bind(grant).bind(user).bind(area).fetch_one(connection).await
-}
-
-/// What is handed out to show a gift.
-#[derive(Debug)]
-pub struct Revealed {
-    pub state: Value,
-    pub args: Value,
-    /// `None` where the provider's rule is to ask for the code again.
-    pub sealed: Option<Sealed>,
-    /// For how long the same trade id surely gives the same card.
-    pub remembered: Duration,
-}
-
-/// Writes the audit row and hands the sealed code out. Nothing may be shown before the commit.
-pub async fn reveal_gift(
-    connection: &mut PgConnection,
-    grant: &str,
-    user: &str,
-    reason: &str,
-) -> Result<Revealed, sqlx::Error> {
-    const REVEAL: &str = "select state, args, remembered, key_id, nonce, ciphertext from noshi.reveal_gift($1, $2, $3)";
-    let row = sqlx::query(REVEAL).bind(grant).bind(user).bind(reason).fetch_one(connection).await?;
-    let sealed = match row.try_get("key_id")? {
-        Some(key_id) => Some(Sealed { key_id, nonce: row.try_get("nonce")?, ciphertext: row.try_get("ciphertext")? }),
-        None => None,
-    };
-    Ok(Revealed {
-        state: row.try_get("state")?,
-        args: row.try_get("args")?,
-        sealed,
-        remembered: row.try_get::<Option<f64>, _>("remembered")?.map_or(Duration::ZERO, seconds),
-    })
-}
-
-/// A token of every budget of a lane.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Spent {
-    /// The call may be made after `wait`, and at most `jitter` later.
-    Slot { wait: Duration, jitter: Duration },
-    /// The lane is closed or its next slot far; ask again after this.
-    Closed(Duration),
-}
-
-/// Spends a token of every budget of a lane, if there is a slot within this time. `late`: how late this process usually reaches slots.
-pub async fn spend_token(
-    connection: &mut PgConnection,
-    lane: &str,
-    within: Duration,
-    late: Duration,
-) -> Result<Spent, sqlx::Error> {
-    const SPEND: &str = "select closed, wait, jitter from noshi.spend_token($1, $2, $3)";
-    let row = sqlx::query(SPEND).bind(lane).bind(within).bind(late).fetch_one(connection).await?;
-    let wait = seconds(row.try_get("wait")?);
-    Ok(match row.try_get("closed")? {
-        true => Spent::Closed(wait),
-        false => Spent::Slot { wait, jitter: seconds(row.try_get("jitter")?) },
-    })
-}
-
-pub async fn throttle_lane(connection: &mut PgConnection, lane: &str, wait: Duration) -> Result<(), sqlx::Error> {
-    const THROTTLE: &str = "select noshi.throttle_lane($1, $2)";
-    sqlx::query(THROTTLE).bind(lane).bind(wait).execute(connection).await.map(|_| ())
 }

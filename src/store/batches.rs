@@ -168,12 +168,6 @@ pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, ActEr
     call(pool, async |c| sqlx::query_scalar(RERUN).bind(batch).bind(reason).fetch_one(c).await).await
 }
 
-/// Writes down that somebody reads the report of a batch, with the names and addresses of its file.
-pub async fn note_report(pool: &PgPool, batch: i64) -> Result<(), ActError> {
-    const NOTE_REPORT: &str = "select noshi.note_report($1)";
-    call(pool, async |c| sqlx::query(NOTE_REPORT).bind(batch).execute(c).await.map(|_| ())).await
-}
-
 /// Failed jobs of a batch that cannot be run again.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct NotRerun {
@@ -233,6 +227,24 @@ from noshi.batch b cross join lateral noshi.batch_progress(b.id) p where ($1::bi
 /// The latest batches, or one.
 pub async fn progress(pool: &PgPool, batch: Option<i64>, most: i64) -> Result<Vec<Progress>, ActError> {
     call(pool, async |c| sqlx::query_as(PROGRESS).bind(batch).bind(most).bind(None::<i64>).fetch_all(c).await).await
+}
+
+/// What is needed to read the file of a batch.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Filed {
+    pub id: i64,
+    pub kind: String,
+    pub file: String,
+    /// In hex.
+    pub digest: String,
+    pub encoding: String,
+    pub faults: Option<Value>,
+}
+
+pub async fn filed(pool: &PgPool, batch: i64) -> Result<Option<Filed>, sqlx::Error> {
+    const FILED: &str =
+        "select id, kind, file, encode(digest, 'hex') as digest, encoding, faults from noshi.batch where id = $1";
+    sqlx::query_as(FILED).bind(batch).fetch_optional(pool).await
 }
 
 /// The latest batches before this one, or of all.
@@ -334,20 +346,6 @@ pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Ve
         })
     };
     Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
-}
-
-/// One chunk of the file's bytes, sealed; `None` behind the last.
-pub async fn file_chunk(pool: &PgPool, batch: i64, chunk: i32) -> Result<Option<Sealed>, ActError> {
-    const FILE: &str = "select key_id, nonce, ciphertext from noshi.batch_file($1, $2)";
-    let row = sqlx::query(FILE).bind(batch).bind(chunk).fetch_optional(pool).await?;
-    let read = |row: &PgRow| {
-        Ok(Sealed {
-            key_id: row.try_get("key_id")?,
-            nonce: row.try_get("nonce")?,
-            ciphertext: row.try_get("ciphertext")?,
-        })
-    };
-    Ok(row.as_ref().map(read).transpose().map_err(|error: sqlx::Error| error)?)
 }
 
 /// Registers every row of the batch as a grant, or none; the database decides.

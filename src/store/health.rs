@@ -125,6 +125,13 @@ where relid = 'noshi.job'::regclass";
     sqlx::query_as(VACUUM).fetch_one(pool).await
 }
 
+/// Suppressed addresses that no worker has digested for a minute, by the keys that would open them.
+pub async fn undigested_addresses(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    const UNDIGESTED: &str = "select key_id, count(*) from noshi.suppression
+where digest is null and suppressed_at < clock_timestamp() - interval '1 minute' group by key_id order by key_id";
+    sqlx::query_as(UNDIGESTED).fetch_all(pool).await
+}
+
 /// The keys that something is sealed with.
 pub async fn sealed_keys(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("select noshi.sealed_keys()").fetch_all(pool).await

@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::store::PgPool;
 use noshi_jobs::machine::Closing;
 use serde::Serialize;
+use sqlx::Row;
 
-use super::ActError;
+use super::{ActError, seconds};
 use crate::chaos::{Bug, planted};
 
 /// `calls` per `per`, of which `burst` may come at once.
@@ -172,4 +173,24 @@ pub async fn list(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<LaneState>,
 /// The names of all lanes.
 pub async fn names(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("select name from noshi.lane").fetch_all(pool).await
+}
+
+/// A token of every budget of a lane.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Spent {
+    /// The call may be made after `wait`, and at most `jitter` later.
+    Slot { wait: Duration, jitter: Duration },
+    /// The lane is closed or its next slot far; ask again after this.
+    Closed(Duration),
+}
+
+/// Spends a token of every budget of a lane, if there is a slot within this time. `late`: how late this process usually reaches slots.
+pub async fn spend_token(pool: &PgPool, lane: &str, within: Duration, late: Duration) -> Result<Spent, sqlx::Error> {
+    const SPEND: &str = "select closed, wait, jitter from noshi.spend_token($1, $2, $3)";
+    let row = sqlx::query(SPEND).bind(lane).bind(within).bind(late).fetch_one(pool).await?;
+    let wait = seconds(row.try_get("wait")?);
+    Ok(match row.try_get("closed")? {
+        true => Spent::Closed(wait),
+        false => Spent::Slot { wait, jitter: seconds(row.try_get("jitter")?) },
+    })
 }

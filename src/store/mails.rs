@@ -118,30 +118,58 @@ pub async fn record_event(connection: &mut PgConnection, event: &NewEvent) -> Re
     })
 }
 
-/// An address about to be suppressed: digests under every key in use, the newest first, and the address sealed.
+/// An address about to be suppressed, sealed by who cannot digest it.
 #[derive(Debug)]
 pub struct Suppress<'a> {
     pub id: &'a str,
-    pub digests: &'a [[u8; 32]],
     pub reason: &'static str,
     pub event: &'a str,
     pub sealed: &'a Sealed,
 }
 
-const SUPPRESS: &str = "select noshi.suppress_address($1, $2, $3, $4, $5, $6, $7)";
+const SUPPRESS: &str = "select noshi.suppress_address($1, $2, $3, $4, $5, $6)";
 
-/// False: it was suppressed already.
-pub async fn suppress(connection: &mut PgConnection, address: &Suppress<'_>) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(SUPPRESS)
+/// It is found once a worker has digested it.
+pub async fn suppress(connection: &mut PgConnection, address: &Suppress<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query(SUPPRESS)
         .bind(address.id)
-        .bind(address.digests.iter().map(<[u8; 32]>::as_slice).collect::<Vec<_>>())
         .bind(address.reason)
         .bind(address.event)
         .bind(&address.sealed.key_id)
         .bind(&address.sealed.nonce)
         .bind(&address.sealed.ciphertext)
-        .fetch_one(connection)
+        .execute(connection)
         .await
+        .map(drop)
+}
+
+const UNDIGESTED: &str = "select id, key_id, nonce, ciphertext from noshi.undigested_addresses($1)";
+
+/// The next suppressed addresses without a digest that these keys open, by their ids. They are this transaction's own.
+pub async fn undigested(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<(String, Sealed)>, sqlx::Error> {
+    let rows = sqlx::query(UNDIGESTED).bind(keys).fetch_all(connection).await?;
+    let read = |row: &sqlx::postgres::PgRow| {
+        let sealed = Sealed {
+            key_id: row.try_get("key_id")?,
+            nonce: row.try_get("nonce")?,
+            ciphertext: row.try_get("ciphertext")?,
+        };
+        Ok((row.try_get("id")?, sealed))
+    };
+    rows.iter().map(read).collect()
+}
+
+const DIGEST: &str = "select noshi.digest_address($1, $2, $3)";
+
+/// Digests under every key in use, the newest first. False: the address was suppressed before.
+pub async fn digest(
+    connection: &mut PgConnection,
+    id: &str,
+    digests: &[[u8; 32]],
+    key_id: &str,
+) -> Result<bool, sqlx::Error> {
+    let digests: Vec<&[u8]> = digests.iter().map(<[u8; 32]>::as_slice).collect();
+    sqlx::query_scalar(DIGEST).bind(id).bind(digests).bind(key_id).fetch_one(connection).await
 }
 
 const REDIGEST: &str = "update noshi.suppression set digest = $2, key_id = $3 where id = $1";

@@ -20,6 +20,7 @@ pub mod points;
 pub mod proposals;
 pub mod prune;
 pub mod reach;
+pub mod readings;
 pub mod recover;
 pub mod redrive;
 mod refused;

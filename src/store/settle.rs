@@ -362,13 +362,21 @@ pub async fn settle_local(
 }
 
 const WAS_APPLIED: &str = "select e.job, e.lease, e.step from unnest($2::bigint[], $3::bigint[], $4::int[]) as s(id, lease, step)
-join noshi.job_event e on e.job = s.id and e.step = s.step and e.lease = s.lease and e.worker = $1 and e.event = 'settled'";
+join noshi.job_event e on e.job = s.id and e.step = s.step and e.lease = s.lease and e.worker = $1 and e.event = 'settled'
+    and e.code is distinct from $5";
 
-/// After an answer to a COMMIT was lost: which of these settles are in the journal?
+/// After an answer to a COMMIT was lost: which of these settles are in the journal? A job that was parked instead is not.
 pub async fn was_applied(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Result<HashSet<Hold>, sqlx::Error> {
     let (ids, (leases, steps)): (Vec<i64>, (Vec<i64>, Vec<i32>)) =
         group.iter().map(|s| (s.id, (s.lease, s.step))).unzip();
-    let rows = sqlx::query(WAS_APPLIED).bind(worker).bind(ids).bind(leases).bind(steps).fetch_all(pool).await?;
+    let rows = sqlx::query(WAS_APPLIED)
+        .bind(worker)
+        .bind(ids)
+        .bind(leases)
+        .bind(steps)
+        .bind(Problem::SettleRefused.code())
+        .fetch_all(pool)
+        .await?;
     rows.iter().map(hold).collect()
 }
 

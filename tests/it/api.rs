@@ -1,6 +1,7 @@
 //! The interface for producers and operators, served by a real process.
 
 use std::{
+    path::Path,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -55,12 +56,18 @@ impl Api {
 
     /// Its login may what the interface must, and nothing else.
     pub async fn of(fleet: Fleet) -> Api {
+        let host = fleet.dir.path().join("door");
+        Api::on(fleet, &host).await
+    }
+
+    /// The same, with the settings of this folder.
+    pub async fn on(fleet: Fleet, host: &Path) -> Api {
         let name: String = sqlx::query_scalar("select current_database()").fetch_one(&fleet.pool).await.unwrap();
         let create = format!("create role api_of_{name} login in role noshi_api");
         sqlx::raw_sql(AssertSqlSafe(create)).execute(&fleet.pool).await.expect("a login");
         let url = fleet.url.replacen("//postgres@", &format!("//api_of_{name}@"), 1);
         assert_ne!(url, fleet.url);
-        let door = fleet::open_door(&url, fleet.dir.path(), "127.0.0.1:0");
+        let door = fleet::open_door(&url, host, "127.0.0.1:0");
         let address = fleet::address(&door, "the door is open").await;
         Api { fleet, door, address, client: Client::builder().no_proxy().build().unwrap() }
     }
@@ -580,6 +587,7 @@ async fn a_file_becomes_a_batch_that_somebody_else_approves() {
     assert_eq!(api.post(&path("approve"), &suzuki, &json!({"digest": "00".repeat(32), "reason": "read"})).await.0, 409);
     // The file alone is not what would happen.
     assert_eq!(api.post(&path("approve"), &suzuki, &of_the_file).await.0, 409);
+    let worker = api.fleet.worker("a", &[], &[]);
     let (status, approved) = api.post(&path("approve"), &suzuki, &approve).await;
     assert_eq!((status, approved["approved_until"].is_string()), (200, true), "{approved}");
     let why = json!({"reason": "a look"});
@@ -593,12 +601,10 @@ async fn a_file_becomes_a_batch_that_somebody_else_approves() {
         "{released}"
     );
 
-    let worker = api.fleet.worker("a", &[], &[]);
     until("a settled batch", Duration::from_secs(40), async || {
         api.get(&format!("/v1/batches/{batch}"), &sato).await.1["status"] == "settled"
     })
     .await;
-    assert!(worker.stop().await.success());
     assert_eq!(api.post(&path("cancel"), &sato, &why).await.0, 409);
     assert_eq!(api.get("/v1/batches", &sato).await.1.as_array().map(Vec::len), Some(2));
     // With names and addresses: by a scope of its own, and on record.
@@ -608,6 +614,7 @@ async fn a_file_becomes_a_batch_that_somebody_else_approves() {
     assert_eq!(report.headers()["content-type"], "text/csv; charset=utf-8");
     let report = report.text().await.unwrap();
     assert_eq!((report.lines().count(), report.matches(",completed,").count()), (151, 150), "{report}");
+    assert!(worker.stop().await.success());
     let who: Vec<(String, String)> =
         sqlx::query_as("select who, act from noshi.audit where target = 'batch/' || $1 order by id")
             .bind(batch)
@@ -635,7 +642,6 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
     assert_eq!(status, 409, "{problem}");
     let worker = api.fleet.worker("a", &[], &[]);
     api.fleet.at_rest(Duration::from_secs(30)).await.unwrap();
-    assert!(worker.stop().await.success());
     let audited = "select count(*) from noshi.audit where act = 'reveal'";
     let audited = async || sqlx::query_scalar::<_, i64>(audited).fetch_one(&api.fleet.pool).await.unwrap();
     assert_eq!(audited().await, 0);
@@ -659,6 +665,7 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
     let (status, problem) = api.post("/v1/gifts/again/reveal", &desk, &ask("u1")).await;
     assert_eq!(status, 429, "{problem}");
     assert_eq!(api.post("/v1/gifts/kept/reveal", &desk, &ask("u1")).await.0, 200, "it needs no call");
+    assert!(worker.stop().await.success());
     assert_eq!(api.post("/v1/grants/nobody/issue", &shop, &json!({"user": "u1"})).await.0, 404);
 
     // An operator's act: at the step that was looked at, and in the owner's name.
@@ -685,9 +692,11 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
     let pruned: i32 =
         sqlx::query_scalar("select pruned from noshi.prune(100)").fetch_one(&api.fleet.pool).await.unwrap();
     assert_eq!(pruned, 2);
+    let worker = api.fleet.worker("b", &[], &[]);
     let (status, shown) = api.post("/v1/gifts/kept/reveal", &desk, &ask("u1")).await;
     assert!(status == 200 && shown["code"].as_str().is_some_and(|code| code.starts_with("CNRY-")), "{status}");
     assert_eq!(api.post("/v1/gifts/kept/reveal", &desk, &ask("u2")).await.0, 404);
+    assert!(worker.stop().await.success());
     let again = |amount: i64| json!({"kind": "gift_issuance", "id": "kept", "args": gift("kept", amount)});
     assert_eq!(api.post("/v1/jobs", &shop, &again(500)).await.0, 200);
     let (status, problem) = api.post("/v1/jobs", &shop, &again(600)).await;

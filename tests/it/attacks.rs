@@ -260,6 +260,7 @@ async fn slow_readers_hold_up_themselves() {
     let (status, batch) = api.upload("kind=grants", &other, &file.collect::<String>()).await;
     assert_eq!(status, 200, "{batch}");
     let report = format!("/v1/batches/{}/report", batch["batch"]);
+    let worker = api.fleet.worker("reads", &[], &[]);
     let mut slow = vec![];
     for n in 0..MOST_LARGE {
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -277,6 +278,7 @@ async fn slow_readers_hold_up_themselves() {
     let answer = api.request("GET", &report, Some(&other)).send().await.expect("an answer");
     assert_eq!((answer.status().as_u16(), answer.text().await.expect("a report").lines().count()), (200, 20_001));
     drop(slow);
+    assert!(worker.stop().await.success());
 }
 
 /// What no reader can hold or show is refused before it hides anything else; and worth is never less than nothing.

@@ -82,6 +82,35 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
     assert!(worker.stop().await.success());
 }
 
+/// Where files and events are taken in, what is sealed has to open at the workers; and what waits for one of them is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_knows_who_only_seals_and_what_waits_for_who_opens() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let worker = fleet.worker("w", &[], &[]);
+    let told = "select exists (select from noshi.worker where keys = array['k1'])";
+    crate::processes::until("a worker that says its keys", std::time::Duration::from_secs(20), async || {
+        sqlx::query_scalar(told).fetch_one(&fleet.pool).await.unwrap()
+    })
+    .await;
+    fleet.configure(|text| text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub"));
+    let (_, found) = examined(&fleet).await;
+    assert_eq!((health(&found, "keys"), health(&found, "suppressed addresses")), ("good", "good"), "{found:?}");
+    assert!(found.iter().all(|it| it["what"] != "partners"), "their secrets are not for this host: {found:?}");
+
+    std::fs::write(fleet.dir.path().join("vault.pub"), noshi::vault::Vault::ephemeral().public_line()).unwrap();
+    sqlx::raw_sql(
+        "insert into noshi.email_event (id, event) values ('e', 'bounce');
+        insert into noshi.suppression (id, key_id, reason, event, suppressed_at) values ('s', 'lost', 'bounced', 'e', now() - interval '2 minutes')",
+    )
+    .execute(&fleet.pool)
+    .await
+    .unwrap();
+    let (_, found) = examined(&fleet).await;
+    assert_eq!((health(&found, "keys"), health(&found, "suppressed addresses")), ("bad", "bad"), "{found:?}");
+    assert!(worker.stop().await.success());
+}
+
 /// What changes beneath a database, and what keeps vacuum from its work although no session does.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_knows_a_changed_order_of_texts_and_what_slots_and_prepared_transactions_hold() {

@@ -113,8 +113,8 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         let nobody = "http://127.0.0.1:9";
         let mut text = if terms.mails { mail_config(dir.path(), nobody, &terms) } else { String::new() };
         text += &platform_config(dir.path(), nobody, &terms);
-        fs::write(dir.path().join("noshi.toml"), text).expect("a file");
-        let process = open_door(&url, dir.path(), "127.0.0.1:0");
+        configure_door(dir.path(), &text);
+        let process = open_door(&url, &dir.path().join("door"), "127.0.0.1:0");
         let base = format!("http://{}/v1/events", address(&process, "the door is open").await);
         config.ses.events_url = Some(format!("{base}/ses"));
         config.organization_platform.events_url = terms.events.then(|| format!("{base}/organization"));
@@ -156,9 +156,17 @@ pub async fn address(process: &Process, message: &str) -> String {
     address
 }
 
+/// The key of the vault; its public half is beside it.
+fn vault_key(dir: &Path) -> PathBuf {
+    let key = secret(&dir.join("vault.key"), &format!("k1:{}\n", "5a".repeat(32)));
+    let public = noshi::vault::Vault::open(&key).expect("a key").public_line();
+    secret(&dir.join("vault.pub"), &public);
+    key
+}
+
 /// The key of the vault, and the mail service.
 fn mail_config(dir: &Path, base_url: &str, terms: &Terms) -> String {
-    let key = secret(&dir.join("vault.key"), &format!("k1:{}\n", "5a".repeat(32)));
+    let key = vault_key(dir);
     let certificate = secret(&dir.join("sns.pem"), SNS_TEST_CERTIFICATE);
     format!(
         "vault_key_file = '{}'\n[email]\nfrom = 'Gift Desk <gift@example.jp>'\nservice = 'ses'\nlink = 'https://example.jp/gifts/{{reference}}'\n\
@@ -194,7 +202,7 @@ fn secret(path: &Path, text: &str) -> PathBuf {
 }
 
 fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
-    let key = secret(&dir.join("vault.key"), &format!("k1:{}\n", "5a".repeat(32)));
+    let key = vault_key(dir);
     let file = |name: &str, text: &str| secret(&dir.join(name), text).display().to_string();
     let credentials = |provider| match provider {
         Provider::AmazonIncentives => format!(
@@ -229,7 +237,15 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
         );
     }
     text += &platform_config(dir, &simulator.base_url(Partner::OrganizationPlatform), terms);
+    configure_door(dir, &text);
     fs::write(dir.join("noshi.toml"), text).expect("a configuration");
+}
+
+/// The workers' settings without the key that opens, in a folder of the door's.
+fn configure_door(dir: &Path, text: &str) {
+    let text = text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub");
+    fs::create_dir_all(dir.join("door")).expect("a folder");
+    fs::write(dir.join("door/noshi.toml"), text).expect("the door's settings");
 }
 
 /// A worker process; it dies with the test.

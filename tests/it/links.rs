@@ -178,6 +178,9 @@ async fn a_worker_works_again_whenever_one_of_its_flows_goes_silent() {
     let mut work = async |what: String| {
         gifts += 1;
         fleet.gift(&format!("g{gifts}"), "amazon", 500).await;
+        // Steps in our own database alone, one after the other in one pair of hands.
+        let own = json!({"id": format!("p{gifts}"), "steps": 3, "tally": format!("t{gifts}")});
+        crate::engine::probe(&fleet.pool, own).await;
         fleet.at_rest(within).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         gifts
     };
@@ -194,6 +197,11 @@ async fn a_worker_works_again_whenever_one_of_its_flows_goes_silent() {
     link.silence();
     let gifts = work("all flows at once".to_owned()).await;
     assert_eq!(crate::processes::count(&fleet, "issued"), gifts, "a gift was bought twice, or never");
+    let blamed: i64 = sqlx::query_scalar("select count(*) from noshi.job_event where event = 'rescued'")
+        .fetch_one(&fleet.pool)
+        .await
+        .expect("a count");
+    assert_eq!(blamed, 0, "an answer that was lost was taken for a job that was");
 }
 
 #[tokio::test(flavor = "multi_thread")]

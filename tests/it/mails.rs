@@ -126,6 +126,12 @@ async fn a_mail_goes_out_once_and_events_tell_what_became_of_it() {
     let sends = fleet.sends();
     assert!(sends.values().all(|sends| *sends == 1) && sends.len() == 5, "{sends:?}");
 
+    // The door could seal them and nothing more: a worker opened and digested them.
+    let digested = "select count(*) filter (where digest is null), count(*) from noshi.suppression";
+    until("digests of what bounced", Duration::from_secs(10), async || {
+        sqlx::query_as::<_, (i64, i64)>(digested).fetch_one(&fleet.pool).await.unwrap() == (0, 2)
+    })
+    .await;
     // The same addresses again, written otherwise, about something else.
     for (_, address, _, suppressed) in jobs.iter().filter(|(.., expected, _)| expected.0 == "completed") {
         let again = fleet.mail(&format!("again {address}"), &format!(" {} ", address.to_uppercase())).await;

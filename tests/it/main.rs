@@ -35,6 +35,7 @@ mod operators;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod peace;
+mod pictures;
 mod point_jobs;
 mod points;
 mod postfix;
@@ -43,6 +44,7 @@ mod private_postgres;
 mod probes;
 mod processes;
 mod prune;
+mod readings;
 mod recover;
 mod redrive;
 mod requests;

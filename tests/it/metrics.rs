@@ -107,7 +107,7 @@ fn expected() -> BTreeSet<String> {
             all.insert(format!("noshi_lane_shut{{lane=\"{lane}\",why=\"{why}\"}}"));
         }
     }
-    let gifts = Provider::ALL.map(|provider| (provider.name(), &["issue", "inquire", "cancel"][..]));
+    let gifts = Provider::ALL.map(|provider| (provider.name(), &["issue", "inquire", "cancel", "refetch"][..]));
     let stores = ("organization_platform", &["create_shop", "find_shop", "assign_service", "delete_shop"][..]);
     for (provider, ops) in gifts.into_iter().chain([stores]) {
         for op in ops {

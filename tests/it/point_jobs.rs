@@ -370,10 +370,10 @@ async fn a_file_of_points_is_approved_granted_and_read_back() {
     assert_eq!(api.post(&path("release"), &sato, &json!({})).await.0, 403);
     let approve = json!({"digest": made["approval_digest"], "reason": "read"});
     assert_eq!(api.post(&path("approve"), &sato, &approve).await.0, 403);
+    let worker = api.fleet.worker("w", &[], &[]);
     let (status, said) = api.post(&path("approve"), &suzuki, &approve).await;
     assert_eq!(status, 200, "{said}");
     assert_eq!(api.post(&path("release"), &sato, &json!({})).await.0, 200);
-    let worker = api.fleet.worker("w", &[], &[]);
     let batch = format!("/v1/batches/{}", made["batch"]);
     until("a settled batch", REST, async || api.get(&batch, &sato).await.1["status"] == "settled").await;
     assert_eq!(api.get(&batch, &sato).await.1["completed"], 150);

@@ -1,4 +1,4 @@
-//! README's "Operate", walked through as it stands there. `NOSHI_REDRAW=1` writes down what the commands answer now.
+//! The page of the incident, walked through as it stands there. `NOSHI_REDRAW=1` writes down what the commands answer now.
 
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
@@ -8,11 +8,11 @@ use tokio::{
     process::{Child, Command},
 };
 
-const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/docs/incident.md");
 const FENCE: &str = "```console\n";
 
 /// What differs from run to run: numbers, times, digests, and how wide a column is.
-fn settled(text: &str) -> Vec<String> {
+pub fn settled(text: &str) -> Vec<String> {
     let word = |word: &str| {
         let plain = word.trim_matches(|c: char| !c.is_alphanumeric());
         let number = !plain.is_empty() && plain.chars().all(|c| c.is_ascii_digit() || ":-.TZ".contains(c));
@@ -77,14 +77,14 @@ impl Practice {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_incident_of_the_readme_is_mended_as_the_readme_says() {
+async fn the_incident_is_resolved_as_its_page_says() {
     let _turn = crate::support::turn().await;
     let practice = Practice::begin().await;
     let exports = practice.exports();
 
-    let readme = fs::read_to_string(README).unwrap();
+    let page = fs::read_to_string(PAGE).unwrap();
     let mut redrawn = String::new();
-    let mut rest = readme.as_str();
+    let mut rest = page.as_str();
     let mut commands = 0;
     while let Some((before, after)) = rest.split_once(FENCE) {
         let (block, after) = after.split_once("```\n").expect("the block ends");
@@ -103,7 +103,7 @@ async fn the_incident_of_the_readme_is_mended_as_the_readme_says() {
     }
     assert!(commands >= 9, "{commands}");
     if std::env::var_os("NOSHI_REDRAW").is_some() {
-        fs::write(README, redrawn + rest).unwrap();
+        fs::write(PAGE, redrawn + rest).unwrap();
     }
     // What is written there would prove nothing if the jobs were not mended.
     let left = run("noshi job list --status needs_operator -o json", &exports).await;

@@ -294,7 +294,7 @@ struct Trusted {
     tests: &'static [&'static str],
 }
 
-const TRUSTED: [Trusted; 10] = [
+const TRUSTED: [Trusted; 11] = [
     Trusted {
         who: "producer",
         role: "noshi_producer",
@@ -329,7 +329,7 @@ const TRUSTED: [Trusted; 10] = [
         who: "owner of the schema",
         role: "",
         has: "owns tables and caps",
-        worst: "sets caps and drops triggers; nothing in the database holds them",
+        worst: "sets caps, makes tokens (and so has a worker open what those may see), and drops triggers; nothing in the database holds them",
         seen_by: "the audit's newest link, kept elsewhere: `noshi audit verify --expect`",
         tests: &["audit::a_chain_written_anew_is_told_by_a_link_that_was_kept"],
     },
@@ -348,10 +348,22 @@ const TRUSTED: [Trusted; 10] = [
     Trusted {
         who: "host of the interface",
         role: "noshi_api",
-        has: "a login that acts by tokens, the key of the vault for files and codes",
-        worst: "shows what is shown to it: tokens while they are in use, codes that are asked for",
-        seen_by: "audit of reveals and reports",
-        tests: &["alone::a_tokens_digest_lets_nobody_in", "secrets::a_code_that_is_shown_stands_nowhere_else"],
+        has: "a login that acts by tokens, the public key of the vault, which seals and opens nothing; no partner's key",
+        worst: "shows what is shown to it: tokens while they are in use, codes and reports that are asked for with them; buys nothing",
+        seen_by: "audit of reveals and reports, each written before it is opened",
+        tests: &[
+            "readings::a_host_with_no_secret_reveals_reports_and_approves",
+            "alone::a_tokens_digest_lets_nobody_in",
+            "secrets::a_code_that_is_shown_stands_nowhere_else",
+        ],
+    },
+    Trusted {
+        who: "host of an operator",
+        role: "",
+        has: "an operator's login, the public key of the vault",
+        worst: "reads the reports that it asks for",
+        seen_by: "audit of reports",
+        tests: &["readings::a_reading_is_opened_by_whoever_may_see_it"],
     },
     Trusted {
         who: "host of the door for events",

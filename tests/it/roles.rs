@@ -208,7 +208,7 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
     refused(&worker, "select noshi.enqueue('probe', 'a', '{}')").await;
     refused(&worker, "select from noshi.gift_issuance_history").await;
     refused(&worker, "select noshi.record_email_event('m', 1, 'bounce', null, null, null)").await;
-    refused(&worker, "select noshi.suppress_address('s', null, null, null, null, null, null)").await;
+    refused(&worker, "select noshi.suppress_address('s', null, null, null, null, null)").await;
     // Of what is sealed a worker reads the recipients of mails in its own hands: not a gift's, and not a mail's at rest.
     run(
         &place.root,
@@ -394,9 +394,11 @@ async fn the_door_keeps_events_and_sees_nothing() {
     let door = place.login("door").await;
     let record = "select noshi.record_email_event('m', 1, 'bounce', 'x', now(), 'Permanent')";
     run(&door, record).await.expect("an event");
-    let suppress =
-        "select noshi.suppress_address('s', array[sha256('a')], 'bounced', 'm', 'k1', '\\x00'::bytea, '\\x00'::bytea)";
+    let suppress = "select noshi.suppress_address('s', 'bounced', 'm', 'k1', '\\x00'::bytea, '\\x00'::bytea)";
     run(&door, suppress).await.expect("a suppressed address");
+    // It says nothing about whose that is, and hears nothing.
+    refused(&door, "select from noshi.undigested_addresses(array['k1'])").await;
+    refused(&door, "select noshi.digest_address('s', array[sha256('a')], 'k1')").await;
     let changed = "select noshi.keep_shop_event('shp', 'O-1', 'S-1', 'n', false, 1), noshi.keep_organization_event('O-1', 'n', 1)";
     run(&door, changed).await.expect("two changes");
     refused_to_everybody(&place, &door).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use noshi::simulator::link::Way;
 use noshi::store::PgPool;
 use noshi::store::{
     self,
@@ -240,6 +241,45 @@ async fn of_two_holds_of_one_job_in_one_group_only_the_fresh_one_is_written_and_
     assert_eq!(told, [false, true, true, false, true, true], "the last two are one step");
 }
 
+/// The answer to a settle is lost, and the server is out of reach for a while. Whatever the moment, the settle was applied once, and its worker
+/// is told so: taken for stale, the job would be found lost, and count a death.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settle_that_was_applied_and_not_answered_is_told_as_applied() {
+    let db = database().await;
+    probes(&db.pool, 25).await;
+    let (worker, jobs) = held(&db.pool, 25).await;
+    let (link, url) = crate::links::link_to(&db.url).await;
+    let pool = store::connect(&url, store::Role::Worker, 1).await.unwrap().with_patience(Duration::from_millis(300));
+    let (flusher, tasks) = noshi::flush::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
+    let going_on = |job: &Claimed| Settlement { status: Status::Running, at: "stepping".to_owned(), ..done(job) };
+    assert_eq!(flusher.settle(going_on(&jobs[0])).await, Settled::Applied);
+    for (n, job) in jobs[1..].iter().enumerate() {
+        link.silence_at(Way::Down, n as u64 % 3);
+        let settle = tokio::spawn({
+            let (flusher, settlement) = (flusher.clone(), going_on(job));
+            async move { flusher.settle(settlement).await }
+        });
+        let met = crate::processes::until("the flow goes silent", Duration::from_secs(5), async || {
+            settle.is_finished() || !link.waits()
+        });
+        met.await;
+        // Some find the server away once, some more often, before it is there again.
+        link.refuse(true);
+        let refused = link.accepted() + n as u64 % 4;
+        crate::processes::until("tries to reach it", Duration::from_secs(20), async || {
+            settle.is_finished() || link.accepted() > refused
+        })
+        .await;
+        link.refuse(false);
+        assert_eq!(settle.await.unwrap(), Settled::Applied, "job {n}");
+    }
+    drop(flusher);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(count(&db.pool, "select count(*) from noshi.job_event where event = 'settled'").await, 25);
+}
+
 /// What a constraint refuses is no death of a worker: the job is parked at once, in doubt if it called, with the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
@@ -276,6 +316,9 @@ async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
     // A stale hold parks nothing.
     let again = store::settle::park_refused(pool, worker, &refused(&jobs[1]), None).await.unwrap();
     assert_eq!(again, Settled::Stale);
+    // Nor is it told as applied, where the answer to its parking was lost: its worker goes on with nothing.
+    let applied = store::settle::was_applied(pool, worker, &[&refused(&jobs[0]), &done(&jobs[2])]).await.unwrap();
+    assert_eq!(applied, [done(&jobs[2]).hold()].into());
     drop(flusher);
     for task in tasks {
         task.await.unwrap();

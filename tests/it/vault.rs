@@ -192,13 +192,53 @@ async fn suppressed_addresses_stay_suppressed() {
     assert_ne!(mails::record_event(&mut connection, &event).await.unwrap(), mails::Heard::Again);
     assert_eq!(mails::record_event(&mut connection, &event).await.unwrap(), mails::Heard::Again);
     let sealed = old.seal(&Place { grant: "s-1", provider: "", column: "suppressed" }, &address);
-    let (id, digests) = ("s-1", old.digests(&address));
-    let new = mails::Suppress { id, digests: &digests, reason: "bounced", event: "m-1", sealed: &sealed };
-    assert!(mails::suppress(&mut connection, &new).await.unwrap());
-    assert!(!mails::suppress(&mut connection, &mails::Suppress { id: "s-2", ..new }).await.unwrap());
+    let new = mails::Suppress { id: "s-1", reason: "bounced", event: "m-1", sealed: &sealed };
+    mails::suppress(&mut connection, &new).await.unwrap();
+    let sealed = old.seal(&Place { grant: "s-2", provider: "", column: "suppressed" }, &address);
+    mails::suppress(&mut connection, &mails::Suppress { id: "s-2", sealed: &sealed, ..new }).await.unwrap();
 
     let both = desk.keys(&[&desk.new, &desk.old]);
     let same = SecretString::from(" Hana@EXAMPLE.jp ");
+    // Who took them in could not digest them, and whoever lacks their key is not shown them.
+    assert!(!mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
+    let strange = mails::undigested(&mut connection, &["strange".to_owned()]).await.unwrap();
+    assert!(strange.is_empty());
+    let mut transaction = desk.db.pool.begin().await.unwrap();
+    let mut found = mails::undigested(&mut transaction, &both.key_ids()).await.unwrap();
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(found.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["s-1", "s-2"]);
+    // They are in one's hands alone; and what did not open then is left for a minute.
+    assert!(mails::undigested(&mut connection, &both.key_ids()).await.unwrap().is_empty());
+    for (id, sealed) in &found {
+        let read = both.unseal(&Place { grant: id, provider: "", column: "suppressed" }, sealed).unwrap();
+        let (digests, key) = (old.digests(&read), old.current_key());
+        // The second is the same address: it is suppressed once.
+        assert_eq!(mails::digest(&mut transaction, id, &digests, key).await.unwrap(), id == "s-1");
+    }
+    transaction.commit().await.unwrap();
+    for rows in
+        ["select count(*) from noshi.suppression", "select count(*) from noshi_sealed.sealed where what = 'suppressed'"]
+    {
+        let rows: i64 = sqlx::query_scalar(rows).fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(rows, 1);
+    }
+    // One that does not open keeps none of the others waiting: it is shown again a minute later.
+    let sealed = old.seal(&Place { grant: "another", provider: "", column: "suppressed" }, &address);
+    mails::suppress(&mut connection, &mails::Suppress { id: "s-3", sealed: &sealed, ..new }).await.unwrap();
+    for (passed, shown) in [("1 second", 1), ("59 seconds", 0), ("61 seconds", 1)] {
+        let pass = "update noshi.suppression set tried_at = clock_timestamp() - $1::interval where tried_at is not null and digest is null";
+        sqlx::query(pass).bind(passed).execute(&mut *connection).await.unwrap();
+        assert_eq!(mails::undigested(&mut connection, &both.key_ids()).await.unwrap().len(), shown, "{passed}");
+    }
+    sqlx::raw_sql(
+        "delete from noshi.suppression where id = 's-3'; delete from noshi_sealed.sealed where subject = 's-3'",
+    )
+    .execute(&mut *connection)
+    .await
+    .unwrap();
+    // What has a digest keeps it.
+    let other = both.digests(&SecretString::from("taro@example.jp"));
+    assert!(!mails::digest(&mut connection, "s-1", &other, "new").await.unwrap());
     assert!(mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
     assert_eq!(desk.rotate(Some("rotate.before_commit@1")).await.status.signal(), Some(9));
     assert!(mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());

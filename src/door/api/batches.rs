@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Seek, SeekFrom, Write},
+    io::{Seek, SeekFrom, Write},
     path::Path,
     time::Duration,
 };
@@ -18,14 +18,13 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::{Call, Desk, answer, body, refusal::Refusal};
 use crate::{
     intake::{self, Encoding, FileKind, Submission},
+    reading::ask::{self, What},
     store::batches::{self, Progress},
-    vault::{Place, Vault},
 };
 
 /// Bytes of a file.
@@ -275,48 +274,12 @@ pub async fn approve(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         .ok_or_else(|| Refusal::field("digest", "A digest is the approval_digest of the batch, 64 hex digits."))?;
     let pool = desk.pool_of(&call).await?;
     let batch = find(&pool, number).await?;
-    // What is approved is what is staged: whoever submitted the file could have staged anything.
+    // What is approved is what is staged: whoever submitted the file could have staged anything. A worker compares them, which can open the file.
     if batch.approval_digest == Some(hex::encode(&digest)) && batch.status == "awaiting_approval" {
-        let held = original(&pool, desk.vault()?, &batch).await?;
-        let submission = Submission {
-            path: Path::new(&batch.file),
-            held: Some(&held),
-            kind: FileKind::from_name(&batch.kind).ok_or_else(|| {
-                Refusal::conflict("A newer version received this batch. Nothing was approved; ask that one.")
-            })?,
-            encoding: Encoding::from_name(&batch.encoding),
-            campaign: None,
-            mails: false,
-            issues: false,
-        };
-        intake::verify(&pool, &desk.offers, &submission, number).await.map_err(|error| match Refusal::from(error) {
-            trouble if trouble.status != StatusCode::SERVICE_UNAVAILABLE => trouble,
-            _ => Refusal::conflict(
-                "What is staged of this batch is not what its file has. Nothing was approved; cancel it.",
-            ),
-        })?;
+        ask::ask(desk.by(&call), &desk.ears, What::Check { batch: number }).await?.whole().await?;
     }
     let approved_until = batches::approve(&pool, number, &digest, &reason).await?;
     Ok(answer(StatusCode::OK, &Approved { batch: number, approved_until }))
-}
-
-/// The file as it was submitted.
-async fn original(pool: &PgPool, vault: &Vault, batch: &Progress) -> Result<File, Refusal> {
-    let mut file = nameless()?;
-    let mut digest = Sha256::new();
-    for chunk in 0.. {
-        let Some(sealed) = batches::file_chunk(pool, batch.id, chunk).await? else { break };
-        let name = batches::chunk_name(batch.id, chunk);
-        let bytes = vault.open_bytes(&Place::of_chunk(&name), &sealed)?;
-        digest.update(&*bytes);
-        file.write_all(&bytes).map_err(|_| no_disk())?;
-    }
-    match hex::encode(digest.finalize()) == batch.digest {
-        true => Ok(file),
-        false => Err(Refusal::conflict(
-            "The stored file is not the one that was submitted. Nothing was approved; cancel the batch.",
-        )),
-    }
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -371,7 +334,7 @@ pub async fn cancel(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     shown(&pool, batch).await
 }
 
-/// Written to a nameless file first, so that a slow reader holds no connection of the database.
+/// Written to a nameless file first, so that a slow reader holds up no worker.
 pub async fn report(desk: &Desk, mut call: Call) -> Result<Response, Refusal> {
     let batch = call.number("batch")?;
     let pool = desk.pool_of(&call).await?;
@@ -379,9 +342,10 @@ pub async fn report(desk: &Desk, mut call: Call) -> Result<Response, Refusal> {
     if progress.status == "received" {
         return Err(Refusal::conflict("This batch is still being received; there is no report yet."));
     }
-    let mut file = nameless()?;
-    intake::report::write(&pool, desk.vault()?, &progress, BufWriter::new(&file)).await?;
     pool.close().await;
+    let mut file = nameless()?;
+    let asked = ask::ask(desk.by(&call), &desk.ears, What::Report { batch }).await?;
+    asked.write_to(&file, u64::try_from(progress.rows).ok()).await?;
     file.seek(SeekFrom::Start(0)).context("a report cannot be read again")?;
     // It is made; how slowly it is read is the caller's own affair.
     let own = call.large.take().map(|[own, _shared]| own);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     intake::{MOST_FAULTS, Rejected},
+    reading::ask::Unread,
     store::ActError,
 };
 
@@ -159,12 +160,32 @@ impl From<anyhow::Error> for Refusal {
             Ok(error) => return error.into(),
             Err(error) => error,
         };
+        let error = match error.downcast::<Unread>() {
+            Ok(unread) => return unread.into(),
+            Err(error) => error,
+        };
         match error.downcast::<sqlx::Error>() {
             Ok(error) => error.into(),
             Err(_) => {
                 tracing::warn!("a request could not be carried out; its sender was told to send it again");
                 Refusal::unavailable("It could not be done now; send it again, which is safe.")
             }
+        }
+    }
+}
+
+/// No answer of a worker, or one that says why.
+impl From<Unread> for Refusal {
+    fn from(unread: Unread) -> Refusal {
+        match unread {
+            Unread::Nobody(sentence) => Refusal::unavailable(sentence),
+            Unread::Told { word, sentence, wait } => match word.as_str() {
+                "lane_closed" | "throttled" => Refusal::later(wait, sentence),
+                "forgotten" | "dead" => Refusal::new(StatusCode::GONE, sentence),
+                "other_card" | "moved_on" | "differs" | "other_file" | "not_whole" => Refusal::conflict(sentence),
+                "no_batch" => Refusal::not_found(sentence),
+                _ => Refusal::unavailable(sentence),
+            },
         }
     }
 }

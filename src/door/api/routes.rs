@@ -155,7 +155,7 @@ pub static ROUTES: [Route; 24] = [
     },
     route!(Get "/v1/batches" "read" "The latest 50 batches and how far each is.", Takes::Nothing, 200 Vec<batches::Batch>, handle_apart!(batches::list)),
     route!(Get "/v1/batches/{batch}" "read" "How far a batch is.", Takes::Nothing, 200 batches::Batch, handle_apart!(batches::show)),
-    route!(Post "/v1/batches/{batch}/approve" "approve" "Approves a batch of somebody else, over its file, its options and its addresses.",
+    route!(Post "/v1/batches/{batch}/approve" "approve" "Approves a batch of somebody else, over its file, its options and its addresses. A worker first compares the file with what is staged.",
         Takes::Json { most: BODY, within: BODY_TIME, large: true, draw: draw!(batches::Approve) }, 200 batches::Approved, handle_apart!(batches::approve)),
     route!(Post "/v1/batches/{batch}/release" "operate" "Lets the rows of a batch go. Twice is harmless.",
         json!(batches::Release), 200 batches::Batch, handle_apart!(batches::release)),
@@ -167,10 +167,10 @@ pub static ROUTES: [Route; 24] = [
         json!(batches::Why), 200 batches::Batch, handle_apart!(batches::cancel)),
     Route {
         answers: (200, None),
-        ..route!(Get "/v1/batches/{batch}/report" "personal" "The file's columns, names and addresses with them, and what became of each row, as CSV. Each time is written down.",
+        ..route!(Get "/v1/batches/{batch}/report" "personal" "The file's columns, names and addresses with them, and what became of each row, as CSV. Each time is written down first; a worker writes it.",
             Takes::File, 200 (), handle_apart!(batches::report))
     },
-    route!(Post "/v1/gifts/{grant}/reveal" "reveal" "Shows the code of an issued gift to its user. Each time is written down.",
+    route!(Post "/v1/gifts/{grant}/reveal" "reveal" "Shows the code of an issued gift to its user. Each time is written down first; a worker opens it, and 503 says what it means if none does.",
         json!(gifts::Reveal), 200 gifts::Shown, handle!(gifts::reveal)),
     Route {
         query: Some(draw!(points::When)),
