@@ -360,7 +360,7 @@ const TRUSTED: [Trusted; 11] = [
     Trusted {
         who: "host of an operator",
         role: "",
-        has: "a login in `noshi_operator`, the public key of the vault",
+        has: "an operator's login, the public key of the vault",
         worst: "reads the reports that it asks for",
         seen_by: "audit of reports",
         tests: &["readings::a_reading_is_opened_by_whoever_may_see_it"],
