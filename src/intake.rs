@@ -28,7 +28,7 @@ use std::{
 
 use crate::store::PgPool;
 use anyhow::{Context, bail, ensure};
-use noshi_jobs::money::Currency;
+use noshi_jobs::{machine::Call, money::Currency};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
@@ -154,9 +154,9 @@ pub struct Taken {
     pub key: String,
     pub args: String,
     /// The grant that the recipient is sealed for.
-    grant: Option<String>,
+    pub grant: Option<String>,
     /// Name and address as JSON, if the row has either.
-    recipient: Option<SecretString>,
+    pub recipient: Option<SecretString>,
     /// Mail can be sent to it.
     mailed: bool,
 }
@@ -350,13 +350,20 @@ pub fn digest_of(path: &Path) -> anyhow::Result<[u8; 32]> {
     Lines::new(BufReader::new(file), Encoding::Utf8).digest().context("the file cannot be read")
 }
 
-/// Compares a file, row by row, with what is staged of its batch. Recipients are sealed, and cannot be compared. `offers`: what a row may ask for, if
-/// that is to be judged again.
+/// The addresses that are kept beside rows, for whoever can open them.
+pub trait Addresses: Send {
+    /// A page of rows, each with its number.
+    fn compare<'a>(&'a mut self, page: &'a [(i32, Taken)]) -> Call<'a, anyhow::Result<()>>;
+}
+
+/// Compares a file, row by row, with what is staged of its batch. `offers`: what a row may ask for, if that is to be judged again; `sealed`: the addresses, if
+/// they can be compared here.
 pub async fn verify(
     pool: &PgPool,
     offers: Option<&Offers>,
     submission: &Submission<'_>,
     batch: i64,
+    mut sealed: Option<&mut dyn Addresses>,
 ) -> anyhow::Result<()> {
     let Submission { kind, encoding, .. } = *submission;
     let mut reading = Reading::new(kind, encoding, submission.open()?, offers, batch.to_string());
@@ -379,6 +386,9 @@ pub async fn verify(
         let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
         if let Some(line) = batches::first_difference(pool, batch, &rows).await? {
             bail!("line {line} is not staged in batch {batch} as this file has it");
+        }
+        if let Some(sealed) = &mut sealed {
+            sealed.compare(&page).await?;
         }
     }
     let staged = batches::staged(pool, batch).await?;
@@ -436,7 +446,7 @@ pub async fn submit(
         let staged = async {
             staging.run(&checked).await?;
             // What another submission left behind is taken only if it is this file's.
-            if is_new { Ok(()) } else { verify(pool, Some(offers), submission, batch).await }
+            if is_new { Ok(()) } else { verify(pool, Some(offers), submission, batch, None).await }
         };
         if let Err(error) = staged.await {
             let why = "its submission failed, or its file changed while it was read";

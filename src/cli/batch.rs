@@ -306,7 +306,7 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
         mails: false,
         issues: false,
     };
-    intake::verify(&pool, Some(&settings.offers()?), &submission, act.batch)
+    intake::verify(&pool, Some(&settings.offers()?), &submission, act.batch, None)
         .await
         .context("nothing was approved: this file is not what the batch holds")?;
     ensure!(
@@ -314,6 +314,9 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
         "nothing was approved: this file is not the one of batch {}, byte for byte",
         act.batch
     );
+    // The addresses, too, which a worker alone can open.
+    let ears = Ears::open(act.database.url()?.to_owned());
+    ask::ask(By::Login(&pool), &ears, What::Check { batch: act.batch }).await?.whole().await?;
     let stands_for = batch.approval_digest.as_deref().and_then(|digest| hex::decode(digest).ok()).unwrap_or_default();
     let until = batches::approve(&pool, act.batch, &stands_for, &act.reason).await?;
     let sentence = format!("batch {} is approved until {}: {}", act.batch, instants::show(until), would_do(&batch));

@@ -10,7 +10,7 @@ use std::{
 
 use noshi_jobs::{
     gift_issuance::{Args, Sealed, State, Trade},
-    machine::Closing,
+    machine::{Call, Closing},
 };
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -21,7 +21,7 @@ use super::{Opened, Part};
 use crate::{
     clients::{Gate, GiftProvider, Refetch},
     engine::{Engine, Partners},
-    intake::{self, Encoding, FileKind, Submission, report},
+    intake::{self, Addresses, Encoding, FileKind, Submission, report},
     lease::Slot,
     metrics::call,
     store::{
@@ -325,14 +325,36 @@ impl Reading {
             mails: false,
             issues: false,
         };
-        let verified = intake::verify(&self.pool, None, &submission, batch.id).await;
-        verified.map_err(|error| match error.downcast() {
-            Ok(ActError::Database(error)) if store::is_transient(&error) => Stop::Database(error),
-            Ok(_) | Err(_) => Stop::trouble(
-                "differs",
-                "What is staged of this batch is not what its file has. Nothing was approved; cancel it.",
-            ),
+        let mut addresses = Compared { reading: self, parts, stopped: None };
+        let verified = intake::verify(&self.pool, None, &submission, batch.id, Some(&mut addresses)).await;
+        verified.map_err(|error| match (addresses.stopped, error.downcast()) {
+            (Some(stop), _) => stop,
+            (None, Ok(ActError::Database(error))) if store::is_transient(&error) => Stop::Database(error),
+            (None, Ok(_) | Err(_)) => differs(),
         })
+    }
+
+    /// Whether each row has the recipient that its line of the file has, sealed for its grant, and no other row one.
+    async fn addresses(&self, page: &[(i32, intake::Taken)], parts: &mut Parts<'_>) -> Result<(), Stop> {
+        let (Some((from, _)), Some((to, _))) = (page.first(), page.last()) else { return Ok(()) };
+        let mut kept = readings::recipients(&self.pool, &self.held, (*from, *to)).await?.into_iter().peekable();
+        for (row, taken) in page {
+            let kept = kept.next_if(|(of, ..)| of == row);
+            let same = match (kept, &taken.recipient, &taken.grant) {
+                (None, None, _) => true,
+                (Some((_, _, sealed)), Some(wanted), Some(grant)) => {
+                    let place = Place { grant, provider: "", column: "recipient" };
+                    let opened = self.vault(&sealed)?.unseal(&place, &sealed);
+                    opened.is_ok_and(|opened| opened.expose_secret() == wanted.expose_secret())
+                }
+                (Some(_) | None, _, _) => false,
+            };
+            if !same {
+                return Err(differs());
+            }
+        }
+        // Nothing of it: a sign of life.
+        parts.put(&[]).await
     }
 
     /// The file as it was submitted, without a name on the disk, so that nothing of it outlives us.
@@ -358,6 +380,27 @@ impl Reading {
             )),
         }
     }
+}
+
+/// The addresses of a batch, compared with its file.
+struct Compared<'a, 'p> {
+    reading: &'a Reading,
+    parts: &'a mut Parts<'p>,
+    stopped: Option<Stop>,
+}
+
+impl Addresses for Compared<'_, '_> {
+    fn compare<'a>(&'a mut self, page: &'a [(i32, intake::Taken)]) -> Call<'a, anyhow::Result<()>> {
+        Box::pin(async move {
+            let Err(stop) = self.reading.addresses(page, self.parts).await else { return Ok(()) };
+            self.stopped = Some(stop);
+            anyhow::bail!("the addresses were not compared")
+        })
+    }
+}
+
+fn differs() -> Stop {
+    Stop::trouble("differs", "What is staged of this batch is not what its file has. Nothing was approved; cancel it.")
 }
 
 const fn name_of_refetch(refetch: &Refetch) -> &'static str {

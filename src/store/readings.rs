@@ -136,6 +136,20 @@ pub async fn chunk(pool: &PgPool, held: &Taken, chunk: i32) -> Result<Option<Sea
     Ok(row.as_ref().map(sealed).transpose()?)
 }
 
+/// The sealed recipients of these rows of a batch that is checked: row, grant, and what is sealed.
+pub async fn recipients(
+    pool: &PgPool,
+    held: &Taken,
+    (from, to): (i32, i32),
+) -> Result<Vec<(i32, String, Sealed)>, ActError> {
+    const RECIPIENTS: &str =
+        "select row_no, grant_id, key_id, nonce, ciphertext from noshi.reading_recipients($1, $2, $3, $4, $5)";
+    let rows = sqlx::query(RECIPIENTS).bind(held.reading).bind(held.worker).bind(held.take).bind(from).bind(to);
+    let rows = rows.fetch_all(pool).await?;
+    let read = |row| Ok((PgRow::try_get(row, "row_no")?, PgRow::try_get(row, "grant_id")?, sealed(row)?));
+    Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
+}
+
 /// One more part of the answer. False: as many wait for the asker as may.
 pub async fn put(pool: &PgPool, held: &Taken, number: i32, part: &Sealed) -> Result<bool, ActError> {
     const PUT: &str = "select noshi.put_reading($1, $2, $3, $4, $5, $6, $7)";

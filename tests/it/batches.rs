@@ -12,7 +12,7 @@ use noshi::{
     worker::Worker,
 };
 use noshi_jobs::gift_issuance::Sealed;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use sqlx::{Executor, Row};
 use tempfile::TempDir;
@@ -114,14 +114,19 @@ impl Desk {
             .unwrap()
     }
 
-    /// The report of a batch, which a worker writes that does nothing else.
+    /// The report of a batch, which a worker writes.
     async fn report(&self, arguments: &[&str]) -> Output {
+        self.beside_a_worker(self.command(&[&["batch", "report"], arguments].concat())).await
+    }
+
+    /// Beside a worker that opens what is sealed, and does nothing else.
+    async fn beside_a_worker<T>(&self, work: impl Future<Output = T>) -> T {
         self.db.pool.execute("update noshi.lane set paused = true").await.unwrap();
         let partners = Partners { vault: Some(self.settings().vault().unwrap()), ..Partners::default() };
         let worker = Worker::start(&self.db.url, "reads", partners, Pace::default()).await.unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let worker = tokio::spawn(worker.run_until(async { drop(stopped.await) }));
-        let output = self.command(&[&["batch", "report"], arguments].concat()).await;
+        let output = work.await;
         stop.send(()).unwrap();
         worker.await.unwrap();
         self.db.pool.execute("update noshi.lane set paused = false").await.unwrap();
@@ -818,7 +823,42 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
     assert!(!approved && said.contains("--reason is empty"), "{said}");
     let nothing = "select noshi.approve_batch(1, null, 'x')";
     assert!(desk.suzuki.execute(nothing).await.unwrap_err().to_string().contains("this digest does not stand for"));
-    assert!(approve(good.to_str().unwrap(), "read").await.0);
+    // What only a worker can see: an address that is not the file's, one more, one less, and a file that is not what the batch says.
+    let sealer = desk.settings().sealer().unwrap();
+    let place = vault::Place { grant: "G-7", provider: "", column: "recipient" };
+    let forged = sealer.seal(&place, &SecretString::from(r#"{"name":"山田太郎","address":"evil@attacker.example"}"#));
+    let of = |row: i32| format!("what = 'recipient' and subject = '{}/{row}'", submitted.batch);
+    let keep = "create table public.kept as select * from noshi_sealed.sealed";
+    desk.db.pool.execute(keep).await.unwrap();
+    let forge = format!(
+        "update noshi_sealed.sealed set nonce = '\\x{}', ciphertext = '\\x{}' where {}",
+        hex::encode(&forged.nonce),
+        hex::encode(&forged.ciphertext),
+        of(8)
+    );
+    let swap = format!(
+        "update noshi_sealed.sealed s set nonce = k.nonce, ciphertext = k.ciphertext from public.kept k where s.{} and k.{}",
+        of(8).replace(" and ", " and s."),
+        of(9).replace(" and ", " and k.")
+    );
+    let other_file = format!(
+        "update noshi_sealed.sealed set key_id = key_id, ciphertext = (select ciphertext from public.kept where {}) where what = 'file'",
+        of(1)
+    );
+    for change in [forge, swap, format!("delete from noshi_sealed.sealed where {}", of(120)), other_file] {
+        desk.db.pool.execute(sqlx::AssertSqlSafe(change.clone())).await.unwrap();
+        let (approved, said) = desk.beside_a_worker(approve(good.to_str().unwrap(), "read")).await;
+        let why = ["not what its file has", "does not open", "not the one that was submitted"];
+        assert!(!approved && why.iter().any(|why| said.contains(why)), "{change}: {said}");
+        let back = "delete from noshi_sealed.sealed; insert into noshi_sealed.sealed select * from public.kept";
+        desk.db.pool.execute("alter table noshi_sealed.sealed disable trigger user").await.unwrap();
+        for part in back.split("; ") {
+            desk.db.pool.execute(part).await.unwrap();
+        }
+        desk.db.pool.execute("alter table noshi_sealed.sealed enable trigger user").await.unwrap();
+    }
+    let (approved, said) = desk.beside_a_worker(approve(good.to_str().unwrap(), "read")).await;
+    assert!(approved, "{said}");
 }
 
 /// The same bytes twice, or nothing: what a first reading left behind of another file is never granted under this one's name.
