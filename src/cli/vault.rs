@@ -1,6 +1,6 @@
 //! `noshi vault`: the keys that seal gift codes and recipients.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -77,35 +77,100 @@ async fn rotate(settings: &Settings, out: Out, args: &VaultRotate) -> anyhow::Re
     all_have(&pool, keys.current_key(), args.yes).await?;
     // Before the first value: one that is broken off is on record as well.
     acts::record(&pool, "vault rotate", "vault/keys", json!({"key": keys.current_key()})).await?;
-    let mut rewrapped = 0_u64;
     let mut progress = Progress::begin("sealing again", None).kept(|done, _| {
         format!("{} values are under the new key, and the others open as before: keep the old key in the file, and run the same again", grouped(done))
     });
+    let mut done = Rotation::of(&keys);
     loop {
         let mut transaction = pool.begin().await?;
-        let Some(rows) = store::facts::sealed_under_another_key(&mut transaction, keys.current_key()).await? else {
-            drop(progress);
-            let key = keys.current_key();
-            return out.one(&json!({"rewrapped": rewrapped, "key": key}), |_| {
-                format!("{rewrapped} sealed values are now under the key {key}")
-            });
-        };
-        let sealing = keys.begin();
-        for mut row in rows {
-            let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
-            row.sealed = keys
-                .rewrap(&sealing, &place, &row.sealed)
-                .with_context(|| format!("the {} of {}", row.what, row.subject))?;
-            store::facts::replace_sealed(&mut transaction, &row).await?;
-            if row.what == "suppressed" {
-                digest_again(&mut transaction, &keys, &row).await?;
-            }
-            rewrapped += 1;
-            progress.advance(1);
-        }
+        let Some(key) = store::facts::another_key(&mut transaction, &done.finished).await? else { break };
+        let rewrapped = done.page(&mut transaction, key).await?;
+        progress.advance(rewrapped);
         crash_point("rotate.before_commit");
         transaction.commit().await?;
         crash_point("rotate.after_commit");
+    }
+    drop(progress);
+    done.told(out)
+}
+
+/// How far a rotation has come.
+struct Rotation<'a> {
+    keys: &'a vault::Vault,
+    rewrapped: u64,
+    /// Keys under which nothing is left that could be sealed again.
+    finished: Vec<String>,
+    /// Keys that the key file does not hold.
+    unknown: Vec<String>,
+    /// What does not open, by what it is and whose: it was sealed by somebody else, or changed.
+    closed: Vec<(String, String)>,
+}
+
+/// So many values that do not open are no forgery, but another mistake.
+const MAX_CLOSED: usize = 1_000;
+
+impl<'a> Rotation<'a> {
+    fn of(keys: &'a vault::Vault) -> Self {
+        let finished = vec![keys.current_key().to_owned()];
+        Rotation { keys, rewrapped: 0, finished, unknown: vec![], closed: vec![] }
+    }
+
+    /// A page of values of one key. Returns how many are under the new one now: whoever can submit files can seal what opens nowhere, and holds up
+    /// nothing by that.
+    async fn page(&mut self, connection: &mut crate::store::PgConnection, key: String) -> anyhow::Result<u64> {
+        if !self.keys.knows(&key) {
+            self.unknown.push(key.clone());
+            self.finished.push(key);
+            return Ok(0);
+        }
+        let rows = store::facts::sealed_under(connection, &key, &self.closed).await?;
+        if rows.is_empty() {
+            self.finished.push(key);
+            return Ok(0);
+        }
+        let (sealing, mut rewrapped) = (self.keys.begin(), 0);
+        for mut row in rows {
+            let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
+            let Ok(sealed) = self.keys.rewrap(&sealing, &place, &row.sealed) else {
+                ensure!(
+                    self.closed.len() < MAX_CLOSED,
+                    "more than {MAX_CLOSED} values do not open: the key file is not the one that they were sealed with"
+                );
+                self.closed.push((row.what, row.subject));
+                continue;
+            };
+            row.sealed = sealed;
+            store::facts::replace_sealed(connection, &row).await?;
+            if row.what == "suppressed" {
+                digest_again(connection, self.keys, &row).await?;
+            }
+            rewrapped += 1;
+        }
+        self.rewrapped += rewrapped;
+        Ok(rewrapped)
+    }
+
+    fn told(self, out: Out) -> anyhow::Result<()> {
+        let (rewrapped, key) = (self.rewrapped, self.keys.current_key());
+        if !self.unknown.is_empty() || !self.closed.is_empty() {
+            let mut left = vec![];
+            left.extend(self.unknown.iter().map(|key| {
+                format!("there are values under the key `{key}`, which the key file does not hold; add it, and run this again")
+            }));
+            left.extend(self.closed.iter().take(20).map(|(what, subject)| {
+                format!(
+                    "the {what} of {subject} does not open: it was changed, or sealed by somebody for another place"
+                )
+            }));
+            bail!(
+                "{} values are under the key {key}; not all. {}. What a cancelled batch left so is deleted by the schema's owner, from noshi_sealed.sealed",
+                grouped(rewrapped),
+                left.join("; ")
+            );
+        }
+        out.one(&json!({"rewrapped": rewrapped, "key": key}), |_| {
+            format!("{rewrapped} sealed values are now under the key {key}")
+        })
     }
 }
 

@@ -296,11 +296,15 @@ pub async fn tally(connection: &mut PgConnection, name: &str, job: i64) -> Resul
 }
 
 // Both by the index on the key, however many are done already.
-const OTHER_KEY: &str = "select coalesce((select min(key_id) from noshi_sealed.sealed where key_id < $1),
-    (select min(key_id) from noshi_sealed.sealed where key_id > $1))";
+// By the index of keys, each looked at once; a key that nothing is under any more costs nothing.
+const OTHER_KEY: &str = "with recursive k(id) as (
+    select min(key_id) from noshi_sealed.sealed
+    union all select (select min(key_id) from noshi_sealed.sealed s where s.key_id > k.id) from k where k.id is not null)
+select id from k where id <> all ($1) limit 1";
 // Waits for rows that another rotation holds: passing them over would end this one while they are under the old key.
-const REWRAP_NEXT: &str = "select what, subject, grant_id, provider, key_id, nonce, ciphertext from noshi_sealed.sealed
-where key_id = $1 limit 200 for update";
+const REWRAP_NEXT: &str = "select what, subject, grant_id, provider, key_id, nonce, ciphertext from noshi_sealed.sealed s
+where key_id = $1 and not exists (select from unnest($2::text[], $3::text[]) p(what, subject) where p.what = s.what and p.subject = s.subject)
+limit 200 for update";
 const REWRAP: &str =
     "update noshi_sealed.sealed set key_id = $3, nonce = $4, ciphertext = $5 where what = $1 and subject = $2";
 
@@ -314,14 +318,19 @@ pub struct SealedRow {
     pub sealed: gift_issuance::Sealed,
 }
 
-/// The next sealed values that are not under `key_id`, locked until the transaction ends. `None`: there are none.
-pub async fn sealed_under_another_key(
+/// A key under which there are sealed values, and that is none of these.
+pub async fn another_key(connection: &mut PgConnection, done: &[String]) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(OTHER_KEY).bind(done).fetch_optional(connection).await
+}
+
+/// The next sealed values under this key but for these (what, subject), locked until the transaction ends.
+pub async fn sealed_under(
     connection: &mut PgConnection,
     key_id: &str,
-) -> Result<Option<Vec<SealedRow>>, sqlx::Error> {
-    let other: Option<String> = sqlx::query_scalar(OTHER_KEY).bind(key_id).fetch_one(&mut *connection).await?;
-    let Some(other) = other else { return Ok(None) };
-    let rows = sqlx::query(REWRAP_NEXT).bind(other).fetch_all(connection).await?;
+    passed: &[(String, String)],
+) -> Result<Vec<SealedRow>, sqlx::Error> {
+    let (what, subject): (Vec<&str>, Vec<&str>) = passed.iter().map(|(w, s)| (w.as_str(), s.as_str())).unzip();
+    let rows = sqlx::query(REWRAP_NEXT).bind(key_id).bind(what).bind(subject).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             Ok(SealedRow {
@@ -336,8 +345,7 @@ pub async fn sealed_under_another_key(
                 },
             })
         })
-        .collect::<Result<_, _>>()
-        .map(Some)
+        .collect()
 }
 
 pub async fn replace_sealed(connection: &mut PgConnection, row: &SealedRow) -> Result<(), sqlx::Error> {

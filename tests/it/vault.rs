@@ -143,6 +143,29 @@ async fn rotation_survives_kills_and_the_old_key_can_go() {
     assert!(desk.rotate(None).await.status.success());
 }
 
+/// Whoever can submit files can leave what opens nowhere: everything else is under the new key all the same, and it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_passes_over_what_does_not_open() {
+    let desk = Desk::open().await;
+    let both = desk.keys(&[&desk.new, &desk.old]);
+    let old = desk.old.split(':').next().unwrap().to_owned();
+    let junk = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+        select 'recipient', '50/' || n, 'g', '', k, decode(repeat('00', 24), 'hex'), decode(repeat('00', 80), 'hex')
+        from unnest(array['bogus-key', $1, $1]) with ordinality j(k, n)";
+    sqlx::query(junk).bind(&old).execute(&desk.db.pool).await.unwrap();
+    for _ in 0..2 {
+        let done = desk.rotate(None).await;
+        let told = said(&done);
+        assert_eq!(done.status.code(), Some(1), "{told}");
+        for word in ["`bogus-key`", "recipient of 50/2", "recipient of 50/3"] {
+            assert!(told.contains(word), "{told}");
+        }
+    }
+    sqlx::query("delete from noshi_sealed.sealed where subject like '50/%'").execute(&desk.db.pool).await.unwrap();
+    assert_eq!(desk.opened(&both).await, (0, 450));
+    assert!(desk.rotate(None).await.status.success());
+}
+
 /// A rotation that says it is done while rows are under the old key would have the key thrown away.
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_waits_for_rows_that_another_holds() {
