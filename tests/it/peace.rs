@@ -604,9 +604,7 @@ async fn what_people_write_is_short() {
         (format!("select noshi.pause_lane('', {long})"), "at most 4000 bytes"),
         (format!("select noshi.propose('restore_mark', null, null, clock_timestamp(), {long})"), "at most 4000 bytes"),
         (
-            format!(
-                "select noshi.invalid_batch('grants', 'all_or_nothing', sha256('x'), 'x.csv', null, to_jsonb(repeat('r', 300000)))"
-            ),
+            "select noshi.invalid_batch('grants', 'all_or_nothing', sha256('x'), 'x.csv', null, to_jsonb(repeat('r', 300000)))".to_owned(),
             "at most 100,000 bytes",
         ),
         (
