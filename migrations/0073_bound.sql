@@ -7,14 +7,14 @@ alter table noshi.token add column login oid;
 update noshi.token t set login = r.oid from pg_roles r where lower(r.rolname) = t.owner;
 
 -- Whether the token's login is still who it was: there, of that name, not locked, and an operator where it made the token itself.
-create function noshi.is_theirs(t noshi.token) returns boolean language sql stable security definer
+create function noshi.is_theirs(p_login oid, p_owner text, p_created_by text) returns boolean language sql stable security definer
 set search_path = noshi, pg_temp
 as $$
-    select t.login is null or exists (select from pg_roles r where r.oid = t.login and lower(r.rolname) = t.owner and r.rolcanlogin
-        and (lower(t.created_by) <> t.owner or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+    select $1 is null or exists (select from pg_roles r where r.oid = $1 and lower(r.rolname) = $2 and r.rolcanlogin
+        and (lower($3) <> $2 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
 $$;
-revoke all on function noshi.is_theirs(noshi.token) from public;
-grant execute on function noshi.is_theirs(noshi.token) to noshi_operator;
+revoke all on function noshi.is_theirs(oid, text, text) from public;
+grant execute on function noshi.is_theirs(oid, text, text) to noshi_operator;
 grant select (login) on noshi.token to noshi_operator;
 
 -- No text that people write is so long that others wait for it.
@@ -64,7 +64,7 @@ declare
     body text;
 begin
     for change in select * from (values
-        ('shown_token', 'and t.revoked_at is null and t.expires_at > clock_timestamp();', 'and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t);'),
+        ('shown_token', 'and t.revoked_at is null and t.expires_at > clock_timestamp();', 'and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.created_by);'),
         ('create_token', 'insert into token (id, owner, digest, scopes, per_second, expires_at)
     values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts)', 'insert into token (id, owner, digest, scopes, per_second, expires_at, login)
     values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, (select r.oid from pg_roles r where lower(r.rolname) = p_owner order by r.rolname <> session_user limit 1))'),

@@ -79,9 +79,10 @@ begin
                    and (j.args -> 'value' ->> 'currency', j.args ->> 'category') is not distinct from (new.currency, new.category)
             into fits from job j where j.id = new.job;
         when 'gift_outcome' then
-            -- A person's word is written where one was asked for it.
+            -- A person's word is written where one was asked for it, also by the acts that follow a void; or it is known already.
             select (j.status = 'running' or j.xmin = here) and (new.reason is distinct from 'attested'
-                   or exists (select from job_event e where e.job = j.id and e.event = 'asked' and e.outcome = 'attest_void'))
+                   or exists (select from job_event e where e.job = j.id and e.event = 'asked' and e.outcome in ('attest_void', 'reissue', 'reject'))
+                   or exists (select from gift_outcome o where o.trade = new.trade and o.outcome = 'void'))
             into fits from gift_trade t join job j on j.id = t.job where t.id = new.trade;
         else
             select (j.status = 'running' or j.xmin = here) and j.kind = 'store_creation' and j.args ->> 'public_id' = new.public_id into fits from job j where j.id = new.job;

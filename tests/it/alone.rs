@@ -378,7 +378,7 @@ async fn a_token_ends_with_its_login() {
     let _ = server.create_login("interface", "noshi_api").await;
     let interface = PgPool::plain(&server.url_as("interface", &db.name), 1).unwrap();
     let show = format!("select set_config('noshi.token', 'tokenofueda1.{digest}', false); select noshi.who()");
-    let state = "select state = 'good' from (select case when noshi.is_theirs(t) then 'good' end as state from noshi.token t) s";
+    let state = "select state = 'good' from (select case when noshi.is_theirs(t.login, t.owner, t.created_by) then 'good' end as state from noshi.token t) s";
     drop(ueda);
     for (change, back) in [
         ("alter role ueda rename to ueda2", "alter role ueda2 rename to ueda"),
