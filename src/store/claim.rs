@@ -94,10 +94,13 @@ macro_rules! claim_sql {
         concat!(
             "with clock as materialized (select clock_timestamp() as now, noshi.server() as server),
 l as materialized (
-    select l.*, c.now, c.server as server_now from noshi.lane l, clock c
-    where l.name = $2 and not l.paused and coalesce(l.closed_until <= c.now, true)
+    select l.name, l.tokens, l.reserve, l.server, case when o.opened > l.obeyed then null else l.closed_code end as closed_code, c.now, c.server as server_now
+    from noshi.lane l cross join clock c
+    -- What an operator ordered and nobody has carried over yet: read, and never waited for.
+    left join noshi.lane_order o on o.lane = l.name and o.no > l.obeyed
+    where l.name = $2 and not coalesce(o.paused, l.paused)
       -- Out of funds, inquiries and unwinding go on; after any other answer nobody calls.
-      and coalesce(l.closed_code, 'funds') = 'funds'
+      and (o.opened > l.obeyed or (coalesce(l.closed_until <= c.now, true) and coalesce(l.closed_code, 'funds') = 'funds'))
       and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
       -- Nor on a server that the worker has not seen to be whole since it started.
       and ($8 = '' or c.server = $8)
