@@ -74,6 +74,7 @@ as $$
 declare was jsonb;
 begin
     perform must('operate');
+    perform say_why(p_reason);
     was := lane_steered(p_lane);
     update lane_order set no = no + 1, paused = true where lane = p_lane;
     perform record('lane pause', 'lane/' || p_lane, p_reason, was, jsonb_build_object('paused', true));
@@ -85,6 +86,7 @@ as $$
 declare was jsonb;
 begin
     perform must('operate');
+    perform say_why(p_reason);
     was := lane_steered(p_lane);
     update lane_order set no = no + 1, opened = no + 1, paused = false where lane = p_lane;
     perform record('lane resume', 'lane/' || p_lane, p_reason, was, jsonb_build_object('paused', false));
@@ -100,6 +102,7 @@ declare
     most_before integer;
 begin
     perform must('operate');
+    perform say_why(p_reason);
     was := lane_steered(p_lane);
     select b.declared_calls into declared from lane_budget b where b.lane = p_lane and b.per = p_per;
     if not found then

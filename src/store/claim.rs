@@ -110,13 +110,15 @@ l as materialized (
 ),
 -- After a restart or a failover a budget is pushed once: slots handed out before it may be lost to us.
 budget as materialized (
-    select b.per, f.late, f.jitter, i.emission, p.base, p.base - (b.burst - 1) * i.emission - l.now as first
+    select b.per, f.late, f.jitter, i.emission, p.base, p.base - (d.burst - 1) * i.emission - l.now as first
     from noshi.lane_budget b
     join l on b.lane = l.name
+    left join noshi.lane_most m on m.lane = b.lane and m.per = b.per
+    cross join lateral (select least(b.declared_calls, m.most) as calls, case when m.most < b.declared_calls then 1 else b.declared_burst end as burst) d
     -- Whoever usually comes later than the lane forgives has the whole fleet's calls spaced for that, until it has not for a while.
     cross join lateral (select greatest($7::interval, noshi.lateness(b.late, b.late_at, l.now)) as late) e
     cross join lateral (select e.late, greatest(b.jitter, e.late) as jitter) f
-    cross join lateral (select (b.per + f.jitter) / (b.calls - b.burst + 1) as emission) i
+    cross join lateral (select (b.per + f.jitter) / (d.calls - d.burst + 1) as emission) i
     cross join lateral (select greatest(b.tat, l.now, case when l.server not in ('', l.server_now)
         then l.now + $4::interval + least(b.per, '1 second') end) as base) p
     where ",

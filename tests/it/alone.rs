@@ -181,14 +181,19 @@ async fn who_sleeps_behind_a_release_holds_up_no_other_act_of_its_submitter() {
 async fn releases_of_stores_are_judged_in_turn_and_hold_up_stores_alone() {
     let db = database().await;
     let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    does(
+        &db.pool,
+        "insert into noshi.batch_cap (kind, currency, approve_from_rows, most_rows) values ('stores', '', 100, 1000)",
+    )
+    .await;
     let mut files = vec![];
     for name in ["s1", "s2"] {
         let stage = format!(
             r#"do $$ declare b bigint; begin
             select batch into b from noshi.receive_batch('stores', 'per_row', sha256('{name}'), '{name}', 'utf-8', null, false, false);
             insert into noshi.batch_row (batch, row_no, line, key, args) select b, n, n + 1, 'O/{name}-' || n || '/1',
-                jsonb_build_object('organization', 'O', 'public_id', '{name}-' || n, 'name', 'n', 'request', '1') from generate_series(1, (select approve_from_rows * 6 / 10 from noshi.batch_cap where kind = 'stores' order by id desc limit 1)) n;
-            perform noshi.validate_batch(b, (select count(*)::integer from noshi.batch_row where batch = b)); end $$"#
+                jsonb_build_object('organization', 'O', 'public_id', '{name}-' || n, 'name', 'n', 'request', '1') from generate_series(1, 60) n;
+            perform noshi.validate_batch(b, 60); end $$"#
         );
         does(&suzuki, &stage).await;
         let number = format!("select id from noshi.batch where file = '{name}'");
