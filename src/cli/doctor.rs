@@ -1,6 +1,6 @@
 //! `noshi doctor`: is everything here that the promises rest on? Each fault comes with how to mend it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::store::{PgConnection, PgPool};
 use anyhow::bail;
@@ -12,7 +12,7 @@ use crate::{
     explain::seconds,
     instants,
     settings::Settings,
-    store::{self, Role, health, lanes, operate, reach, restored, schema, workers},
+    store::{self, Role, health, holders, lanes, operate, reach, restored, schema, workers},
 };
 
 #[derive(Args)]
@@ -128,6 +128,7 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
             return Ok(());
         }
     };
+    look_at_holders(&mut connection, it).await?;
     look_at_work(&pool, it).await?;
     look_at_clocks(&pool, it).await?;
     look_at_lanes(&pool, it).await?;
@@ -373,6 +374,28 @@ async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
         Health::Fair,
         if kinds.is_empty() { "all known".to_owned() } else { format!("jobs wait that are {kinds}") },
         "they wait for a newer version; if there is none, the producer's kind is misspelt: nothing was done for them",
+    );
+    Ok(())
+}
+
+/// Transactions that hold locks for long: acts that need these fail meanwhile. Where this login may not see when one began, it is watched.
+async fn look_at_holders(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<()> {
+    const LONG: Duration = Duration::from_secs(10);
+    let begun = Instant::now();
+    let mut held = holders::of(connection, "").await?;
+    held.retain(|holder| holder.since.is_none_or(|since| since > LONG.as_secs_f64()));
+    while held.iter().any(|holder| holder.since.is_none()) && begun.elapsed() < LONG {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = holders::of(connection, "").await?;
+        held.retain(|holder| holder.since.is_some() || now.contains(holder));
+    }
+    let found: Vec<String> = held.iter().map(holders::Holder::to_string).collect();
+    it.check(
+        "open transactions",
+        held.is_empty(),
+        Health::Fair,
+        if held.is_empty() { "none holds locks for long".to_owned() } else { found.join(", ") },
+        "acts on what it holds fail until it ends: ask whoever uses that login; the owner of the database ends it with `select pg_terminate_backend(PROCESS)`, and it did nothing then",
     );
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{Row, postgres::PgRow, types::Json};
 
-use super::{ActError, enqueue, take_time};
+use super::{ActError, enqueue, in_time, take_time};
 use crate::chaos::{Bug, planted};
 
 /// Rows that are announced in one transaction.
@@ -107,18 +107,6 @@ pub async fn stage(pool: &PgPool, batch: i64, chunk: &Chunk) -> Result<(), ActEr
     Ok(transaction.commit().await?)
 }
 
-/// A call of one function for one batch, with time for large ones.
-async fn call<T>(
-    pool: &PgPool,
-    run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-) -> Result<T, ActError> {
-    let mut transaction = pool.begin().await?;
-    take_time(&mut transaction).await?;
-    let value = run(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok(value)
-}
-
 pub async fn is_validated(pool: &PgPool, batch: i64) -> Result<bool, ActError> {
     const IS_VALIDATED: &str = "select validated_at is not null from noshi.batch where id = $1";
     Ok(sqlx::query_scalar(IS_VALIDATED).bind(batch).fetch_one(pool).await?)
@@ -127,7 +115,7 @@ pub async fn is_validated(pool: &PgPool, batch: i64) -> Result<bool, ActError> {
 /// All rows are staged. Whether a second person must approve.
 pub async fn validate(pool: &PgPool, batch: i64, rows: i32) -> Result<bool, ActError> {
     const VALIDATE: &str = "select noshi.validate_batch($1, $2)";
-    call(pool, async |c| sqlx::query_scalar(VALIDATE).bind(batch).bind(rows).fetch_one(c).await).await
+    in_time(pool, async |c| sqlx::query_scalar(VALIDATE).bind(batch).bind(rows).fetch_one(c).await).await
 }
 
 /// Approves in the name of the login. Until when it holds.
@@ -138,34 +126,34 @@ pub async fn approve(
     reason: &str,
 ) -> Result<chrono::DateTime<chrono::Utc>, ActError> {
     const APPROVE: &str = "select noshi.approve_batch($1, $2, $3)";
-    call(pool, async |c| sqlx::query_scalar(APPROVE).bind(batch).bind(digest).bind(reason).fetch_one(c).await).await
+    in_time(pool, async |c| sqlx::query_scalar(APPROVE).bind(batch).bind(digest).bind(reason).fetch_one(c).await).await
 }
 
 pub async fn release(pool: &PgPool, batch: i64, reason: Option<&str>) -> Result<(), ActError> {
     const RELEASE: &str = "select noshi.release_batch($1, $2)";
-    call(pool, async |c| sqlx::query(RELEASE).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
+    in_time(pool, async |c| sqlx::query(RELEASE).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
 }
 
 pub async fn pause(pool: &PgPool, batch: i64, reason: &str) -> Result<(), ActError> {
     const PAUSE: &str = "select noshi.pause_batch($1, 'operator', $2)";
-    call(pool, async |c| sqlx::query(PAUSE).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
+    in_time(pool, async |c| sqlx::query(PAUSE).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
 }
 
 pub async fn resume(pool: &PgPool, batch: i64, reason: &str) -> Result<(), ActError> {
     const RESUME: &str = "select noshi.resume_batch($1, $2)";
-    call(pool, async |c| sqlx::query(RESUME).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
+    in_time(pool, async |c| sqlx::query(RESUME).bind(batch).bind(reason).execute(c).await.map(|_| ())).await
 }
 
 /// Returns how many rows were ended that had been jobs already.
 pub async fn cancel(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, ActError> {
     const CANCEL: &str = "select noshi.cancel_batch($1, $2)";
-    call(pool, async |c| sqlx::query_scalar(CANCEL).bind(batch).bind(reason).fetch_one(c).await).await
+    in_time(pool, async |c| sqlx::query_scalar(CANCEL).bind(batch).bind(reason).fetch_one(c).await).await
 }
 
 /// Asks for another run of every failed job of the batch. Returns how many.
 pub async fn rerun(pool: &PgPool, batch: i64, reason: &str) -> Result<i32, ActError> {
     const RERUN: &str = "select noshi.rerun_batch($1, $2)";
-    call(pool, async |c| sqlx::query_scalar(RERUN).bind(batch).bind(reason).fetch_one(c).await).await
+    in_time(pool, async |c| sqlx::query_scalar(RERUN).bind(batch).bind(reason).fetch_one(c).await).await
 }
 
 /// Failed jobs of a batch that cannot be run again.
@@ -226,7 +214,7 @@ from noshi.batch b cross join lateral noshi.batch_progress(b.id) p where ($1::bi
 
 /// The latest batches, or one.
 pub async fn progress(pool: &PgPool, batch: Option<i64>, most: i64) -> Result<Vec<Progress>, ActError> {
-    call(pool, async |c| sqlx::query_as(PROGRESS).bind(batch).bind(most).bind(None::<i64>).fetch_all(c).await).await
+    in_time(pool, async |c| sqlx::query_as(PROGRESS).bind(batch).bind(most).bind(None::<i64>).fetch_all(c).await).await
 }
 
 /// What is needed to read the file of a batch.
@@ -249,13 +237,13 @@ pub async fn filed(pool: &PgPool, batch: i64) -> Result<Option<Filed>, sqlx::Err
 
 /// The latest batches before this one, or of all.
 pub async fn page(pool: &PgPool, before: Option<i64>, most: i64) -> Result<Vec<Progress>, ActError> {
-    call(pool, async |c| sqlx::query_as(PROGRESS).bind(None::<i64>).bind(most).bind(before).fetch_all(c).await).await
+    in_time(pool, async |c| sqlx::query_as(PROGRESS).bind(None::<i64>).bind(most).bind(before).fetch_all(c).await).await
 }
 
 /// What speaks against granting this batch now, in words.
 pub async fn objection(pool: &PgPool, batch: i64) -> Result<Option<String>, ActError> {
     const OBJECTION: &str = "select code || ': ' || detail from noshi.batch_objection($1)";
-    call(pool, async |c| sqlx::query_scalar(OBJECTION).bind(batch).fetch_optional(c).await).await
+    in_time(pool, async |c| sqlx::query_scalar(OBJECTION).bind(batch).fetch_optional(c).await).await
 }
 
 /// The value of a batch by currency, in minor units, and how many users it has, in words.
@@ -263,7 +251,7 @@ pub async fn worth(pool: &PgPool, batch: i64) -> Result<Vec<String>, ActError> {
     const WORTH: &str =
         "select format('%s %s in %s grants for %s users', sum(amount), currency, count(*), count(distinct user_id))
 from noshi.batch_row where batch = $1 and amount is not null group by currency order by currency";
-    call(pool, async |c| sqlx::query_scalar(WORTH).bind(batch).fetch_all(c).await).await
+    in_time(pool, async |c| sqlx::query_scalar(WORTH).bind(batch).fetch_all(c).await).await
 }
 
 const DIFFERING: &str = "select min(r.line) from unnest($2::int[], $3::int[], $4::text[], $5::jsonb[], $6::bool[]) as r(row_no, line, key, args, mailed)
@@ -283,12 +271,12 @@ pub async fn first_difference(
         .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| Json(&row.3)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.4).collect::<Vec<_>>());
-    call(pool, async |c| query.fetch_one(c).await).await
+    in_time(pool, async |c| query.fetch_one(c).await).await
 }
 
 pub async fn staged(pool: &PgPool, batch: i64) -> Result<i64, ActError> {
     const STAGED: &str = "select count(*) from noshi.batch_row where batch = $1";
-    call(pool, async |c| sqlx::query_scalar(STAGED).bind(batch).fetch_one(c).await).await
+    in_time(pool, async |c| sqlx::query_scalar(STAGED).bind(batch).fetch_one(c).await).await
 }
 
 const REPEATED_USERS: &str =
@@ -301,7 +289,7 @@ const REPEATED_USERS: &str =
 /// read once and compared: right after a large load there are no statistics, and a join was planned as one look for each row (5 minutes).
 pub async fn repeated_users(pool: &PgPool, batch: i64) -> Result<Option<i64>, ActError> {
     const BRIEFLY: &str = "set local statement_timeout = '5s'";
-    let counted = call(pool, async |c| {
+    let counted = in_time(pool, async |c| {
         sqlx::query(BRIEFLY).execute(&mut *c).await?;
         sqlx::query_scalar(REPEATED_USERS).bind(batch).fetch_one(c).await
     });
@@ -333,7 +321,7 @@ const ROWS: &str = "select row_no, line, result, outcome, code, detail, mail fro
 
 /// The results of the rows after `after`, in the order of the file.
 pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Vec<RowResult>, ActError> {
-    let rows = call(pool, async |c| sqlx::query(ROWS).bind(batch).bind(after).bind(most).fetch_all(c).await).await?;
+    let rows = in_time(pool, async |c| sqlx::query(ROWS).bind(batch).bind(after).bind(most).fetch_all(c).await).await?;
     let read = |row: &PgRow| {
         Ok(RowResult {
             row_no: row.try_get("row_no")?,
@@ -536,7 +524,7 @@ pub struct Counted {
 /// Looks at the batch whose turn it is, if any, and settles it when nothing is left to be done.
 pub async fn count_next(pool: &PgPool) -> Result<Option<Counted>, ActError> {
     const COUNT_NEXT: &str = "select batch, status, holds from noshi.count_next_batch()";
-    let row = call(pool, async |c| sqlx::query(COUNT_NEXT).fetch_optional(c).await).await?;
+    let row = in_time(pool, async |c| sqlx::query(COUNT_NEXT).fetch_optional(c).await).await?;
     let read = |row: &PgRow| {
         Ok(Counted { batch: row.try_get("batch")?, status: row.try_get("status")?, holds: row.try_get("holds")? })
     };

@@ -94,10 +94,13 @@ macro_rules! claim_sql {
         concat!(
             "with clock as materialized (select clock_timestamp() as now, noshi.server() as server),
 l as materialized (
-    select l.*, c.now, c.server as server_now from noshi.lane l, clock c
-    where l.name = $2 and not l.paused and coalesce(l.closed_until <= c.now, true)
+    select l.name, l.tokens, l.reserve, l.server, case when o.opened > l.obeyed then null else l.closed_code end as closed_code, c.now, c.server as server_now
+    from noshi.lane l cross join clock c
+    -- What an operator ordered and nobody has carried over yet: read, and never waited for.
+    left join noshi.lane_order o on o.lane = l.name and o.no > l.obeyed
+    where l.name = $2 and not coalesce(o.paused, l.paused)
       -- Out of funds, inquiries and unwinding go on; after any other answer nobody calls.
-      and coalesce(l.closed_code, 'funds') = 'funds'
+      and (o.opened > l.obeyed or (coalesce(l.closed_until <= c.now, true) and coalesce(l.closed_code, 'funds') = 'funds'))
       and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
       -- Nor on a server that the worker has not seen to be whole since it started.
       and ($8 = '' or c.server = $8)
@@ -107,13 +110,15 @@ l as materialized (
 ),
 -- After a restart or a failover a budget is pushed once: slots handed out before it may be lost to us.
 budget as materialized (
-    select b.per, f.late, f.jitter, i.emission, p.base, p.base - (b.burst - 1) * i.emission - l.now as first
+    select b.per, f.late, f.jitter, i.emission, p.base, p.base - (d.burst - 1) * i.emission - l.now as first
     from noshi.lane_budget b
     join l on b.lane = l.name
+    left join noshi.lane_most m on m.lane = b.lane and m.per = b.per
+    cross join lateral (select least(b.declared_calls, m.most) as calls, case when m.most < b.declared_calls then 1 else b.declared_burst end as burst) d
     -- Whoever usually comes later than the lane forgives has the whole fleet's calls spaced for that, until it has not for a while.
     cross join lateral (select greatest($7::interval, noshi.lateness(b.late, b.late_at, l.now)) as late) e
     cross join lateral (select e.late, greatest(b.jitter, e.late) as jitter) f
-    cross join lateral (select (b.per + f.jitter) / (b.calls - b.burst + 1) as emission) i
+    cross join lateral (select (b.per + f.jitter) / (d.calls - d.burst + 1) as emission) i
     cross join lateral (select greatest(b.tat, l.now, case when l.server not in ('', l.server_now)
         then l.now + $4::interval + least(b.per, '1 second') end) as base) p
     where ",

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::holders;
 use futures::{
     FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt,
     future::BoxFuture,
@@ -674,8 +675,11 @@ impl<'p> Executor<'p> for &'p PgPool {
     {
         let steps = async move {
             let mut connection = self.acquire().await?;
-            let steps: Vec<Step> = connection.fetch_many(query).try_collect().await?;
-            Ok::<_, Error>(stream::iter(steps.into_iter().map(Ok)))
+            let steps: Result<Vec<Step>, Error> = connection.fetch_many(query).try_collect().await;
+            match steps {
+                Ok(steps) => Ok(stream::iter(steps.into_iter().map(Ok))),
+                Err(error) => Err(holders::named(&mut connection, error).await),
+            }
         };
         steps.try_flatten_stream().boxed()
     }
@@ -685,7 +689,14 @@ impl<'p> Executor<'p> for &'p PgPool {
         'p: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        async move { self.acquire().await?.fetch_optional(query).await }.boxed()
+        async move {
+            let mut connection = self.acquire().await?;
+            match connection.fetch_optional(query).await {
+                Err(error) => Err(holders::named(&mut connection, error).await),
+                row => row,
+            }
+        }
+        .boxed()
     }
 
     fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, Result<PgStatement, Error>>
@@ -715,6 +726,19 @@ impl Transaction {
 
     pub async fn rollback(mut self) -> Result<(), Error> {
         self.end("rollback").await
+    }
+
+    /// Rolls it back. The same error; of a lock that did not come free it tells who holds it.
+    pub(super) async fn fail(mut self, error: Error) -> Error {
+        let Some(mut connection) = self.connection.take() else { return error };
+        connection.watch.lengthened = None;
+        match connection.execute("rollback").await {
+            Ok(_) => holders::named(&mut connection, error).await,
+            Err(_) => {
+                connection.watch.broken = true;
+                error
+            }
+        }
     }
 
     async fn end(&mut self, end: &'static str) -> Result<(), Error> {

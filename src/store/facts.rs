@@ -129,7 +129,7 @@ async fn leak(connection: &mut PgConnection, job: i64, card: &str) -> Result<(),
 }
 
 /// Which providers may start new trades: their lane is neither paused nor closed.
-const OPEN_LANES: &str = "select name from noshi.lane where name = any($1) and not paused and closed_code is null";
+const OPEN_LANES: &str = "select name from noshi.lane_now where name = any($1) and not paused and closed_code is null";
 
 pub async fn open_lanes(connection: &mut PgConnection, lanes: &[String]) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(OPEN_LANES).bind(lanes).fetch_all(connection).await

@@ -41,16 +41,28 @@ pub async fn declare(pool: &PgPool, lane: &str, budgets: &[Budget]) -> Result<()
     transaction.commit().await
 }
 
+// Before a lane is closed: an order to open it that came first must not open it later.
+const OBEY: &str = "select noshi.obey_orders($1)";
 const THROTTLE: &str =
     "update noshi.lane set closed_until = greatest(closed_until, clock_timestamp() + $2) where name = $1";
 // What closes it for everybody stays what closed it first.
 const CLOSE: &str = "update noshi.lane set closed_code = $2, closed_at = clock_timestamp() where name = $1 and closed_code is distinct from $2
 and coalesce(closed_code, 'funds') = 'funds'";
 
+/// Carries over what operators ordered of a lane.
+pub async fn obey(executor: impl sqlx::PgExecutor<'_>, lane: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(OBEY).bind(lane).execute(executor).await.map(drop)
+}
+
 /// Closes a lane for the whole fleet, as a provider's answer asked.
 pub async fn close(pool: &PgPool, lane: &str, closing: Closing) -> Result<(), sqlx::Error> {
     match (closing, closing.code()) {
         (Closing::Throttled(_), _) if planted(Bug::NoRetryAfter) => return Ok(()),
+        (Closing::Process(_), _)
+        | (Closing::Funds | Closing::Credentials | Closing::Sender | Closing::Tls(_), None) => return Ok(()),
+        _ => obey(pool, lane).await?,
+    }
+    match (closing, closing.code()) {
         (Closing::Throttled(wait), _) => sqlx::query(THROTTLE).bind(lane).bind(wait).execute(pool).await?,
         (Closing::Process(_), _) | (_, None) => return Ok(()),
         (Closing::Funds | Closing::Credentials | Closing::Sender | Closing::Tls(_), Some(code)) => {
@@ -138,19 +150,19 @@ macro_rules! standing {
 }
 
 // For the figures: a worker may not read the audit, and waits for no count of a backlog.
-const STANDING: &str = concat!("select ", standing!(), " from noshi.lane l order by l.name");
+const STANDING: &str = concat!("select ", standing!(), " from noshi.lane_now l order by l.name");
 const LIST: &str = concat!(
     "select ",
     standing!(),
     ",
-    coalesce((select string_agg(b.calls || ' per ' || b.per || case when b.calls < b.declared_calls then ' (of ' || b.declared_calls || ')' else '' end,
-        ', ' order by b.per) from noshi.lane_budget b where b.lane = l.name), '') as budgets,
+    coalesce((select string_agg(least(b.declared_calls, m.most) || ' per ' || b.per || case when m.most < b.declared_calls then ' (of ' || b.declared_calls || ')' else '' end,
+        ', ' order by b.per) from noshi.lane_budget b left join noshi.lane_most m on m.lane = b.lane and m.per = b.per where b.lane = l.name), '') as budgets,
     -- One arm for each partial index.
     (select count(*) from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name)
         + (select count(*) from noshi.job j where j.status = 'available' and j.lost > 0 and j.lane = l.name)
         + (select count(*) from noshi.job j where j.status in ('scheduled', 'retryable') and j.lane = l.name) as waiting,
     p.who as paused_by, p.reason as paused_because, e.said as last_answer, e.ago as last_answer_ago
-from noshi.lane l
+from noshi.lane_now l
 left join lateral (select a.who, a.reason from noshi.audit a where l.paused and a.target = 'lane/' || l.name and a.act = 'lane pause'
     order by a.id desc limit 1) p on true
 -- Of the jobs that stand in it now: one that is over stands in none.

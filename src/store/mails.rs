@@ -247,6 +247,7 @@ pub async fn renew_budgets(pool: &PgPool, lane: &str, told: Told, pause: Duratio
         renew.execute(&mut *transaction).await?;
     }
     if left < 1.0 || per_second <= 0.0 {
+        super::lanes::obey(&mut *transaction, lane).await?;
         sqlx::query(CLOSE_FOR).bind(lane).bind(pause).execute(&mut *transaction).await?;
     }
     transaction.commit().await

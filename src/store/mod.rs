@@ -10,6 +10,7 @@ pub mod db;
 pub mod enqueue;
 pub mod facts;
 pub mod health;
+pub mod holders;
 pub mod lanes;
 pub mod mails;
 pub mod notices;
@@ -188,6 +189,22 @@ pub async fn take_time(connection: &mut crate::store::PgConnection) -> Result<()
     // The server gives up first.
     connection.lengthen(Duration::from_secs(5 * 60 + 10));
     Ok(())
+}
+
+/// A call of one function, with time for what is large.
+async fn in_time<T>(
+    pool: &PgPool,
+    run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<T, ActError> {
+    let mut transaction = pool.begin().await?;
+    take_time(&mut transaction).await?;
+    match run(&mut transaction).await {
+        Ok(value) => {
+            transaction.commit().await?;
+            Ok(value)
+        }
+        Err(error) => Err(transaction.fail(error).await.into()),
+    }
 }
 
 /// The failure may pass: the connection was lost, the server restarts or is not the one to write to, or a transaction lost a race.

@@ -93,7 +93,7 @@ macro_rules! look_sql {
 from (select clock_timestamp() as now) c
 join noshi.job j on ",
             $which,
-            " left join noshi.worker w on w.id = j.worker left join noshi.lane l on l.name = j.lane
+            " left join noshi.worker w on w.id = j.worker left join noshi.lane_now l on l.name = j.lane
     left join noshi.batch b on b.id = case when j.kind = 'bulk_grants' then (substring(j.key from '^batch/([0-9]{1,18})$'))::bigint else j.batch end"
         )
     };

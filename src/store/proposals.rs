@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{ActError, PgPool, take_time};
+use super::{ActError, PgPool, in_time};
 
 /// What became of a proposal at once.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
@@ -19,12 +19,8 @@ pub struct Proposed {
 /// Proposes what concerns the whole database.
 pub async fn propose(pool: &PgPool, act: &str, to: Option<DateTime<Utc>>, reason: &str) -> Result<Proposed, ActError> {
     const PROPOSE: &str = "select made, done from noshi.propose($1, null, null, $2, $3)";
-    let mut transaction = pool.begin().await?;
     // As many rows as there are unfinished writes.
-    take_time(&mut transaction).await?;
-    let made = sqlx::query_as(PROPOSE).bind(act).bind(to).bind(reason).fetch_one(&mut *transaction).await?;
-    transaction.commit().await?;
-    Ok(made)
+    in_time(pool, async |c| sqlx::query_as(PROPOSE).bind(act).bind(to).bind(reason).fetch_one(c).await).await
 }
 
 /// A proposal, as a second person reads it.
@@ -89,12 +85,8 @@ pub async fn waiting_at(pool: &PgPool, target: &str) -> Result<Option<Proposal>,
 /// In the name of whoever is behind the connection, over the digest of what that person has read. What was done.
 pub async fn confirm(pool: &PgPool, proposal: i64, digest: &[u8], reason: &str) -> Result<String, ActError> {
     const CONFIRM: &str = "select noshi.confirm_proposal($1, $2, $3)";
-    let mut transaction = pool.begin().await?;
-    take_time(&mut transaction).await?;
-    let done =
-        sqlx::query_scalar(CONFIRM).bind(proposal).bind(digest).bind(reason).fetch_one(&mut *transaction).await?;
-    transaction.commit().await?;
-    Ok(done)
+    in_time(pool, async |c| sqlx::query_scalar(CONFIRM).bind(proposal).bind(digest).bind(reason).fetch_one(c).await)
+        .await
 }
 
 pub async fn refuse(pool: &PgPool, proposal: i64, reason: &str) -> Result<(), ActError> {

@@ -106,7 +106,7 @@ const SELECT_IDS: &str = select!("j.kind = $2 and j.key = any($3)");
 pub async fn held_lanes(pool: &PgPool, redrive: i64) -> Result<Vec<String>, sqlx::Error> {
     const HELD: &str =
         "select distinct 'the ' || case when l.paused then 'paused' else 'closed' end || ' lane ' || l.name
-from noshi.redrive_row w join noshi.job j on j.id = w.job join noshi.lane l on l.name = j.lane
+from noshi.redrive_row w join noshi.job j on j.id = w.job join noshi.lane_now l on l.name = j.lane
 where w.redrive = $1 and j.status in ('available', 'scheduled', 'retryable') and j.lane <> ''
     and (l.paused or l.closed_until > clock_timestamp()) order by 1 limit 5";
     sqlx::query_scalar(HELD).bind(redrive).fetch_all(pool).await

@@ -62,6 +62,9 @@ fn meaning(code: &str, message: &str) -> &'static str {
         "57014" => {
             "the database took too long over it and gave up; nothing of it was done. Do it again when the database is less busy"
         }
+        "55P03" if message.starts_with("held by") => {
+            "another session holds what this needs; nothing was done. Do it again when that is over; the owner of the database ends it with `select pg_terminate_backend(…)`"
+        }
         "55P03" => "another session holds what this needs; nothing was done. Do it again",
         "25006" => {
             "this server takes no writes: it is a standby, or was made read-only; nothing was done. Connect to the primary"
@@ -122,6 +125,7 @@ mod tests {
         assert!(meaning("42501", "permission denied to set role \"noshi_operator\"").contains("grant it the role"));
         assert!(meaning("42501", "permission denied to create role").contains("createrole"));
         assert!(meaning("57014", "").contains("took too long"));
+        assert!(meaning("55P03", "held by sato (process 7)").contains("pg_terminate_backend"));
         assert!(meaning("57P01", "").contains("connection"));
         assert!(meaning("40P01", "").contains("another session"));
         assert!(meaning("99999", "").contains("refused"));

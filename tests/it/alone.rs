@@ -128,6 +128,86 @@ async fn files_that_are_released_at_once_are_judged_in_turn() {
     refused(&sato, old, "read committed").await;
 }
 
+/// Who lets somebody else's file go and sleeps holds up nothing else of theirs; and together they pass no cap.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sleeps_behind_a_release_holds_up_no_other_act_of_its_submitter() {
+    let db = database().await;
+    let pool = &db.pool;
+    let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    let soon = |sql: String| format!("set lock_timeout = '2s'; {sql}");
+    let register = |batch: i64| format!("select noshi.register_batch({batch})");
+    let granted = async || -> i64 {
+        let granted = "select count(*) from noshi.batch where registered_at is not null";
+        sqlx::query_scalar(granted).fetch_one(pool).await.expect("a count")
+    };
+    does(
+        pool,
+        "select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 1}');
+        update noshi.job set status = 'needs_operator', at = 'working', code = 'doubt_unresolved'",
+    )
+    .await;
+    let files =
+        [staged(&suzuki, "hers1", 60).await, staged(&suzuki, "hers2", 60).await, staged(&suzuki, "hers3", 60).await];
+    let mut sleeper = sato.begin().await.expect("a transaction");
+    let hold = format!("set local idle_in_transaction_session_timeout = 0; {}", release(files[0]));
+    sqlx::raw_sql(AssertSqlSafe(hold)).execute(&mut *sleeper).await.expect("let go, and not committed");
+    does(&suzuki, &soon("select noshi.ask(id, step, 'retry', 'x') from noshi.job where key = 'p'".to_owned())).await;
+    does(&suzuki, &soon(release(files[1]))).await;
+    // His own next act waits for his own.
+    refused(&sato, &soon(release(files[2])), "held by sato (process").await;
+    sleeper.commit().await.expect("committed");
+    // Both went below the cap, and they are above it together: neither is granted before a second person has approved it.
+    for batch in [files[0], files[1]] {
+        does(pool, &register(batch)).await;
+    }
+    assert_eq!(granted().await, 0);
+
+    // The one that is granted before the other is committed stays the only one.
+    let kato = person(&db.name, "kato").await;
+    let files = [staged(&kato, "theirs1", 60).await, staged(&kato, "theirs2", 60).await];
+    let mori = person(&db.name, "mori").await;
+    let mut sleeper = mori.begin().await.expect("a transaction");
+    sqlx::raw_sql(AssertSqlSafe(release(files[0]))).execute(&mut *sleeper).await.expect("let go, and not committed");
+    does(&kato, &soon(release(files[1]))).await;
+    does(pool, &register(files[1])).await;
+    assert_eq!(granted().await, 1);
+    sleeper.commit().await.expect("committed");
+    does(pool, &register(files[0])).await;
+    assert_eq!(granted().await, 1);
+}
+
+/// Stores are asked for by the release itself: of two at once the second waits for the first, and nothing but stores does.
+#[tokio::test(flavor = "multi_thread")]
+async fn releases_of_stores_are_judged_in_turn_and_hold_up_stores_alone() {
+    let db = database().await;
+    let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    does(
+        &db.pool,
+        "insert into noshi.batch_cap (kind, currency, approve_from_rows, most_rows) values ('stores', '', 100, 1000)",
+    )
+    .await;
+    let mut files = vec![];
+    for name in ["s1", "s2"] {
+        let stage = format!(
+            r#"do $$ declare b bigint; begin
+            select batch into b from noshi.receive_batch('stores', 'per_row', sha256('{name}'), '{name}', 'utf-8', null, false, false);
+            insert into noshi.batch_row (batch, row_no, line, key, args) select b, n, n + 1, 'O/{name}-' || n || '/1',
+                jsonb_build_object('organization', 'O', 'public_id', '{name}-' || n, 'name', 'n', 'request', '1') from generate_series(1, 60) n;
+            perform noshi.validate_batch(b, 60); end $$"#
+        );
+        does(&suzuki, &stage).await;
+        let number = format!("select id from noshi.batch where file = '{name}'");
+        files.push(sqlx::query_scalar::<_, i64>(AssertSqlSafe(number)).fetch_one(&suzuki).await.expect("a batch"));
+    }
+    let grants = staged(&suzuki, "hers", 10).await;
+    let mut sleeper = sato.begin().await.expect("a transaction");
+    sqlx::raw_sql(AssertSqlSafe(release(files[0]))).execute(&mut *sleeper).await.expect("let go, and not committed");
+    does(&suzuki, &format!("set lock_timeout = '2s'; {}", release(grants))).await;
+    refused(&suzuki, &format!("set lock_timeout = '1s'; {}", release(files[1])), "held by sato (process").await;
+    sleeper.commit().await.expect("committed");
+    refused(&suzuki, &release(files[1]), "a second person must approve it").await;
+}
+
 /// Addresses come with the batch that is being received, and are a part of what is approved.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_address_comes_after_the_approval_was_asked_for() {

@@ -334,8 +334,10 @@ async fn an_act_whose_answer_cannot_be_written_is_done_and_the_status_says_so() 
     let error = String::from_utf8_lossy(&said.stderr).into_owned();
     assert_eq!(said.status.code(), Some(3), "{error}");
     assert!(error.contains("was carried out") && error.contains("No space left"), "{error}");
-    let paused: bool =
-        sqlx::query_scalar("select paused from noshi.lane where name = 'gift/x'").fetch_one(&fleet.pool).await.unwrap();
+    let paused: bool = sqlx::query_scalar("select paused from noshi.lane_now where name = 'gift/x'")
+        .fetch_one(&fleet.pool)
+        .await
+        .unwrap();
     assert!(paused);
     for read in ["noshi lane list", "noshi completions zsh", "noshi man"] {
         assert_eq!(noshi(&fleet, &words(read), closed(), Stdio::piped(), false).status.code(), Some(0), "{read}");

@@ -65,5 +65,6 @@ mod support;
 mod teeth;
 mod traces;
 mod trust;
+mod unheld;
 mod vault;
 mod versions;

@@ -222,7 +222,7 @@ async fn an_old_copy_beneath_a_running_fleet_buys_no_gift_twice() {
     let intended = "select count(*) from noshi.job where at = 'issuing' and status = 'available'";
     until("intended calls", Duration::from_secs(10), async || count(&fleet, intended).await == 24).await;
     // As the copy has it, everything may go on at once.
-    sqlx::query("update noshi.lane set paused = false").execute(&fleet.pool).await.unwrap();
+    sqlx::query("update noshi.lane_order set no = no + 1, paused = false").execute(&fleet.pool).await.unwrap();
     let backup = base_backup(&fleet, &server, "--wal-method=stream").await;
     ask(&fleet, "later").await;
     fleet.at_rest(Duration::from_secs(30)).await.unwrap();

@@ -196,6 +196,7 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
     }
     for (table, column) in [
         ("lane", "paused"),
+        ("lane", "obeyed"),
         ("lane", "reserve"),
         ("lane_budget", "per"),
         ("gift_trade", "amount"),

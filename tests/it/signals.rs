@@ -121,11 +121,7 @@ async fn a_command_that_is_broken_off_has_a_last_word() {
         let lane = format!("gift/{status}");
         sqlx::query("insert into noshi.lane (name) values ($1)").bind(&lane).execute(&fleet.pool).await.unwrap();
         let mut holds = fleet.pool.begin().await.unwrap();
-        sqlx::query("select from noshi.lane where name = $1 for update")
-            .bind(&lane)
-            .execute(&mut *holds)
-            .await
-            .unwrap();
+        sqlx::query("insert into noshi.lane_order (lane) values ($1)").bind(&lane).execute(&mut *holds).await.unwrap();
         let holder: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *holds).await.unwrap();
         let child = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
             .args(["lane", "pause", &lane, "--reason", "t"])
