@@ -111,6 +111,8 @@ async fn node() {
 async fn generated_client() {
     let modules = std::env::var("GENERATED_CLIENT").expect("GENERATED_CLIENT: the folders, with a colon between");
     let api = Api::open().await;
+    // The report is a worker's.
+    let worker = api.fleet.worker("opens", &[], &[]);
     let token = api.token("shop", &["enqueue", "read", "operate", "personal"]).await;
     let output = Command::new("python3")
         .args([&format!("{ROOT}/tests/it/generated_client.py"), &format!("http://{}", api.address)])
@@ -120,4 +122,5 @@ async fn generated_client() {
         .expect("python3");
     let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.trim() == "well", "{out}{errors}");
+    assert!(worker.stop().await.success());
 }
