@@ -106,6 +106,7 @@ impl Worker {
     pub async fn start(url: &str, name: &str, partners: Partners, pace: Pace) -> anyhow::Result<Worker> {
         let pool = store::connect(url, Role::Worker, WORK_CONNECTIONS).await?.with_turns(FOR_A_TURN);
         let vital = store::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
+        let readings = store::connect(url, Role::Worker, reading::serve::CONNECTIONS).await?;
         // Well before a new server could take this worker for dead.
         vital.renews(pace.lease / 3);
         // A beat that is not answered is tried again while the lease still holds.
@@ -157,7 +158,6 @@ impl Worker {
         let host =
             tokio::spawn(host::host(Arc::clone(&engine), claims, pace.grace, async move { stopped.notified().await }));
         let mut chores = chores::begin(&engine);
-        let readings = store::connect(url, Role::Worker, reading::serve::CONNECTIONS).await?;
         chores.push(tokio::spawn(reading::serve::serve(Arc::clone(&engine), readings)));
         let (unready, slots, grace) = (pace.unready, pace.slots, pace.grace);
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());

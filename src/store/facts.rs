@@ -295,7 +295,6 @@ pub async fn tally(connection: &mut PgConnection, name: &str, job: i64) -> Resul
     Ok(sqlx::query(TALLY).bind(name).bind(job).fetch_optional(connection).await?.is_some())
 }
 
-// Both by the index on the key, however many are done already.
 // By the index of keys, each looked at once; a key that nothing is under any more costs nothing.
 const OTHER_KEY: &str = "with recursive k(id) as (
     select min(key_id) from noshi_sealed.sealed
@@ -338,11 +337,7 @@ pub async fn sealed_under(
                 subject: row.try_get("subject")?,
                 grant: row.try_get("grant_id")?,
                 provider: row.try_get("provider")?,
-                sealed: gift_issuance::Sealed {
-                    key_id: row.try_get("key_id")?,
-                    nonce: row.try_get("nonce")?,
-                    ciphertext: row.try_get("ciphertext")?,
-                },
+                sealed: super::sealed(row)?,
             })
         })
         .collect()

@@ -56,20 +56,16 @@ pub async fn obey(executor: impl sqlx::PgExecutor<'_>, lane: &str) -> Result<(),
 
 /// Closes a lane for the whole fleet, as a provider's answer asked.
 pub async fn close(pool: &PgPool, lane: &str, closing: Closing) -> Result<(), sqlx::Error> {
-    match (closing, closing.code()) {
+    let change = match (closing, closing.code()) {
         (Closing::Throttled(_), _) if planted(Bug::NoRetryAfter) => return Ok(()),
-        (Closing::Process(_), _)
-        | (Closing::Funds | Closing::Credentials | Closing::Sender | Closing::Tls(_), None) => return Ok(()),
-        _ => obey(pool, lane).await?,
-    }
-    match (closing, closing.code()) {
-        (Closing::Throttled(wait), _) => sqlx::query(THROTTLE).bind(lane).bind(wait).execute(pool).await?,
+        (Closing::Throttled(wait), _) => sqlx::query(THROTTLE).bind(lane).bind(wait),
         (Closing::Process(_), _) | (_, None) => return Ok(()),
         (Closing::Funds | Closing::Credentials | Closing::Sender | Closing::Tls(_), Some(code)) => {
-            sqlx::query(CLOSE).bind(lane).bind(code).execute(pool).await?
+            sqlx::query(CLOSE).bind(lane).bind(code)
         }
     };
-    Ok(())
+    obey(pool, lane).await?;
+    change.execute(pool).await.map(drop)
 }
 
 /// An operator's pause: new writes, inquiries and unwinding all wait.

@@ -26,11 +26,7 @@ from noshi.sealed_recipient($1, $2) r join noshi.job j on j.id = $1";
 pub async fn recipient(connection: &mut PgConnection, job: i64, worker: i64) -> Result<Option<Recipient>, sqlx::Error> {
     let row = sqlx::query(RECIPIENT).bind(job).bind(worker).fetch_optional(connection).await?;
     let read = |row: sqlx::postgres::PgRow| {
-        let sealed = Sealed {
-            key_id: row.try_get("key_id")?,
-            nonce: row.try_get("nonce")?,
-            ciphertext: row.try_get("ciphertext")?,
-        };
+        let sealed = super::sealed(&row)?;
         Ok(Recipient { grant: row.try_get("grant_id")?, sealed, mark: row.try_get("mark")? })
     };
     row.map(read).transpose()
@@ -148,15 +144,7 @@ const UNDIGESTED: &str = "select id, key_id, nonce, ciphertext from noshi.undige
 /// The next suppressed addresses without a digest that these keys open, by their ids. They are this transaction's own.
 pub async fn undigested(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<(String, Sealed)>, sqlx::Error> {
     let rows = sqlx::query(UNDIGESTED).bind(keys).fetch_all(connection).await?;
-    let read = |row: &sqlx::postgres::PgRow| {
-        let sealed = Sealed {
-            key_id: row.try_get("key_id")?,
-            nonce: row.try_get("nonce")?,
-            ciphertext: row.try_get("ciphertext")?,
-        };
-        Ok((row.try_get("id")?, sealed))
-    };
-    rows.iter().map(read).collect()
+    rows.iter().map(|row| Ok((row.try_get("id")?, super::sealed(row)?))).collect()
 }
 
 const DIGEST: &str = "select noshi.digest_address($1, $2, $3)";

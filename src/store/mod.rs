@@ -191,6 +191,16 @@ pub async fn take_time(connection: &mut crate::store::PgConnection) -> Result<()
     Ok(())
 }
 
+/// What is sealed, as its columns have it.
+fn sealed(row: &sqlx::postgres::PgRow) -> Result<noshi_jobs::gift_issuance::Sealed, sqlx::Error> {
+    use sqlx::Row;
+    Ok(noshi_jobs::gift_issuance::Sealed {
+        key_id: row.try_get("key_id")?,
+        nonce: row.try_get("nonce")?,
+        ciphertext: row.try_get("ciphertext")?,
+    })
+}
+
 /// A call of one function, with time for what is large.
 async fn in_time<T>(
     pool: &PgPool,

@@ -7,7 +7,7 @@ use noshi_jobs::gift_issuance::Sealed;
 use serde_json::Value;
 use sqlx::{Row, postgres::PgRow};
 
-use super::{ActError, seconds, take_time};
+use super::{ActError, in_time, sealed, seconds};
 
 /// Asks for the code of a gift, and writes that down. Nothing is shown before the commit.
 pub async fn ask_for_code(
@@ -128,11 +128,8 @@ pub async fn gift(pool: &PgPool, held: &Taken) -> Result<Option<Gift>, ActError>
 /// One chunk of the file's bytes, sealed; `None` behind the last.
 pub async fn chunk(pool: &PgPool, held: &Taken, chunk: i32) -> Result<Option<Sealed>, ActError> {
     const CHUNK: &str = "select key_id, nonce, ciphertext from noshi.reading_chunk($1, $2, $3, $4)";
-    let mut transaction = pool.begin().await?;
-    take_time(&mut transaction).await?;
     let chunk = sqlx::query(CHUNK).bind(held.reading).bind(held.worker).bind(held.take).bind(chunk);
-    let row = chunk.fetch_optional(&mut *transaction).await?;
-    transaction.commit().await?;
+    let row = in_time(pool, async |c| chunk.fetch_optional(c).await).await?;
     Ok(row.as_ref().map(sealed).transpose()?)
 }
 
@@ -185,8 +182,4 @@ pub async fn leave(pool: &PgPool, held: &Taken, why: &str) -> Result<(), ActErro
     const LEAVE: &str = "select noshi.leave_reading($1, $2, $3, $4)";
     sqlx::query(LEAVE).bind(held.reading).bind(held.worker).bind(held.take).bind(why).execute(pool).await?;
     Ok(())
-}
-
-fn sealed(row: &PgRow) -> Result<Sealed, sqlx::Error> {
-    Ok(Sealed { key_id: row.try_get("key_id")?, nonce: row.try_get("nonce")?, ciphertext: row.try_get("ciphertext")? })
 }
