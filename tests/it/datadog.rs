@@ -34,7 +34,10 @@ fn it_is_drawn_from_the_catalogue_and_the_alerts() {
 /// Datadog's packages, kept beside the build.
 fn packages() -> Result<std::path::PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("datadog");
-    if folder.join("complete").is_file() {
+    let wanted = format!("{ROOT}/tests/datadog/requirements.txt");
+    let list = std::fs::read_to_string(&wanted).map_err(|error| error.to_string())?;
+    // Those of another list are not complete.
+    if std::fs::read_to_string(folder.join("complete")).is_ok_and(|complete| complete == list) {
         return Ok(folder);
     }
     let mut install = Command::new("timeout");
@@ -50,7 +53,6 @@ fn packages() -> Result<std::path::PathBuf, String> {
         "--only-binary",
         ":all:",
     ]);
-    let wanted = format!("{ROOT}/tests/datadog/requirements.txt");
     let said = install
         .args(["--requirement", &wanted, "--target"])
         .arg(&folder)
@@ -59,7 +61,7 @@ fn packages() -> Result<std::path::PathBuf, String> {
     if !said.status.success() {
         return Err(String::from_utf8_lossy(&said.stderr).into_owned());
     }
-    std::fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
+    std::fs::write(folder.join("complete"), list).map_err(|error| error.to_string())?;
     Ok(folder)
 }
 
