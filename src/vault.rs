@@ -38,6 +38,8 @@ use crate::address::sendable;
 
 /// The first of the authenticated parts, and what keys are agreed for; a later format gets another.
 const FORMAT: &str = "noshi-2";
+/// Before there were public keys: sealed with the secret key itself, chunks of files for no place of their own. Opened for ever, written no more.
+const FORMAT_BEFORE: &str = "noshi-1";
 /// What the keys of values are exported for.
 const VALUES: &[u8] = b"values";
 /// What the keys of address digests are derived with.
@@ -65,9 +67,9 @@ impl<'a> Place<'a> {
     }
 
     /// The parts with their lengths before them, so that no two places give the same bytes.
-    fn associated_data(&self) -> Vec<u8> {
+    fn associated_data(&self, format: &str) -> Vec<u8> {
         let mut data = Vec::new();
-        for part in [FORMAT, self.column, self.grant, self.provider] {
+        for part in [format, self.column, self.grant, self.provider] {
             data.extend_from_slice(&(part.len() as u64).to_be_bytes());
             data.extend_from_slice(part.as_bytes());
         }
@@ -151,7 +153,7 @@ impl Sealing<'_> {
     pub fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
         let mut nonce = [0; 24];
         rand::rng().fill_bytes(&mut nonce);
-        let payload = Payload { msg: plain, aad: &place.associated_data() };
+        let payload = Payload { msg: plain, aad: &place.associated_data(FORMAT) };
         let sealed = XChaCha20Poly1305::new((&*self.key).into())
             .encrypt(&XNonce::from(nonce), payload)
             .expect("encryption fails for values of 256 GiB and more only");
@@ -300,13 +302,20 @@ impl Vault {
         };
         let nonce = <[u8; 24]>::try_from(sealed.nonce.as_slice())
             .map_err(|_| anyhow!("a sealed value has a nonce of {} bytes instead of 24", sealed.nonce.len()))?;
-        let aad = place.associated_data();
+        let nonce = XNonce::from(nonce);
+        let aad = place.associated_data(FORMAT);
         let opened = sealed.ciphertext.split_first_chunk().and_then(|(encapsulated, msg)| {
             let agreed = key.agreed(*encapsulated)?;
             let cipher = XChaCha20Poly1305::new((&*agreed).into());
-            let plain = cipher.decrypt(&XNonce::from(nonce), Payload { msg, aad: &aad }).ok()?;
+            let plain = cipher.decrypt(&nonce, Payload { msg, aad: &aad }).ok()?;
             key.remember(*encapsulated, agreed);
             Some(plain)
+        });
+        let opened = opened.or_else(|| {
+            let place = if place.column == "file" { Place { grant: "", ..*place } } else { *place };
+            let aad = place.associated_data(FORMAT_BEFORE);
+            let cipher = XChaCha20Poly1305::new(key.bytes.expose_secret().into());
+            cipher.decrypt(&nonce, Payload { msg: &sealed.ciphertext, aad: &aad }).ok()
         });
         opened.map(Zeroizing::new).ok_or_else(|| {
             anyhow!(

@@ -120,6 +120,37 @@ fn a_value_of_this_format_opens_for_ever() {
     assert_eq!(vault.public_line(), "a:pub:a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209");
 }
 
+/// Made by a build that had no public keys.
+#[test]
+fn values_of_the_format_before_open_for_ever() {
+    let vault = vault(&[&line("b", 2), &line("a", 1)]);
+    let sealed = |nonce: &str, ciphertext: &str| Sealed {
+        key_id: "a".to_owned(),
+        nonce: hex::decode(nonce).unwrap(),
+        ciphertext: hex::decode(ciphertext).unwrap(),
+    };
+    let code = sealed(
+        "2b5dfce1050f91b5ebe6949e8ceffcea1179cb90513dda09",
+        "94d56390361dbaefbd2dfd3bae1f5897e8d44a83c9d51caf6a1ca12c03f2d608",
+    );
+    let here = place("g1", "tango_card", "gift_code");
+    assert_eq!(vault.unseal(&here, &code).unwrap().expose_secret(), CODE);
+    for elsewhere in [place("g2", "tango_card", "gift_code"), place("g1", "tango_card", "recipient")] {
+        assert!(vault.unseal(&elsewhere, &code).is_err());
+    }
+    let chunk = sealed(
+        "d108972f365c1938cc9ebbc264fd6c36cf0a7249b331ba08",
+        "cd54733793859992d6b9cac94891051dfa04848a2f30ad0b8fe80359fcfec7ab",
+    );
+    assert_eq!(*vault.open_bytes(&Place::of_chunk("7/0"), &chunk).unwrap(), CODE.as_bytes());
+    let rewrapped = vault.rewrap(&vault.begin(), &here, &code).unwrap();
+    assert_eq!((rewrapped.key_id.as_str(), vault.unseal(&here, &rewrapped).unwrap().expose_secret()), ("b", CODE));
+    assert_eq!(
+        hex::encode(vault.digests(&"hana@example.jp".into())[1]),
+        "6963f3868a5995b904625af9299c233be5b3f91d9b32022c210fb37a5671b9bf"
+    );
+}
+
 #[test]
 fn what_a_vault_remembers_is_bounded() {
     let vault = vault(&[&line("a", 1)]);
