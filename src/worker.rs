@@ -107,6 +107,9 @@ impl Worker {
         let pool = store::connect(url, Role::Worker, WORK_CONNECTIONS).await?.with_turns(FOR_A_TURN);
         let vital = store::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
         let readings = store::connect(url, Role::Worker, reading::serve::CONNECTIONS).await?;
+        if let Some(why) = store::schema::unfit(&pool).await? {
+            anyhow::bail!("{why}");
+        }
         // Well before a new server could take this worker for dead.
         vital.renews(pace.lease / 3);
         // A beat that is not answered is tried again while the lease still holds.

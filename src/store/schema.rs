@@ -46,6 +46,10 @@ struct Applied {
 /// migration, and which other applications that use the same library share with us.
 const SCHEMA: &str = "noshi_migrations";
 const HISTORY: &str = "noshi_migrations._sqlx_migrations";
+/// What a person reads who has a database of an unreleased build, whose migrations were written anew for the first release.
+const NOT_OURS: &str = "the schema noshi of this database was installed by a build from before the first release, or by something else, and there \
+    is no way from it to this program's: create another database for this one, and let that build finish what it has open there; nothing \
+    was changed";
 /// Another's migration may rewrite a large table.
 const LONGEST_TURN: Duration = Duration::from_secs(60 * 60);
 
@@ -55,53 +59,16 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Histories that the library keeps in this database, ours or others', which this login may read; the one of ours first.
-async fn histories(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
-    const HISTORIES: &str = "select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        where c.relname = '_sqlx_migrations' and c.relkind in ('r', 'p') and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
-        order by n.nspname <> $1, n.nspname <> 'public', n.nspname";
-    sqlx::query_scalar(HISTORIES).bind(SCHEMA).persistent(false).fetch_all(connection).await
-}
-
-/// The history that our migrations are in: where this program keeps it, or where an earlier build left it, which the login's search path
-/// decided. Rows of other applications are none of ours.
-async fn history(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
-    let (versions, checksums): (Vec<i64>, Vec<&[u8]>) =
-        MIGRATIONS.iter().map(|ours| (ours.version, &*ours.checksum)).unzip();
-    let mut best = None;
-    for table in histories(connection).await? {
-        let matching = format!(
-            "select count(*) from {table} m join unnest($1::bigint[], $2::bytea[]) o(version, checksum) using (version, checksum)"
-        );
-        let matching: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(matching))
-            .bind(&versions)
-            .bind(&checksums)
-            .persistent(false)
-            .fetch_one(&mut *connection)
-            .await?;
-        if table == HISTORY && matching > 0 {
-            return Ok(Some(table));
-        }
-        if matching > best.as_ref().map_or(0, |(_, matching)| *matching) {
-            best = Some((table, matching));
-        }
-    }
-    Ok(best.map(|(table, _)| table))
-}
-
+/// Empty where nothing was migrated, or where this login may not read it.
 async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, Applied>, sqlx::Error> {
-    let Some(table) = history(connection).await? else { return Ok(BTreeMap::new()) };
-    let versions: Vec<i64> = MIGRATIONS.iter().map(|ours| ours.version).collect();
-    // Where others keep theirs, only what we know can be ours.
-    let rows = format!(
-        "select version, description, installed_on, success, checksum from {table} where $1 or version = any ($2) order by version"
-    );
-    let rows: Vec<Applied> = sqlx::query_as(sqlx::AssertSqlSafe(rows))
-        .bind(table == HISTORY)
-        .bind(versions)
-        .persistent(false)
-        .fetch_all(connection)
-        .await?;
+    const READABLE: &str = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = $1 and c.relname = '_sqlx_migrations'
+          and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'))";
+    const ROWS: &str = "select version, description, installed_on, success, checksum from noshi_migrations._sqlx_migrations order by version";
+    if !sqlx::query_scalar(READABLE).bind(SCHEMA).persistent(false).fetch_one(&mut *connection).await? {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<Applied> = sqlx::query_as(ROWS).persistent(false).fetch_all(connection).await?;
     Ok(rows.into_iter().map(|row| (row.version, row)).collect())
 }
 
@@ -121,8 +88,7 @@ pub async fn counts(connection: &mut PgConnection) -> Result<(usize, usize), sql
     Ok((pending, applied.keys().filter(|version| !ours.contains(version)).count()))
 }
 
-/// What a migration reads and writes is the same whatever the server, the database or the login has for its defaults: functions are
-/// mended by their text as the server prints it, and values are cast to text and back.
+/// What a migration reads and writes is the same whatever the server, the database or the login has for its defaults.
 const PINNED: &str = "set statement_timeout = 0; set lock_timeout = 0; set default_transaction_isolation = 'read committed';
     set default_transaction_deferrable = off; set standard_conforming_strings = on; set escape_string_warning = on;
     set backslash_quote = safe_encoding; set quote_all_identifiers = off; set datestyle = 'ISO, YMD'; set intervalstyle = postgres;
@@ -139,16 +105,10 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
     connection.execute(PINNED).await?;
     wait_for_our_turn(&mut connection).await?;
     connection.execute("set lock_timeout = '10s'").await?;
-    adopt(&mut connection).await?;
+    make_place(&mut connection).await?;
     // A name without a schema is the history's.
     connection.execute("set search_path = noshi_migrations, pg_temp").await?;
-    let temporary = temporary_of_all(&mut connection).await?;
     connection.migrate(&migrator()).await.map_err(not_migrated)?;
-    if !temporary {
-        const AS_BEFORE: &str =
-            "do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$";
-        connection.execute(AS_BEFORE).await?;
-    }
     settle_rights(&mut connection)
         .await
         .context("the migrations are applied, but not every right is as it should be")?;
@@ -161,6 +121,11 @@ fn not_migrated(error: MigrateError) -> anyhow::Error {
     if let MigrateError::VersionMissing(version) = error {
         return anyhow::anyhow!(
             "the schema is newer than this noshi, which does not know migration {version}: run the newer one; nothing was changed"
+        );
+    }
+    if let MigrateError::VersionMismatch(version) = error {
+        return anyhow::anyhow!(
+            "migration {version} was applied, and reads otherwise in this program: run the build that applied it; nothing was changed"
         );
     }
     if let MigrateError::ExecuteMigration(cause, version) = &error {
@@ -233,13 +198,6 @@ async fn settle_rights(connection: &mut PgConnection) -> Result<(), sqlx::Error>
     connection.execute(SETTLED).await.map(|_| ())
 }
 
-/// Whether everybody may make temporary tables here; only a host that refused them before we came goes on to do so.
-async fn temporary_of_all(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    const ALL: &str = "select has_database_privilege('public', current_database(), 'temporary')
-        or exists (select from noshi_migrations._sqlx_migrations)";
-    sqlx::query_scalar(ALL).persistent(false).fetch_one(connection).await
-}
-
 /// Before anything is made: what no migration could mend.
 async fn fit_for_us(connection: &mut PgConnection) -> anyhow::Result<()> {
     const PLACE: &str = "select current_setting('server_version_num')::int, pg_is_in_recovery(), getdatabaseencoding()::text, current_database()::text";
@@ -276,13 +234,19 @@ async fn may_pass_on(connection: &mut PgConnection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the place of our history, and takes over what an earlier build wrote elsewhere. Those rows stay where they are: workers of that
-/// build still look there.
-async fn adopt(connection: &mut PgConnection) -> anyhow::Result<()> {
-    const MADE: &str = "select to_regclass('noshi_migrations._sqlx_migrations') is not null, to_regnamespace('noshi_migrations') is not null,
-        to_regnamespace('noshi') is not null";
+/// Makes the place of our history. A schema that others than these migrations made is refused.
+async fn make_place(connection: &mut PgConnection) -> anyhow::Result<()> {
+    const MADE: &str = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname = $1 and c.relname = '_sqlx_migrations'),
+        to_regnamespace($1) is not null, to_regnamespace('noshi') is not null";
     let (table, schema, installed): (bool, bool, bool) =
-        sqlx::query_as(MADE).persistent(false).fetch_one(&mut *connection).await?;
+        sqlx::query_as(MADE).bind(SCHEMA).persistent(false).fetch_one(&mut *connection).await?;
+    let begun = if table { applied(connection).await? } else { BTreeMap::new() };
+    let first = MIGRATIONS.iter().next().expect("a program has migrations");
+    match begun.get(&first.version) {
+        Some(theirs) => ensure!(theirs.checksum == *first.checksum, NOT_OURS),
+        None => ensure!(!installed, NOT_OURS),
+    }
     let mut change = connection.begin().await?;
     if !schema {
         change.execute("create schema noshi_migrations").await.map_err(no_schema_made)?;
@@ -293,37 +257,7 @@ async fn adopt(connection: &mut PgConnection) -> anyhow::Result<()> {
             installed_on timestamptz not null default now(), success boolean not null, checksum bytea not null, execution_time bigint not null)";
         change.execute(TABLE).await?;
     }
-    match history(&mut change).await? {
-        Some(table) if table == HISTORY => {}
-        Some(table) => {
-            let versions: Vec<i64> = MIGRATIONS.iter().map(|ours| ours.version).collect();
-            let copy = format!(
-                "insert into {HISTORY} (version, description, installed_on, success, checksum, execution_time)
-                select version, description, installed_on, success, checksum, execution_time from {table} where version = any ($1)
-                on conflict (version) do nothing"
-            );
-            sqlx::query(sqlx::AssertSqlSafe(copy)).bind(versions).persistent(false).execute(&mut *change).await?;
-        }
-        None => ensure!(
-            !installed,
-            "there is a schema noshi already, and this login finds no history of its migrations: if noshi made that schema, migrate with the \
-             login that did so before; if something else did, noshi needs a database of its own; nothing was changed"
-        ),
-    }
-    drop_stray(&mut change).await?;
     change.commit().await?;
-    Ok(())
-}
-
-/// A second run of an earlier build left an empty history in our own schema, because the login was called like it.
-async fn drop_stray(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    const THERE: &str = "select to_regclass('noshi._sqlx_migrations') is not null";
-    const EMPTY: &str = "select not exists (select from noshi._sqlx_migrations)";
-    if sqlx::query_scalar(THERE).persistent(false).fetch_one(&mut *connection).await?
-        && sqlx::query_scalar(EMPTY).persistent(false).fetch_one(&mut *connection).await?
-    {
-        connection.execute("drop table noshi._sqlx_migrations").await?;
-    }
     Ok(())
 }
 
@@ -365,14 +299,20 @@ pub async fn pending(url: &str) -> anyhow::Result<Vec<Pending>> {
 
 /// Why this program cannot work with the database as it is migrated; `None` where it can. Newer migrations do no harm.
 pub async fn unfit(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
-    const MISSING: &str = "select v from unnest($1::bigint[]) v
-        where not exists (select from noshi_migrations._sqlx_migrations m where m.version = v and m.success) order by v";
-    let ours: Vec<i64> = MIGRATIONS.iter().map(|ours| ours.version).collect();
-    let missing = sqlx::query_scalar::<_, i64>(MISSING).bind(ours).fetch_all(pool).await;
-    match missing {
-        Ok(missing) if missing.is_empty() => Ok(None),
+    const UNLIKE: &str =
+        "select o.version, m.version is not null from unnest($1::bigint[], $2::bytea[]) o(version, checksum)
+        left join noshi_migrations._sqlx_migrations m on m.version = o.version and m.success
+        where m.checksum is distinct from o.checksum order by o.version";
+    let (versions, checksums): (Vec<i64>, Vec<&[u8]>) =
+        MIGRATIONS.iter().map(|ours| (ours.version, &*ours.checksum)).unzip();
+    let unlike = sqlx::query_as::<_, (i64, bool)>(UNLIKE).bind(versions).bind(checksums).fetch_all(pool).await;
+    match unlike {
+        Ok(unlike) if unlike.is_empty() => Ok(None),
+        Ok(unlike) if unlike.iter().any(|(_, applied)| *applied) => Ok(Some(
+            "the schema was migrated by a build whose migrations read otherwise than this program's; `noshi migrate status` names them".to_owned(),
+        )),
         Ok(missing) => {
-            let missing = missing.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+            let missing = missing.iter().map(|(version, _)| version.to_string()).collect::<Vec<_>>().join(", ");
             Ok(Some(format!("the schema lacks the migrations {missing}; run `noshi migrate up`")))
         }
         // Not there, or from before this login could read it.

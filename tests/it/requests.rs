@@ -1,5 +1,5 @@
 //! One definition of what may be asked for, in files, HTTP and SQL. `NOSHI_REDRAW=1` draws the database's part of it anew, into the newest
-//! migration that has it: one that was released is never edited, so a change begins with a copy of those lines in a new migration.
+//! migration that has it: one that was released is never edited, so that from then on a change begins with a copy of those lines in a new one.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{api::Api, support::database};
 
-const DRAWN_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/0050_requests.sql");
+const DRAWN_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/0003_request.sql");
 const BEGIN: &str = "-- DRAWN by tests/it/requests.rs from src/text.rs and src/requests.rs\n";
 const END: &str = "-- END OF WHAT IS DRAWN\n";
 

@@ -1,0 +1,158 @@
+set role noshi_owner;
+set local check_function_bodies = off;
+
+-- A trade id, saved before its first call whatever the answer may be (R11).
+create table noshi.gift_trade (
+    id          text primary key,
+    grant_id    text not null,
+    generation  smallint not null,
+    job         bigint not null,
+    provider    text not null,
+    category    text not null,
+    amount      bigint not null check (amount > 0),
+    currency    text not null,
+    started_at  timestamptz not null default clock_timestamp(),
+    unique (grant_id, generation),
+    constraint times_are_sane check (started_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
+);
+create index gift_trade_time on noshi.gift_trade using brin (started_at) with (pages_per_range = 32);
+
+-- How a trade ended, if it did: issued, refused or void.
+create table noshi.gift_outcome (
+    trade        text not null references noshi.gift_trade (id),
+    outcome      text not null check (outcome in ('issued', 'refused', 'void')),
+    card         text,
+    reason       text,
+    happened_at  timestamptz not null default clock_timestamp(),
+    primary key (trade, outcome),
+    constraint times_are_sane check (happened_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
+);
+-- Facts come in the order of time, and so do tombstones: a range of it is a few pages.
+create index gift_outcome_time on noshi.gift_outcome using brin (happened_at) with (pages_per_range = 32);
+
+-- Sealed values: ciphertext only. `what` is gift_code (subject: the trade) or recipient (subject: the grant).
+create table noshi_sealed.sealed (
+    what        text not null check (what in ('gift_code', 'recipient', 'file', 'suppressed')),
+    subject     text not null,
+    grant_id    text not null,
+    provider    text not null,
+    key_id      text not null,
+    nonce       bytea not null,
+    ciphertext  bytea not null,
+    sealed_at   timestamptz not null default clock_timestamp(),
+    primary key (what, subject),
+    constraint times_are_sane check (sealed_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
+);
+create index sealed_key on noshi_sealed.sealed (key_id);
+
+-- A user asks for the gift of a grant (発券): before all bulk work. The area is where the user would use it.
+create function noshi.issue_grant(p_grant text, p_user text, p_area text default null) returns bigint language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare
+    g record;
+begin
+    select r.args, b.registered_at into g from batch_row r join batch b on b.id = r.batch
+    where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null order by b.cancelled_at desc nulls first limit 1;
+    if not found or g.args ->> 'user' is distinct from p_user then
+        raise exception 'this user has no grant %', p_grant using errcode = 'NS404';
+    end if;
+    if exists (select from batch_row r join batch b on b.id = r.batch where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null and b.cancelled_at is not null)
+        and not exists (select from batch_row r join batch b on b.id = r.batch where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null and b.cancelled_at is null)
+        and not exists (select from job where kind = 'gift_issuance' and key = p_grant and status <> 'cancelled')
+        and not exists (select from tombstone where kind = 'gift_issuance' and key = p_grant and status <> 'cancelled') then
+        raise exception 'grant % was cancelled with its batch', p_grant using errcode = 'NS410';
+    end if;
+    if g.args ->> 'area' is not null and g.args ->> 'area' is distinct from p_area then
+        raise exception 'grant % is for the area %', p_grant, g.args ->> 'area' using errcode = 'NS403';
+    end if;
+    if g.registered_at + make_interval(days => (g.args ->> 'valid_days')::integer) < clock_timestamp() then
+        raise exception 'grant % has lapsed', p_grant using errcode = 'NS410';
+    end if;
+    return enqueue('gift_issuance', p_grant, g.args, 0::smallint);
+end $$;
+
+-- Hands out what is needed to show a gift to its user, and writes that down in the same transaction. The code is sealed; where the
+-- provider's rule is to ask for it again there is none, and `remembered` tells for how many seconds the same trade id surely gives the
+-- same card.
+create function noshi.reveal_gift(p_grant text, p_user text, p_reason text)
+returns table (state jsonb, args jsonb, remembered float8, key_id text, nonce bytea, ciphertext bytea)
+language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare
+    j record;
+    trade text;
+begin
+    perform must('reveal');
+    if coalesce(p_reason, '') !~ '[^[:space:]]' then
+        raise exception 'to reveal a gift needs a reason' using errcode = 'NS400';
+    end if;
+    select o.at, o.status::text, o.undo is not null as unwinding, o.asked, o.args, o.state into j
+    from job o where o.kind = 'gift_issuance' and o.key = p_grant for share;
+    if not found then
+        select t.at, t.status::text, nullif(s.job -> 'undo', 'null') is not null as unwinding, null::text as asked,
+               coalesce(s.job -> 'args', jsonb_build_object('user', t.about)) as args, s.job -> 'state' as state into j
+        from tombstone t left join job_story s on s.id = t.id where t.kind = 'gift_issuance' and t.key = p_grant;
+    end if;
+    if not found or j.args ->> 'user' is distinct from p_user then
+        raise exception 'this user has no gift of grant %', p_grant using errcode = 'NS404';
+    end if;
+    if j.at <> 'issued' or j.status <> 'completed' or j.unwinding or j.asked is not null then
+        raise exception 'the gift of grant % is not issued (it is % at %)', p_grant, j.status, j.at using errcode = 'NS409';
+    end if;
+    if j.state is null then
+        raise exception 'the gift of grant % is so old that its story is no longer kept', p_grant using errcode = 'NS410';
+    end if;
+    trade := j.state -> 'trade' ->> 'id';
+    perform record('reveal', 'gift/' || p_grant, p_reason, null, jsonb_build_object('user', p_user, 'trade', trade));
+    return query select j.state, j.args,
+        extract(epoch from t.started_at - clock_timestamp())::float8 + (j.state -> 'trade' -> 'contract' ->> 'horizon_seconds')::float8,
+        s.key_id, s.nonce, s.ciphertext
+        from gift_trade t left join noshi_sealed.sealed s on s.what = 'gift_code' and s.subject = t.id
+        where t.id = trade;
+end $$;
+
+-- Sealed values come from workers, and with the files and recipients of a batch from whoever submits it, while it is received.
+create function noshi.sealed_guard() returns trigger language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    if pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member') then
+        return null;
+    end if;
+    perform from batch b where b.id in (select split_part(subject, '/', 1)::bigint from new_rows where what in ('file', 'recipient') and subject ~ '^[0-9]{1,18}/') order by b.id for share;
+    if exists (select from (select distinct what, split_part(subject, '/', 1) as batch from new_rows) n where not case
+            when n.what = 'suppressed' then pg_has_role(session_user, 'noshi_door', 'member')
+            when n.what in ('file', 'recipient') then exists (
+                select from batch b where b.id::text = n.batch and b.submitted_by = who() and b.validated_at is null and b.invalid_at is null and b.cancelled_at is null)
+            else false end) then
+        raise exception 'sealed values are taken with a batch that is being received, from whoever submits it' using errcode = 'NS403';
+    end if;
+    return null;
+end $$;
+
+-- The ids of the keys that something is sealed with, found key by key in their index: a retired key must not be missing.
+create function noshi.sealed_keys() returns setof text language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    with recursive k as (
+        select min(key_id) as id from noshi_sealed.sealed
+        union all
+        select (select min(key_id) from noshi_sealed.sealed where key_id > k.id) from k where k.id is not null)
+    select id from k where id is not null
+$$;
+
+create trigger only_with_a_batch after insert on noshi_sealed.sealed referencing new table as new_rows
+    for each statement execute function noshi.sealed_guard();
+
+revoke all on function noshi.issue_grant(text, text, text), noshi.reveal_gift(text, text, text), noshi.sealed_guard(),
+    noshi.sealed_keys() from public;
+grant execute on function noshi.issue_grant(text, text, text) to noshi_producer, noshi_api;
+grant execute on function noshi.sealed_keys() to noshi_operator;
+grant select on noshi.gift_outcome, noshi.gift_trade to noshi_worker, noshi_operator, noshi_api;
+grant insert on noshi_sealed.sealed to noshi_worker, noshi_operator, noshi_api;
+grant insert (trade, outcome, card, reason) on noshi.gift_outcome to noshi_worker;
+grant insert (id, grant_id, generation, job, provider, category, amount, currency) on noshi.gift_trade to noshi_worker;
+
+reset role;
