@@ -33,7 +33,8 @@ create unlogged table noshi.reading (
 );
 
 create unlogged table noshi_sealed.reading_part (
-    reading     bigint not null references noshi.reading (id) on delete cascade,
+    -- No foreign key: none goes from one schema into another. Parts are taken away with their reading.
+    reading     bigint not null,
     number      integer not null check (number > 0),
     key_id      text not null,
     nonce       bytea not null,
@@ -41,6 +42,15 @@ create unlogged table noshi_sealed.reading_part (
     primary key (reading, number)
 );
 alter table noshi_sealed.reading_part alter column ciphertext set storage external;
+
+-- Whatever a worker left of it goes with it.
+create function noshi.forget_parts() returns trigger language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    delete from noshi_sealed.reading_part p where p.reading = old.id;
+    return null;
+end $$;
 
 -- Ends a reading for its asker: nothing of it is left. Whether a worker had it in hand, and why others left it.
 create function noshi.close_reading(p_reading bigint) returns table (taken boolean, left_why text[]) language sql security definer
@@ -265,7 +275,9 @@ begin
     return query select r.id, r.take + 1, r.kind, r.subject, r.public_key;
 end $$;
 
-revoke all on function noshi.close_reading(bigint), noshi.end_reading(bigint, bigint, integer, text, text, float8),
+create trigger forget_parts after delete on noshi.reading for each row execute function noshi.forget_parts();
+
+revoke all on function noshi.close_reading(bigint), noshi.forget_parts(), noshi.end_reading(bigint, bigint, integer, text, text, float8),
     noshi.fetch_reading(bigint, integer, integer), noshi.held_reading(bigint, bigint, integer, boolean),
     noshi.leave_reading(bigint, bigint, integer, text), noshi.open_reading(text, text, text, text),
     noshi.put_reading(bigint, bigint, integer, integer, text, bytea, bytea), noshi.read_check(bigint, text),

@@ -55,6 +55,7 @@ mod rolling;
 mod rules;
 mod runbook;
 mod schedules;
+mod schema;
 mod secrets;
 mod settle;
 mod signals;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use noshi::store::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::support::database;
+use crate::support::{database, is_as_drawn};
 
 /// Those that the migrations make; the logins of other tests on this server are no roles.
 const ROLES: &str = "select rolname::text from pg_roles
@@ -100,19 +100,6 @@ fn granted(columns: &[Column]) -> BTreeMap<String, String> {
     tables.into_iter().map(|(table, columns)| (table, words(columns))).collect()
 }
 
-fn assert_drawn(file: &str, drawn: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    if std::env::var_os("NOSHI_REDRAW").is_some() {
-        fs::write(&path, drawn).expect("a file");
-    }
-    let there = fs::read_to_string(&path).unwrap_or_default();
-    let differs = there.lines().zip(drawn.lines()).find(|(there, drawn)| there != drawn);
-    assert!(
-        there == drawn,
-        "{file} is not what the database says; draw it anew with NOSHI_REDRAW=1. The first difference: {differs:?}"
-    );
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_of_roles_is_what_the_catalog_grants() {
     let pool = database().await.pool;
@@ -150,7 +137,7 @@ async fn the_table_of_roles_is_what_the_catalog_grants() {
         };
         let _ = writeln!(text, "| `{name}` | {may} |");
     }
-    assert_drawn("ops/roles.md", &text);
+    is_as_drawn("ops/roles.md", &text);
 }
 
 /// Whether permission on this object was refused; whatever else may have gone wrong.
@@ -253,7 +240,7 @@ async fn every_column_of_every_report_says_what_it_is() {
         let _ = writeln!(text, "| {} | {} | {} |", word("column"), word("type"), word("what"));
         last = view;
     }
-    assert_drawn("ops/reports.md", &text);
+    is_as_drawn("ops/reports.md", &text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -460,5 +447,5 @@ async fn the_table_of_trust_is_drawn_and_each_row_has_its_test() {
     let page = fs::read_to_string(root.join("SECURITY.md")).expect("the page");
     let (start, rest) = page.split_once("from what the catalog grants -->\n").expect("the table");
     let (_, end) = rest.split_once("<!-- end -->").expect("its end");
-    assert_drawn("SECURITY.md", &format!("{start}from what the catalog grants -->\n{table}<!-- end -->{end}"));
+    is_as_drawn("SECURITY.md", &format!("{start}from what the catalog grants -->\n{table}<!-- end -->{end}"));
 }

@@ -73,3 +73,17 @@ async fn start() -> PrivatePostgres {
     connection.close().await.expect("nobody connected");
     server
 }
+
+/// A page of this repository is what was drawn just now; `NOSHI_REDRAW=1` writes it.
+pub fn is_as_drawn(file: &str, drawn: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    if std::env::var_os("NOSHI_REDRAW").is_some() {
+        std::fs::write(&path, drawn).expect("a file");
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = there.lines().zip(drawn.lines()).find(|(there, drawn)| there != drawn);
+    assert!(
+        there == drawn,
+        "{file} is not what the database says; draw it anew with NOSHI_REDRAW=1. The first difference: {differs:?}"
+    );
+}
