@@ -200,20 +200,26 @@ begin
 end $$;
 -- Whether a request is good at one look; what is not, may be good too. The texts of a request are looked at as one, each with a space
 -- before it: so none is empty, and none begins or ends with a space.
-create function noshi.is_usual(p_kind text, p_key text, p_args jsonb) returns boolean language sql immutable parallel safe
+create function noshi.is_usual(p_kind text, p_key text, p_args jsonb) returns boolean language plpgsql immutable parallel safe
 as $$
-    select octet_length($2) <= 200 and ' ' || $2 collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$' and case $1
-        when 'bulk_grants' then jsonb_typeof($3) = 'object'
+begin
+    -- Not in SQL, and not one expression: the one would be planned, the other made ready, anew for each request.
+    if octet_length($2) > 200 or ' ' || $2 collate "C" !~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$' then
+        return false;
+    elsif $1 = 'bulk_grants' then
+        return jsonb_typeof($3) = 'object'
             and $3 -> 'batch' between '1' and '9223372036854775807' and strpos($3 ->> 'batch', '.') = 0
-            and ($3) - array['batch'] = '{}'
-        when 'email' then jsonb_typeof($3) = 'object'
+            and ($3) - array['batch'] = '{}';
+    elsif $1 = 'email' then
+        return jsonb_typeof($3) = 'object'
             and $3 -> 'template' in ('"gift_granted"')
             and jsonb_typeof($3 -> 'reference') = 'string' and octet_length($3 ->> 'reference') <= 100
             and jsonb_typeof($3 -> 'recipient') = 'string' and octet_length($3 ->> 'recipient') <= 200
             and (jsonb_typeof($3 -> 'params') = 'object' and not jsonb_path_exists($3 -> 'params', '$.* ? (@.type() != "string")')) is not false
             and (' ' || ($3 ->> 'reference') || ' ' || ($3 ->> 'recipient')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['template', 'reference', 'recipient', 'params'] = '{}'
-        when 'gift_issuance' then jsonb_typeof($3) = 'object'
+            and ($3) - array['template', 'reference', 'recipient', 'params'] = '{}';
+    elsif $1 = 'gift_issuance' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'grant') = 'string' and octet_length($3 ->> 'grant') <= 100 and strpos($3 ->> 'grant', '@') = 0
             and jsonb_typeof($3 -> 'user') = 'string' and octet_length($3 ->> 'user') <= 100 and strpos($3 ->> 'user', '@') = 0
             and jsonb_typeof($3 -> 'category') = 'string' and octet_length($3 ->> 'category') <= 100
@@ -226,8 +232,9 @@ as $$
             and (jsonb_typeof($3 -> 'area') = 'string' and octet_length($3 ->> 'area') <= 100) is not false
             and (' ' || ($3 ->> 'grant') || ' ' || ($3 ->> 'user') || ' ' || ($3 ->> 'category') || coalesce(' ' || ($3 ->> 'provider'), '') || coalesce(' ' || ($3 ->> 'area'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
             and ($3) - array['grant', 'user', 'category', 'value', 'provider', 'valid_days', 'area'] = '{}'
-            and not starts_with($3 ->> 'grant', 'exchange/')
-        when 'point_exchange' then jsonb_typeof($3) = 'object'
+            and not starts_with($3 ->> 'grant', 'exchange/');
+    elsif $1 = 'point_exchange' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'exchange') = 'string' and octet_length($3 ->> 'exchange') <= 90 and strpos($3 ->> 'exchange', '@') = 0
             and jsonb_typeof($3 -> 'user') = 'string' and octet_length($3 ->> 'user') <= 90 and strpos($3 ->> 'user', '@') = 0
             and $3 -> 'points' between '1' and '1000000000' and strpos($3 ->> 'points', '.') = 0
@@ -240,12 +247,14 @@ as $$
             and (jsonb_typeof($3 -> 'provider') = 'string' and octet_length($3 ->> 'provider') <= 100) is not false
             and ($3 -> 'grace_days' between '0' and '3650' and strpos($3 ->> 'grace_days', '.') = 0) is not false
             and (' ' || ($3 ->> 'exchange') || ' ' || ($3 ->> 'user') || coalesce(' ' || ($3 ->> 'area'), '') || ' ' || ($3 ->> 'category') || coalesce(' ' || ($3 ->> 'provider'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['exchange', 'user', 'points', 'area', 'category', 'value', 'provider', 'grace_days'] = '{}'
-        when 'point_expiry' then jsonb_typeof($3) = 'object'
+            and ($3) - array['exchange', 'user', 'points', 'area', 'category', 'value', 'provider', 'grace_days'] = '{}';
+    elsif $1 = 'point_expiry' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'due') = 'string' and octet_length($3 ->> 'due') <= 40
             and (' ' || ($3 ->> 'due')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['due'] = '{}'
-        when 'point_grant' then jsonb_typeof($3) = 'object'
+            and ($3) - array['due'] = '{}';
+    elsif $1 = 'point_grant' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'benefit') = 'string' and octet_length($3 ->> 'benefit') <= 100
             and jsonb_typeof($3 -> 'source') = 'string' and octet_length($3 ->> 'source') <= 100 and strpos($3 ->> 'source', '@') = 0
             and jsonb_typeof($3 -> 'user') = 'string' and octet_length($3 ->> 'user') <= 100 and strpos($3 ->> 'user', '@') = 0
@@ -255,18 +264,22 @@ as $$
             and (jsonb_typeof($3 -> 'area') = 'string' and octet_length($3 ->> 'area') <= 100) is not false
             and (' ' || ($3 ->> 'benefit') || ' ' || ($3 ->> 'source') || ' ' || ($3 ->> 'user') || coalesce(' ' || ($3 ->> 'zone'), '') || coalesce(' ' || ($3 ->> 'area'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
             and ($3) - array['benefit', 'source', 'user', 'points', 'valid_days', 'zone', 'area'] = '{}'
-            and strpos($3 ->> 'benefit', ':') = 0
-        when 'point_reversal' then jsonb_typeof($3) = 'object'
+            and strpos($3 ->> 'benefit', ':') = 0;
+    elsif $1 = 'point_reversal' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'exchange') = 'string' and octet_length($3 ->> 'exchange') <= 90 and strpos($3 ->> 'exchange', '@') = 0
             and ($3 -> 'grace_days' between '0' and '3650' and strpos($3 ->> 'grace_days', '.') = 0) is not false
             and (' ' || ($3 ->> 'exchange')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['exchange', 'grace_days'] = '{}'
-        when 'point_withdrawal' then jsonb_typeof($3) = 'object'
+            and ($3) - array['exchange', 'grace_days'] = '{}';
+    elsif $1 = 'point_withdrawal' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'user') = 'string' and octet_length($3 ->> 'user') <= 100 and strpos($3 ->> 'user', '@') = 0
             and (' ' || ($3 ->> 'user')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['user'] = '{}'
-        when 'probe' then jsonb_typeof($3) = 'object' and octet_length($3::text) <= 65536 and strpos($3::text, '.') = 0
-        when 'store_creation' then jsonb_typeof($3) = 'object'
+            and ($3) - array['user'] = '{}';
+    elsif $1 = 'probe' then
+        return jsonb_typeof($3) = 'object' and octet_length($3::text) <= 65536 and strpos($3::text, '.') = 0;
+    elsif $1 = 'store_creation' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'organization') = 'string' and octet_length($3 ->> 'organization') <= 60 and ($3 ->> 'organization') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and jsonb_typeof($3 -> 'public_id') = 'string' and octet_length($3 ->> 'public_id') <= 60 and ($3 ->> 'public_id') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and jsonb_typeof($3 -> 'name') = 'string' and octet_length($3 ->> 'name') <= 400
@@ -274,9 +287,10 @@ as $$
             and (jsonb_typeof($3 -> 'phone') = 'string' and octet_length($3 ->> 'phone') <= 30 and ($3 ->> 'phone') collate "C" ~ '^[0-9][0-9+() -]*$') is not false
             and jsonb_typeof($3 -> 'request') = 'string' and octet_length($3 ->> 'request') <= 60 and ($3 ->> 'request') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and (' ' || ($3 ->> 'name') || coalesce(' ' || ($3 ->> 'address'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['organization', 'public_id', 'name', 'address', 'phone', 'request'] = '{}'
-        else false end
-$$;
+            and ($3) - array['organization', 'public_id', 'name', 'address', 'phone', 'request'] = '{}';
+    end if;
+    return false;
+end $$;
 -- END OF WHAT IS DRAWN
 
 -- Numbers as what they are worth: 500.0 is 500, as JSON has it.

@@ -85,7 +85,29 @@ $$;
 
 insert into noshi.server_seen (server, timeline) values (noshi.server(), split_part(noshi.server(), ' ', 1));
 
-revoke all on function noshi.server(), noshi.timeline() from public;
+-- Workers that have nothing to do, and ask to be rung. NOTIFY takes one lock for all who commit in this database: whoever is at work looks by
+-- itself, and producers commit beside each other. What a crash of the server takes from here, workers write again.
+create unlogged table noshi.bell (
+    worker  bigint primary key,
+    until   timestamptz not null,
+    constraint times_are_sane check (until between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
+);
+
+-- Whether this worker is to be rung; for ten seconds, and again before they are over.
+create function noshi.ring_for(p_worker bigint, p_rings boolean) returns void language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    if p_rings then
+        insert into bell (worker, until) values (p_worker, clock_timestamp() + interval '10 seconds')
+        on conflict (worker) do update set until = excluded.until;
+    else
+        delete from bell b where b.worker = p_worker or b.until < clock_timestamp() - interval '1 minute';
+    end if;
+end $$;
+
+revoke all on function noshi.ring_for(bigint, boolean), noshi.server(), noshi.timeline() from public;
+grant execute on function noshi.ring_for(bigint, boolean) to noshi_worker;
 grant execute on function noshi.server() to noshi_worker, noshi_operator, noshi_api;
 grant execute on function noshi.timeline() to noshi_worker, noshi_operator;
 grant select on noshi.server_seen to noshi_worker, noshi_operator;

@@ -38,38 +38,25 @@ as $$
     where o.value is distinct from t.value
 $$;
 
--- An id names one request for ever: whichever way a job comes in, one that a tombstone knows does not stay.
---
--- An insert that waited in the unique index for the prune to commit sees the tombstone here, since each statement of this function
--- has a new snapshot. Under an older snapshot it cannot; but there the pruned job is still to be seen beside the new one.
-create function noshi.drop_known() returns trigger language plpgsql security definer
-set search_path = noshi, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
-as $$
-begin
-    if current_setting('transaction_isolation') <> 'read committed'
-       and exists (select from new_rows n join job j on j.kind = n.kind and j.key = n.key and j.id <> n.id) then
-        raise exception 'a job of this id was pruned meanwhile' using errcode = '40001', hint = 'Run the transaction again.';
-    end if;
-    delete from job j using new_rows n join tombstone t on t.kind = n.kind and t.key = n.key where j.id = n.id;
-    return null;
-end $$;
-
 -- One job. `args` is an object of the kind's arguments; `key` the producer's own stable id.
 create function noshi.enqueue(kind text, key text, args jsonb, priority smallint default 1)
-returns bigint language sql security definer
+returns bigint language plpgsql security definer
 set search_path = noshi, pg_temp
-as $$ select noshi.enqueue_rows($1, array[$2], array[$3], $4) $$;
+as $$
+begin
+    perform may_enqueue($1);
+    return (select id from enqueue_rows_into($1, array[$2], array[$3], $4) id);
+end $$;
 
 -- The producer's functions ask for the scope too.
 create function noshi.enqueue_rows(p_kind text, keys text[], p_args jsonb[], p_priority smallint default 1)
-returns setof bigint language sql security definer
+returns setof bigint language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-    select noshi.must('enqueue');
-    select noshi.kind_guard($1);
-    select noshi.enqueue_rows_into($1, $2, $3, $4, null);
-$$;
+begin
+    perform may_enqueue($1);
+    return query select * from enqueue_rows_into($1, $2, $3, $4);
+end $$;
 
 -- Many requests at once. The kind must be one that there is and the caller's, and each row must be a good request.
 create function noshi.enqueue_rows_into(p_kind text, keys text[], p_args jsonb[], p_priority smallint default 1, p_batch bigint default null) returns setof bigint language plpgsql security definer
@@ -79,9 +66,14 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_material = off
 set jit = off
+-- Planned once a session: arrays look alike whatever is in them, and a plan costs more than the rows.
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     asker constant text := who();
+    known record;
+    taken bigint;
+    new_ids bigint[];
     bad record;
     odd_rows bigint[];
     odd_keys text[];
@@ -92,12 +84,12 @@ begin
     if p_kind is null or p_kind !~ '^[a-z][a-z0-9_]{0,62}$' then
         raise exception 'a kind is a lower-case name, not %', coalesce(quote_literal(p_kind), 'null') using errcode = 'NS400';
     end if;
-    if not exists (select from kind k where k.name = p_kind) then
+    select k.for_tests into known from kind k where k.name = p_kind;
+    if not found then
         raise exception 'kind: there is no kind %, so nothing was taken; there are %', quote_literal(p_kind),
             (select string_agg(k.name, ', ' order by k.name) from kind k where not k.for_tests) using errcode = 'NS400', column = 'kind';
     end if;
-    if exists (select from kind k where k.name = p_kind and k.for_tests)
-       and not (pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')) then
+    if known.for_tests and not (pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')) then
         raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind';
     end if;
     if p_priority is null or p_priority not in (0, 1) then
@@ -138,12 +130,11 @@ begin
                     hint = 'Nothing of this request was written. Mend the field, and ask again.';
             end if;
         end loop;
-    end if;
-
-    if p_kind <> 'probe' and exists (select from unnest(odd_args) a where jsonb_path_exists(a, '$.* ? (@ == null)')) then
-        p_args := (select array_agg(case when jsonb_path_exists(r.args, '$.* ? (@ == null)') and not was_taken(p_kind, r.key, r.args)
-                                    then jsonb_strip_nulls(r.args) else r.args end order by r.n)
-                   from unnest(keys, p_args) with ordinality as r(key, args, n));
+        if p_kind <> 'probe' and exists (select from unnest(odd_args) a where jsonb_path_exists(a, '$.* ? (@ == null)')) then
+            p_args := (select array_agg(case when jsonb_path_exists(r.args, '$.* ? (@ == null)') and not was_taken(p_kind, r.key, r.args)
+                                        then jsonb_strip_nulls(r.args) else r.args end order by r.n)
+                       from unnest(keys, p_args) with ordinality as r(key, args, n));
+        end if;
     end if;
 
     if p_kind = 'point_grant' then
@@ -162,10 +153,26 @@ begin
     cross join (select coalesce(max(vtime), 0) as vtime from lane where name = '') l
     order by r.key
     on conflict on constraint job_key do nothing;
+    get diagnostics taken = row_count;
+
+    -- A hint without payload; PostgreSQL folds equal ones of a transaction into one.
+    if exists (select from bell b where b.until > clock_timestamp()) then
+        perform pg_notify('noshi', '');
+    end if;
+    -- The usual: all of them are new, and none of them is one that a tombstone knows.
+    if taken = cardinality(keys) then
+        new_ids := (select array_agg(j.id order by r.row_no) from unnest(keys) with ordinality as r(key, row_no)
+                    -- Each by its key, also where the plan is from a time when the table was empty.
+                    cross join lateral (select j.id from job j where j.kind = p_kind and j.key = r.key offset 0) j);
+        if cardinality(new_ids) = taken then
+            return query select unnest(new_ids);
+            return;
+        end if;
+    end if;
 
     select r.row_no, r.key, coalesce(case when noshi.may_be_told(coalesce(j.asked_by, t.asked_by)) then noshi.differing_fields(k.args, r.args) else noshi.differing_names(k.args, r.args) end, 'the recorded arguments are no longer kept') as difference into bad
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-    left join job j on j.kind = p_kind and j.key = r.key
+    left join lateral (select * from job j where j.kind = p_kind and j.key = r.key offset 0) j on true
     left join lateral (
         select t.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone t left join job_story s on s.id = t.id
         where j.id is null and t.kind = p_kind and t.key = r.key limit 1) t on true
@@ -178,10 +185,8 @@ begin
                   hint = 'An id names one request for ever. Use a new id for a new request.';
     end if;
 
-    -- A hint without payload; PostgreSQL folds equal ones of a transaction into one.
-    perform pg_notify('noshi', '');
     return query select coalesce(j.id, t.id) from unnest(keys) with ordinality as r(key, row_no)
-        left join job j on j.kind = p_kind and j.key = r.key
+        left join lateral (select * from job j where j.kind = p_kind and j.key = r.key offset 0) j on true
         left join lateral (select t.id from tombstone t where j.id is null and t.kind = p_kind and t.key = r.key limit 1) t on true
         order by r.row_no;
 end $$;
@@ -246,17 +251,21 @@ begin
     elsif new.kind in ('gift_issuance', 'point_exchange') and new.args -> 'value' ? 'amount' and worth(new.args) is null then
         raise exception 'the amount of % is not a whole number of minor units above 0', new.key using errcode = 'NS400';
     end if;
-    if new.batch is null and new.kind in ('gift_issuance', 'point_grant') then
+    if new.batch is null and new.kind in ('gift_issuance', 'point_grant') and exists (select from batch_row r where r.key = new.key) then
         perform must_be_as_granted(new.kind, new.key, new.args);
     end if;
     return new;
 end $$;
 
--- Kinds for trying out and measuring are asked for by whoever owns the schema, since they wait in lanes as they are told.
-create function noshi.kind_guard(p_kind text) returns void language plpgsql stable security definer
+-- Who shows a token needs its scope. Kinds for trying out and measuring are asked for by whoever owns the schema, since they wait in lanes as
+-- they are told.
+create function noshi.may_enqueue(p_kind text) returns void language plpgsql stable security definer
 set search_path = noshi, pg_temp
 as $$
 begin
+    if coalesce(current_setting('noshi.token', true), '') <> '' or not pg_has_role(session_user, 'noshi_producer', 'member') then
+        perform must('enqueue');
+    end if;
     if exists (select from kind k where k.name = p_kind and k.for_tests) and not pg_has_role(session_user, 'noshi_owner', 'member') then
         raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind',
             hint = 'Nothing was taken. The login that owns the schema may ask for it.';
@@ -267,15 +276,29 @@ create function noshi.may_be_told(p_asked_by text) returns boolean language sql 
 set search_path = noshi, pg_temp
 as $$ select coalesce(p_asked_by = who(), false) or (select coalesce(bool_and('read' = any (t.scopes)), pg_has_role(session_user, 'noshi_operator', 'member')) from shown_token() t) $$;
 
--- Ids that noshi makes by itself are its own: who took one first would stop the batch that needs it. A message goes to the recipients of a
--- batch, who are known to nobody else, so it is made by the batch. Workers ask in noshi's name; the schema's owner knows what they do.
-create function noshi.own_ids() returns trigger language plpgsql security definer
+-- What is looked at once for all that an insert brings, whichever way it came. One trigger: each costs a third of a row.
+create function noshi.admit() returns trigger language plpgsql security definer
 set search_path = noshi, pg_temp
 -- Each row by the index of its key, whatever was last analyzed.
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare bad record;
 begin
+    -- An id names one request for ever: one that a tombstone knows does not stay. An insert that waited in the unique index for the prune to
+    -- commit sees the tombstone here, since each statement of this function has a new snapshot. Under an older snapshot it cannot; but there
+    -- the pruned job is still to be seen beside the new one.
+    if current_setting('transaction_isolation') <> 'read committed'
+       and exists (select from new_rows n join job j on j.kind = n.kind and j.key = n.key and j.id <> n.id) then
+        raise exception 'a job of this id was pruned meanwhile' using errcode = '40001', hint = 'Run the transaction again.';
+    end if;
+    delete from job j using new_rows n join tombstone t on t.kind = n.kind and t.key = n.key where j.id = n.id;
+    -- Whoever asks again for what was lost after its call gets a job in doubt, and not a second gift.
+    if exists (select from lost_call) then
+        update job j set unsure = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
+        from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
+    end if;
+    -- Ids that noshi makes by itself are its own: who took one first would stop the batch that needs it. A message goes to the recipients of
+    -- a batch, who are known to nobody else, so it is made by the batch. Workers ask in noshi's name; the schema's owner knows what they do.
     if pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member') then
         return null;
     end if;
@@ -297,15 +320,13 @@ begin
     return null;
 end $$;
 
-create trigger drop_known after insert on noshi.job referencing new table as new_rows
-    for each statement execute function noshi.drop_known();
+create trigger admit after insert on noshi.job referencing new table as new_rows for each statement execute function noshi.admit();
 create trigger guard before insert on noshi.job for each row execute function noshi.job_guard();
-create trigger own_ids after insert on noshi.job referencing new table as new_rows for each statement execute function noshi.own_ids();
 
-revoke all on function noshi.conflicts(text, text[], jsonb[]), noshi.differing_names(jsonb, jsonb), noshi.drop_known(),
+revoke all on function noshi.admit(), noshi.conflicts(text, text[], jsonb[]), noshi.differing_names(jsonb, jsonb),
     noshi.enqueue(text, text, jsonb, smallint), noshi.enqueue_rows(text, text[], jsonb[], smallint),
     noshi.enqueue_rows_into(text, text[], jsonb[], smallint, bigint), noshi.field_differences(jsonb, jsonb, text), noshi.job_guard(),
-    noshi.kind_guard(text), noshi.may_be_told(text), noshi.own_ids() from public;
+    noshi.may_be_told(text), noshi.may_enqueue(text) from public;
 grant execute on function noshi.conflicts(text, text[], jsonb[]) to noshi_api;
 grant execute on function noshi.enqueue(text, text, jsonb, smallint), noshi.enqueue_rows(text, text[], jsonb[], smallint)
     to noshi_producer, noshi_api;

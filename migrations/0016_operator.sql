@@ -268,12 +268,12 @@ begin
 end $$;
 
 -- What an amount of arguments is worth, in minor units; null where it is no whole positive number of a size that can be money.
-create function noshi.worth(args jsonb) returns bigint language sql immutable
-set search_path = noshi, pg_temp
+create function noshi.worth(args jsonb) returns bigint language plpgsql immutable
 as $$
-    select case when jsonb_path_exists($1, '$.value.amount ? (@.type() == "number" && @ >= 1 && @ <= 9000000000000000 && @ == @.floor())')
-        then ($1 -> 'value' ->> 'amount')::numeric::bigint end
-$$;
+begin
+    return case when jsonb_path_exists($1, '$.value.amount ? (@.type() == "number" && @ >= 1 && @ <= 9000000000000000 && @ == @.floor())')
+        then ($1 -> 'value' ->> 'amount')::numeric::bigint end;
+end $$;
 
 create trigger keep_to_most before insert or update of calls, burst on noshi.lane_budget for each row execute function noshi.keep_to_most();
 create trigger prove_past after update of unsure on noshi.job for each row

@@ -193,18 +193,6 @@ as $$
     from lane_budget b where b.lane = p_lane
 $$;
 
--- Whoever asks again for what was lost after its call gets a job in doubt, and not a second gift.
-create function noshi.recall_lost_calls() returns trigger language plpgsql security definer
-set search_path = noshi, pg_temp
-as $$
-begin
-    if exists (select from lost_call) then
-        update job j set unsure = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
-        from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
-    end if;
-    return null;
-end $$;
-
 -- Notes a restart or a failover. The timeline itself is taken over only once it is dealt with; until then no claim is answered.
 create function noshi.see_server() returns boolean language plpgsql security definer
 set search_path = noshi, pg_temp
@@ -320,11 +308,8 @@ begin
     return server();
 end $$;
 
-create trigger recall_lost_calls after insert on noshi.job referencing new table as new_rows
-    for each statement execute function noshi.recall_lost_calls();
-
 revoke all on function noshi.deal_with_page(bigint), noshi.doubt_everything_page(noshi.failover, bigint),
-    noshi.doubt_window_page(noshi.failover, bigint), noshi.most_calls(text, interval), noshi.recall_lost_calls(), noshi.see_server(),
+    noshi.doubt_window_page(noshi.failover, bigint), noshi.most_calls(text, interval), noshi.see_server(),
     noshi.testify(bigint, bigint, interval, boolean, bigint[], bigint[], text[], text[], boolean[], interval[], bigint[], bigint[], integer[]),
     noshi.wait_for_requests(), noshi.went_back() from public;
 grant execute on function noshi.deal_with_page(bigint), noshi.see_server(),

@@ -103,9 +103,12 @@ fn usual() -> String {
     let mut out = format!(
         r#"-- Whether a request is good at one look; what is not, may be good too. The texts of a request are looked at as one, each with a space
 -- before it: so none is empty, and none begins or ends with a space.
-create function noshi.is_usual(p_kind text, p_key text, p_args jsonb) returns boolean language sql immutable parallel safe
+create function noshi.is_usual(p_kind text, p_key text, p_args jsonb) returns boolean language plpgsql immutable parallel safe
 as $$
-    select octet_length($2) <= {longest} and ' ' || $2 collate "C" ~ '^(?: [{BEGINS}][{SEEN}]*)+$' and case $1
+begin
+    -- Not in SQL, and not one expression: the one would be planned, the other made ready, anew for each request.
+    if octet_length($2) > {longest} or ' ' || $2 collate "C" !~ '^(?: [{BEGINS}][{SEEN}]*)+$' then
+        return false;
 "#
     );
     for kind in Kind::ALL {
@@ -113,7 +116,7 @@ as $$
         let Some(fields) = requests::fields(kind) else {
             let _ = writeln!(
                 out,
-                "        when '{name}' then jsonb_typeof($3) = 'object' and octet_length($3::text) <= 65536 and strpos($3::text, '.') = 0"
+                "    elsif $1 = '{name}' then\n        return jsonb_typeof($3) = 'object' and octet_length($3::text) <= 65536 and strpos($3::text, '.') = 0;"
             );
             continue;
         };
@@ -124,9 +127,9 @@ as $$
         } else if kind == Kind::PointGrant {
             steps.push("strpos($3 ->> 'benefit', ':') = 0".to_owned());
         }
-        let _ = writeln!(out, "        when '{name}' then {}", steps.join("\n            and "));
+        let _ = writeln!(out, "    elsif $1 = '{name}' then\n        return {};", steps.join("\n            and "));
     }
-    out.push_str("        else false end\n$$;\n");
+    out.push_str("    end if;\n    return false;\nend $$;\n");
     out
 }
 
