@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::store::PgPool;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueHint};
 use serde::Serialize;
@@ -14,15 +13,14 @@ use serde_json::{Value, json};
 
 use super::{Database, out::Out};
 use crate::{
-    instants,
-    intake::{self, Encoding, FileKind, Rejected, Submission},
-    reading::ask::{self, By, Ears, What},
-    settings::Settings,
-    store::{
-        self, Role,
-        batches::{self, Progress},
+    basics::{instants, terminal},
+    db::{
+        self, PgPool, Role,
+        domain::batches::{self, Progress},
     },
-    terminal,
+    intake::{self, Encoding, FileKind, Rejected, Submission},
+    operator::readings::ask::{self, By, Ears, What},
+    settings::Settings,
 };
 
 #[derive(Subcommand)]
@@ -187,7 +185,7 @@ pub struct BatchReport {
 }
 
 async fn open(database: &Database) -> anyhow::Result<PgPool> {
-    store::connect(database.url()?, Role::Operator, 1).await
+    db::connect(database.url()?, Role::Operator, 1).await
 }
 
 pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow::Result<()> {
@@ -389,7 +387,7 @@ async fn cap(out: Out, args: BatchCap) -> anyhow::Result<()> {
             }
         }
     }
-    let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+    let pool = db::connect(args.database.url()?, Role::Login, 1).await?;
     let cap = batches::Cap {
         kind: kind.name().to_owned(),
         currency: args.currency,

@@ -2,17 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use crate::store::{PgConnection, PgPool};
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
 use super::{Database, out::Out};
 use crate::{
-    explain::seconds,
-    instants,
+    basics::instants,
+    db::{
+        self, PgConnection, PgPool, Role, holders,
+        operator::{doctor, jobs, restored},
+        queue::{lanes, workers},
+        reach, schema,
+    },
+    operator::explain::seconds,
     settings::Settings,
-    store::{self, Role, health, holders, lanes, operate, reach, restored, schema, workers},
 };
 
 #[derive(Args)]
@@ -110,13 +114,13 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
     if !look_at_schema(&mut connection, it).await? {
         return Ok(());
     }
-    if !health::sessions_hold(url).await? {
+    if !doctor::sessions_hold(url).await? {
         let mend = "connect directly or through a pooler in session mode: roles and time-outs are set per session";
         it.wrong("pooler", Health::Bad, "a session's settings are lost between its statements", mend);
         return Ok(());
     }
     it.good("pooler", "none, or one in session mode");
-    let pool = match store::connect(url, Role::Operator, 1).await {
+    let pool = match db::connect(url, Role::Operator, 1).await {
         Ok(pool) => pool,
         Err(error) => {
             it.wrong(
@@ -141,7 +145,7 @@ async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Findin
 
 /// Of all that was asked here.
 fn look_at_link(it: &mut Findings) {
-    let (silent, unfit) = store::db::thrown_away();
+    let (silent, unfit) = db::pool::thrown_away();
     if silent + unfit == 0 {
         return it.good("link", "every answer came, from a server that takes writes");
     }
@@ -153,8 +157,8 @@ fn look_at_link(it: &mut Findings) {
 
 async fn look_at_server(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let server = health::server(connection).await?;
-    let lead = health::clock_lead(&server, begun.elapsed());
+    let server = doctor::server(connection).await?;
+    let lead = doctor::clock_lead(&server, begun.elapsed());
     it.check(
         "version",
         server.version >= 150_000,
@@ -224,7 +228,7 @@ async fn look_at_server(connection: &mut PgConnection, it: &mut Findings) -> any
 }
 
 /// Whether a failover can lose what was acknowledged.
-fn look_at_standbys(server: &health::Server, it: &mut Findings) {
+fn look_at_standbys(server: &doctor::Server, it: &mut Findings) {
     let local = matches!(server.synchronous_commit.as_str(), "local" | "off");
     match (server.standbys, server.commits_wait) {
         (0, false) => it.good("standbys", "none: a failover is a restore"),
@@ -249,7 +253,7 @@ fn look_at_standbys(server: &health::Server, it: &mut Findings) {
 
 /// What changes beneath a database: the order of its texts, and what keeps dead rows in it.
 async fn look_beneath(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<()> {
-    let orders = health::changed_orders(connection).await?;
+    let orders = doctor::changed_orders(connection).await?;
     it.check(
         "order of texts",
         orders.is_empty(),
@@ -257,7 +261,7 @@ async fn look_beneath(connection: &mut PgConnection, it: &mut Findings) -> anyho
         if orders.is_empty() { "as the indexes were built".to_owned() } else { orders.join("; ") },
         "an id that exists may not be found and be taken again: stop producers and workers, `reindex database`, then `alter database … refresh collation version`",
     );
-    let clear = health::is_in_the_clear(connection).await?;
+    let clear = doctor::is_in_the_clear(connection).await?;
     it.check(
         "privacy",
         !clear,
@@ -265,7 +269,7 @@ async fn look_beneath(connection: &mut PgConnection, it: &mut Findings) -> anyho
         if clear { "this connection is in the clear".to_owned() } else { "nobody between here and the server reads along".to_owned() },
         "names, ids and digests of tokens can be read on the way: serve TLS, and add `sslmode=verify-full` to DATABASE_URL",
     );
-    let held = health::held_back(connection).await?;
+    let held = doctor::held_back(connection).await?;
     it.check(
         "held back",
         held.is_empty(),
@@ -278,7 +282,7 @@ async fn look_beneath(connection: &mut PgConnection, it: &mut Findings) -> anyho
 
 /// Whether there is a schema to look further into.
 async fn look_at_schema(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<bool> {
-    let roles = health::roles(connection).await?;
+    let roles = doctor::roles(connection).await?;
     let found = if roles.is_empty() { "none".to_owned() } else { roles.join(", ") };
     it.check(
         "roles",
@@ -320,7 +324,7 @@ async fn look_at_schema(connection: &mut PgConnection, it: &mut Findings) -> any
 }
 
 async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
-    let workers = operate::workers(pool).await?;
+    let workers = jobs::workers(pool).await?;
     let alive = workers.iter().filter(|worker| worker.status == "alive").count();
     it.check(
         "workers",
@@ -329,7 +333,7 @@ async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
         format!("{alive} alive"),
         "nothing moves: start one with `noshi worker run`",
     );
-    let vacuum = health::vacuum(pool).await?;
+    let vacuum = doctor::vacuum(pool).await?;
     let dead = format!("{} dead rows beside {} in noshi.job", vacuum.dead, vacuum.live);
     it.check(
         "vacuum",
@@ -350,7 +354,7 @@ async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
         }
         _ => it.good("snapshots", "none is old"),
     }
-    let waiting = health::waiting(pool).await?;
+    let waiting = doctor::waiting(pool).await?;
     let parked = format!("{} ask for a person, {} in doubt", waiting.parked, waiting.in_doubt);
     it.check(
         "questions",
@@ -401,7 +405,7 @@ async fn look_at_holders(connection: &mut PgConnection, it: &mut Findings) -> an
 }
 
 async fn look_at_clocks(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
-    let (ahead, apart) = health::dated_ahead(pool).await?;
+    let (ahead, apart) = doctor::dated_ahead(pool).await?;
     it.check(
         "clocks of workers",
         apart == 0,
@@ -467,7 +471,7 @@ async fn look_at_public_key(pool: &PgPool, settings: &Settings, it: &mut Finding
 
 /// Addresses that bounced wait for a worker that can open them.
 async fn look_at_suppressions(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
-    let waiting = health::undigested_addresses(pool).await?;
+    let waiting = doctor::undigested_addresses(pool).await?;
     let told: Vec<String> = waiting.iter().map(|(key, count)| format!("{count} under the key {key}")).collect();
     let found = if told.is_empty() { "all of them count".to_owned() } else { told.join(", ") };
     let advice = "mails still go to these addresses: start a worker that has the key, or look for `does not open` in the workers' logs";
@@ -489,7 +493,7 @@ async fn look_at_keys(pool: &PgPool, settings: &anyhow::Result<Settings>, it: &m
         }
     };
     it.good("settings", "read");
-    let sealed = health::sealed_keys(pool).await?;
+    let sealed = doctor::sealed_keys(pool).await?;
     if settings.vault_key_file.is_none() && settings.vault_public_key_file.is_some() {
         return look_at_public_key(pool, settings, it).await;
     }

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use crate::store::PgPool;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
@@ -15,18 +14,19 @@ use serde::Serialize;
 
 use super::{Database, names, out::Out};
 use crate::{
-    ago, instants,
-    redrive::{self as planning, ACTS},
-    requests,
-    store::{
-        self, Role,
-        redrive::{self, Conditions, Filter, Group, Redrive, Steer},
+    basics::{
+        durations, instants, requests,
+        terminal::{
+            self, note,
+            progress::{self, Progress},
+        },
+        text,
     },
-    terminal::{
-        self, note,
-        progress::{self, Progress},
+    db::{
+        self, PgPool, Role,
+        operator::redrive::{self, Conditions, Filter, Group, Redrive, Steer},
     },
-    text,
+    operator::redrive::{self as planning, ACTS},
 };
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -100,7 +100,7 @@ struct Which {
     #[arg(long, value_enum)]
     status: Option<AtRest>,
     /// At rest for no longer than this, such as 2h.
-    #[arg(long, value_name = "AGE", value_parser = ago::parse)]
+    #[arg(long, value_name = "AGE", value_parser = durations::parse)]
     since: Option<Duration>,
     /// The batch that they came with.
     #[arg(long)]
@@ -216,7 +216,7 @@ pub async fn run(out: Out, command: RedriveCommand) -> anyhow::Result<()> {
 }
 
 async fn open(database: &Database) -> anyhow::Result<PgPool> {
-    store::connect(database.url()?, Role::Operator, 1).await
+    db::connect(database.url()?, Role::Operator, 1).await
 }
 
 async fn obey(verb: Verb, out: Out) -> anyhow::Result<()> {
@@ -241,7 +241,7 @@ async fn obey(verb: Verb, out: Out) -> anyhow::Result<()> {
         Verb::Resume(args) => steer(&args, Steer::Resume, out).await,
         Verb::Cancel(args) => steer(&args, Steer::Cancel, out).await,
         Verb::Cap(args) => {
-            let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+            let pool = db::connect(args.database.url()?, Role::Login, 1).await?;
             redrive::set_cap(&pool, args.jobs, args.amount).await?;
             out.one(&serde_json::json!({"jobs": args.jobs, "amount": args.amount}), |_| {
                 format!("from now on a second person approves above {} jobs, or {} minor units", args.jobs, args.amount)

@@ -3,7 +3,6 @@
 
 use std::{process::Output, time::Instant};
 
-use noshi::private_postgres::PrivatePostgres;
 use serde_json::Value;
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr,
@@ -12,6 +11,7 @@ use sqlx::{
 use tokio::process::Command;
 
 use crate::support::server;
+use noshi::lab::private_postgres::PrivatePostgres;
 
 /// The last migration of the build whose history was where the login's search path led.
 const BEFORE: i64 = 31;
@@ -121,7 +121,7 @@ async fn an_owner_of_any_name_migrates_again_and_again() {
 /// As the build before did it: in the first schema that the login's search path names and that exists.
 async fn as_before(url: &str) {
     let before = Migrator::with_migrations(
-        noshi::store::MIGRATIONS.iter().filter(|migration| migration.version <= BEFORE).cloned().collect(),
+        noshi::db::MIGRATIONS.iter().filter(|migration| migration.version <= BEFORE).cloned().collect(),
     );
     let mut connection = PgConnection::connect(url).await.unwrap();
     before.run(&mut connection).await.expect("the migrations of the build before");
@@ -162,7 +162,7 @@ async fn the_history_of_the_build_before_is_adopted_wherever_it_is() {
         // Workers of the build before still look where they did.
         assert_eq!(elsewhere(&mut root).await, [schema.unwrap_or("public")]);
         let kept = format!("select count(*) from {}._sqlx_migrations where success", schema.unwrap_or("public"));
-        let before = noshi::store::MIGRATIONS.iter().filter(|migration| migration.version <= BEFORE).count();
+        let before = noshi::db::MIGRATIONS.iter().filter(|migration| migration.version <= BEFORE).count();
         assert_eq!(value::<i64>(&mut root, &kept).await, i64::try_from(before).unwrap());
         // A migration that reads otherwise than it was applied is still told.
         run(&mut root, "update noshi_migrations._sqlx_migrations set checksum = '\\x00' where version = 2").await;

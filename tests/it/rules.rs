@@ -219,7 +219,7 @@ fn one_file_knows_backoff() {
                 .any(|line| line.starts_with("use backoff") || line.contains(" backoff::"))
         })
         .collect();
-    assert_eq!(knows, [root().join("src/retry.rs")]);
+    assert_eq!(knows, [root().join("src/engine/retry.rs")]);
 }
 
 #[test]
