@@ -11,7 +11,7 @@ create table noshi.kind (
 -- The server's own list of zones is read from hundreds of files each time, and what is in none of them the server takes for a rule.
 create table noshi.zone (name text primary key);
 
--- DRAWN by tests/it/requests.rs from src/text.rs and src/requests.rs
+-- DRAWN by tests/it/requests.rs from src/basics/text.rs and src/basics/requests.rs
 -- Why it is no id of at most so many bytes; null where it is one. ASCII that can be seen is the usual case.
 create function noshi.id_fault(p_id text, p_most integer) returns text language sql immutable parallel safe
 as $$

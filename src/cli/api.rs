@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use clap::{Args, Subcommand};
 
 use super::{Database, signals};
-use crate::{ago, door::Door, settings::Settings};
+use crate::{api::server::Door, basics::durations, settings::Settings};
 
 #[derive(Subcommand)]
 pub enum ApiCommand {
@@ -22,7 +22,7 @@ pub struct ApiRun {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// Milliseconds for which it says that it is not ready before it stops to listen (api.unready_ms).
-    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::parse_millis)]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = durations::parse_millis)]
     unready_ms: Option<u64>,
 }
 

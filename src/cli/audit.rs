@@ -8,12 +8,11 @@ use serde::Serialize;
 
 use super::{Database, names, out::Out};
 use crate::{
-    ago, instants,
-    store::{
+    basics::{durations, instants, terminal::progress::Progress},
+    db::{
         self, Role,
-        acts::{self, Fault, Head, Which},
+        operator::audit::{self, Fault, Head, Which},
     },
-    terminal::progress::Progress,
 };
 
 #[derive(Subcommand)]
@@ -35,7 +34,7 @@ pub struct AuditList {
     #[arg(long, value_parser = names::audited)]
     act: Option<String>,
     /// Such as 2h.
-    #[arg(long, value_name = "AGE", value_parser = ago::parse)]
+    #[arg(long, value_name = "AGE", value_parser = durations::parse)]
     since: Option<Duration>,
     /// At most so many.
     #[arg(long, default_value = "100", value_parser = clap::value_parser!(i64).range(1..))]
@@ -70,9 +69,9 @@ pub async fn run(out: Out, command: AuditCommand) -> anyhow::Result<()> {
 }
 
 async fn list(args: AuditList, out: Out) -> anyhow::Result<()> {
-    let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    let pool = db::connect(args.database.url()?, Role::Operator, 1).await?;
     let which = Which { who: args.who, act: args.act, target: args.target, since: args.since };
-    let rows = acts::list(&pool, &which, args.most).await?;
+    let rows = audit::list(&pool, &which, args.most).await?;
     out.list(
         "no act is like that",
         &rows,
@@ -99,11 +98,11 @@ struct Verified {
 }
 
 async fn verify(args: AuditVerify, out: Out) -> anyhow::Result<()> {
-    let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    let pool = db::connect(args.database.url()?, Role::Operator, 1).await?;
     let progress =
         Progress::begin("computing every link again", None).kept(|_, _| "it only looks; nothing is changed".to_owned());
-    let not_linked_yet = acts::unlinked(&pool).await?;
-    let (head, faults) = acts::verify(&pool, args.expect.as_ref()).await?;
+    let not_linked_yet = audit::unlinked(&pool).await?;
+    let (head, faults) = audit::verify(&pool, args.expect.as_ref()).await?;
     drop(progress);
     let head = format!("{}:{}", head.seq, hex::encode(&head.hash));
     let verified = Verified { whole: faults.is_empty(), head, not_linked_yet, faults };

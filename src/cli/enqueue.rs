@@ -9,9 +9,12 @@ use serde_json::{json, value::RawValue};
 
 use super::{Database, names, out::Out};
 use crate::{
-    explain, requests,
-    store::{self, PgPool, Role, enqueue, operate, prune},
-    terminal::progress::{self, Progress},
+    basics::{
+        requests,
+        terminal::progress::{self, Progress},
+    },
+    db::{self, PgPool, Role, enqueue, operator::jobs, queue::retention},
+    operator::explain,
 };
 
 /// Between two looks at a job that is waited for.
@@ -63,8 +66,8 @@ pub async fn run(out: Out, asked: JobEnqueue) -> anyhow::Result<()> {
     }
     let url = asked.database.url()?;
     // Whoever may not look is told so before anything is asked for.
-    let looks = if asked.wait { Some(store::connect(url, Role::Operator, 1).await?) } else { None };
-    let pool = store::connect(url, Role::Producer, 1).await?;
+    let looks = if asked.wait { Some(db::connect(url, Role::Operator, 1).await?) } else { None };
+    let pool = db::connect(url, Role::Producer, 1).await?;
     let mut connection = pool.acquire().await?;
     let rows = [(asked.id.clone(), asked.args)];
     let jobs = enqueue::enqueue(&mut connection, asked.kind, &rows, asked.first).await?;
@@ -85,7 +88,7 @@ pub async fn run(out: Out, asked: JobEnqueue) -> anyhow::Result<()> {
 async fn wait(out: Out, pool: &PgPool, job: i64) -> anyhow::Result<()> {
     let mut progress = Progress::begin(format!("waiting for job {job}"), None);
     loop {
-        let Some(seen) = operate::look_at(pool, job).await? else {
+        let Some(seen) = jobs::look_at(pool, job).await? else {
             drop(progress);
             return pruned(out, pool, job).await;
         };
@@ -109,10 +112,10 @@ async fn wait(out: Out, pool: &PgPool, job: i64) -> anyhow::Result<()> {
 
 /// The same request as long ago, done since and moved out.
 async fn pruned(out: Out, pool: &PgPool, job: i64) -> anyhow::Result<()> {
-    let Some(over) = prune::over(pool, None, &job.to_string()).await? else {
+    let Some(over) = retention::over(pool, None, &job.to_string()).await? else {
         bail!("job {job} is not there any more, and nothing is kept of it")
     };
-    out.one(&over, super::job::was_done)?;
+    out.one(&over, explain::was_done)?;
     match over.status.as_str() {
         "completed" => Ok(()),
         status => bail!("job {job} was {status}"),

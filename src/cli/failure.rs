@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::out::Out;
 use crate::{
+    basics::terminal::{self, note},
+    db,
     intake::Rejected,
-    store,
-    terminal::{self, note},
 };
 
 /// Says it.
@@ -47,12 +47,12 @@ fn parts(error: &anyhow::Error) -> Vec<String> {
     let mut parts: Vec<String> = vec![];
     for cause in error.chain() {
         let database = cause.downcast_ref::<sqlx::Error>();
-        let text = database.map_or_else(|| cause.to_string(), store::sentence);
+        let text = database.map_or_else(|| cause.to_string(), db::sentence);
         if !text.is_empty() && !parts.iter().any(|said| said.contains(&text)) {
             parts.push(text);
         }
         // The rest of the chain says the same in the driver's words.
-        if database.is_some() || cause.downcast_ref::<store::ActError>().is_some() {
+        if database.is_some() || cause.downcast_ref::<db::ActError>().is_some() {
             break;
         }
     }
@@ -65,7 +65,7 @@ pub fn sentence(error: &anyhow::Error) -> String {
 
 fn document(error: &anyhow::Error, status: u8) -> Value {
     let mut document = json!({"error": sentence(error), "status": status});
-    if let Some(store::ActError::Refused { code, .. }) = error.downcast_ref() {
+    if let Some(db::ActError::Refused { code, .. }) = error.downcast_ref() {
         document["code"] = code.as_str().into();
     }
     if let Some(rejected) = error.downcast_ref::<Rejected>() {
@@ -91,7 +91,7 @@ mod tests {
             .context("no report")
             .unwrap_err();
         assert_eq!(sentence(&error), "no report: cannot write: the disk is full");
-        let error = anyhow::Error::from(store::ActError::Database(sqlx::Error::PoolTimedOut)).context("cannot approve");
+        let error = anyhow::Error::from(db::ActError::Database(sqlx::Error::PoolTimedOut)).context("cannot approve");
         let told = sentence(&error);
         assert_eq!(told.matches("connection").count(), 1, "{told}");
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{ArgMatches, Command, error::ErrorKind, parser::ValueSource};
 
-use crate::text;
+use crate::basics::text;
 
 /// Refuses what was given and is blank: `--reason "$WHY"` or `lane pause "$LANE"` where the variable is not set.
 pub fn check(command: &mut Command, matches: &ArgMatches) -> Result<(), clap::Error> {

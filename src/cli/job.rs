@@ -1,10 +1,13 @@
 //! `noshi job`: jobs found, seen, explained and acted upon.
 
-use crate::store::PgPool;
+pub(super) mod show;
+
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 use serde::Serialize;
+
+use show::{show, tell_why};
 
 use super::{
     Database,
@@ -14,15 +17,16 @@ use super::{
     proposal::proposed,
 };
 use crate::{
-    explain::{self, Explained, seconds},
-    instants,
-    store::{
-        self, Role, lanes,
-        operate::{self, Filter, Line, Seen, Told},
-        proposals,
-        prune::{self, Over},
-        settle::Status,
+    db::{
+        self, PgPool, Role,
+        operator::jobs::{self, Filter, Line, Seen},
+        queue::{
+            lanes,
+            retention::{self, Over},
+            settle::Status,
+        },
     },
+    operator::explain::{self, seconds, was_done},
 };
 
 #[derive(Subcommand)]
@@ -157,7 +161,7 @@ fn kinds() -> Vec<&'static str> {
 }
 
 async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
-    let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    let pool = db::connect(args.database.url()?, Role::Operator, 1).await?;
     must_exist(&pool, args.lane.as_deref(), args.batch).await?;
     let filter = Filter {
         kind: args.kind.map(|kind| kind.name().to_owned()),
@@ -170,7 +174,7 @@ async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
         before: args.before,
         most: args.most,
     };
-    let mut found = operate::list(&pool, &filter, &kinds()).await?;
+    let mut found = jobs::list(&pool, &filter, &kinds()).await?;
     found.extend(pruned(&pool, &filter, args.most).await?);
     found.sort_by_key(|line| std::cmp::Reverse(line.id));
     found.truncate(usize::try_from(args.most).unwrap_or(usize::MAX));
@@ -182,8 +186,8 @@ async fn pruned(pool: &PgPool, filter: &Filter, most: i64) -> anyhow::Result<Vec
     let over = match (&filter.of, filter.batch) {
         // Nothing that was pruned stands in a lane, or is in doubt.
         _ if filter.lane.is_some() || filter.in_doubt => vec![],
-        (Some(of), _) => prune::known(pool, of, &kinds(), 1000).await?,
-        (None, Some(batch)) => prune::of_batch(pool, batch, most.max(1000)).await?,
+        (Some(of), _) => retention::known(pool, of, &kinds(), 1000).await?,
+        (None, Some(batch)) => retention::of_batch(pool, batch, most.max(1000)).await?,
         (None, None) => vec![],
     };
     let is_like_that = |over: &Over| {
@@ -248,10 +252,10 @@ fn lines(out: Out, jobs: &[Line]) -> anyhow::Result<()> {
 async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<Seen> {
     let name = match name.name.as_slice() {
         [kind, id] => {
-            if let Some(found) = operate::look(pool, kind, id).await? {
+            if let Some(found) = jobs::look(pool, kind, id).await? {
                 return Ok(found);
             }
-            if let Some(over) = prune::over(pool, Some(kind), id).await? {
+            if let Some(over) = retention::over(pool, Some(kind), id).await? {
                 bail!("{}", was_done(&over));
             }
             bail!("there is no {kind} with the id {id}")
@@ -262,16 +266,16 @@ async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<Seen> {
     if let Some(number) = number(name) {
         return numbered(out, pool, name, number).await;
     }
-    let found = operate::find(pool, name, &kinds(), 1000).await?;
+    let found = jobs::find(pool, name, &kinds(), 1000).await?;
     match found.as_slice() {
-        [one] => match operate::look_at(pool, *one).await? {
+        [one] => match jobs::look_at(pool, *one).await? {
             Some(job) => Ok(job),
             None => none_there(out, pool, name).await,
         },
         [] => none_there(out, pool, name).await,
         several => {
             let filter = Filter { of: Some(name.clone()), most: 20, ..Filter::default() };
-            lines(out, &operate::list(pool, &filter, &kinds()).await?)?;
+            lines(out, &jobs::list(pool, &filter, &kinds()).await?)?;
             bail!("{} jobs go by the name of {name}; name one by its number", several.len())
         }
     }
@@ -283,14 +287,14 @@ fn number(name: &str) -> Option<i64> {
 
 /// Digits are a job's number and nothing else: a slip of the pen must not act on the job of a user or a grant that is called so.
 async fn numbered(out: Out, pool: &PgPool, name: &str, number: i64) -> anyhow::Result<Seen> {
-    if let Some(job) = operate::look_at(pool, number).await? {
+    if let Some(job) = jobs::look_at(pool, number).await? {
         return Ok(job);
     }
-    if let Some(over) = prune::over(pool, None, name).await? {
+    if let Some(over) = retention::over(pool, None, name).await? {
         bail!("{}", was_done(&over));
     }
     let filter = Filter { of: Some(name.to_owned()), most: 20, ..Filter::default() };
-    let mut others = operate::list(pool, &filter, &kinds()).await?;
+    let mut others = jobs::list(pool, &filter, &kinds()).await?;
     others.extend(pruned(pool, &filter, 20).await?);
     if others.is_empty() {
         return none_there(out, pool, name).await;
@@ -304,10 +308,10 @@ async fn numbered(out: Out, pool: &PgPool, name: &str, number: i64) -> anyhow::R
 
 /// Why no job of this name is there: it was pruned, or is to come, or never was.
 async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<Seen> {
-    let over = prune::known(pool, name, &kinds(), 20).await?;
+    let over = retention::known(pool, name, &kinds(), 20).await?;
     match over.as_slice() {
         [one] => bail!("{}", was_done(one)),
-        [] => match operate::granted(pool, name).await? {
+        [] => match jobs::granted(pool, name).await? {
             Some(granted) => bail!("there is no job yet. {}", explain::explain_grant(&granted)),
             None => {
                 bail!("nothing goes by the name of {name}: no job, user, grant, trade, source of points or public id")
@@ -321,154 +325,6 @@ async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<Seen>
     }
 }
 
-/// Of a job that was pruned, in a sentence.
-pub fn was_done(over: &Over) -> String {
-    let words: Vec<&str> = [&over.outcome, &over.code].into_iter().filter_map(Option::as_deref).collect();
-    format!(
-        "job {} ({} {}) was done at {}: {} at {} ({}); it was pruned at {}, and nothing can be done with it any more; `noshi job show {}` has what is kept of it",
-        over.id,
-        over.kind,
-        over.key,
-        instants::show(over.finished_at),
-        over.status,
-        over.at,
-        words.join(", "),
-        instants::show(over.pruned_at),
-        over.id
-    )
-}
-
-#[derive(Serialize)]
-struct Shown {
-    job: Seen,
-    explained: Explained,
-    journal: Vec<Told>,
-}
-
-async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
-    let pool = store::connect(name.database.url()?, Role::Operator, 1).await?;
-    let job = match find(out, name, &pool).await {
-        Ok(job) => job,
-        Err(error) => {
-            let Some(over) = find_over(name, &pool).await? else { return Err(error) };
-            return out.one(&over, tell_over);
-        }
-    };
-    let journal = operate::journal(&pool, job.id, 30).await?;
-    let explained = explained(&pool, &job).await?;
-    out.one(&Shown { job, explained, journal }, tell)
-}
-
-async fn find_over(name: &JobName, pool: &PgPool) -> anyhow::Result<Option<Over>> {
-    Ok(match name.name.as_slice() {
-        [name] if number(name).is_some() => prune::over(pool, None, name).await?,
-        [name] => match prune::known(pool, name, &kinds(), 2).await?.as_slice() {
-            [one] => prune::over(pool, None, &one.id.to_string()).await?,
-            _ => None,
-        },
-        [kind, id] => prune::over(pool, Some(kind), id).await?,
-        _ => None,
-    })
-}
-
-fn tell_over(over: &Over) -> String {
-    let when = instants::show;
-    let words = [&over.outcome, &over.code, &over.detail];
-    let words: Vec<&str> = words.into_iter().filter_map(Option::as_deref).collect();
-    let mut text = format!(
-        "job {}: {} {}, over since {}: {} at {} ({})\n  pruned at {}; nothing can be done with it any more, and a late duplicate gets its number\n",
-        over.id,
-        over.kind,
-        over.key,
-        when(over.finished_at),
-        over.status,
-        over.at,
-        words.join(", "),
-        when(over.pruned_at)
-    );
-    if let (Some(job), Some(journal)) = (&over.job, &over.journal) {
-        text += &format!("  asked for: {}\n  stood:     {}\n  journal:\n", job["args"], job["state"]);
-        for line in journal.as_array().into_iter().flatten() {
-            let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-            let words = ["became", "outcome", "code", "detail"].map(word);
-            let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
-            text += &format!("    {} {:<12} {}\n", word("happened_at"), word("event"), words.join(", "));
-        }
-    }
-    text
-}
-
-fn tell(shown: &Shown) -> String {
-    let Shown { job, explained, journal } = shown;
-    let way = if job.undo.is_some() { ", being taken back" } else { "" };
-    let mut text = format!("job {}: {} {}, {} at {}{way}\n", job.id, job.kind, job.key, job.status, job.at);
-    let mut line = |label: &str, value: String| {
-        text += format!("  {label:<11} {value}").trim_end();
-        text.push('\n');
-    };
-    line("why:", explained.why.clone());
-    line("asked for:", job.args.to_string());
-    if let Some(state) = &job.state {
-        line("stands:", state.to_string());
-    }
-    if !job.lane.is_empty() {
-        line("lane:", job.lane.clone());
-    }
-    if let Some(called_at) = job.called_at {
-        line("called_at:", instants::show(called_at));
-    }
-    may(explained, &mut line);
-    line("journal:", String::new());
-    for told in journal {
-        let worker = told.worker.map(|it| format!("worker {it}"));
-        let words = [&told.became, &told.outcome, &told.code, &told.detail, &worker];
-        let words: Vec<&str> = words.into_iter().filter_map(Option::as_deref).collect();
-        text += &format!("    {} {:<12} {}\n", instants::show_exactly(told.when), told.event, words.join(", "));
-    }
-    text
-}
-
-fn may(explained: &Explained, line: &mut impl FnMut(&str, String)) {
-    if let Some(runbook) = &explained.runbook {
-        line("runbook:", runbook.clone());
-    }
-    if explained.may.is_empty() {
-        line("you may:", "nothing here".to_owned());
-    }
-    for (n, (act, meaning)) in explained.may.iter().enumerate() {
-        line(if n == 0 { "you may:" } else { "" }, format!("{act:<12} {meaning}"));
-    }
-}
-
-/// Why it stands where it stands, and what waits for a second person there.
-async fn explained(pool: &PgPool, job: &Seen) -> anyhow::Result<Explained> {
-    let mut explained = explain::explain(job);
-    if let Some(it) = proposals::waiting_at(pool, &format!("job/{}", job.id)).await? {
-        explained.why += &format!(
-            " {} has proposed to {} it ({}): `noshi proposal show {}`; a second person confirms it.",
-            it.proposed_by, it.act, it.reason, it.proposal
-        );
-    }
-    Ok(explained)
-}
-
-async fn tell_why(out: Out, name: &JobName) -> anyhow::Result<()> {
-    let pool = store::connect(name.database.url()?, Role::Operator, 1).await?;
-    let explained = match find(out, name, &pool).await {
-        Ok(job) => explained(&pool, &job).await?,
-        // What was done and pruned is an answer, and no failure.
-        Err(error) => match find_over(name, &pool).await? {
-            Some(over) => Explained { why: was_done(&over), may: vec![], runbook: None },
-            None => return Err(error),
-        },
-    };
-    out.one(&explained, |explained| {
-        let mut text = format!("{}\n", explained.why);
-        may(explained, &mut |label, value| text += &format!("  {label:<9} {value}\n"));
-        text
-    })
-}
-
 #[derive(Serialize)]
 struct Asked {
     job: i64,
@@ -478,12 +334,12 @@ struct Asked {
 }
 
 async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
-    let pool = store::connect(args.job.database.url()?, Role::Operator, 1).await?;
+    let pool = db::connect(args.job.database.url()?, Role::Operator, 1).await?;
     let job = find(out, &args.job, &pool).await?;
     if let Some(why) = explain::refusal(&job, act) {
         bail!("{why}");
     }
-    let proposal = operate::ask(&pool, job.id, job.step, act, &args.reason).await?;
+    let proposal = jobs::ask(&pool, job.id, job.step, act, &args.reason).await?;
     out.one(&Asked { job: job.id, asked: act.name(), proposal }, |asked| match act {
         _ if let Some(number) = asked.proposal => {
             proposed(number, &format!("that job {} is to {}", asked.job, asked.asked))

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::{Database, names, out::Out};
 use crate::{
-    ago,
-    explain::seconds,
-    store::{
+    basics::durations,
+    db::{
         self, Role,
-        lanes::{self, LaneState},
+        queue::lanes::{self, LaneState},
     },
+    operator::explain::seconds,
 };
 
 #[derive(Subcommand)]
@@ -56,7 +56,7 @@ pub struct LaneSet {
     #[arg(long, required_unless_present = "as_declared", value_parser = clap::value_parser!(u32).range(1..))]
     calls: Option<u32>,
     /// The budget that is meant: its window, such as 1s or 1d.
-    #[arg(long, default_value = "1s", value_name = "AGE", value_parser = ago::parse_some)]
+    #[arg(long, default_value = "1s", value_name = "AGE", value_parser = durations::parse_some)]
     per: Duration,
     /// Back to what the settings declare.
     #[arg(long, conflicts_with = "calls")]
@@ -67,7 +67,7 @@ pub struct LaneSet {
 }
 
 pub async fn run(out: Out, command: LaneCommand) -> anyhow::Result<()> {
-    let open = |database: Database| async move { store::connect(database.url()?, Role::Operator, 1).await };
+    let open = |database: Database| async move { db::connect(database.url()?, Role::Operator, 1).await };
     match command {
         LaneCommand::List(database) => table(out, &lanes::list(&open(database).await?).await?),
         LaneCommand::Show(name) => {

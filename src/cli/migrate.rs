@@ -6,9 +6,8 @@ use serde_json::json;
 
 use super::{Database, out::Out};
 use crate::{
-    instants,
-    store::{self, Role, acts, schema},
-    terminal::progress::Progress,
+    basics::{instants, terminal::progress::Progress},
+    db::{self, Role, operator::audit, schema},
 };
 
 #[derive(Subcommand)]
@@ -27,12 +26,12 @@ async fn up(out: Out, url: &str) -> anyhow::Result<()> {
     let to_come = pending.len();
     let progress = Progress::begin("migrating the schema", None)
         .kept(|_, _| "each migration is there whole or not at all; run `noshi migrate up` again".to_owned());
-    store::migrate(url).await?;
+    db::migrate(url).await?;
     drop(progress);
     if let (Some(first), Some(last)) = (pending.first(), pending.last()) {
         let applied = json!({"from": first.version, "to": last.version, "version": super::VERSION});
-        let pool = store::connect(url, Role::Login, 1).await?;
-        acts::record(&pool, "migrate up", "schema", applied)
+        let pool = db::connect(url, Role::Login, 1).await?;
+        audit::record(&pool, "migrate up", "schema", applied)
             .await
             .context("the migrations are applied, but the audit does not say so")?;
     }

@@ -3,7 +3,7 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use noshi_jobs::{Kind, Problem};
 
-use crate::store::settle::Status;
+use crate::db::queue::settle::Status;
 
 /// How `noshi lane list` shows the lane of the steps that call nobody.
 pub const NO_CALL: &str = "(no call)";

@@ -3,11 +3,11 @@
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::terminal;
+use crate::basics::terminal;
 
 mod table;
 
-pub use table::Column;
+pub use self::table::Column;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Out {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory};
 
 use super::Cli;
-use crate::terminal;
+use crate::basics::terminal;
 
 #[derive(Args)]
 pub struct ManArgs {

@@ -7,12 +7,11 @@ use serde_json::json;
 
 use super::{Database, out::Out};
 use crate::{
-    instants,
-    store::{
+    basics::{instants, terminal::progress::Progress},
+    db::{
         self, Role,
-        points::{self, Expiring, LedgerFault, PointEntry},
+        domain::points::{self, Expiring, LedgerFault, PointEntry},
     },
-    terminal::progress::Progress,
 };
 
 #[derive(Subcommand)]
@@ -63,7 +62,7 @@ pub struct ExpiringArgs {
 }
 
 pub async fn run(out: Out, command: PointsCommand) -> anyhow::Result<()> {
-    let open = |database: Database| async move { store::connect(database.url()?, Role::Operator, 1).await };
+    let open = |database: Database| async move { db::connect(database.url()?, Role::Operator, 1).await };
     match command {
         PointsCommand::Balance(args) => {
             let pool = open(args.database).await?;

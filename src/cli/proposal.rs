@@ -8,12 +8,11 @@ use serde_json::json;
 
 use super::{Database, out::Out};
 use crate::{
-    instants,
-    store::{
+    basics::{instants, terminal},
+    db::{
         self, PgPool, Role,
-        proposals::{self, Proposal},
+        operator::proposals::{self, Proposal},
     },
-    terminal,
 };
 
 #[derive(Subcommand)]
@@ -95,7 +94,7 @@ pub struct ProposalCap {
 }
 
 async fn open(database: &Database) -> anyhow::Result<PgPool> {
-    store::connect(database.url()?, Role::Operator, 1).await
+    db::connect(database.url()?, Role::Operator, 1).await
 }
 
 pub async fn run(out: Out, command: ProposalCommand) -> anyhow::Result<()> {
@@ -221,7 +220,7 @@ async fn cap_set(out: Out, args: &ProposalCap) -> anyhow::Result<()> {
         args.currency
     );
     ensure!(args.most.is_none_or(|most| most >= args.alone), "--most is no less than --alone; nothing was changed");
-    let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+    let pool = db::connect(args.database.url()?, Role::Login, 1).await?;
     proposals::set_cap(&pool, &args.currency, args.alone, args.most).await?;
     let unit = if args.currency.is_empty() { "acts" } else { &args.currency };
     out.one(&json!({"currency": args.currency, "alone": args.alone, "most": args.most}), |_| {

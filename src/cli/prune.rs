@@ -7,18 +7,20 @@ use serde::Serialize;
 
 use super::{Database, out::Out};
 use crate::{
-    ago, instants,
-    store::{
-        self, Role,
-        prune::{self, Pruned, Retention},
+    basics::{
+        durations, instants,
+        terminal::progress::{Progress, grouped},
     },
-    terminal::progress::{Progress, grouped},
+    db::{
+        self, Role,
+        queue::retention::{self, Pruned, Retention},
+    },
 };
 
 #[derive(Args)]
 pub struct PruneArgs {
     /// Instead of what the retention says, such as 30d; never less than a day.
-    #[arg(long, value_name = "AGE", value_parser = ago::parse_some)]
+    #[arg(long, value_name = "AGE", value_parser = durations::parse_some)]
     older_than: Option<Duration>,
     #[command(flatten)]
     database: Database,
@@ -35,13 +37,13 @@ pub enum RetentionCommand {
 #[derive(Args)]
 pub struct RetentionSet {
     /// Jobs that are over stay at hand for as long, such as 90d; at least a day.
-    #[arg(long, value_name = "AGE", value_parser = ago::parse_some, required_unless_present_any = ["stories_for", "every"])]
+    #[arg(long, value_name = "AGE", value_parser = durations::parse_some, required_unless_present_any = ["stories_for", "every"])]
     jobs_for: Option<Duration>,
     /// The row and journal of a pruned job are kept for as long, such as 2y; at least 90 days.
-    #[arg(long, value_name = "AGE", value_parser = ago::parse_some)]
+    #[arg(long, value_name = "AGE", value_parser = durations::parse_some)]
     stories_for: Option<Duration>,
     /// How often the fleet prunes, such as 1h.
-    #[arg(long, value_name = "AGE", value_parser = ago::parse_some)]
+    #[arg(long, value_name = "AGE", value_parser = durations::parse_some)]
     every: Option<Duration>,
     /// For the audit: why.
     #[arg(long)]
@@ -61,7 +63,7 @@ struct Run {
 
 /// Page by page until nothing old enough is left. Broken off, it can be begun again at any time.
 pub async fn run(out: Out, args: PruneArgs) -> anyhow::Result<()> {
-    let pool = store::connect(args.database.url()?, Role::Operator, 1).await?;
+    let pool = db::connect(args.database.url()?, Role::Operator, 1).await?;
     let mut done = Run::default();
     let mut last = Pruned::default();
     let mut progress = Progress::begin("pruning jobs", None).kept(|done, _| {
@@ -71,7 +73,7 @@ pub async fn run(out: Out, args: PruneArgs) -> anyhow::Result<()> {
         )
     });
     loop {
-        let Some(page) = prune::next_page(&pool, args.older_than, &last).await? else {
+        let Some(page) = retention::next_page(&pool, args.older_than, &last).await? else {
             done.left_to_another = true;
             break;
         };
@@ -97,14 +99,14 @@ pub async fn run(out: Out, args: PruneArgs) -> anyhow::Result<()> {
 
 pub async fn run_retention(out: Out, command: RetentionCommand) -> anyhow::Result<()> {
     let pool = match command {
-        RetentionCommand::Show(database) => store::connect(database.url()?, Role::Operator, 1).await?,
+        RetentionCommand::Show(database) => db::connect(database.url()?, Role::Operator, 1).await?,
         RetentionCommand::Set(set) => {
-            let pool = store::connect(set.database.url()?, Role::Operator, 1).await?;
-            prune::set_retention(&pool, set.jobs_for, set.stories_for, set.every, &set.reason).await?;
+            let pool = db::connect(set.database.url()?, Role::Operator, 1).await?;
+            retention::set_retention(&pool, set.jobs_for, set.stories_for, set.every, &set.reason).await?;
             pool
         }
     };
-    out.one(&prune::retention(&pool).await?, tell)
+    out.one(&retention::retention(&pool).await?, tell)
 }
 
 fn tell(kept: &Retention) -> String {

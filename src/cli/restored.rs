@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::{Database, out::Out, proposal::proposed};
 use crate::{
-    instants,
-    store::{self, Role, restored},
+    basics::instants,
+    db::{self, Role, operator::restored},
 };
 
 #[derive(Subcommand)]
@@ -74,7 +74,7 @@ fn may_be_marked(preview: &restored::Preview, to: DateTime<Utc>, yes: bool) -> a
 }
 
 pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
-    let open = |database: Database| async move { store::connect(database.url()?, Role::Operator, 1).await };
+    let open = |database: Database| async move { db::connect(database.url()?, Role::Operator, 1).await };
     match command {
         RestoredCommand::Mark(args) => {
             let pool = open(args.database).await?;

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::{Database, names, out::Out};
 use crate::{
-    instants,
-    schedule::{self, Times},
-    store::{
+    basics::instants,
+    db::{
         self, ActError, Role,
-        schedules::{self, Missed, Schedule, Steer, Wanted},
+        queue::schedules::{self, Missed, Schedule, Steer, Wanted},
     },
+    engine::cron::{self, Times},
 };
 
 /// Due times that are shown of each.
@@ -83,7 +83,7 @@ pub struct Set {
 }
 
 pub async fn run(out: Out, command: ScheduleCommand) -> anyhow::Result<()> {
-    let open = |database: Database| async move { store::connect(database.url()?, Role::Operator, 1).await };
+    let open = |database: Database| async move { db::connect(database.url()?, Role::Operator, 1).await };
     let (Steered { name, reason }, steer, is) = match command {
         ScheduleCommand::List(database) => {
             return table(out, schedules::list(&open(database).await?, None).await?);
@@ -114,12 +114,12 @@ async fn run_set(out: Out, set: Set) -> anyhow::Result<()> {
     let refused = ActError::refused;
     let args: Value =
         serde_json::from_str(&args).map_err(|error| refused(format!("args: this is no JSON: {error}")))?;
-    let id = schedule::id(kind, &args).map_err(refused)?;
+    let id = cron::id(kind, &args).map_err(refused)?;
     let times = Times::read(&cron, &zone).map_err(refused)?;
     let wanted =
         Wanted { name: &name, kind: kind.name(), id: &id, args: &args, priority, cron: &cron, zone: &zone, missed };
     let next = |clock| times.after(clock).ok_or_else(|| format!("cron: `{cron}` is never due; its day is in no month"));
-    let pool = store::connect(database.url()?, Role::Operator, 1).await?;
+    let pool = db::connect(database.url()?, Role::Operator, 1).await?;
     let is_new = schedules::set(&pool, &wanted, next, &reason).await?;
     done(out, name, if is_new { "new" } else { "changed" })
 }

@@ -10,7 +10,7 @@ use tokio::{
 use serde_json::json;
 
 use super::out::Out;
-use crate::terminal::{self, leftovers, note, progress};
+use crate::basics::terminal::{self, leftovers, note, progress};
 
 /// A second signal within this time is the same one: wrappers and terminals send it to a process and to its group.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::{Database, out::Out};
 use crate::{
-    ago, instants,
-    store::{
+    basics::{durations, instants},
+    db::{
         self, Role,
-        tokens::{self, NewToken},
+        operator::tokens::{self, NewToken},
     },
 };
 
@@ -35,7 +35,7 @@ pub struct TokenCreate {
     #[arg(long, value_delimiter = ',', required = true, value_parser = tokens::SCOPES)]
     scopes: Vec<String>,
     /// When it ends, such as 90d or 12h: from a minute to 400 days.
-    #[arg(long, value_name = "AGE", value_parser = ago::parse_some)]
+    #[arg(long, value_name = "AGE", value_parser = durations::parse_some)]
     expires: Duration,
     /// Requests a second that each process of the interface takes from it.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
@@ -60,7 +60,7 @@ pub async fn run(command: TokenCommand, out: Out) -> anyhow::Result<()> {
         TokenCommand::Create(args) => create(&args, out).await,
         TokenCommand::List(database) => list(&database, out).await,
         TokenCommand::Revoke(args) => {
-            let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+            let pool = db::connect(args.database.url()?, Role::Login, 1).await?;
             tokens::revoke(&pool, &args.id, &args.reason).await?;
             out.one(&json!({"id": args.id, "state": "revoked"}), |_| format!("token {} is revoked", args.id))
         }
@@ -68,7 +68,7 @@ pub async fn run(command: TokenCommand, out: Out) -> anyhow::Result<()> {
 }
 
 async fn create(args: &TokenCreate, out: Out) -> anyhow::Result<()> {
-    let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+    let pool = db::connect(args.database.url()?, Role::Login, 1).await?;
     let token = tokens::generate();
     let new = NewToken { owner: &args.owner, scopes: &args.scopes, lasts: args.expires, per_second: args.per_second };
     let (id, until) = tokens::create(&pool, &token, &new).await?;
@@ -85,7 +85,7 @@ async fn create(args: &TokenCreate, out: Out) -> anyhow::Result<()> {
 }
 
 async fn list(database: &Database, out: Out) -> anyhow::Result<()> {
-    let pool = store::connect(database.url()?, Role::Operator, 1).await?;
+    let pool = db::connect(database.url()?, Role::Operator, 1).await?;
     out.list(
         "there is no token; `noshi token create` makes one",
         &tokens::list(&pool).await?,

@@ -7,10 +7,12 @@ use serde_json::json;
 
 use super::{Database, out::Out};
 use crate::{
-    chaos::crash_point,
+    basics::{
+        chaos::crash_point,
+        terminal::progress::{Progress, grouped},
+    },
+    db::{self, PgPool, Role, operator::audit},
     settings::Settings,
-    store::{self, PgPool, Role, acts},
-    terminal::progress::{Progress, grouped},
     vault,
 };
 
@@ -35,7 +37,7 @@ pub struct VaultRotate {
 
 /// What a worker cannot open is a gift that is not shown and a mail that is not sent.
 async fn all_have(pool: &PgPool, key: &str, yes: bool) -> anyhow::Result<()> {
-    let without = store::workers::without_key(pool, key).await?;
+    let without = db::queue::workers::without_key(pool, key).await?;
     let named = |says: bool| -> Vec<String> {
         without.iter().filter(|it| it.2 == says).map(|(id, name, _)| format!("{id} ({name})")).collect()
     };
@@ -73,17 +75,17 @@ pub async fn run(
 
 async fn rotate(settings: &Settings, out: Out, args: &VaultRotate) -> anyhow::Result<()> {
     let keys = settings.vault()?;
-    let pool = store::connect(args.database.url()?, Role::Login, 1).await?;
+    let pool = db::connect(args.database.url()?, Role::Login, 1).await?;
     all_have(&pool, keys.current_key(), args.yes).await?;
     // Before the first value: one that is broken off is on record as well.
-    acts::record(&pool, "vault rotate", "vault/keys", json!({"key": keys.current_key()})).await?;
+    audit::record(&pool, "vault rotate", "vault/keys", json!({"key": keys.current_key()})).await?;
     let mut progress = Progress::begin("sealing again", None).kept(|done, _| {
         format!("{} values are under the new key, and the others open as before: keep the old key in the file, and run the same again", grouped(done))
     });
     let mut done = Rotation::of(&keys);
     loop {
         let mut transaction = pool.begin().await?;
-        let Some(key) = store::facts::another_key(&mut transaction, &done.finished).await? else { break };
+        let Some(key) = db::domain::facts::another_key(&mut transaction, &done.finished).await? else { break };
         let rewrapped = done.page(&mut transaction, key).await?;
         progress.advance(rewrapped);
         crash_point("rotate.before_commit");
@@ -117,13 +119,13 @@ impl<'a> Rotation<'a> {
 
     /// A page of values of one key. Returns how many are under the new one now: whoever can submit files can seal what opens nowhere, and holds up
     /// nothing by that.
-    async fn page(&mut self, connection: &mut crate::store::PgConnection, key: String) -> anyhow::Result<u64> {
+    async fn page(&mut self, connection: &mut crate::db::PgConnection, key: String) -> anyhow::Result<u64> {
         if !self.keys.knows(&key) {
             self.unknown.push(key.clone());
             self.finished.push(key);
             return Ok(0);
         }
-        let rows = store::facts::sealed_under(connection, &key, &self.closed).await?;
+        let rows = db::domain::facts::sealed_under(connection, &key, &self.closed).await?;
         if rows.is_empty() {
             self.finished.push(key);
             return Ok(0);
@@ -140,7 +142,7 @@ impl<'a> Rotation<'a> {
                 continue;
             };
             row.sealed = sealed;
-            store::facts::replace_sealed(connection, &row).await?;
+            db::domain::facts::replace_sealed(connection, &row).await?;
             if row.what == "suppressed" {
                 digest_again(connection, self.keys, &row).await?;
             }
@@ -176,14 +178,14 @@ impl<'a> Rotation<'a> {
 
 /// A suppressed address is also found by its digest, which hangs on the key.
 async fn digest_again(
-    connection: &mut crate::store::PgConnection,
+    connection: &mut crate::db::PgConnection,
     keys: &vault::Vault,
-    row: &store::facts::SealedRow,
+    row: &db::domain::facts::SealedRow,
 ) -> anyhow::Result<()> {
     let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
     let address = keys.unseal(&place, &row.sealed)?;
     let digests = keys.digests(&address);
     let digest = digests.first().context("a vault has a key")?;
-    store::mails::replace_digest(connection, &row.subject, digest, keys.current_key()).await?;
+    db::domain::mails::replace_digest(connection, &row.subject, digest, keys.current_key()).await?;
     Ok(())
 }

@@ -7,12 +7,12 @@ use clap::{Args, Subcommand};
 
 use super::{Database, out::Out, signals};
 use crate::{
-    ago,
-    explain::seconds,
-    instants, metrics,
+    app::{End, Worker},
+    basics::{durations, instants},
+    db::{self, Role},
+    operator::explain::seconds,
     settings::{Settings, WorkerSettings},
-    store::{self, Role},
-    worker::{End, Worker},
+    telemetry::metrics,
 };
 
 #[derive(Subcommand)]
@@ -34,16 +34,16 @@ pub struct WorkerRun {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     slots: Option<u16>,
     /// Milliseconds of silence after which the worker may be declared dead (worker.lease_ms).
-    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::millis_from(500))]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = durations::millis_from(500))]
     lease_ms: Option<u64>,
     /// Milliseconds between looks at an idle lane, when no hint comes (worker.poll_ms).
-    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::millis_from(10))]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = durations::millis_from(10))]
     poll_ms: Option<u64>,
     /// Milliseconds that a graceful stop waits for steps in flight (worker.grace_ms).
-    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::parse_millis)]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = durations::parse_millis)]
     grace_ms: Option<u64>,
     /// Milliseconds for which it says that it is not ready before it stops to claim (worker.unready_ms).
-    #[arg(long, value_name = "MILLISECONDS", value_parser = ago::parse_millis)]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = durations::parse_millis)]
     unready_ms: Option<u64>,
     /// Do not LISTEN: polling alone (worker.listen).
     #[arg(long)]
@@ -57,7 +57,7 @@ pub struct WorkerRun {
 }
 
 impl WorkerCommand {
-    /// See [`super::signals`].
+    /// See [`crate::cli::signals`].
     pub const fn serves(&self) -> bool {
         matches!(self, WorkerCommand::Run(_))
     }
@@ -85,10 +85,10 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     match command {
         WorkerCommand::List(database) => {
-            let pool = store::connect(database.url()?, Role::Operator, 1).await?;
+            let pool = db::connect(database.url()?, Role::Operator, 1).await?;
             out.list(
                 "there is no worker, and there was none",
-                &store::operate::workers(&pool).await?,
+                &db::operator::jobs::workers(&pool).await?,
                 &[
                     ("WORKER", |worker| worker.id.to_string()),
                     ("NAME", |worker| worker.name.clone()),

@@ -16,7 +16,7 @@ use super::{
     header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
-use crate::{address::sendable, clients::Offers};
+use crate::{basics::address::sendable, partners::gifts::Offers};
 
 /// In bytes, as the job takes them.
 const LONGEST_ID: usize = 100;

@@ -4,7 +4,7 @@ use noshi_jobs::Kind;
 use serde_json::Value;
 
 use super::{Fault, lines::Row};
-use crate::{requests, text};
+use crate::basics::{requests, text};
 
 /// A column of a kind of file.
 #[derive(Debug, Clone, Copy)]

@@ -7,13 +7,12 @@ use noshi_jobs::{
 };
 use serde_json::json;
 
-use crate::requests::MOST_POINTS;
-
 use super::{
     Fault, Taken,
     header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
+use crate::basics::requests::MOST_POINTS;
 
 /// The unit that points are counted in where money has a currency.
 pub const UNIT: &str = "PT";

@@ -2,14 +2,16 @@
 
 use std::io::BufReader;
 
-use crate::store::PgPool;
 use anyhow::Context;
 use noshi_jobs::Problem;
 
 use super::{Encoding, lines::Lines};
 use crate::{
-    store::batches::{self, Filed, RowResult},
-    text,
+    basics::text,
+    db::{
+        PgPool,
+        domain::batches::{self, Filed, RowResult},
+    },
 };
 
 const RESULTS: [&str; 6] = ["line", "result", "outcome", "reason_ja", "reason", "mail"];

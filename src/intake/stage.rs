@@ -2,18 +2,17 @@
 
 use std::fmt::Write;
 
-use crate::store::PgPool;
 use anyhow::ensure;
 use noshi_jobs::gift_issuance::Sealed;
 
-use super::{Checked, Reading, Submission, Taken};
+use super::{Checked, Submission, Taken, submission::Reading};
 use crate::{
-    clients::Offers,
-    store::{
-        self,
-        batches::{self, Chunk},
+    basics::terminal::progress::{Progress, grouped},
+    db::{
+        self, PgPool,
+        domain::batches::{self, Chunk},
     },
-    terminal::progress::{Progress, grouped},
+    partners::gifts::Offers,
     vault::{Place, Sealer, Sealing},
 };
 
@@ -61,7 +60,7 @@ impl Staging<'_> {
             let chunk = Chunk { number, bytes, rows: chunk.rows, recipients: chunk.recipients };
             batches::stage(self.pool, self.batch, &chunk).await?;
             progress.at(u64::try_from(row_no).unwrap_or(0));
-            crate::chaos::crash_point("stage.after");
+            crate::basics::chaos::crash_point("stage.after");
             number += 1;
         }
         ensure!(faults.is_empty() && reading.lines.digest()? == checked.digest, changed);
@@ -125,5 +124,5 @@ fn escaped(text: &str) -> String {
 
 /// The database was away for a moment: nothing is wrong with what is staged.
 pub fn is_transient(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(store::ActError::Database(error)) if store::is_transient(error))
+    matches!(error.downcast_ref(), Some(db::ActError::Database(error)) if db::is_transient(error))
 }

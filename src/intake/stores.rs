@@ -6,13 +6,12 @@ use noshi_jobs::{
     store_creation::{Args, StoreCreation},
 };
 
-use crate::requests::is_phone;
-
 use super::{
     Fault, Taken,
     header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
+use crate::basics::requests::is_phone;
 
 pub const COLUMNS: [Column; 5] = [
     Column { name: "organization_id", required: true, longest: 60, example: "org-001" },

@@ -6,7 +6,7 @@ use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use super::Settings;
-use crate::clients::settings::usual;
+use crate::partners::gifts::usual;
 
 #[derive(Debug, Clone)]
 pub struct Key {

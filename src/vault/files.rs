@@ -6,10 +6,10 @@ use anyhow::{Context, anyhow, bail, ensure};
 use secrecy::SecretBox;
 use zeroize::Zeroizing;
 
-use super::{Key, Sealer};
+use super::sealing::{Key, Sealer};
 
 /// The keys of a key file, the newest first.
-pub fn secret_keys(file: &Path) -> anyhow::Result<Vec<Key>> {
+pub(super) fn secret_keys(file: &Path) -> anyhow::Result<Vec<Key>> {
     let name = file.display();
     let hint = "it takes lines of a key id, a colon and the output of `openssl rand -hex 32`";
     check_permissions(file).with_context(|| format!("the key file {name} cannot be used; {hint}"))?;
@@ -69,7 +69,7 @@ fn is_id(id: &str) -> bool {
     (1..=32).contains(&id.len()) && id.bytes().all(word)
 }
 
-pub fn secret_line(line: &str) -> Option<Key> {
+pub(super) fn secret_line(line: &str) -> Option<Key> {
     let (id, digits) = line.split_once(':').filter(|(id, _)| is_id(id))?;
     let mut whole = false;
     let bytes = SecretBox::init_with_mut(|bytes: &mut [u8; 32]| whole = hex::decode_to_slice(digits, bytes).is_ok());

@@ -2,12 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
-use noshi::{
-    explain,
-    simulator::{Fault, Op, Provider},
-    store::operate,
-};
 use noshi_jobs::{
     Problem, bulk_grants, email, gift_issuance,
     machine::{Act, Job, Lead, Past, Redirect, lead, lead_unwinding},
@@ -20,6 +14,11 @@ use crate::{
     fleet::{Terms, fleet},
     processes::{count, until},
     support::database,
+};
+use noshi::{
+    db::{PgPool, operator::jobs},
+    lab::simulator::{Fault, Op, Provider},
+    operator::explain,
 };
 
 /// A job at a place, and where each act leads from there.
@@ -323,13 +322,13 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
             // What is over is not in doubt.
             for (status, unsure) in stands.filter(|(status, unsure)| !unsure || *status == "needs_operator") {
                 let id = put(pool, &place, status, unsure, asked.len() + ended + by_the_database).await;
-                let job = operate::look_at(pool, id).await.unwrap().expect("the job");
+                let job = jobs::look_at(pool, id).await.unwrap().expect("the job");
                 let told = explain::refusal(&job, act);
                 if let Some(why) = &told {
                     let begins = format!("{} is not allowed at `{}`", act.name(), place.at);
                     assert!(why.starts_with(&begins) && why.contains(": it") && why.contains(" may"), "{why}");
                 }
-                let answer = operate::ask(pool, id, job.step, act, "because").await;
+                let answer = jobs::ask(pool, id, job.step, act, "because").await;
                 if [Act::Dismiss, Act::Acknowledge].contains(&act) {
                     // The database carries these out by itself, and judges by the same words as the program.
                     assert_eq!(told.is_none(), answer.is_ok(), "{} {} {}: {told:?}", place.kind, place.at, act.name());
@@ -409,7 +408,7 @@ async fn what_cannot_be_read_goes_back_to_its_rest() {
     let broken =
         r#"update noshi.job set state = '{"at": "registering", "more": 1}', args = '{"batch": "none"}' where id = $1"#;
     sqlx::query(broken).bind(id).execute(pool).await.unwrap();
-    operate::ask(pool, id, 0, Act::Retry, "because").await.expect("it is asked");
+    jobs::ask(pool, id, 0, Act::Retry, "because").await.expect("it is asked");
     let worker = start(&db, pace()).await;
     until("an answer", Duration::from_secs(20), async || {
         let stands: (String, Option<String>) =

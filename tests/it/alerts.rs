@@ -7,13 +7,13 @@ use std::{
     process::Command,
 };
 
-use noshi::metrics::{METRICS, Metric, Of, Type};
 use noshi_jobs::Problem;
 use regex::{Captures, Regex};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::debian::program;
+use noshi::telemetry::metrics::{METRICS, Metric, Of, Type};
 
 const OPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops");
 const DRAWN: &str = "# Drawn from ops/alerts.toml by tests/it/alerts.rs; NOSHI_REDRAW=1 draws it anew.\n";

@@ -2,8 +2,6 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use noshi::simulator::{Fault, Op, Provider};
-use noshi::store::PgPool;
 use noshi_jobs::machine::Act;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -13,6 +11,10 @@ use crate::{
     point_jobs,
     processes::until,
     support::{database, server, turn},
+};
+use noshi::{
+    db::PgPool,
+    lab::simulator::{Fault, Op, Provider},
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -468,7 +470,7 @@ async fn a_token_ends_with_its_login() {
         does(&interface, &show).await;
         does(&db.pool, change).await;
         refused(&interface, &show, "unknown, expired or revoked").await;
-        let listed = noshi::store::tokens::list(&db.pool).await.unwrap();
+        let listed = noshi::db::operator::tokens::list(&db.pool).await.unwrap();
         assert_eq!(listed[0].state, "login gone", "{change}");
         does(&db.pool, back).await;
         assert!(holds(&db.pool, state).await, "{back}");

@@ -7,17 +7,6 @@ use std::{
 };
 
 use futures::future::join_all;
-use noshi::store::PgPool;
-use noshi::{
-    door::api::{
-        MOST_LARGE, MOST_REQUESTS, openapi,
-        routes::{Method, ROUTES, Route, Takes},
-    },
-    store::{
-        self, Role,
-        tokens::{self, NewToken, SCOPES},
-    },
-};
 use reqwest::{Client, RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -31,6 +20,17 @@ use tokio::{
 use crate::{
     fleet::{self, Fleet, Process, Terms, fleet},
     processes::until,
+};
+use noshi::{
+    api::{
+        desk::{MOST_LARGE, MOST_REQUESTS},
+        openapi,
+        routes::{Method, ROUTES, Route, Takes},
+    },
+    db::{
+        self, PgPool, Role,
+        operator::tokens::{self, NewToken, SCOPES},
+    },
 };
 
 pub struct Api {
@@ -416,7 +416,7 @@ async fn a_job_is_asked_for_once_and_found_again() {
 async fn sixty_four_ask_for_one_job_through_both_doors() {
     let api = Api::open().await;
     let producer = api.token("shop", &["enqueue"]).await;
-    let sql = store::connect(&api.fleet.url, Role::Producer, 16).await.unwrap();
+    let sql = db::connect(&api.fleet.url, Role::Producer, 16).await.unwrap();
     let args = gift("one", 500);
     let answers = join_all((0..64).map(async |n| {
         if n % 2 == 0 {
@@ -440,7 +440,7 @@ async fn ten_thousand_in_one_transaction_ring_once_and_a_rollback_leaves_nothing
     let producer = api.token("shop", &["enqueue"]).await;
     let mut listener = PgListener::connect(&api.fleet.url).await.unwrap();
     listener.listen("noshi").await.unwrap();
-    let sql = store::connect(&api.fleet.url, Role::Producer, 1).await.unwrap();
+    let sql = db::connect(&api.fleet.url, Role::Producer, 1).await.unwrap();
     let enqueue = "select noshi.enqueue('gift_issuance', 'r' || n, jsonb_build_object('grant', 'r' || n, 'user', 'u', 'category', 'digital', 'value', '{\"amount\": 5, \"currency\": \"JPY\"}'::jsonb)) from generate_series(1, 100) n";
     let mut transaction = sql.begin().await.unwrap();
     sqlx::query(enqueue).execute(&mut *transaction).await.unwrap();

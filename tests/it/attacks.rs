@@ -2,11 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
-use noshi::{
-    door::api::MOST_LARGE,
-    store::{self, Role, batches},
-};
 use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::Executor;
@@ -21,6 +16,10 @@ use crate::{
     fleet::{Terms, fleet},
     processes::until,
     support::{database, turn},
+};
+use noshi::{
+    api::desk::MOST_LARGE,
+    db::{self, PgPool, Role, domain::batches},
 };
 
 async fn refused(pool: &PgPool, sql: &'static str) -> String {
@@ -62,7 +61,7 @@ async fn a_batch_is_never_judged_by_an_old_snapshot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn producers_make_no_job_that_is_not_theirs() {
     let db = database().await;
-    let producer = store::connect(&db.url, Role::Producer, 1).await.expect("a producer");
+    let producer = db::connect(&db.url, Role::Producer, 1).await.expect("a producer");
     for sql in [
         "select noshi.enqueue('bulk_grants', 'sq/1', '{\"batch\": 4711}')",
         "select noshi.enqueue('bulk_grants', 'batch/1', '{\"batch\": 1}')",
@@ -230,7 +229,7 @@ async fn sessions_are_read_committed() {
         sqlx::query_scalar(show).fetch_one(&PgPool::connect(&db.url).await.expect("a session")).await.expect("its own");
     assert_eq!(plain, "repeatable read");
     for role in [Role::Login, Role::Worker, Role::Operator, Role::Producer] {
-        let ours = store::connect(&db.url, role, 1).await.expect("a session");
+        let ours = db::connect(&db.url, role, 1).await.expect("a session");
         let level: String = sqlx::query_scalar(show).fetch_one(&ours).await.expect("its level");
         assert_eq!(level, "read committed", "{role:?}");
     }
@@ -287,7 +286,7 @@ async fn slow_readers_hold_up_themselves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn arguments_that_nobody_can_mean_are_refused() {
     let db = database().await;
-    let producer = store::connect(&db.url, Role::Producer, 1).await.expect("a producer");
+    let producer = db::connect(&db.url, Role::Producer, 1).await.expect("a producer");
     let gift = |id: &str, amount: &str, more: &str| {
         let grant = id.replace('\n', "\\n");
         format!(

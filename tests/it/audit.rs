@@ -1,10 +1,10 @@
 //! The audit's chain: whole as long as nobody touches it, and a finger on the place where somebody did.
 
-use noshi::store::acts::{self, Which};
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use crate::redrive::Desk;
+use noshi::db::operator::audit::{self, Which};
 
 impl Desk {
     /// As whoever owns the machine could: past every trigger.
@@ -14,7 +14,7 @@ impl Desk {
     }
 
     async fn faults(&self) -> Vec<(Option<i64>, Option<i64>, String)> {
-        let (_, faults) = acts::verify(&self.ada, None).await.expect("an answer");
+        let (_, faults) = audit::verify(&self.ada, None).await.expect("an answer");
         faults.into_iter().map(|it| (it.seq, it.audit, it.fault)).collect()
     }
 
@@ -42,7 +42,7 @@ async fn every_act_is_listed_and_none_can_be_changed() {
         target: Some("lane/probe".to_owned()),
         since: Some(std::time::Duration::from_secs(3600)),
     };
-    let listed = async |which, most| acts::list(&desk.ada, &which, most).await.expect("a list");
+    let listed = async |which, most| audit::list(&desk.ada, &which, most).await.expect("a list");
     assert_eq!(listed(which(None, Some("ada")), 100).await.len(), 5);
     assert_eq!(listed(which(Some("lane pause"), None), 100).await.len(), 3);
     assert_eq!(listed(which(None, Some("ben")), 100).await.len(), 0);

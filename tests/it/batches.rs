@@ -2,15 +2,6 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Output, time::Duration};
 
-use noshi::store::PgPool;
-use noshi::{
-    engine::{Pace, Partners},
-    intake::{self, Encoding, FileKind, Submission},
-    settings::Settings,
-    store::{self, Role, batches},
-    vault,
-    worker::Worker,
-};
 use noshi_jobs::gift_issuance::Sealed;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -20,6 +11,15 @@ use tempfile::TempDir;
 use crate::{
     processes::until,
     support::{self, TestDatabase, database},
+};
+use noshi::{
+    app::Worker,
+    db::{self, PgPool, Role, domain::batches},
+    engine::Pace,
+    intake::{self, Encoding, FileKind, Submission},
+    settings::Settings,
+    vault,
+    worlds::outside::Partners,
 };
 
 const HEADER: &str = "grant_id,user_id,name,email,category,amount,currency,valid_days,area";
@@ -99,7 +99,7 @@ impl Desk {
         intake::submit(pool, &settings.sealer().unwrap(), &settings.offers().unwrap(), &submission).await
     }
 
-    async fn approve(&self, batch: i64) -> Result<(), store::ActError> {
+    async fn approve(&self, batch: i64) -> Result<(), db::ActError> {
         let digest = hex::decode(self.progress(batch).await.approval_digest.unwrap()).unwrap();
         batches::approve(&self.suzuki, batch, &digest, "read").await.map(drop)
     }
@@ -166,7 +166,7 @@ pub async fn person(db: &TestDatabase, login: &str) -> PgPool {
     let server = support::server().await;
     // Of the whole server: another test may have made it.
     let _ = server.create_login(login, "noshi_operator").await;
-    store::connect(&server.url_as(login, &db.name), Role::Operator, 2).await.unwrap()
+    db::connect(&server.url_as(login, &db.name), Role::Operator, 2).await.unwrap()
 }
 
 fn rows(from: usize, to: usize) -> String {
@@ -336,7 +336,7 @@ async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
     assert!(sentence(&early).contains("a second person must approve it"), "{early}");
 
     // Direct sessions of both roles find no way round.
-    let worker = store::connect(&desk.db.url, Role::Worker, 1).await.unwrap();
+    let worker = db::connect(&desk.db.url, Role::Worker, 1).await.unwrap();
     for pool in [&worker, &desk.sato] {
         for sql in [
             "update noshi.batch set approved_by = 'x', approved_at = now(), approved_until = 'infinity', released_at = now()",
@@ -487,7 +487,7 @@ async fn a_user_asks_for_a_gift_within_its_area_and_its_days() {
     let desk = Desk::open().await;
     let rows = "G-1,U-1,,,coffee,500,JPY,90,\nG-2,U-2,,,coffee,500,JPY,,kyoto\nG-3,U-3,,,coffee,500,JPY,1,\n";
     let submitted = desk.submit(&desk.sato, rows).await.unwrap();
-    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
     let issue = async |grant: &str, user: &str, area: Option<&str>| -> Result<i64, String> {
         sqlx::query_scalar("select noshi.issue_grant($1, $2, $3)")
             .bind(grant)
@@ -520,7 +520,7 @@ async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
     let first = desk.submit(&desk.sato, &(row("G-1", "U-1") + &row("G-2", "U-2"))).await.unwrap().batch;
     batches::release(&desk.sato, first, None).await.unwrap();
     desk.register(first).await;
-    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
     let issue = async |grant: &'static str, user: &'static str| -> Result<i64, sqlx::Error> {
         sqlx::query_scalar("select noshi.issue_grant($1, $2)").bind(grant).bind(user).fetch_one(&producer).await
     };
@@ -563,7 +563,7 @@ async fn what_a_cancelled_batch_announced_is_announced_anew() {
     let first = desk.submit(&desk.sato, &(rows(0, 3) + without)).await.unwrap().batch;
     batches::release(&desk.sato, first, None).await.unwrap();
     desk.register(first).await;
-    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
     let issue = async |grant: String| -> Result<i64, sqlx::Error> {
         let issue = sqlx::query_scalar("select noshi.issue_grant($1, $2)").bind(&grant);
         issue.bind(grant.replace('G', "U")).fetch_one(&producer).await
@@ -640,7 +640,7 @@ async fn an_id_that_a_file_has_granted_is_taken() {
     let batch = desk.submit(&desk.sato, &rows(0, 2)).await.unwrap().batch;
     batches::release(&desk.sato, batch, None).await.unwrap();
     desk.register(batch).await;
-    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
     let ask = async |user: &str, amount: i64| {
         let args = serde_json::json!({"grant": "G-0", "user": user, "category": "coffee", "value": {"amount": amount, "currency": "JPY"}, "valid_days": 90});
         let ask = sqlx::query_scalar::<_, i64>("select noshi.enqueue('gift_issuance', 'G-0', $1)").bind(args);
@@ -886,12 +886,12 @@ async fn a_producer_puts_nothing_into_a_batch_and_names_the_user() {
     let submitted = desk.submit(&desk.sato, "G-1,U-1,,,coffee,500,JPY,,\n").await.unwrap();
     batches::release(&desk.sato, submitted.batch, None).await.unwrap();
     desk.register(submitted.batch).await;
-    let producer = store::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
     let into = "select noshi.enqueue_rows('email', array['k'], array['{}'::jsonb], 1::smallint, 1)";
     assert!(producer.execute(into).await.unwrap_err().to_string().contains("does not exist"));
     let nobody = "select noshi.issue_grant('G-1', null)";
     assert!(producer.execute(nobody).await.unwrap_err().to_string().contains("this user has no grant"));
-    let worker = store::connect(&desk.db.url, Role::Worker, 1).await.unwrap();
+    let worker = db::connect(&desk.db.url, Role::Worker, 1).await.unwrap();
     let old = "begin isolation level repeatable read; select noshi.register_batch(1)";
     assert!(worker.execute(old).await.unwrap_err().to_string().contains("read committed"));
 }

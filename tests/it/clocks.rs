@@ -3,16 +3,16 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use noshi::{
-    private_postgres::{PrivatePostgres, Settings},
-    store::PgPool,
-};
 use sqlx::AssertSqlSafe;
 
 use crate::{
     fleet::{Fleet, Process, Terms, fleet, fleet_on_url},
     processes::until,
     support::{database, turn},
+};
+use noshi::{
+    db::PgPool,
+    lab::private_postgres::{PrivatePostgres, Settings},
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -194,9 +194,9 @@ async fn while_the_clocks_disagree_no_deadline_passes() {
     run(pool, "update noshi.server_seen set trusted_at = clock_timestamp() - interval '1 hour'").await;
     run(pool, "update noshi.job set status = 'scheduled', run_at = now() - interval '1 minute' where key = 'doubted'")
         .await;
-    assert_eq!(noshi::store::claim::promote_due(pool).await.unwrap().0, 0);
+    assert_eq!(noshi::db::queue::claim::promote_due(pool).await.unwrap().0, 0);
     run(pool, "update noshi.server_seen set trusted_at = clock_timestamp()").await;
-    assert_eq!(noshi::store::claim::promote_due(pool).await.unwrap().0, 1);
+    assert_eq!(noshi::db::queue::claim::promote_due(pool).await.unwrap().0, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +240,7 @@ async fn server_with_a_clock(lib: &std::path::Path, file: &std::path::Path) -> P
     let settings = Settings { durable: false, environment, ..Settings::default() };
     let server = PrivatePostgres::start(settings).await.unwrap();
     server.create_database("noshi").await.unwrap();
-    noshi::store::migrate(&server.url("noshi")).await.unwrap();
+    noshi::db::migrate(&server.url("noshi")).await.unwrap();
     server
 }
 

@@ -8,11 +8,11 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
-use noshi::cli::{self, Cli};
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
 use crate::fleet::{Fleet, Terms, fleet};
+use noshi::cli::{self, Cli};
 
 /// Commands that run until they are told to stop, or fill the machine for a while.
 const SERVING: [&str; 5] = ["worker run", "api run", "simulate", "demo", "bench"];

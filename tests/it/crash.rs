@@ -17,22 +17,22 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use noshi::simulator::{Partner, Provider};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use self::stores::{STORES, STORES_EVERYWHERE};
 use self::{
     points::{Choose, Point, chosen, in_the_source, passed},
     scene::{
         Cast, Drive, IN_FLIGHT, MAILING, Prepared, SCENES, Scene, UNWINDING, ends, prepare, set, stray_claim, strike,
     },
+    stores::{STORES, STORES_EVERYWHERE},
 };
 use crate::{
     dump::{check, dump},
     fleet::{Fleet, LIMIT, Process},
     processes::{count, ledger, until},
 };
+use noshi::lab::simulator::{Partner, Provider};
 
 /// Runs at once. Most of a run is waiting, for what the providers' contracts say has to be waited for.
 const PARALLEL: usize = 4;

@@ -6,7 +6,6 @@ use std::{
     fs,
 };
 
-use noshi::metrics::Of;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -14,6 +13,7 @@ use crate::{
     alerts::{drawn, metric, selectors, unknown},
     drill::stage::Stage,
 };
+use noshi::telemetry::metrics::Of;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -146,7 +146,7 @@ fn every_metric_is_on_it() {
     let plain = |name: &str| metric(name).map(|metric| metric.name);
     let shown: BTreeSet<&str> =
         expressions("1m").iter().flat_map(|expr| selectors(expr)).filter_map(|(name, _)| plain(&name)).collect();
-    let all: BTreeSet<&str> = noshi::metrics::METRICS.iter().map(|metric| metric.name).collect();
+    let all: BTreeSet<&str> = noshi::telemetry::metrics::METRICS.iter().map(|metric| metric.name).collect();
     assert_eq!(all.difference(&shown).collect::<Vec<_>>(), [&""; 0]);
 }
 

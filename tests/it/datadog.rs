@@ -2,17 +2,17 @@
 
 use std::{path::Path, process::Command};
 
-use noshi::metrics::METRICS;
 use serde_json::Value;
 
 use crate::{
     alerts::{drawn, source},
     fleet::{self, Terms, fleet},
 };
+use noshi::telemetry::metrics::METRICS;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 fn conf() -> String {
-    let mut conf = "# Drawn from src/metrics/catalogue.rs; NOSHI_REDRAW=1 draws it anew. Put the worker's address (`noshi worker run --metrics ADDRESS`).\n\
+    let mut conf = "# Drawn from src/telemetry/metrics/catalogue.rs; NOSHI_REDRAW=1 draws it anew. Put the worker's address (`noshi worker run --metrics ADDRESS`).\n\
         init_config:\n\ninstances:\n  - openmetrics_endpoint: http://127.0.0.1:9464/metrics\n    namespace: noshi\n    # Datadog has a meaning of its own for `version`.\n    rename_labels: {version: noshi_version}\n    metrics:\n"
         .to_owned();
     for metric in METRICS {

@@ -117,10 +117,10 @@ async fn it_knows_a_changed_order_of_texts_and_what_slots_and_prepared_transacti
     let _turn = crate::support::turn().await;
     let extra = [("wal_level", "logical"), ("max_prepared_transactions", "2")];
     let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let settings = noshi::private_postgres::Settings { durable: false, extra, ..Default::default() };
-    let server = noshi::private_postgres::PrivatePostgres::start(settings).await.unwrap();
+    let settings = noshi::lab::private_postgres::Settings { durable: false, extra, ..Default::default() };
+    let server = noshi::lab::private_postgres::PrivatePostgres::start(settings).await.unwrap();
     server.create_database("noshi").await.unwrap();
-    noshi::store::migrate(&server.url("noshi")).await.unwrap();
+    noshi::db::migrate(&server.url("noshi")).await.unwrap();
     let fleet = crate::fleet::fleet_on_url(server.url("noshi"), Terms::default()).await;
     let (_, found) = examined(&fleet).await;
     assert_eq!((health(&found, "order of texts"), health(&found, "held back")), ("good", "good"), "{found:?}");

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use noshi::private_postgres::{PrivatePostgres, Settings};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
@@ -22,6 +21,7 @@ use crate::{
     practice::{Practice, settled},
     processes::until,
 };
+use noshi::lab::private_postgres::{PrivatePostgres, Settings};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Blocks of these languages are no commands.
@@ -264,7 +264,7 @@ fn copy(from: &Path, to: &Path) {
 /// PostgreSQL's own programs.
 async fn programs(url: &str) -> PathBuf {
     let programs = "select setting from pg_config where name = 'BINDIR'";
-    let pool = noshi::store::PgPool::connect(url).await.unwrap();
+    let pool = noshi::db::PgPool::connect(url).await.unwrap();
     PathBuf::from(sqlx::query_scalar::<_, String>(programs).fetch_one(&pool).await.unwrap())
 }
 
@@ -339,10 +339,10 @@ async fn upgrading_backup_capacity_and_schedules() {
         worker.args(["worker", "run"]).env("DATABASE_URL", &url).stdin(Stdio::null()).stderr(log).kill_on_drop(true);
         worker.spawn().expect("a worker")
     };
-    noshi::store::migrate(&url).await.unwrap();
+    noshi::db::migrate(&url).await.unwrap();
     server.create_login("second", "noshi_operator").await.unwrap();
     let mut worker = worker();
-    let pool = noshi::store::PgPool::connect(&url).await.unwrap();
+    let pool = noshi::db::PgPool::connect(&url).await.unwrap();
     until("a worker", Duration::from_secs(20), async || {
         let alive = "select count(*) from noshi.worker where dead_at is null";
         sqlx::query_scalar::<_, i64>(alive).fetch_one(&pool).await.is_ok_and(|alive| alive == 1)

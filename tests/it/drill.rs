@@ -13,15 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use noshi::store::PgPool;
-use noshi::{
-    private_postgres::{PrivatePostgres, Settings},
-    simulator::{Command as Order, Errand, Fault, Op, Partner, Provider, Sending},
-    store,
-};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::{process::Child, task::JoinSet};
+
+use stage::{FACTOR, Stage, free_address};
 
 use crate::{
     alerts::source,
@@ -32,7 +28,13 @@ use crate::{
     links::link_to,
     processes::until,
 };
-use stage::{FACTOR, Stage, free_address};
+use noshi::{
+    db::{self, PgPool},
+    lab::{
+        private_postgres::{PrivatePostgres, Settings},
+        simulator::{Command as Order, Errand, Fault, Op, Partner, Provider, Sending},
+    },
+};
 
 const SOON: Duration = Duration::from_secs(90);
 /// What needs a server that is lost, or a way to it that falls silent: heard of in a drill of their own.
@@ -101,7 +103,7 @@ impl Drill {
         let settings = Settings { durable: false, max_connections: 80, ..Settings::default() };
         let server = PrivatePostgres::start(settings).await.expect("a server");
         let url = server.url("postgres");
-        store::migrate(&url).await.expect("the schema");
+        db::migrate(&url).await.expect("the schema");
         let fleet = fleet_on_url(
             url,
             Terms {
@@ -113,7 +115,7 @@ impl Drill {
         )
         .await;
         for lane in ["probe", "quiet"] {
-            store::lanes::declare(&fleet.pool, lane, &[]).await.expect("a lane");
+            db::queue::lanes::declare(&fleet.pool, lane, &[]).await.expect("a lane");
         }
         let addresses = [free_address(), free_address(), free_address(), free_address()];
         let stage = Stage::set(fleet.dir.path(), &addresses).await?;

@@ -69,10 +69,10 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
     use noshi::{
+        app::{End, Worker},
+        db,
+        lab::simulator::{Config, Provider, Simulator},
         settings::Settings,
-        simulator::{Config, Provider, Simulator},
-        store,
-        worker::{End, Worker},
     };
     use secrecy::ExposeSecret;
     use serde_json::json;
@@ -88,7 +88,7 @@ mod tests {
     async fn the_engines_journal_replays_to_its_rows() {
         let db = database().await;
         let pool = &db.pool;
-        store::lanes::declare(pool, "probe", &[]).await.expect("a lane");
+        db::queue::lanes::declare(pool, "probe", &[]).await.expect("a lane");
         for (id, answers) in [
             ("a", json!([])),
             ("b", json!(["not_sent", "refused"])),
@@ -98,14 +98,14 @@ mod tests {
             probe(pool, json!({"id": id, "steps": 3, "lane": "probe", "answers": answers, "unsure": "go_to"})).await;
         }
         // Claimed, handed back, claimed again, and never heard of again: another worker takes the job over.
-        let dies = store::workers::register(pool, "dies").await.expect("a worker");
+        let dies = db::queue::workers::register(pool, "dies").await.expect("a worker");
         for _ in 0..2 {
-            let caught = store::claim::claim(pool, dies, "", 1, false).await.expect("a claim");
+            let caught = db::queue::claim::claim(pool, dies, "", 1, false).await.expect("a claim");
             let held: Vec<_> = caught.jobs.iter().map(|job| (job.id, job.lease, job.step)).collect();
             assert_eq!(held.len(), 1);
-            store::claim::hand_back(pool, dies, &held).await.expect("a job handed back");
+            db::queue::claim::hand_back(pool, dies, &held).await.expect("a job handed back");
         }
-        assert_eq!(store::claim::claim(pool, dies, "", 1, false).await.expect("a claim").jobs.len(), 1);
+        assert_eq!(db::queue::claim::claim(pool, dies, "", 1, false).await.expect("a claim").jobs.len(), 1);
         let worker = start(&db, pace()).await;
         at_rest(pool).await;
         assert_eq!(worker.stop().await, End::Stopped);

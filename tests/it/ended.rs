@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use noshi::simulator::{Fault, Op, Provider};
-use noshi::store::PgPool;
 use serde_json::json;
 
 use crate::{
     fleet::{Fleet, Terms, fleet},
     processes::{count, until},
+};
+use noshi::{
+    db::PgPool,
+    lab::simulator::{Fault, Op, Provider},
 };
 
 const SOON: Duration = Duration::from_secs(60);

@@ -2,20 +2,16 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
-use noshi::{
-    engine::{Pace, Partners},
-    worker::Worker,
-};
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::support::{TestDatabase, database};
+use noshi::{app::Worker, db::PgPool, engine::Pace, worlds::outside::Partners};
 
 /// A worker inside the test, stopped in order at the end.
 pub struct Running {
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<noshi::worker::End>,
+    task: tokio::task::JoinHandle<noshi::app::End>,
 }
 
 pub async fn start(db: &TestDatabase, pace: Pace) -> Running {
@@ -30,7 +26,7 @@ pub async fn start(db: &TestDatabase, pace: Pace) -> Running {
 }
 
 impl Running {
-    pub async fn stop(self) -> noshi::worker::End {
+    pub async fn stop(self) -> noshi::app::End {
         let _ = self.stop.send(());
         self.task.await.expect("the worker ends")
     }
@@ -112,12 +108,12 @@ async fn probes_go_through_every_transition() {
     let first = probe(pool, json!({"id": "first", "steps": 2, "lane": "probe", "tally": "name"})).await;
     let bad = probe(pool, json!({"id": "bad", "steps": 0})).await;
     let worse = probe(pool, json!({"id": "worse", "stops": 1})).await;
-    noshi::store::lanes::declare(pool, "probe", &[]).await.unwrap();
+    noshi::db::queue::lanes::declare(pool, "probe", &[]).await.unwrap();
     let worker = start(&db, pace()).await;
     at_rest(pool).await;
     let second = probe(pool, json!({"id": "second", "steps": 2, "lane": "probe", "tally": "name"})).await;
     at_rest(pool).await;
-    assert_eq!(worker.stop().await, noshi::worker::End::Stopped);
+    assert_eq!(worker.stop().await, noshi::app::End::Stopped);
 
     assert_eq!(standing(pool, plain).await, stands("completed", "over", "over", None, false));
     assert_eq!(standing(pool, rich).await, stands("completed", "over", "over", None, false));

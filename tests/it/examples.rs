@@ -5,8 +5,10 @@ use std::{path::Path, process::Command};
 use secrecy::ExposeSecret;
 use sqlx::AssertSqlSafe;
 
-use crate::api::Api;
-use crate::support::{TestDatabase, database, server};
+use crate::{
+    api::Api,
+    support::{TestDatabase, database, server},
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use noshi::{clients::trade_id, store::PgPool};
 use noshi_jobs::machine::Act;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
@@ -16,6 +15,7 @@ use crate::{
     fleet::{Fleet, Terms, fleet},
     support::{database, server, turn},
 };
+use noshi::{db::PgPool, partners::gifts::trade_id};
 
 /// A defence that is taken away, to show that the explorer sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

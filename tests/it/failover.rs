@@ -12,10 +12,6 @@ use std::{
     time::Duration,
 };
 
-use noshi::{
-    private_postgres::{PrivatePostgres, Settings},
-    store,
-};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -25,6 +21,10 @@ use tokio::process::Command;
 use crate::{
     fleet::{Fleet, LIMIT, Process, Terms, fleet_on_url},
     processes::{ledger, until},
+};
+use noshi::{
+    db,
+    lab::private_postgres::{PrivatePostgres, Settings},
 };
 
 const CATEGORIES: [&str; 3] = ["amazon", "digital", "prepaid"];
@@ -71,7 +71,7 @@ impl Pair {
         let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let primary = PrivatePostgres::start(Settings { durable: false, extra, ..Settings::default() }).await.unwrap();
         primary.create_database("noshi").await.unwrap();
-        store::migrate(&primary.url("noshi")).await.unwrap();
+        db::migrate(&primary.url("noshi")).await.unwrap();
         let mut connection = PgConnection::connect(&primary.url("noshi")).await.unwrap();
         let programs = "select setting from pg_config where name = 'BINDIR'";
         let programs: String = sqlx::query_scalar(programs).fetch_one(&mut connection).await.unwrap();
@@ -392,7 +392,7 @@ async fn a_primary_that_lives_on_is_left_by_its_workers() {
     scene.pair.take_over_beside().await;
     workers.push(scene.fleet.worker("new", &[], lease));
     // The test's own connections were to the old one.
-    scene.fleet.pool = store::PgPool::plain(&scene.fleet.url, 8).unwrap();
+    scene.fleet.pool = db::PgPool::plain(&scene.fleet.url, 8).unwrap();
     let (verdict, _, _) = scene.dealt_with().await;
     assert!(["lost", "whole"].contains(&verdict.as_str()), "{verdict}");
     let dead = "select count(*) from noshi.worker where dead_at is not null";

@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use noshi::simulator::{self, Control, Partner, PerProvider, Provider, SNS_TEST_CERTIFICATE, Simulator};
-use noshi::store::PgPool;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -17,6 +15,10 @@ use tokio::process::{Child, Command};
 use crate::{
     processes::until,
     support::{TestDatabase, database},
+};
+use noshi::{
+    db::PgPool,
+    lab::simulator::{self, Control, Partner, PerProvider, Provider, SNS_TEST_CERTIFICATE, Simulator},
 };
 
 /// Calls a second of each provider in the tests; the simulator refuses more.

@@ -3,7 +3,7 @@
 
 use std::{process::Output, time::Instant};
 
-use noshi::private_postgres::PrivatePostgres;
+use noshi::lab::private_postgres::PrivatePostgres;
 use serde_json::Value;
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr,

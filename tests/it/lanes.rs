@@ -5,16 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use noshi::store::PgPool;
-use noshi::{
-    simulator::{Fault, Op, Provider, link::Link},
-    store::{
-        self,
-        claim::{Asked, Catch, Which, claim, claim_as},
-        lanes::{Budget, close, declare, pause, resume},
-        workers,
-    },
-};
 use noshi_jobs::machine::Closing;
 use serde_json::json;
 use tokio::{
@@ -27,6 +17,17 @@ use crate::{
     fleet::{Fleet, Terms, fleet},
     processes::{ledger, until},
     support::database,
+};
+use noshi::{
+    db::{
+        self, PgPool,
+        queue::{
+            claim::{Asked, Catch, Which, claim, claim_as},
+            lanes::{Budget, close, declare, pause, resume},
+            workers,
+        },
+    },
+    lab::simulator::{Fault, Op, Provider, link::Link},
 };
 
 /// Arrivals of issue calls and inquiries at one provider, in microseconds.
@@ -337,7 +338,7 @@ async fn a_large_batch_delays_nobody() {
     let small = next.iter().filter(|key| key.starts_with("small-")).count();
     let large = next.iter().filter(|key| key.starts_with("large-")).count();
     assert_eq!((small, large), (10, 19), "{next:?}");
-    store::claim::hand_back(pool, worker, &[]).await.unwrap();
+    db::queue::claim::hand_back(pool, worker, &[]).await.unwrap();
 }
 
 /// Whoever reaches its slots late, for a long way to the database, has the fleet's calls spaced for that, and the patience to use them: else it

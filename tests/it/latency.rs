@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use noshi::simulator::link::Link;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -14,6 +13,7 @@ use crate::{
     processes::{count, ledger},
     support::turn,
 };
+use noshi::lab::simulator::link::Link;
 
 /// Calls a second of each partner.
 const LIMIT: u32 = 10;

@@ -2,10 +2,6 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use noshi::{
-    simulator::link::{Link, Upstream, Way},
-    store::{self, PgPool, Role, lanes::Budget},
-};
 use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
@@ -17,6 +13,10 @@ use crate::{
     probes::{address, ask, until_ready},
     processes::until,
     support::{TestDatabase, database, server},
+};
+use noshi::{
+    db::{self, PgPool, Role, queue::lanes::Budget},
+    lab::simulator::link::{Link, Upstream, Way},
 };
 
 /// A link to a server that listens in a directory, and a URL that leads over it.
@@ -31,7 +31,7 @@ pub async fn link_to(url: &str) -> (Link, String) {
 
 async fn pool(db: &TestDatabase, connections: u32) -> (Link, PgPool) {
     let (link, url) = link_to(&db.url).await;
-    (link, store::connect(&url, Role::Worker, connections).await.expect("a pool"))
+    (link, db::connect(&url, Role::Worker, connections).await.expect("a pool"))
 }
 
 async fn one(pool: &PgPool) -> Result<i32, sqlx::Error> {
@@ -58,7 +58,7 @@ async fn every_wait_of_a_pool_ends_when_its_flows_go_silent() {
     for wait in waits {
         let ended = timeout(Duration::from_secs(6), wait).await.expect("a wait without an end").unwrap();
         if let Err(error) = ended {
-            assert!(store::is_transient(&error), "{error}");
+            assert!(db::is_transient(&error), "{error}");
         }
     }
     assert_eq!(one(&pool).await.unwrap(), 1, "new flows work");
@@ -118,7 +118,7 @@ async fn a_flow_may_go_silent_at_any_chunk_of_a_conversation() {
             let ended = timeout(Duration::from_secs(5), talk()).await;
             let ended = ended.unwrap_or_else(|_| panic!("{way:?} {nth} of {chunks}: a wait without an end"));
             if let Err(error) = ended {
-                assert!(store::is_transient(&error), "{way:?} {nth}: {error}");
+                assert!(db::is_transient(&error), "{way:?} {nth}: {error}");
             }
             // A shorter conversation leaves the silence to the next one.
             let waited = link.waits();
@@ -140,7 +140,7 @@ async fn a_connection_to_a_server_that_takes_no_writes_is_left() {
     pool.execute("set default_transaction_read_only = on").await.unwrap();
     let error = pool.execute("update noshi.lane set tokens = tokens").await.unwrap_err();
     assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("25006"));
-    assert!(store::is_transient(&error));
+    assert!(db::is_transient(&error));
     let second = backend().await;
     assert_ne!(first, second, "the connection was used again");
     // It is found out before it is used.
@@ -153,10 +153,10 @@ async fn a_connection_to_a_server_that_takes_no_writes_is_left() {
     let mut elsewhere = sqlx::postgres::PgConnection::connect(&server().await.url("postgres")).await.unwrap();
     elsewhere.execute(set("on")).await.unwrap();
     let (_other, url) = link_to(&db.url).await;
-    let error = store::connect(&url, Role::Worker, 1).await.expect_err("a server that takes no writes");
+    let error = db::connect(&url, Role::Worker, 1).await.expect_err("a server that takes no writes");
     assert!(format!("{error:#}").contains("takes no writes"), "{error:#}");
     elsewhere.execute(set("off")).await.unwrap();
-    store::connect(&url, Role::Worker, 1).await.expect("it takes writes again");
+    db::connect(&url, Role::Worker, 1).await.expect("it takes writes again");
 }
 
 /// Whether the sweep tries every moment (`SWEEP=all`), or some of them.
@@ -274,7 +274,7 @@ async fn a_signal_in_silence_ends_the_worker_within_its_grace() {
 async fn a_locked_lane_holds_up_nobody_else() {
     let db = database().await;
     for lane in ["locked", "free"] {
-        store::lanes::declare(&db.pool, lane, &[]).await.unwrap();
+        db::queue::lanes::declare(&db.pool, lane, &[]).await.unwrap();
     }
     let worker = crate::engine::start(&db, crate::engine::pace()).await;
     let mut lock = db.pool.begin().await.unwrap();
@@ -310,8 +310,8 @@ async fn the_lanes_beside_a_locked_one_keep_their_rate() {
     let _turn = crate::support::turn().await;
     let db = database().await;
     let budget = Budget { per: Duration::from_secs(1), calls: A_SECOND, burst: 1, jitter: Duration::from_millis(50) };
-    store::lanes::declare(&db.pool, "free", &[budget]).await.unwrap();
-    store::lanes::declare(&db.pool, "locked", &[]).await.unwrap();
+    db::queue::lanes::declare(&db.pool, "free", &[budget]).await.unwrap();
+    db::queue::lanes::declare(&db.pool, "locked", &[]).await.unwrap();
     let mut lock = db.pool.begin().await.unwrap();
     lock.execute("set local idle_in_transaction_session_timeout = 0").await.unwrap();
     lock.execute("select from noshi.lane where name = 'locked' for update").await.unwrap();

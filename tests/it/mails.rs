@@ -2,12 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use noshi::store::PgPool;
-use noshi::{
-    simulator::{Command, Errand, Fault, Partner, Publishing, Sending},
-    store::{self, mails::Told},
-    vault::{Place, Vault},
-};
 use rustix::process::Signal;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -17,6 +11,11 @@ use crate::{
     fleet::{Fleet, LIMIT, TOPIC, Terms, address, fleet},
     processes::{ledger, until},
     support::{database, turn},
+};
+use noshi::{
+    db::{self, PgPool, domain::mails::Told},
+    lab::simulator::{Command, Errand, Fault, Partner, Publishing, Sending},
+    vault::{Place, Vault},
 };
 
 const REST: Duration = Duration::from_secs(60);
@@ -159,7 +158,7 @@ async fn a_mail_without_a_mark_is_known_by_the_services_id() {
     let job = announce(pool, "old").await;
     let mut connection = pool.acquire().await.unwrap();
     let mut tell = async |id: &str, event: &str, message: &str| {
-        let told = store::mails::NewEvent {
+        let told = db::domain::mails::NewEvent {
             id: id.to_owned(),
             job: Some(job),
             mark: None,
@@ -170,19 +169,19 @@ async fn a_mail_without_a_mark_is_known_by_the_services_id() {
             happened_at: None,
             detail: None,
         };
-        store::mails::record_event(&mut connection, &told).await.unwrap()
+        db::domain::mails::record_event(&mut connection, &told).await.unwrap()
     };
     // Whose they are nobody can tell yet: the number alone says nothing.
-    assert_eq!(tell("e1", "delivery", "m-1").await, store::mails::Heard::Other);
-    assert_eq!(tell("e2", "bounce", "m-of-another").await, store::mails::Heard::Other);
+    assert_eq!(tell("e1", "delivery", "m-1").await, db::domain::mails::Heard::Other);
+    assert_eq!(tell("e2", "bounce", "m-of-another").await, db::domain::mails::Heard::Other);
     let fate = "select coalesce(fate, '') from noshi.email_history where job = $1";
     let fate = async || sqlx::query_scalar::<_, String>(fate).bind(job).fetch_one(pool).await.unwrap();
     assert_eq!(fate().await, "");
     sqlx::query(ACCEPTED).bind(job).execute(pool).await.unwrap();
     assert_eq!(fate().await, "delivered");
-    assert_eq!(tell("e3", "complaint", "m-of-another").await, store::mails::Heard::Foreign);
+    assert_eq!(tell("e3", "complaint", "m-of-another").await, db::domain::mails::Heard::Foreign);
     assert_eq!(fate().await, "delivered");
-    assert_eq!(tell("e4", "complaint", "m-1").await, store::mails::Heard::Ours);
+    assert_eq!(tell("e4", "complaint", "m-1").await, db::domain::mails::Heard::Ours);
     assert_eq!(fate().await, "complained");
 }
 
@@ -241,7 +240,7 @@ async fn the_lane_keeps_to_the_account_and_closes_when_it_is_told() {
     until("a lane closed for ten minutes", Duration::from_secs(10), is_closed).await;
 
     fleet.control().apply(Command::Sending { state: Sending::Suspended }).unwrap();
-    store::lanes::resume(&fleet.pool, "email/ses", Some("mended")).await.unwrap();
+    db::queue::lanes::resume(&fleet.pool, "email/ses", Some("mended")).await.unwrap();
     fleet.mail("suspended", "c@example.jp").await;
     let code = "select closed_code is not distinct from 'credentials' from noshi.lane where name = 'email/ses'";
     let by_code = async || sqlx::query_scalar::<_, bool>(code).fetch_one(&fleet.pool).await.unwrap();
@@ -332,18 +331,18 @@ async fn the_door_keeps_nothing_that_is_not_signed() {
 #[tokio::test]
 async fn what_is_left_of_the_day_is_the_budget_and_nothing_left_closes_the_lane() {
     let db = database().await;
-    let first = [store::lanes::Budget { per: Duration::from_secs(1), calls: 1, burst: 1, jitter: Duration::ZERO }];
-    store::mails::declare(&db.pool, "email/ses", &first).await.unwrap();
+    let first = [db::queue::lanes::Budget { per: Duration::from_secs(1), calls: 1, burst: 1, jitter: Duration::ZERO }];
+    db::domain::mails::declare(&db.pool, "email/ses", &first).await.unwrap();
     let every = Duration::from_secs(300);
-    assert!(store::mails::claim_question(&db.pool, "email/ses", every).await.unwrap());
-    assert!(!store::mails::claim_question(&db.pool, "email/ses", every).await.unwrap());
+    assert!(db::domain::mails::claim_question(&db.pool, "email/ses", every).await.unwrap());
+    assert!(!db::domain::mails::claim_question(&db.pool, "email/ses", every).await.unwrap());
     let told = |sent| Told { per_second: 14.0, per_day: 50_000.0, sent };
     let pause = Duration::from_secs(600);
     let calls = "select calls, (select closed_until is not null from noshi.lane where name = 'email/ses') from noshi.lane_budget";
-    store::mails::renew_budgets(&db.pool, "email/ses", told(49_999.0), pause).await.unwrap();
+    db::domain::mails::renew_budgets(&db.pool, "email/ses", told(49_999.0), pause).await.unwrap();
     // The lane's first budgets come again with every worker, and change nothing.
-    store::mails::declare(&db.pool, "email/ses", &first).await.unwrap();
+    db::domain::mails::declare(&db.pool, "email/ses", &first).await.unwrap();
     assert_eq!(sqlx::query_as::<_, (i32, bool)>(calls).fetch_one(&db.pool).await.unwrap(), (14, false));
-    store::mails::renew_budgets(&db.pool, "email/ses", told(50_000.0), pause).await.unwrap();
+    db::domain::mails::renew_budgets(&db.pool, "email/ses", told(50_000.0), pause).await.unwrap();
     assert!(sqlx::query_as::<_, (i32, bool)>(calls).fetch_one(&db.pool).await.unwrap().1);
 }

@@ -7,11 +7,6 @@ use std::{
     time::Duration,
 };
 
-use noshi::{
-    metrics::{METRICS, Metric, Type, page},
-    simulator::Provider,
-    store,
-};
 use noshi_jobs::{Kind, Problem};
 use serde_json::json;
 use tokio::{
@@ -24,6 +19,11 @@ use crate::{
     engine::probe,
     fleet::{self, Fleet, Process, Terms, fleet},
     processes::{ledger, until},
+};
+use noshi::{
+    db,
+    lab::simulator::Provider,
+    telemetry::metrics::{METRICS, Metric, Type, page},
 };
 
 /// Where a worker started with `--metrics 127.0.0.1:0` serves them, as its log says.
@@ -129,7 +129,7 @@ fn unexpected(series: &BTreeMap<String, f64>) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_series_is_there_at_0_and_none_is_added() {
     let fleet = fleet(Terms { faults: true, ..Terms::default() }).await;
-    store::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
+    db::queue::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
     let worker = fleet.worker("counts", &[], &["--metrics", "127.0.0.1:0"]);
     let mut text = scrape(&worker).await;
     until("every series", Duration::from_secs(20), async || {

@@ -5,10 +5,6 @@ use std::{
     time::Duration,
 };
 
-use noshi::{
-    simulator::{Fault, Op, Provider},
-    store,
-};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::{io::AsyncReadExt, net::TcpListener};
@@ -20,6 +16,10 @@ use crate::{
     processes::{count, until},
     support::turn,
     traces::{GIVEN, TRACE},
+};
+use noshi::{
+    db,
+    lab::simulator::{Fault, Op, Provider},
 };
 
 fn worker(fleet: &Fleet, collector: &Collector, name: &str) -> Process {
@@ -101,7 +101,7 @@ async fn a_gift_over_two_processes_is_one_trace_below_its_producer() {
 async fn jobs_without_a_producer_have_a_trace_each_and_what_follows_is_in_it() {
     let collector = Collector::start().await;
     let fleet = fleet(Terms::default()).await;
-    store::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
+    db::queue::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
     for n in 0..20 {
         let args = json!({"id": format!("p{n}"), "steps": 2, "lane": "probe", "follow_up": true});
         probe(&fleet.pool, args).await;

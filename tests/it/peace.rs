@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store::{self, PgPool, tokens};
 use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
@@ -17,6 +16,7 @@ use crate::{
     processes::until,
     support::{TestDatabase, database, turn},
 };
+use noshi::db::{self, PgPool, operator::tokens};
 
 /// A session of a login of its own, which is in this role.
 pub async fn login(db: &TestDatabase, name: &str, role: &str) -> PgPool {
@@ -61,9 +61,9 @@ order by 1";
 async fn no_odd_value_stops_the_fleet() {
     let db = database().await;
     let pool = &db.pool;
-    store::lanes::declare(pool, "probe", &[]).await.expect("a lane");
+    db::queue::lanes::declare(pool, "probe", &[]).await.expect("a lane");
     let worker = start(&db, pace()).await;
-    store::lanes::pause(pool, "probe", Some("a drill")).await.expect("paused");
+    db::queue::lanes::pause(pool, "probe", Some("a drill")).await.expect("paused");
     let waits = probe(pool, json!({"id": "waits", "steps": 2, "lane": "probe"})).await;
     let in_lane = "select lane = 'probe' and writes from noshi.job where key = 'waits'";
     until("a write that waits", Duration::from_secs(10), async || {
@@ -81,7 +81,7 @@ async fn no_odd_value_stops_the_fleet() {
         }
     }
     assert!(calls > 100, "{calls} calls");
-    store::lanes::resume(pool, "probe", Some("over")).await.expect("resumed");
+    db::queue::lanes::resume(pool, "probe", Some("over")).await.expect("resumed");
     let fresh = probe(pool, json!({"id": "fresh", "steps": 2, "lane": "probe"})).await;
     until("both jobs done", Duration::from_secs(15), async || {
         status(pool, waits).await == "completed" && status(pool, fresh).await == "completed"
@@ -298,7 +298,7 @@ async fn who_acts_and_sleeps_holds_up_nobodys_act() {
     let db = database().await;
     let pool = &db.pool;
     for lane in ["a", "b"] {
-        store::lanes::declare(pool, lane, &[]).await.expect("a lane");
+        db::queue::lanes::declare(pool, lane, &[]).await.expect("a lane");
     }
     let (sato, suzuki) = (login(&db, "sato", "noshi_operator").await, login(&db, "suzuki", "noshi_operator").await);
     let mut sleeper = sato.begin().await.expect("a transaction");
@@ -307,12 +307,12 @@ async fn who_acts_and_sleeps_holds_up_nobodys_act() {
     let began = std::time::Instant::now();
     suzuki.execute("begin; select noshi.pause_lane('b', 'now'); select noshi.resume_lane('b', 'x'); select noshi.pause_lane('b', 'y'); commit").await.expect("an act");
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    assert_eq!(store::acts::unlinked(&suzuki).await.expect("a count"), 3);
-    let (head, faults) = store::acts::verify(&suzuki, None).await.expect("an answer");
+    assert_eq!(db::operator::audit::unlinked(&suzuki).await.expect("a count"), 3);
+    let (head, faults) = db::operator::audit::verify(&suzuki, None).await.expect("an answer");
     assert!(faults.is_empty() && head.seq == 0, "{faults:?}");
     sleeper.commit().await.expect("over");
-    assert_eq!(store::acts::unlinked(&suzuki).await.expect("a count"), 0);
-    let (head, faults) = store::acts::verify(&suzuki, None).await.expect("an answer");
+    assert_eq!(db::operator::audit::unlinked(&suzuki).await.expect("a count"), 0);
+    let (head, faults) = db::operator::audit::verify(&suzuki, None).await.expect("an answer");
     assert!(faults.is_empty() && head.seq == 4, "{head:?} {faults:?}");
     // The next act links what waits, too.
     let mut sleeper = sato.begin().await.expect("a transaction");
@@ -322,7 +322,7 @@ async fn who_acts_and_sleeps_holds_up_nobodys_act() {
     suzuki.execute("select noshi.pause_lane('b', 'z')").await.expect("an act");
     let waiting: i64 =
         sqlx::query_scalar("select count(*) from noshi.audit_unlinked").fetch_one(pool).await.expect("a count");
-    let (head, faults) = store::acts::verify(&suzuki, None).await.expect("an answer");
+    let (head, faults) = db::operator::audit::verify(&suzuki, None).await.expect("an answer");
     assert!(waiting == 0 && faults.is_empty() && head.seq == 6, "{waiting} {head:?} {faults:?}");
 }
 
@@ -462,7 +462,7 @@ order by 1";
 async fn every_act_says_why_and_tokens_are_their_owners() {
     let db = database().await;
     let pool = &db.pool;
-    store::lanes::declare(pool, "probe", &[]).await.expect("a lane");
+    db::queue::lanes::declare(pool, "probe", &[]).await.expect("a lane");
     let (sato, suzuki) = (login(&db, "sato", "noshi_operator").await, login(&db, "suzuki", "noshi_operator").await);
     let calls: Vec<(String, String)> = sqlx::query_as(ACTS).fetch_all(&sato).await.expect("the acts");
     assert!(calls.len() > 20, "{calls:?}");

@@ -65,9 +65,9 @@ fn the_path_of_a_job() {
     }
     let ways = [
         (160, 220, 78, "", "migrations/0007_enqueue.sql", 190, 30),
-        (370, 450, 62, "", "src/dispatch.rs", 410, 30),
-        (450, 370, 96, "", "src/store/settle.rs", 410, 132),
-        (600, 680, 62, "", "src/clients", 640, 30),
+        (370, 450, 62, "", "src/engine/dispatcher.rs", 410, 30),
+        (450, 370, 96, "", "src/db/queue/settle.rs", 410, 132),
+        (600, 680, 62, "", "src/partners", 640, 30),
         (680, 600, 96, " unsure", "", 0, 0),
     ];
     for (from, to, y, class, file, x, text_y) in ways {

@@ -2,11 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
-use noshi::{
-    simulator::{Command, Fault, Op, Provider},
-    store::tokens::SCOPES,
-};
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,6 +10,10 @@ use crate::{
     fleet::{Fleet, LIMIT, Terms, fleet},
     processes::{count, until},
     support::{database, turn},
+};
+use noshi::{
+    db::{PgPool, operator::tokens::SCOPES},
+    lab::simulator::{Command, Fault, Op, Provider},
 };
 
 const REST: Duration = Duration::from_secs(60);
@@ -83,7 +82,7 @@ pub async fn audited(fleet: &Fleet) {
 }
 
 fn refuses(fleet: &Fleet, exchange: &str, fault: Fault) {
-    let trade = Some(noshi::clients::trade_id("Noshi", &format!("exchange/{exchange}"), 0));
+    let trade = Some(noshi::partners::gifts::trade_id("Noshi", &format!("exchange/{exchange}"), 0));
     let provider = Provider::AmazonIncentives.into();
     let script = Command::Script { provider, op: Some(Op::Issue.into()), trade, fault, times: 1, seconds: Some(1) };
     fleet.control().apply(script).expect("a scripted fault");
@@ -151,7 +150,7 @@ async fn doubt_keeps_points_used_and_proof_returns_them() {
     let worker = fleet.worker("w", &[], &[]);
     fleet.at_rest(REST).await.expect("granted points");
     // This provider can only be asked, and never got the call.
-    let trade = Some(noshi::clients::trade_id("G", "exchange/doubt", 0));
+    let trade = Some(noshi::partners::gifts::trade_id("G", "exchange/doubt", 0));
     let provider = Provider::GiftOnDemand.into();
     let fault = Fault::ResetBeforeEffect;
     let script = Command::Script { provider, op: Some(Op::Issue.into()), trade, fault, times: 1, seconds: Some(1) };

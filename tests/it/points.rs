@@ -5,11 +5,13 @@ mod random;
 mod tampering;
 
 use chrono::{DateTime, Utc};
-use noshi::store::PgPool;
-use noshi::store::points::{balance, expiring, history, verify};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 use crate::support::{TestDatabase, database};
+use noshi::db::{
+    PgPool,
+    domain::points::{balance, expiring, history, verify},
+};
 
 /// What an operation answered: its outcome, the entry, and a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]

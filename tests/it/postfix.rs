@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use noshi::simulator::link::Link;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -24,6 +23,7 @@ use crate::{
     processes::until,
     support::turn,
 };
+use noshi::lab::simulator::link::Link;
 
 const MAILS: usize = 100;
 const ROUND_TRIP: Duration = Duration::from_millis(250);

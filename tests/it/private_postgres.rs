@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use noshi::private_postgres::{PrivatePostgres, Settings};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 
 use crate::support;
+use noshi::lab::private_postgres::{PrivatePostgres, Settings};
 
 /// Set for the process that plays the owner which dies.
 const OWNER: &str = "NOSHI_TEST_OWNER";

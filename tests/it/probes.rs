@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use noshi::store::PgPool;
 use rustix::process::Signal;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -18,6 +17,7 @@ use crate::{
     processes::until,
     support::server,
 };
+use noshi::db::PgPool;
 
 /// Status and line of an answer; `None` where nobody answers any more.
 pub async fn ask(address: &str, path: &str) -> Option<(u16, String)> {

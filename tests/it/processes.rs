@@ -2,12 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
-use noshi::{
-    private_postgres::{PrivatePostgres, Settings},
-    simulator::{Fault, Op, Provider},
-    store,
-};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -15,6 +9,13 @@ use crate::{
     engine::probe,
     fleet::{Fleet, Terms, fleet, fleet_on_url},
     support::database,
+};
+use noshi::{
+    db::{self, PgPool},
+    lab::{
+        private_postgres::{PrivatePostgres, Settings},
+        simulator::{Fault, Op, Provider},
+    },
 };
 
 const PROVIDERS: [(Provider, &str); 3] =
@@ -143,7 +144,7 @@ async fn a_worker_stopped_right_before_the_send_causes_no_second_gift() {
 async fn a_job_that_kills_its_workers_is_parked_and_its_neighbours_are_not() {
     let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
-    store::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
+    db::queue::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
     let poison = probe(&fleet.pool, json!({"id": "poison", "steps": 2, "lane": "probe", "answers": ["die"]})).await;
     for i in 0..10 {
         let answers = vec!["busy"; 10];
@@ -253,7 +254,7 @@ async fn workers_survive_twenty_crashes_of_the_server() {
     let _turn = crate::support::turn().await;
     let server = PrivatePostgres::start(Settings { durable: true, ..Settings::default() }).await.expect("a server");
     let url = server.url("postgres");
-    store::migrate(&url).await.unwrap();
+    db::migrate(&url).await.unwrap();
     let fleet = fleet_on_url(url, Terms::default()).await;
     // The usual lease: a machine that stands still for two seconds kills nobody.
     let workers = ["a", "b"].map(|name| fleet.worker(name, &[], &["--lease-ms", "10000"]));

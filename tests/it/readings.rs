@@ -7,13 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use noshi::{
-    engine::Partners,
-    reading::ask::{self, By, Ears, Next, What},
-    settings::Settings,
-    store::{self, PgPool, Role},
-    vault::{Place, Sealer, Vault},
-};
 use noshi_jobs::gift_issuance::Sealed;
 use rustix::process::Signal;
 use secrecy::SecretString;
@@ -27,6 +20,13 @@ use crate::{
     peace::login,
     processes::{count, until},
     support::{database, turn},
+};
+use noshi::{
+    db::{self, PgPool, Role},
+    operator::readings::ask::{self, By, Ears, Next, What},
+    settings::Settings,
+    vault::{Place, Sealer, Vault},
+    worlds::outside::Partners,
 };
 
 const HEADER: &str = "grant_id,user_id,name,email,category,amount,currency\n";
@@ -239,7 +239,7 @@ async fn who_cannot_open_it_leaves_it_to_others() {
     let ask = json!({"user": "u1", "reason": "shown"});
     let reveal = async |grant: &str| api.post(&format!("/v1/gifts/{grant}/reveal"), &app, &ask).await;
 
-    let worker = noshi::worker::Worker::start(&api.fleet.url, "bare", Partners::default(), crate::engine::pace());
+    let worker = noshi::app::Worker::start(&api.fleet.url, "bare", Partners::default(), crate::engine::pace());
     let worker = worker.await.expect("a worker without keys or partners");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let bare = tokio::spawn(worker.run_until(async { drop(stopped.await) }));
@@ -287,7 +287,7 @@ async fn a_report_whose_worker_is_killed_is_written_by_another() {
     fs::write(&file, format!("{HEADER}{}", rows(0, 40_000, "digital"))).expect("a file");
     let submitted = fleet.command(&["batch", "submit", &file.display().to_string()]).await;
     assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
-    let operator = store::connect(&fleet.url, Role::Operator, 1).await.expect("an operator");
+    let operator = db::connect(&fleet.url, Role::Operator, 1).await.expect("an operator");
     let ears = Ears::open(fleet.url.clone());
     let mut first = fleet.worker("first", &[], &[]);
     let mut answer = ask::ask(By::Login(&operator), &ears, What::Report { batch: 1 }).await.expect("asked");
@@ -330,23 +330,23 @@ async fn an_answer_opens_for_its_asker_alone() {
     db.pool.execute(batch).await.expect("a batch");
     let key = Vault::ephemeral();
     let mut asks = ada.begin().await.expect("a transaction");
-    let reading = store::readings::ask_for_report(&mut asks, 1, &key.public_line()).await.expect("asked");
+    let reading = db::operator::readings::ask_for_report(&mut asks, 1, &key.public_line()).await.expect("asked");
     asks.commit().await.expect("asked");
-    let worker = store::workers::register(&db.pool, "w").await.expect("a worker");
-    let held = store::readings::take(&db.pool, worker, true).await.expect("taken").expect("a reading");
+    let worker = db::queue::workers::register(&db.pool, "w").await.expect("a worker");
+    let held = db::operator::readings::take(&db.pool, worker, true).await.expect("taken").expect("a reading");
     let sealer = Sealer::parse(&held.public_key).expect("a key");
     let (name, number) = (format!("{reading}/1"), "1".to_owned());
     let place = Place { grant: &name, provider: &number, column: "reading" };
     let sealed = sealer.seal(&place, &SecretString::from("a name"));
-    assert!(store::readings::put(&db.pool, &held, 1, &sealed).await.expect("put"));
+    assert!(db::operator::readings::put(&db.pool, &held, 1, &sealed).await.expect("put"));
 
     let mut looks = eve.begin().await.expect("a transaction");
-    let other = store::readings::fetch(&mut looks, reading, 1, 0).await.expect_err("another's");
+    let other = db::operator::readings::fetch(&mut looks, reading, 1, 0).await.expect_err("another's");
     assert!(other.to_string().contains("there is no reading"), "{other}");
-    let closed = store::readings::close(&mut eve.begin().await.expect("a transaction"), reading).await;
+    let closed = db::operator::readings::close(&mut eve.begin().await.expect("a transaction"), reading).await;
     assert!(closed.expect("nothing").is_none());
     let mut looks = ada.begin().await.expect("a transaction");
-    let state = store::readings::fetch(&mut looks, reading, 1, 0).await.expect("her own");
+    let state = db::operator::readings::fetch(&mut looks, reading, 1, 0).await.expect("her own");
     looks.commit().await.expect("looked");
     let (_, part) = state.parts.into_iter().next().expect("a part");
     assert!(key.open_bytes(&place, &part).is_ok_and(|plain| *plain == *b"a name"));
@@ -357,14 +357,14 @@ async fn an_answer_opens_for_its_asker_alone() {
     assert!(key.open_bytes(&elsewhere, &part).is_err(), "another part");
 
     // Only the worker that has it writes to it, while it lives; and none that is dead takes any.
-    let other = store::readings::Taken { worker: worker + 1, ..held.clone() };
-    assert!(store::readings::put(&db.pool, &other, 2, &sealed).await.is_err());
+    let other = db::operator::readings::Taken { worker: worker + 1, ..held.clone() };
+    assert!(db::operator::readings::put(&db.pool, &other, 2, &sealed).await.is_err());
     db.pool.execute("update noshi.worker set dead_at = clock_timestamp()").await.expect("declared dead");
-    assert!(store::readings::take(&db.pool, worker, true).await.expect("asked").is_none());
-    let next = store::workers::register(&db.pool, "next").await.expect("a worker");
-    let again = store::readings::take(&db.pool, next, true).await.expect("taken").expect("the same");
+    assert!(db::operator::readings::take(&db.pool, worker, true).await.expect("asked").is_none());
+    let next = db::queue::workers::register(&db.pool, "next").await.expect("a worker");
+    let again = db::operator::readings::take(&db.pool, next, true).await.expect("taken").expect("the same");
     assert_eq!((again.reading, again.take), (reading, 2));
-    assert!(store::readings::put(&db.pool, &held, 2, &sealed).await.is_err(), "it was taken from the dead");
+    assert!(db::operator::readings::put(&db.pool, &held, 2, &sealed).await.is_err(), "it was taken from the dead");
     assert_eq!(waiting(&db.pool).await, 0, "its parts are void");
 
     // Whoever asked is gone: so is what was for them.
@@ -372,7 +372,7 @@ async fn an_answer_opens_for_its_asker_alone() {
         .execute("update noshi.reading set deadline = clock_timestamp() - interval '11 seconds'")
         .await
         .expect("later");
-    assert!(store::readings::take(&db.pool, next, true).await.expect("asked").is_none());
+    assert!(db::operator::readings::take(&db.pool, next, true).await.expect("asked").is_none());
     let left: i64 = sqlx::query_scalar("select count(*) from noshi.reading").fetch_one(&db.pool).await.expect("none");
     assert_eq!(left, 0);
 }

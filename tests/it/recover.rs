@@ -2,17 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::{
-    store::{
-        PgPool,
-        claim::{Claimed, claim, hand_back},
-        facts::{NewTrade, Partners, Saved, save_trade},
-        lanes::Budget,
-        recover::{self, Dealt},
-        workers,
-    },
-    witness::{self, Testimony},
-};
 use noshi_jobs::Problem;
 use serde_json::json;
 
@@ -21,6 +10,17 @@ use crate::{
     fleet::{Fleet, Terms, fleet},
     processes::until,
     support::database,
+};
+use noshi::db::{
+    PgPool,
+    domain::facts::{NewTrade, Partners, Saved, save_trade},
+    queue::{
+        claim::{Claimed, claim, hand_back},
+        lanes::Budget,
+        recover::{self, Dealt},
+        testimony::Testimony,
+        workers,
+    },
 };
 
 async fn run(pool: &PgPool, sql: &'static str) {
@@ -59,9 +59,9 @@ async fn seen(pool: &PgPool) -> recover::Server {
     recover::see_server(pool, 0, sqlx::types::Uuid::nil()).await.unwrap()
 }
 
-fn remembered(job: &Claimed, lease: i64) -> witness::Claim {
+fn remembered(job: &Claimed, lease: i64) -> noshi::db::queue::testimony::Claim {
     let (kind, key, at) = (job.kind.clone(), job.key.clone(), std::time::Instant::now());
-    witness::Claim { job: job.id, lease, kind, key, calls: true, at }
+    noshi::db::queue::testimony::Claim { job: job.id, lease, kind, key, calls: true, at }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +108,11 @@ async fn a_claim_that_was_acknowledged_and_is_missing_puts_its_job_in_doubt_wher
     another_timeline(pool).await;
     assert!(seen(pool).await.is_new, "another timeline");
     // Its job was claimed again; another was claimed from the very beginning to its call; a third is not there any more, and its number is another's.
-    let of = |id: i64, key: &str, lease| witness::Claim { job: id, key: key.to_owned(), ..remembered(&held, lease) };
+    let of = |id: i64, key: &str, lease| noshi::db::queue::testimony::Claim {
+        job: id,
+        key: key.to_owned(),
+        ..remembered(&held, lease)
+    };
     let claims = vec![remembered(&held, 1), remembered(&held, 4), of(fresh, "fresh", 2), of(waiting, "gone", 7)];
     assert_eq!(recover::testify(pool, worker, &Testimony { claims, ..Testimony::default() }).await.unwrap(), 3);
     assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), Dealt::Lost { missing: 3, silent: 0, doubted: 2 });
@@ -186,7 +190,7 @@ async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lan
         let db = database().await;
         let pool = &db.pool;
         let budget = Budget { per: Duration::from_secs(1), calls: 2, burst: 1, jitter: Duration::ZERO };
-        noshi::store::lanes::declare(pool, "l", &[budget]).await.unwrap();
+        noshi::db::queue::lanes::declare(pool, "l", &[budget]).await.unwrap();
         for n in 0..20 {
             probe(pool, json!({"id": format!("p{n}"), "steps": 2, "lane": "l"})).await;
         }

@@ -2,14 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
-use noshi::{
-    redrive::plan,
-    store::{
-        self, ActError, Role,
-        redrive::{self, Advanced, Conditions, Filter, Redrive, Steer},
-    },
-};
 use noshi_jobs::machine::Act;
 use rand::Rng;
 use serde_json::{Value, json};
@@ -20,6 +12,13 @@ use crate::{
     fleet::{Terms, fleet},
     processes::{count, until},
     support::{TestDatabase, database},
+};
+use noshi::{
+    db::{
+        self, ActError, PgPool, Role,
+        operator::redrive::{self, Advanced, Conditions, Filter, Redrive, Steer},
+    },
+    operator::redrive::plan,
 };
 
 /// Two operators with logins of their own, and the fleet's way in.
@@ -42,10 +41,10 @@ impl Desk {
             sqlx::raw_sql(AssertSqlSafe(create)).execute(&db.pool).await.expect("a login");
         }
         let url = |login: &str| db.url.replacen("//postgres@", &format!("//{login}@"), 1);
-        let open = async |url: &str, role| store::connect(url, role, 2).await.expect("a connection");
+        let open = async |url: &str, role| db::connect(url, role, 2).await.expect("a connection");
         let (ada, ben) = (open(&url("ada"), Role::Operator).await, open(&url("ben"), Role::Operator).await);
         let fleet = open(&db.url, Role::Worker).await;
-        store::lanes::declare(&db.pool, "probe", &[]).await.expect("a lane");
+        db::queue::lanes::declare(&db.pool, "probe", &[]).await.expect("a lane");
         Desk { db, ada, ben, fleet }
     }
 
@@ -122,7 +121,7 @@ async fn each_asked(pool: &PgPool, jobs: i64, times: i64) {
         left join (select target, count(*) as audited from noshi.audit where act like 'job %' group by 1) a on a.target = 'job/' || j.id";
     let counted: (i64, i64) = sqlx::query_as(sql).bind(times).fetch_one(pool).await.expect("counts");
     assert_eq!(counted, (jobs, jobs));
-    let (_, faults) = store::acts::verify(pool, None).await.expect("an answer");
+    let (_, faults) = db::operator::audit::verify(pool, None).await.expect("an answer");
     assert!(faults.is_empty(), "{faults:?}");
 }
 
@@ -160,7 +159,7 @@ async fn two_operators_at_once_ask_each_job_once() {
 }
 
 async fn stop(worker: Running) {
-    assert_eq!(worker.stop().await, noshi::worker::End::Stopped);
+    assert_eq!(worker.stop().await, noshi::app::End::Stopped);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,7 +167,7 @@ async fn a_re_drive_of_5000_jobs_ends_exactly_though_workers_are_killed() {
     let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
     let pool = &fleet.pool;
-    store::lanes::declare(pool, "probe", &[]).await.expect("a lane");
+    db::queue::lanes::declare(pool, "probe", &[]).await.expect("a lane");
     parked_probes(pool, 5000, "ask").await;
     let mut workers: Vec<_> = (0..2).map(|n| fleet.worker(&format!("w{n}"), &[], &[])).collect();
     fleet.at_rest(Duration::from_secs(120)).await.unwrap();
@@ -520,7 +519,7 @@ async fn a_re_drive_keeps_its_pace_and_stops_when_told() {
 async fn one_command_plans_shows_and_applies() {
     let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
-    store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
+    db::queue::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
     parked_probes(&fleet.pool, 4, "ask").await;
     let worker = fleet.worker("a", &[], &[]);
     fleet.at_rest(Duration::from_secs(30)).await.unwrap();

@@ -3,18 +3,20 @@
 
 use std::fmt::Write;
 
-use noshi::{
-    requests::{self, Field, Holds, Presence},
-    store::{self, Role},
-    text,
-};
 use noshi_jobs::Kind;
 use serde_json::{Value, json};
 
 use crate::{api::Api, support::database};
+use noshi::{
+    basics::{
+        requests::{self, Field, Holds, Presence},
+        text,
+    },
+    db::{self, Role},
+};
 
 const DRAWN_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/0003_request.sql");
-const BEGIN: &str = "-- DRAWN by tests/it/requests.rs from src/text.rs and src/requests.rs\n";
+const BEGIN: &str = "-- DRAWN by tests/it/requests.rs from src/basics/text.rs and src/basics/requests.rs\n";
 const END: &str = "-- END OF WHAT IS DRAWN\n";
 
 /// These code points as a bracket of PostgreSQL's regular expressions has them, in ASCII.
@@ -305,7 +307,10 @@ fn the_migration_has_what_the_code_says() {
         std::fs::write(DRAWN_IN, format!("{before}{BEGIN}{drawn}{END}{after}")).unwrap();
         return;
     }
-    assert!(there == drawn, "{DRAWN_IN} is not what src/text.rs and src/requests.rs say; a new migration must say it");
+    assert!(
+        there == drawn,
+        "{DRAWN_IN} is not what src/basics/text.rs and src/basics/requests.rs say; a new migration must say it"
+    );
 }
 
 /// Over all of Unicode: what is refused here is refused there.
@@ -487,7 +492,7 @@ fn changed_requests() -> Vec<(Kind, Value)> {
 async fn the_doors_take_and_refuse_the_same() {
     let api = Api::open().await;
     let token = api.token("shop", &["enqueue"]).await;
-    let producer = store::connect(&api.fleet.url, Role::Producer, 1).await.expect("a producer");
+    let producer = db::connect(&api.fleet.url, Role::Producer, 1).await.expect("a producer");
     let (mut taken, mut refused, mut usual) = (0, 0, 0);
     for (number, (kind, args)) in changed_requests().into_iter().enumerate() {
         let key = key_of(kind, &args);
@@ -575,7 +580,7 @@ async fn an_amount_is_what_it_is_worth() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kinds_are_asked_for_by_those_who_may() {
     let db = database().await;
-    let refused = async |pool: &noshi::store::PgPool, sql: &'static str| {
+    let refused = async |pool: &noshi::db::PgPool, sql: &'static str| {
         let error = sqlx::query(sql).execute(pool).await.expect_err(sql);
         let error = error.as_database_error().expect("an answer");
         (error.code().unwrap_or_default().into_owned(), error.message().to_owned())
@@ -587,7 +592,7 @@ async fn kinds_are_asked_for_by_those_who_may() {
     let create = format!("create role {login} login in role noshi_producer");
     sqlx::query(sqlx::AssertSqlSafe(create)).execute(&db.pool).await.expect("a login");
     let url = db.url.replacen("//postgres@", &format!("//{login}@"), 1);
-    let shop = noshi::store::PgPool::connect(&url).await.expect("a session");
+    let shop = noshi::db::PgPool::connect(&url).await.expect("a session");
     let (code, said) = refused(&shop, "select noshi.enqueue('probe', 'p', '{\"id\": \"p\", \"steps\": 1}')").await;
     assert_eq!(code, "NS403");
     assert!(said.contains("not for producers"), "{said}");

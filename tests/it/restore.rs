@@ -8,16 +8,16 @@ use std::{
     time::Duration,
 };
 
-use noshi::{
-    private_postgres::{PrivatePostgres, Settings},
-    store,
-};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 
 use crate::{
     fleet::{Fleet, Terms, fleet_on_url},
     processes::{ledger, until},
+};
+use noshi::{
+    db,
+    lab::private_postgres::{PrivatePostgres, Settings},
 };
 
 /// Dedups on our id; tells two calls apart by nothing, but can be asked; both.
@@ -124,7 +124,7 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
     let extra = extra.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let server = PrivatePostgres::start(Settings { durable: false, extra, ..Settings::default() }).await.unwrap();
     server.create_database("noshi").await.unwrap();
-    store::migrate(&server.url("noshi")).await.unwrap();
+    db::migrate(&server.url("noshi")).await.unwrap();
     let fleet = fleet_on_url(server.url("noshi"), Terms::default()).await;
     let backup = base_backup(&fleet, &server, "--wal-method=none").await;
 
@@ -208,7 +208,7 @@ async fn an_old_copy_beneath_a_running_fleet_buys_no_gift_twice() {
         Settings { durable: false, extra: vec![("wal_level".into(), "replica".into())], ..Settings::default() };
     let server = PrivatePostgres::start(settings).await.unwrap();
     server.create_database("noshi").await.unwrap();
-    store::migrate(&server.url("noshi")).await.unwrap();
+    db::migrate(&server.url("noshi")).await.unwrap();
     let fleet = fleet_on_url(server.url("noshi"), Terms::default()).await;
     let workers = ["a", "b"].map(|name| fleet.worker(name, &[], &["--lease-ms", "5000"]));
     ask(&fleet, "over").await;

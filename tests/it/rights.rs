@@ -3,10 +3,10 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
-use noshi::store::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::support::{database, is_as_drawn};
+use noshi::db::{PgConnection, PgPool};
 
 /// Those that the migrations make; the logins of other tests on this server are no roles.
 const ROLES: &str = "select rolname::text from pg_roles

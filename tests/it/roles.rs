@@ -3,13 +3,15 @@
 
 use std::{process::Output, time::Duration};
 
-use noshi::private_postgres::{PrivatePostgres, Settings};
-use noshi::store::PgPool;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::fleet::{Fleet, Terms, fleet_on_url};
+use noshi::{
+    db::PgPool,
+    lab::private_postgres::{PrivatePostgres, Settings},
+};
 
 /// Roles belong to the server, so these tests share one of their own.
 static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();

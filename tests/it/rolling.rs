@@ -12,7 +12,6 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use noshi::store::PgPool;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
@@ -27,6 +26,7 @@ use crate::{
     processes::{ledger, until},
     support::turn,
 };
+use noshi::db::PgPool;
 
 /// For so long /readyz says 503 before the claims stop.
 const UNREADY: Duration = Duration::from_millis(1_500);

@@ -7,11 +7,11 @@ use std::{
 };
 
 use clap::{Parser, error::ErrorKind};
-use noshi::cli::Cli;
 use regex::Regex;
 use sqlx::AssertSqlSafe;
 
 use crate::{alerts, support::database};
+use noshi::cli::Cli;
 
 const RUNBOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/runbook");
 

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
@@ -13,6 +12,7 @@ use crate::{
     processes::until,
     support::{database, turn},
 };
+use noshi::db::PgPool;
 
 const SOON: Duration = Duration::from_secs(30);
 const WHY: &str = "a test";

@@ -9,11 +9,6 @@ use std::{
     time::Duration,
 };
 
-use noshi::{
-    private_postgres::{PrivatePostgres, Settings},
-    store,
-    vault::{Place, Vault},
-};
 use noshi_jobs::gift_issuance::Sealed;
 use rustix::process::Signal;
 use secrecy::ExposeSecret;
@@ -24,12 +19,18 @@ use tokio::sync::oneshot;
 
 #[cfg(feature = "otlp")]
 use crate::collector::Collector;
+
 use crate::{
     api::Api,
     engine::probe,
     fleet::{Fleet, Process, Terms, fleet_on_url},
     metrics::scrape,
     processes::{count, ledger, until},
+};
+use noshi::{
+    db,
+    lab::private_postgres::{PrivatePostgres, Settings},
+    vault::{Place, Vault},
 };
 
 const NAME: &str = "金糸雀 Kanarienvogel";
@@ -68,9 +69,9 @@ async fn stage_with(terms: Terms) -> Stage {
     let server = PrivatePostgres::start(settings).await.expect("a server");
     server.create_database("canaries").await.expect("a database");
     let url = server.url("canaries");
-    store::migrate(&url).await.expect("the schema");
+    db::migrate(&url).await.expect("the schema");
     let fleet = fleet_on_url(url, terms).await;
-    store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
+    db::queue::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
     let evidence = fleet.dir.path().join("evidence");
     fs::create_dir(&evidence).expect("a folder");
     Stage {

@@ -3,14 +3,6 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use noshi::simulator::link::Way;
-use noshi::store::PgPool;
-use noshi::store::{
-    self,
-    claim::Claimed,
-    facts::Fact,
-    settle::{Progress, Settled, Settlement, Status, settle, settle_local},
-};
 use noshi_jobs::{Request, gift_issuance, machine::Doubt, money, probe::Args, probe::Note};
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -19,6 +11,17 @@ use crate::{
     fleet::{Terms, fleet},
     store::{JOBS, count, enqueue, enqueue_rows, held},
     support::database,
+};
+use noshi::{
+    db::{
+        self, PgPool,
+        domain::facts::Fact,
+        queue::{
+            claim::Claimed,
+            settle::{Progress, Settled, Settlement, Status, settle, settle_local},
+        },
+    },
+    lab::simulator::link::Way,
 };
 
 fn done(job: &Claimed) -> Settlement {
@@ -59,11 +62,11 @@ async fn of_a_stale_and_a_fresh_holder_the_stale_one_is_refused_400_times() {
     probes(pool, 400).await;
     let (first, stale) = held(pool, 400).await;
     let lost: Vec<(i64, i64)> = stale.iter().map(|job| (job.id, job.lease)).collect();
-    assert_eq!(store::recover::rescue_lost(pool, first, &lost).await.unwrap(), 400);
-    let second = store::workers::register(pool, "test").await.unwrap();
+    assert_eq!(db::queue::recover::rescue_lost(pool, first, &lost).await.unwrap(), 400);
+    let second = db::queue::workers::register(pool, "test").await.unwrap();
     let mut races = vec![];
     for worker in [first, second] {
-        for fresh in store::claim::claim(pool, worker, "", 200, true).await.unwrap().jobs {
+        for fresh in db::queue::claim::claim(pool, worker, "", 200, true).await.unwrap().jobs {
             let old = stale.iter().find(|job| job.id == fresh.id).expect("a job that was held before");
             races.push((worker, [Settlement { outcome: "stale", ..done(old) }], [done(&fresh)]));
         }
@@ -96,14 +99,14 @@ async fn a_settle_raced_by_a_takeover_is_recorded_once() {
     let pool = &db.pool;
     probes(pool, 100).await;
     let (first, jobs) = held(pool, 100).await;
-    let second = store::workers::register(pool, "test").await.unwrap();
+    let second = db::queue::workers::register(pool, "test").await.unwrap();
     let take_over = async |job: &Claimed| {
-        if store::recover::rescue_lost(pool, first, &[(job.id, job.lease)]).await.unwrap() == 0 {
+        if db::queue::recover::rescue_lost(pool, first, &[(job.id, job.lease)]).await.unwrap() == 0 {
             return Settled::Stale;
         }
         let fresh = [Settlement { lease: job.lease + 1, ..done(job) }];
         while settle(pool, second, &fresh).await.unwrap() == [Settled::Stale] {
-            store::claim::claim(pool, second, "", 1, true).await.unwrap();
+            db::queue::claim::claim(pool, second, "", 1, true).await.unwrap();
         }
         Settled::Applied
     };
@@ -184,7 +187,7 @@ async fn facts_are_there_with_their_transition_or_not_at_all() {
     let stale = Settlement { lease: 0, facts: note("stale"), follow_ups: follow_up("stale", 1), ..done(&jobs[0]) };
     assert_eq!(settle(pool, worker, std::slice::from_ref(&stale)).await.unwrap(), [Settled::Stale]);
     let mut transaction = pool.begin().await.unwrap();
-    assert!(store::facts::tally(&mut transaction, "name", jobs[0].id).await.unwrap());
+    assert!(db::domain::facts::tally(&mut transaction, "name", jobs[0].id).await.unwrap());
     assert_eq!(settle_local(transaction, worker, &stale).await.unwrap(), Settled::Stale);
     assert_eq!(everything(pool).await, before);
     // A fact that the database refuses: no such trade.
@@ -210,8 +213,8 @@ async fn of_two_holds_of_one_job_in_one_group_only_the_fresh_one_is_written_and_
     probes(pool, 3).await;
     let (worker, stale) = held(pool, 3).await;
     let lost: Vec<(i64, i64)> = stale.iter().map(|job| (job.id, job.lease)).collect();
-    assert_eq!(store::recover::rescue_lost(pool, worker, &lost).await.unwrap(), 3);
-    let fresh = store::claim::claim(pool, worker, "", 3, true).await.unwrap().jobs;
+    assert_eq!(db::queue::recover::rescue_lost(pool, worker, &lost).await.unwrap(), 3);
+    let fresh = db::queue::claim::claim(pool, worker, "", 3, true).await.unwrap().jobs;
     let of = |text: &str, job: &Claimed| Settlement {
         facts: note(text),
         follow_ups: follow_up(&format!("{text}-{}", job.key), 1),
@@ -227,7 +230,7 @@ async fn of_two_holds_of_one_job_in_one_group_only_the_fresh_one_is_written_and_
         of("fresh", new(stale[2].id)),
         of("twice", new(stale[2].id)),
     ];
-    use Settled::{Applied, Stale};
+    use noshi::db::queue::settle::Settled::{Applied, Stale};
     let expected = [Stale, Applied, Applied, Stale, Applied, Stale];
     assert_eq!(settle(pool, worker, &group).await.unwrap(), expected);
     let notes = "select count(*) filter (where text = 'fresh'), count(*) from noshi.probe_note";
@@ -236,7 +239,7 @@ async fn of_two_holds_of_one_job_in_one_group_only_the_fresh_one_is_written_and_
     assert_eq!((notes, follow_ups), ((3, 3), 0));
     // And so it is where an answer was lost and the journal is asked.
     let group: Vec<&Settlement> = group.iter().collect();
-    let applied = store::settle::was_applied(pool, worker, &group).await.unwrap();
+    let applied = db::queue::settle::was_applied(pool, worker, &group).await.unwrap();
     let told: Vec<bool> = group.iter().map(|settlement| applied.contains(&settlement.hold())).collect();
     assert_eq!(told, [false, true, true, false, true, true], "the last two are one step");
 }
@@ -249,15 +252,15 @@ async fn a_settle_that_was_applied_and_not_answered_is_told_as_applied() {
     probes(&db.pool, 25).await;
     let (worker, jobs) = held(&db.pool, 25).await;
     let (link, url) = crate::links::link_to(&db.url).await;
-    let pool = store::connect(&url, store::Role::Worker, 1).await.unwrap().with_patience(Duration::from_millis(300));
-    let (flusher, tasks) = noshi::flush::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
+    let pool = db::connect(&url, db::Role::Worker, 1).await.unwrap().with_patience(Duration::from_millis(300));
+    let (flusher, tasks) = noshi::engine::group_commit::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
     let going_on = |job: &Claimed| Settlement { status: Status::Running, at: "stepping".to_owned(), ..done(job) };
-    assert_eq!(flusher.settle(going_on(&jobs[0])).await, Settled::Applied);
+    assert_eq!(flusher.commit_with_others(going_on(&jobs[0])).await, Settled::Applied);
     for (n, job) in jobs[1..].iter().enumerate() {
         link.silence_at(Way::Down, n as u64 % 3);
         let settle = tokio::spawn({
             let (flusher, settlement) = (flusher.clone(), going_on(job));
-            async move { flusher.settle(settlement).await }
+            async move { flusher.commit_with_others(settlement).await }
         });
         let met = crate::processes::until("the flow goes silent", Duration::from_secs(5), async || {
             settle.is_finished() || !link.waits()
@@ -288,7 +291,7 @@ async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
     probes(pool, 3).await;
     let (worker, jobs) = held(pool, 3).await;
     sqlx::query("update noshi.job set writes = true where id = $1").bind(jobs[0].id).execute(pool).await.unwrap();
-    let (flusher, tasks) = noshi::flush::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
+    let (flusher, tasks) = noshi::engine::group_commit::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
     let value = money::Money { amount: 1, currency: money::Currency::Jpy };
     let gift = || {
         let [trade, grant, provider, card] = ["t", "g", "p", "c"].map(str::to_owned);
@@ -296,9 +299,9 @@ async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
     };
     let refused = |job: &Claimed| Settlement { facts: gift(), ..done(job) };
     let (called, looked, neighbour) = tokio::join!(
-        flusher.settle(refused(&jobs[0])),
-        flusher.settle(refused(&jobs[1])),
-        flusher.settle(Settlement { facts: note("neighbour"), ..done(&jobs[2]) }),
+        flusher.commit_with_others(refused(&jobs[0])),
+        flusher.commit_with_others(refused(&jobs[1])),
+        flusher.commit_with_others(Settlement { facts: note("neighbour"), ..done(&jobs[2]) }),
     );
     assert_eq!([called, looked, neighbour], [Settled::Refused, Settled::Refused, Settled::Applied]);
     let rows = "select status::text, at, code, detail, unsure, step, lost::int from noshi.job order by id";
@@ -314,10 +317,10 @@ async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
     }
     assert_eq!(rows[2].0, "completed");
     // A stale hold parks nothing.
-    let again = store::settle::park_refused(pool, worker, &refused(&jobs[1]), None).await.unwrap();
+    let again = db::queue::settle::park_refused(pool, worker, &refused(&jobs[1]), None).await.unwrap();
     assert_eq!(again, Settled::Stale);
     // Nor is it told as applied, where the answer to its parking was lost: its worker goes on with nothing.
-    let applied = store::settle::was_applied(pool, worker, &[&refused(&jobs[0]), &done(&jobs[2])]).await.unwrap();
+    let applied = db::queue::settle::was_applied(pool, worker, &[&refused(&jobs[0]), &done(&jobs[2])]).await.unwrap();
     assert_eq!(applied, [done(&jobs[2]).hold()].into());
     drop(flusher);
     for task in tasks {
@@ -338,11 +341,11 @@ async fn what_is_broken_inside_the_server_is_not_tried_for_ever() {
             execute function public.broken()";
     sqlx::raw_sql(breaks).execute(pool).await.unwrap();
     let (worker, jobs) = held(pool, 2).await;
-    let (flusher, tasks) = noshi::flush::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
+    let (flusher, tasks) = noshi::engine::group_commit::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
     let settles = async {
         tokio::join!(
-            flusher.settle(Settlement { facts: note("broken"), ..done(&jobs[0]) }),
-            flusher.settle(Settlement { facts: note("neighbour"), ..done(&jobs[1]) }),
+            flusher.commit_with_others(Settlement { facts: note("broken"), ..done(&jobs[0]) }),
+            flusher.commit_with_others(Settlement { facts: note("neighbour"), ..done(&jobs[1]) }),
         )
     };
     let settled = tokio::time::timeout(std::time::Duration::from_secs(30), settles).await.expect("an end");
@@ -367,7 +370,7 @@ async fn a_worker_killed_at_the_commit_writes_its_fact_once() {
     const NOTES: &str = "select count(*) from noshi.probe_note";
     for (point, written) in [("settle.before_commit@1", 0), ("settle.after@2", 1)] {
         let fleet = fleet(Terms::default()).await;
-        store::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
+        db::queue::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
         crate::engine::probe(&fleet.pool, json!({"id": "p", "steps": 2, "lane": "probe", "follow_up": true})).await;
         let mut first = fleet.worker("first", &[("NOSHI_CRASH", point)], &[]);
         assert!(first.killed(Duration::from_secs(20)).await);

@@ -1,10 +1,9 @@
 //! What the store promises of requests and of the journal: one job for one id, and history that only grows.
 
-use noshi::store::PgPool;
-use noshi::store::{self, claim::Claimed};
 use serde_json::{Value, json};
 
 use crate::support::database;
+use noshi::db::{self, PgPool, queue::claim::Claimed};
 
 pub async fn enqueue(pool: &PgPool, id: Option<&str>, args: Option<Value>) -> Result<i64, Refused> {
     let query = sqlx::query_scalar("select noshi.enqueue('probe', $1, $2)").bind(id).bind(args);
@@ -139,8 +138,8 @@ async fn the_journal_only_grows_even_for_a_superuser() {
 
 /// Claims these many jobs, which is all there are, as a new worker.
 pub async fn held(pool: &PgPool, jobs: usize) -> (i64, Vec<Claimed>) {
-    let worker = store::workers::register(pool, "test").await.unwrap();
-    let caught = store::claim::claim(pool, worker, "", jobs, false).await.unwrap().jobs;
+    let worker = db::queue::workers::register(pool, "test").await.unwrap();
+    let caught = db::queue::claim::claim(pool, worker, "", jobs, false).await.unwrap().jobs;
     assert_eq!(caught.len(), jobs);
     (worker, caught)
 }

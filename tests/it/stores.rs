@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::simulator::{Command, Errand, Fault, Partner};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
@@ -10,6 +9,7 @@ use crate::{
     fleet::{Fleet, Terms, address, fleet},
     processes::{count, ledger, until},
 };
+use noshi::lab::simulator::{Command, Errand, Fault, Partner};
 
 const P: Partner = Partner::OrganizationPlatform;
 const REST: Duration = Duration::from_secs(60);

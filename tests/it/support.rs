@@ -2,11 +2,14 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use noshi::private_postgres::{PrivatePostgres, Settings};
-use noshi::store::PgPool;
 use sqlx::PgConnection;
 use sqlx::{Connection, Executor};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+use noshi::{
+    db::PgPool,
+    lab::private_postgres::{PrivatePostgres, Settings},
+};
 
 /// Never dropped: the server ends with the process. Neither the cell nor the server holds on to the runtime of the
 /// test that happened to come first.
@@ -63,7 +66,7 @@ async fn start() -> PrivatePostgres {
     let server = PrivatePostgres::start(settings).await.unwrap_or_else(|e| panic!("{e:#}"));
     server.create_database(TEMPLATE).await.expect("a database");
     // Migrated once; a database to which somebody is connected cannot be copied.
-    noshi::store::migrate(&server.url(TEMPLATE)).await.expect("the migrations");
+    noshi::db::migrate(&server.url(TEMPLATE)).await.expect("the migrations");
     // One person suffices for all, but where a test says otherwise: `alone` tries what is usual.
     let mut connection = PgConnection::connect(&server.url(TEMPLATE)).await.expect("a connection");
     let one_suffices = "alter table noshi.word_cap disable trigger audited;

@@ -4,10 +4,6 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use noshi::{
-    chaos::Bug,
-    simulator::{Command, Errand, Fault, Op, Partner, Provider},
-};
 use rustix::process::Signal;
 
 use crate::{
@@ -15,6 +11,10 @@ use crate::{
     dump::{check, dump},
     fleet::{Fleet, Process, Terms, fleet},
     processes::{count, until},
+};
+use noshi::{
+    basics::chaos::Bug,
+    lab::simulator::{Command, Errand, Fault, Op, Partner, Provider},
 };
 
 const PARALLEL: usize = 4;

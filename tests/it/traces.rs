@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store;
-use noshi::store::PgPool;
 use serde_json::{Value, json};
 
 use crate::{
@@ -12,6 +10,7 @@ use crate::{
     fleet::{Terms, fleet},
     support::database,
 };
+use noshi::db::{self, PgPool};
 
 pub const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 pub const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -126,7 +125,7 @@ async fn callers_over_http_send_their_trace_in_a_header() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follow_up_inherits_the_trace_whether_it_was_given_or_computed() {
     let fleet = fleet(Terms::default()).await;
-    store::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
+    db::queue::lanes::declare(&fleet.pool, "probe", &[]).await.unwrap();
     let worker = fleet.worker("probes", &[], &[]);
     for (key, given) in [("given", GIVEN), ("own", "")] {
         let mut transaction = fleet.pool.begin().await.unwrap();

@@ -3,7 +3,6 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use noshi::simulator::Provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     io::copy_bidirectional,
@@ -16,12 +15,13 @@ use crate::{
     processes::{count, until},
     support::turn,
 };
+use noshi::lab::simulator::Provider;
 
 const SOON: Duration = Duration::from_secs(40);
 const CA_FILE: &str = "NOSHI_GIFTS__GIFT_ON_DEMAND__CA_FILE";
 
 fn file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/clients/http/tls").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/partners/http/tls").join(name)
 }
 
 /// The authority that signed the certificates of these tests.

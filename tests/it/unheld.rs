@@ -2,12 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store::{
-    self, PgPool, Transaction,
-    claim::claim,
-    lanes::{Budget, close, declare, pause, resume, set},
-    workers,
-};
 use noshi_jobs::machine::Closing;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
@@ -18,6 +12,14 @@ use crate::{
     peace::login,
     processes::until,
     support::database,
+};
+use noshi::db::{
+    self, PgPool, Transaction,
+    queue::{
+        claim::claim,
+        lanes::{Budget, close, declare, pause, resume, set},
+        workers,
+    },
 };
 
 const SOON: Duration = Duration::from_secs(15);
@@ -79,14 +81,14 @@ async fn an_order_holds_at_once_and_is_carried_over() {
     let worker = workers::register(pool, "w").await.expect("a worker");
     let closed = async || claim(pool, worker, "l", 1, false).await.expect("an answer").closed;
     let listed = async || {
-        let lanes = store::lanes::list(pool).await.expect("lanes");
+        let lanes = db::queue::lanes::list(pool).await.expect("lanes");
         let lane = lanes.into_iter().find(|lane| lane.name == "l").expect("the lane");
         (lane.paused, lane.closed_code.clone(), lane.closed_for.is_some(), lane.budgets.clone())
     };
     let row = "select row(paused, closed_code, closed_until is not null, (select calls from noshi.lane_budget b where b.lane = 'l'))::text from noshi.lane where name = 'l'";
     let row = async || sqlx::query_scalar::<_, String>(row).fetch_one(pool).await.expect("the lane's row");
     // As a heartbeat does.
-    let beat = async || store::clocks::see(pool, Duration::from_secs(30), true).await.expect("a heartbeat");
+    let beat = async || db::queue::clocks::see(pool, Duration::from_secs(30), true).await.expect("a heartbeat");
     let open = || (false, None, false, "50 per 00:00:01".to_owned());
 
     pause(pool, "l", Some("x")).await.expect("paused");
@@ -106,7 +108,7 @@ async fn an_order_holds_at_once_and_is_carried_over() {
         assert!(!closed().await, "{closing:?}");
         assert_eq!(listed().await, open());
         close(pool, "l", Closing::Throttled(Duration::from_secs(5))).await.expect("throttled");
-        let wait = store::lanes::list(pool).await.expect("lanes").into_iter().find_map(|lane| lane.closed_for);
+        let wait = db::queue::lanes::list(pool).await.expect("lanes").into_iter().find_map(|lane| lane.closed_for);
         assert!(closed().await && wait.is_some_and(|wait| wait < 6.0), "{closing:?} {wait:?}");
         close(pool, "l", closing).await.expect("closed");
         assert!(closed().await, "{closing:?}");

@@ -3,10 +3,6 @@
 use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, os::unix::process::ExitStatusExt, process::Output};
 use std::{path::PathBuf, time::Duration};
 
-use noshi::{
-    store::mails,
-    vault::{Place, Vault},
-};
 use noshi_jobs::gift_issuance::Sealed;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::Row;
@@ -16,6 +12,10 @@ use tokio::process::Command;
 use crate::{
     processes::until,
     support::{TestDatabase, database},
+};
+use noshi::{
+    db::domain::mails,
+    vault::{Place, Vault},
 };
 
 const GRANTS: usize = 225;

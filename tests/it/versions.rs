@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use noshi::store::PgPool;
-use noshi::store::claim;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
@@ -12,6 +10,7 @@ use crate::{
     processes::until,
     support::turn,
 };
+use noshi::db::{PgPool, queue::claim};
 
 const LANE: &str = "gift/gift_on_demand";
 
@@ -119,7 +118,7 @@ async fn an_older_worker_leaves_newer_kinds_and_states_alone_and_the_rest_goes_o
     assert!(spent <= 31 + 3 * 4 + 10, "{spent} tokens for 31 gifts");
 
     // A newer worker takes them at once.
-    let newer = noshi::store::workers::register(pool, "new").await.expect("a worker");
+    let newer = noshi::db::queue::workers::register(pool, "new").await.expect("a worker");
     assert_eq!(claim::claim(pool, newer, LANE, 3, false).await.expect("a claim").jobs.len(), 3);
     assert_eq!(claim::claim(pool, newer, "", 40, false).await.expect("a claim").jobs.len(), 40);
     assert_eq!(claim::claim(pool, newer, "", 1, true).await.expect("a claim").jobs.len(), 1);

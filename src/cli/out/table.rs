@@ -2,7 +2,7 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::text::is_unfit;
+use crate::basics::text::is_unfit;
 
 /// A column of a table: its head, and what of a row stands in it.
 pub type Column<T> = (&'static str, fn(&T) -> String);

@@ -1,10 +1,5 @@
 //! Points whose workers are killed: granted, exchanged for a gift that is issued, or refused, or whose answer is lost; expired, withdrawn.
 
-use noshi::store::PgPool;
-use noshi::{
-    clients::trade_id,
-    simulator::{Command, Fault, Op, Provider},
-};
 use serde_json::json;
 
 use super::{
@@ -14,6 +9,11 @@ use super::{
 use crate::{
     fleet::Fleet,
     point_jobs::{enqueue, exchange, grant},
+};
+use noshi::{
+    db::PgPool,
+    lab::simulator::{Command, Fault, Op, Provider},
+    partners::gifts::trade_id,
 };
 
 /// What becomes of the exchange's gift.

@@ -2,12 +2,6 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use noshi::store::PgPool;
-use noshi::{
-    clients::trade_id,
-    simulator::{Command, Fault, Op, Provider},
-    store,
-};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -17,6 +11,11 @@ use crate::{
     engine::probe,
     fleet::{Fleet, Terms, fleet_from},
     support::{self, copy_of, database},
+};
+use noshi::{
+    db::{self, PgPool},
+    lab::simulator::{Command, Fault, Op, Provider},
+    partners::gifts::trade_id,
 };
 
 /// Above what any of the simulated providers sells, and within what the settings say that they do.
@@ -205,8 +204,8 @@ pub async fn prepare(provider: Provider) -> Prepared {
         assert_eq!(taken_back.rows_affected(), 1, "the gift was not delivered");
     }
     fleet.gift("orphan", category(provider), 500).await;
-    let ghost = store::workers::register(&fleet.pool, "ghost").await.expect("a worker");
-    let caught = store::claim::claim(&fleet.pool, ghost, "", 1, false).await.expect("a claim");
+    let ghost = db::queue::workers::register(&fleet.pool, "ghost").await.expect("a worker");
+    let caught = db::queue::claim::claim(&fleet.pool, ghost, "", 1, false).await.expect("a claim");
     assert_eq!(caught.jobs.len(), 1);
     sqlx::query(SILENT_FOR_LONG).bind(ghost).execute(&fleet.pool).await.expect("a silent worker");
     let Cast::Prepared(gifts) = SCENES[0].cast else { unreachable!("the first scene is prepared") };
@@ -256,7 +255,7 @@ pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fle
         Cast::Stores => super::stores::set(&fleet).await,
         Cast::Points(gift) => super::exchanges::set(&fleet, gift).await,
         Cast::Probes => {
-            store::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
+            db::queue::lanes::declare(&fleet.pool, "probe", &[]).await.expect("a lane");
             for id in ["a", "b"] {
                 probe(&fleet.pool, json!({"id": id, "steps": 2, "lane": "probe", "tally": "name"})).await;
             }

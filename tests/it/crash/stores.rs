@@ -1,7 +1,5 @@
 //! Stores whose workers are killed: plain, with an answer that is lost or late, taken back, and looked for.
 
-use noshi::simulator::{Command, Errand, Fault, Partner};
-use noshi::store::PgPool;
 use serde_json::json;
 
 use super::{
@@ -9,6 +7,10 @@ use super::{
     scene::{Cast, Drive, Scene},
 };
 use crate::fleet::Fleet;
+use noshi::{
+    db::PgPool,
+    lab::simulator::{Command, Errand, Fault, Partner},
+};
 
 const P: Partner = Partner::OrganizationPlatform;
 const REQUEST: &str = "batch-1";

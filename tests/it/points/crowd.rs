@@ -8,7 +8,6 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use noshi::store::PgPool;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
@@ -17,6 +16,7 @@ use crate::{
     processes::until,
     support::{TestDatabase, database},
 };
+use noshi::db::PgPool;
 
 const CLIENTS: usize = 8;
 const USERS: [&str; 3] = ["u0", "u1", "u2"];
@@ -74,7 +74,7 @@ async fn the_same_operation_at_the_same_moment_is_booked_once() {
                 loop {
                     match grant(&mut connection, g).await {
                         Ok(said) => return said,
-                        Err(error) => assert!(noshi::store::is_transient(&error), "{error}"),
+                        Err(error) => assert!(noshi::db::is_transient(&error), "{error}"),
                     }
                 }
             })
@@ -234,7 +234,7 @@ async fn client(url: String, seed: u64, begun: DateTime<Utc>, over: &AtomicBool)
             match attempt(&mut connection, &url, &operations, page).await {
                 Ok(said) => break said,
                 Err(error) => {
-                    assert!(noshi::store::is_transient(&error), "{operations:?}: {error}");
+                    assert!(noshi::db::is_transient(&error), "{operations:?}: {error}");
                     (connection, lost) = (None, lost + 1);
                 }
             }

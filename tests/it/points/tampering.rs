@@ -1,10 +1,10 @@
 //! Behind the functions' backs: what the tables refuse even to their owner, and what `verify_points` sees once all guards are off.
 
-use noshi::store::PgPool;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::{Grant, assert_holds, at, expire, grant, spend, take_back, withdraw};
 use crate::support::{TestDatabase, database};
+use noshi::db::PgPool;
 
 /// Lots 1 to 3 of "u", of which 2 is open, and 3 what came back of entry 3; "v" has lot 4; "w" is gone.
 async fn a_little_of_everything(pool: &PgPool) {

@@ -1,0 +1,27 @@
+//! Schedules, read; operators set and steer them with `noshi schedule`.
+
+use axum::{http::StatusCode, response::Response};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    desk::{Call, Desk, answer},
+    refusal::Refusal,
+};
+use crate::db::queue::schedules::{self, Schedule};
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ScheduleDetail")]
+pub struct Shown {
+    /// on, paused or stuck.
+    state: &'static str,
+    #[serde(flatten)]
+    schedule: Schedule,
+}
+
+pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+    let mut transaction = desk.begin(&call).await?;
+    let found = schedules::list(&mut *transaction, None).await?;
+    let shown: Vec<Shown> = found.into_iter().map(|schedule| Shown { state: schedule.state(), schedule }).collect();
+    Ok(answer(StatusCode::OK, &shown))
+}

@@ -1,0 +1,166 @@
+//! What `noshi doctor` asks the database.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use noshi_jobs::Kind;
+use sqlx::Executor;
+
+use crate::db::{PgConnection, PgPool};
+
+/// The server and its settings, as this login sees them.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Server {
+    pub login: String,
+    pub version: i32,
+    pub in_recovery: bool,
+    pub synchronous_commit: String,
+    /// Standbys that stream from it, and whether commits wait for one.
+    pub standbys: i64,
+    pub commits_wait: bool,
+    pub fsync: String,
+    pub full_page_writes: String,
+    pub autovacuum: String,
+    pub connections_left: i64,
+    pub prepared_transactions: i64,
+    /// Statements are logged with their parameters.
+    pub logs_parameters: bool,
+    /// Unix time in seconds.
+    pub clock: f64,
+}
+
+pub async fn server(connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
+    const SERVER: &str = "select session_user::text as login, current_setting('server_version_num')::int as version, pg_is_in_recovery() as in_recovery,
+    (select reset_val from pg_settings where name = 'synchronous_commit') as synchronous_commit,
+    (select count(*) from pg_stat_replication) as standbys, current_setting('synchronous_standby_names') <> '' as commits_wait, current_setting('fsync') as fsync,
+    current_setting('full_page_writes') as full_page_writes, current_setting('autovacuum') as autovacuum,
+    current_setting('max_connections')::bigint - (select count(*) from pg_stat_activity where datid is not null and usesysid is not null) as connections_left,
+    (select count(*) from pg_prepared_xacts) as prepared_transactions,
+    current_setting('log_parameter_max_length') <> '0' and (current_setting('log_statement') in ('mod', 'all') or current_setting('log_min_duration_statement') <> '-1')
+        as logs_parameters, extract(epoch from clock_timestamp())::float8 as clock";
+    sqlx::query_as(SERVER).fetch_one(connection).await
+}
+
+/// The group roles of noshi that this login acts in.
+pub async fn roles(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    const ROLES: &str = "select rolname::text from pg_roles where rolname like 'noshi\\_%' and not rolcanlogin and pg_has_role(session_user, oid, 'member') order by 1";
+    sqlx::query_scalar(ROLES).fetch_all(connection).await
+}
+
+/// How far the database's clock is ahead of ours, give or take the time that asking took.
+pub fn clock_lead(server: &Server, asked: Duration) -> f64 {
+    let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    server.clock - ours + asked.as_secs_f64() / 2.0
+}
+
+/// A session's settings survive to its next statement, also while others work: not so behind a pooler in transaction mode.
+pub async fn sessions_hold(url: &str) -> Result<bool, sqlx::Error> {
+    let (mut ours, mut other) = (PgConnection::connect(url).await?, PgConnection::connect(url).await?);
+    ours.execute("set noshi.doctor = 'here'").await?;
+    // A pooler gives the other session the connection that ours has just left.
+    let mut busy = other.begin().await?;
+    busy.execute("select 1").await?;
+    let kept: Option<String> = sqlx::query_scalar("select current_setting('noshi.doctor', true)")
+        .persistent(false)
+        .fetch_one(&mut ours)
+        .await?;
+    busy.rollback().await?;
+    Ok(kept.as_deref() == Some("here"))
+}
+
+/// Orders of texts that the operating system or ICU changed since indexes of ours were built: each as a sentence.
+pub async fn changed_orders(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    const CHANGED: &str = "select format('the database''s order of texts was %s, and is %s', d.datcollversion, pg_database_collation_actual_version(d.oid))
+    from pg_database d where d.datname = current_database() and d.datcollversion <> pg_database_collation_actual_version(d.oid)
+union all
+select format('the order %s was %s, and is %s', c.oid::regcollation, c.collversion, pg_collation_actual_version(c.oid))
+    from pg_collation c where c.collversion <> pg_collation_actual_version(c.oid) and exists (
+        select from pg_index i join pg_class t on t.oid = i.indrelid
+        where t.relnamespace::regnamespace::text like 'noshi%' and c.oid = any (i.indcollation::oid[]))";
+    sqlx::query_scalar(CHANGED).persistent(false).fetch_all(connection).await
+}
+
+/// Whether whoever listens between here and the server reads along; by a socket of this machine, or to itself, nobody does.
+pub async fn is_in_the_clear(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    const IN_THE_CLEAR: &str =
+        "select not coalesce((select s.ssl from pg_stat_ssl s where s.pid = pg_backend_pid()), false)
+    and inet_server_addr() is not null and inet_client_addr() <> inet_server_addr()";
+    sqlx::query_scalar(IN_THE_CLEAR).fetch_one(connection).await
+}
+
+/// What keeps vacuum from its work although no session does: replication slots and prepared transactions, by how many transactions.
+pub async fn held_back(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    const HELD: &str = "select format('the replication slot %s%s holds %s transactions back', slot_name, case when active then '' else ', which nobody uses,' end,
+        greatest(age(xmin), age(catalog_xmin)))
+    from pg_replication_slots where greatest(age(xmin), age(catalog_xmin)) > 1000
+union all
+select format('the prepared transaction %s of %s holds %s transactions back', gid, owner, age(transaction)) from pg_prepared_xacts where age(transaction) > 1000";
+    sqlx::query_scalar(HELD).persistent(false).fetch_all(connection).await
+}
+
+/// What lies ahead of the database's clock for good, and how many living workers are apart from it.
+pub async fn dated_ahead(pool: &PgPool) -> Result<(Vec<String>, i64), sqlx::Error> {
+    const AHEAD: &str =
+        "select format('%s %s, to %s', many, what, to_char(newest, 'YYYY-MM-DD HH24:MI')) from noshi.dated_ahead()";
+    const APART: &str =
+        "select count(*) from noshi.worker where dead_at is null and stopped_at is null and abs(clock_ahead) > $1";
+    let ahead = sqlx::query_scalar(AHEAD).fetch_all(pool).await?;
+    Ok((ahead, sqlx::query_scalar(APART).bind(crate::db::queue::clocks::BOUND).fetch_one(pool).await?))
+}
+
+/// What vacuum can do for the job table, and what keeps it from it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Vacuum {
+    pub live: i64,
+    pub dead: i64,
+    /// Seconds since the oldest transaction that holds a snapshot began, and its process.
+    pub oldest: Option<f64>,
+    pub oldest_pid: Option<i32>,
+}
+
+pub async fn vacuum(pool: &PgPool) -> Result<Vacuum, sqlx::Error> {
+    const VACUUM: &str = "select n_live_tup as live, n_dead_tup as dead, o.age as oldest, o.pid as oldest_pid
+from pg_stat_user_tables left join (
+    select extract(epoch from clock_timestamp() - xact_start)::float8 as age, pid from pg_stat_activity
+    where backend_xmin is not null and pid <> pg_backend_pid() and xact_start is not null order by xact_start limit 1) o on true
+where relid = 'noshi.job'::regclass";
+    sqlx::query_as(VACUUM).fetch_one(pool).await
+}
+
+/// Suppressed addresses that no worker has digested for a minute, by the keys that would open them.
+pub async fn undigested_addresses(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    const UNDIGESTED: &str = "select key_id, count(*) from noshi.suppression
+where digest is null and suppressed_at < clock_timestamp() - interval '1 minute' group by key_id order by key_id";
+    sqlx::query_as(UNDIGESTED).fetch_all(pool).await
+}
+
+/// The keys that something is sealed with.
+pub async fn sealed_keys(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("select noshi.sealed_keys()").fetch_all(pool).await
+}
+
+/// Lanes that jobs wait in and that no worker has opened, kinds that jobs wait for and that this program does not know, and jobs that ask
+/// for a person, with those in doubt.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Waiting {
+    pub unknown_lanes: Vec<String>,
+    pub unknown_kinds: Vec<String>,
+    pub parked: i64,
+    pub in_doubt: i64,
+}
+
+pub async fn waiting(pool: &PgPool) -> Result<Waiting, sqlx::Error> {
+    // Lane by lane and kind by kind through their indexes: the backlog may be long.
+    const WAITING: &str = "with recursive l as (
+    select min(lane) as lane from noshi.job where status = 'available' and lost = 0
+    union all
+    select (select min(lane) from noshi.job where status = 'available' and lost = 0 and lane > l.lane) from l where l.lane is not null),
+k as (
+    select min(kind) as kind from noshi.job
+    union all
+    select (select min(kind) from noshi.job where kind > k.kind) from k where k.kind is not null)
+select coalesce((select array_agg(lane order by lane) from l where lane is not null and not exists (select from noshi.lane n where n.name = l.lane)), '{}') as unknown_lanes,
+    coalesce((select array_agg(kind order by kind) from k where kind <> all ($1)
+        and exists (select from noshi.job j where j.kind = k.kind and j.status = 'available')), '{}') as unknown_kinds,
+    (select count(*) from noshi.job where status = 'needs_operator') as parked, (select count(*) from noshi.job where unsure) as in_doubt";
+    sqlx::query_as(WAITING).bind(Kind::ALL.map(Kind::name)).fetch_one(pool).await
+}

@@ -1,0 +1,10 @@
+//! What noshi is tried on: partners that are played, a server of our own, the demo, the benchmark, and the conformance of adapters.
+
+pub mod bench;
+pub mod demo;
+pub mod fleet;
+pub mod private_postgres;
+pub mod simulator;
+
+#[cfg(test)]
+pub(crate) mod conformance;

@@ -1,0 +1,200 @@
+//! Configuration: one TOML file, named by `NOSHI_CONFIG` or `--config`, and above it the environment; unknown keys are refused in both.
+//! Secrets stay in files of their own.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    partners::{
+        self, OrganizationSettings,
+        gifts::{GiftSettings, Offers},
+        mail::EmailSettings,
+    },
+    settings::{environment, keys},
+    vault::{Sealer, Vault},
+    worlds::{email::Mails, gift_issuance::Gifts, outside::Partners, store_creation::Stores},
+};
+
+pub use crate::settings::process::{ApiSettings, WorkerSettings};
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The file with the secret keys that open gift codes and recipients: for workers.
+    pub vault_key_file: Option<PathBuf>,
+    /// The file with the public keys that seal and open nothing: for whoever takes in files or events of mails.
+    pub vault_public_key_file: Option<PathBuf>,
+    /// The gift providers.
+    pub gifts: GiftSettings,
+    /// Mails.
+    pub email: Option<EmailSettings>,
+    /// The organisation platform, for stores.
+    pub organization: Option<OrganizationSettings>,
+    /// `noshi worker run`.
+    pub worker: WorkerSettings,
+    /// `noshi api run`.
+    pub api: ApiSettings,
+}
+
+impl Settings {
+    /// What the file says, and nothing else.
+    pub fn read(file: Option<&Path>) -> anyhow::Result<Settings> {
+        Settings::read_with(file, std::iter::empty())
+    }
+
+    /// What the file says, and above it the environment.
+    pub fn read_with(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> anyhow::Result<Settings> {
+        let mut builder = config::Config::builder();
+        if let Some(file) = file {
+            let cannot = || format!("the configuration file {} cannot be used", file.display());
+            // The reader would say that it is not there.
+            if file.exists() && !file.is_file() {
+                return Err(anyhow!("it is no plain file, but a folder, a device or a pipe")).with_context(cannot);
+            }
+            let source = config::File::from(file).format(config::FileFormat::Toml).required(true);
+            let alone = config::Config::builder().add_source(source.clone()).build().with_context(cannot)?;
+            let table = alone.try_deserialize().with_context(cannot)?;
+            if let Some((path, fraction)) = keys::fraction(&table, "") {
+                return Err(anyhow!("`{path}` is {fraction}, and has to be a whole number")).with_context(cannot);
+            }
+            if let Some(unknown) = keys::unknown(&table).first() {
+                let beside = keys::beside(unknown);
+                return Err(anyhow!("`{unknown}` is no setting; there are {beside}")).with_context(cannot);
+            }
+            builder = builder.add_source(source);
+        }
+        let (builder, set) = environment::add(builder, environment)?;
+        builder.build().and_then(config::Config::try_deserialize).map_err(|error| {
+            let source = source_of(&error.to_string(), file, &set);
+            anyhow!(error).context(format!("{source} cannot be used"))
+        })
+    }
+
+    /// The ids of the keys of the vault; none where there is no vault.
+    pub fn key_ids(&self) -> anyhow::Result<Vec<String>> {
+        match self.vault_key_file {
+            Some(_) => Ok(self.vault()?.key_ids()),
+            None => Ok(vec![]),
+        }
+    }
+
+    /// The vault, which everything that touches codes or recipients needs.
+    pub fn vault(&self) -> anyhow::Result<Arc<Vault>> {
+        let file = self.vault_key_file.as_deref().context(
+            "the configuration names no `vault_key_file`; make one with `noshi vault new-key > FILE` and `chmod 600 FILE`",
+        )?;
+        Ok(Arc::new(Vault::open(file)?))
+    }
+
+    /// What seals, where nothing is to be opened. A secret key seals as well.
+    pub fn sealer(&self) -> anyhow::Result<Sealer> {
+        match (&self.vault_public_key_file, &self.vault_key_file) {
+            (Some(file), _) => Sealer::open(file),
+            (None, Some(_)) => Ok(Sealer::clone(&*self.vault()?)),
+            (None, None) => bail!(
+                "the configuration names no `vault_public_key_file`; make one with `noshi vault public > FILE` where the key file is"
+            ),
+        }
+    }
+
+    /// Whether there is anything to seal with.
+    pub fn seals(&self) -> bool {
+        self.vault_key_file.is_some() || self.vault_public_key_file.is_some()
+    }
+
+    /// A key file that is named must be there, whether or not anything of today needs it: who names one counts on it.
+    pub fn check_vault(&self) -> anyhow::Result<()> {
+        let vault = self.vault_key_file.is_some().then(|| self.vault()).transpose()?;
+        if self.vault_public_key_file.is_some() {
+            let line = self.sealer()?.public_line();
+            ensure!(
+                vault.is_none_or(|vault| vault.public_lines().contains(&line)),
+                "the first key of `vault_public_key_file` is none of `vault_key_file`: what it seals would not be opened here; write it anew with `noshi vault public`"
+            );
+        }
+        Ok(())
+    }
+
+    /// Everything that jobs call.
+    pub fn partners(&self) -> anyhow::Result<Partners> {
+        self.check_vault()?;
+        Ok(Partners {
+            gifts: Arc::new(self.gifts()?),
+            mails: Arc::new(self.mails()?),
+            stores: Arc::new(self.stores()?),
+            vault: self.vault_key_file.is_some().then(|| self.vault()).transpose()?,
+        })
+    }
+
+    /// The mail service. Without one in the configuration, none, and no vault is needed.
+    pub fn mails(&self) -> anyhow::Result<Mails> {
+        match &self.email {
+            Some(email) => Mails::open(email, self.vault()?),
+            None => Ok(Mails::default()),
+        }
+    }
+
+    /// The organisation platform. Without it in the configuration, none.
+    pub fn stores(&self) -> anyhow::Result<Stores> {
+        self.organization.as_ref().map(Stores::open).transpose().map(Option::unwrap_or_default)
+    }
+
+    /// What the gift providers sell. No secret of them is opened: who takes files in can buy nothing.
+    pub fn offers(&self) -> anyhow::Result<Offers> {
+        partners::gifts::offers(&self.gifts)
+    }
+
+    /// The gift providers. Without any in the configuration, none, and no vault is needed.
+    pub fn gifts(&self) -> anyhow::Result<Gifts> {
+        let named = &self.gifts;
+        if named.amazon_incentives.is_none() && named.gift_on_demand.is_none() && named.tango_card.is_none() {
+            return Ok(Gifts::default());
+        }
+        Gifts::open(named, self.vault()?)
+    }
+}
+
+/// What an error is about: the variable that set its key, or else the file. The text names the key, or `[0].min` of a list.
+fn source_of(error: &str, file: Option<&Path>, set: &[&'static keys::Key]) -> String {
+    let key = error.rsplit_once("for key `").and_then(|(_, rest)| rest.split(['`', '[']).next());
+    match (set.iter().find(|it| key == Some(it.path.as_str())), file) {
+        (Some(key), _) => format!("the environment variable {}", key.variable()),
+        (None, Some(file)) => format!("the configuration file {}", file.display()),
+        (None, None) => "what the environment sets".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_complete_and_unknown_keys_are_refused() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/examples/noshi.toml");
+        let settings = Settings::read(Some(Path::new(example))).unwrap();
+        let gifts = settings.gifts.clone();
+        assert!(gifts.amazon_incentives.is_some() && gifts.gift_on_demand.is_some() && gifts.tango_card.is_some());
+        assert!(settings.email.as_ref().is_some_and(|email| email.ses.is_some() && email.smtp.is_some()));
+        assert!(settings.organization.as_ref().is_some_and(|platform| platform.events_secret_file.is_some()));
+        // Its key file is not here, and the error says which file and what to do.
+        let error = format!("{:#}", settings.vault().unwrap_err());
+        assert!(error.contains("/etc/noshi/vault.key"), "{error}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("noshi.toml");
+        std::fs::write(&file, "vault_key_files = 'x'\n").unwrap();
+        let error = format!("{:#}", Settings::read(Some(&file)).unwrap_err());
+        assert!(error.contains("vault_key_files") && error.contains("noshi.toml"), "{error}");
+        assert!(Settings::read(Some(Path::new("/does/not/exist.toml"))).is_err());
+        assert!(Settings::default().gifts().is_ok_and(|gifts| gifts.names().next().is_none()));
+    }
+}

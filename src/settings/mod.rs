@@ -1,0 +1,9 @@
+//! Configuration: one file, and above it the environment.
+
+pub mod configuration;
+pub mod environment;
+pub mod keys;
+pub mod process;
+
+pub use configuration::Settings;
+pub use process::{ApiSettings, WorkerSettings};

@@ -1,0 +1,7 @@
+//! Sealing: what must not be read from a stolen backup is stored encrypted.
+
+pub(crate) mod files;
+pub(crate) mod sealing;
+
+pub use files::check_permissions;
+pub use sealing::{Place, Sealer, Sealing, Vault, generate_key_line, keep_out_of_dumps};
