@@ -178,6 +178,13 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.batch_row FOR EACH R
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.batch_row FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
 CREATE TRIGGER only_while_received AFTER INSERT ON noshi.batch_row REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.batch_row_guard();
 
+create unlogged table noshi.bell (
+    worker bigint not null,
+    until timestamp with time zone not null,
+    constraint bell_pkey PRIMARY KEY (worker),
+    constraint times_are_sane CHECK (until >= '1900-01-01 00:00:00+00'::timestamp with time zone AND until <= '9999-12-31 00:00:00+00'::timestamp with time zone)
+);
+
 create table noshi.benefit_exercise (
     id bigint generated always as identity,
     benefit text not null,
@@ -370,17 +377,15 @@ CREATE INDEX job_stopped ON noshi.job USING btree (status, id) WHERE (status = A
 CREATE INDEX job_store ON noshi.job USING btree (((args ->> 'public_id'::text))) WHERE ((kind = 'store_creation'::text) AND (status <> ALL (ARRAY['completed'::noshi.job_status, 'failed'::noshi.job_status, 'cancelled'::noshi.job_status])));
 CREATE INDEX job_suspect ON noshi.job USING btree (lane, id) WHERE ((status = 'available'::noshi.job_status) AND (lost > 0));
 CREATE INDEX job_unsure ON noshi.job USING btree (called_at) WHERE unsure;
-CREATE TRIGGER drop_known AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.drop_known();
+CREATE TRIGGER admit AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.admit();
 CREATE TRIGGER follows AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.follows_guard();
 CREATE TRIGGER guard BEFORE INSERT ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.job_guard();
 CREATE TRIGGER hands BEFORE UPDATE ON noshi.job FOR EACH ROW WHEN ((old.status <> 'running'::noshi.job_status OR new.lease <> old.lease OR new.step <> old.step AND new.step <> (old.step + 1) OR new.worker IS NOT NULL AND new.worker IS DISTINCT FROM old.worker OR new.asked IS NOT NULL AND new.asked IS DISTINCT FROM old.asked) AND NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.hands_guard();
 CREATE TRIGGER match_email_events AFTER UPDATE OF state ON noshi.job FOR EACH ROW WHEN (new.kind = 'email'::text AND new.at = 'accepted'::text AND old.at <> 'accepted'::text) EXECUTE FUNCTION noshi.match_email_events();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.job FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
 CREATE TRIGGER only_pruned BEFORE DELETE ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
-CREATE TRIGGER own_ids AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.own_ids();
 CREATE TRIGGER parked_anew BEFORE UPDATE OF status ON noshi.job FOR EACH ROW WHEN (new.status = 'needs_operator'::noshi.job_status AND old.status <> 'needs_operator'::noshi.job_status AND new.acknowledged IS NOT NULL) EXECUTE FUNCTION noshi.parked_anew();
 CREATE TRIGGER prove_past AFTER UPDATE OF unsure ON noshi.job FOR EACH ROW WHEN (old.unsure AND NOT new.unsure AND new.kind = 'gift_issuance'::text) EXECUTE FUNCTION noshi.prove_past();
-CREATE TRIGGER recall_lost_calls AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.recall_lost_calls();
 CREATE TRIGGER unsettle_batch AFTER UPDATE OF asked ON noshi.job FOR EACH ROW WHEN (new.asked IS NOT NULL AND old.asked IS NULL AND new.batch IS NOT NULL) EXECUTE FUNCTION noshi.unsettle_batch();
 
 create table noshi.job_event (
@@ -1334,6 +1339,54 @@ begin
     end if;
     perform set_config('noshi.token', p_token, true);
     perform must(p_scope);
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.admit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare bad record;
+begin
+    -- An id names one request for ever: one that a tombstone knows does not stay. An insert that waited in the unique index for the prune to
+    -- commit sees the tombstone here, since each statement of this function has a new snapshot. Under an older snapshot it cannot; but there
+    -- the pruned job is still to be seen beside the new one.
+    if current_setting('transaction_isolation') <> 'read committed'
+       and exists (select from new_rows n join job j on j.kind = n.kind and j.key = n.key and j.id <> n.id) then
+        raise exception 'a job of this id was pruned meanwhile' using errcode = '40001', hint = 'Run the transaction again.';
+    end if;
+    delete from job j using new_rows n join tombstone t on t.kind = n.kind and t.key = n.key where j.id = n.id;
+    -- Whoever asks again for what was lost after its call gets a job in doubt, and not a second gift.
+    if exists (select from lost_call) then
+        update job j set unsure = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
+        from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
+    end if;
+    -- Ids that noshi makes by itself are its own: who took one first would stop the batch that needs it. A message goes to the recipients of
+    -- a batch, who are known to nobody else, so it is made by the batch. Workers ask in noshi's name; the schema's owner knows what they do.
+    if pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member') then
+        return null;
+    end if;
+    -- From the validation to the end: what is granted may be asked for as it was granted, and not otherwise.
+    select n.kind, n.key, h.batch into bad
+    from new_rows n left join lateral (
+        select b.id as batch from batch_row r join batch b on b.id = r.batch
+        where r.key = n.key and b.kind = case n.kind when 'gift_issuance' then 'grants' when 'point_grant' then 'points' when 'store_creation' then 'stores' end
+          and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
+          and (case b.kind when 'grants' then b.registered_at else b.released_at end is null
+               or n.args <> case b.kind when 'points' then r.args - array['grant', 'value'] else r.args end)
+        limit 1) h on true
+    where n.batch is null and (n.kind = 'email' or h.batch is not null) limit 1;
+    if found then
+        raise exception '%', case when bad.kind = 'email' then format('the message %s is made by the batch of what it announces', bad.key)
+            else format('%s %s stands in batch %s, which asks for it by itself', bad.kind, bad.key, bad.batch) end
+            using errcode = 'NS400', hint = 'Nothing was taken. Use an id of your own.';
+    end if;
+    return null;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.advance_redrive()
@@ -3037,25 +3090,6 @@ begin
     return found;
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.drop_known()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
- SET enable_seqscan TO 'off'
- SET enable_hashjoin TO 'off'
- SET enable_mergejoin TO 'off'
- SET jit TO 'off'
-AS $function$
-begin
-    if current_setting('transaction_isolation') <> 'read committed'
-       and exists (select from new_rows n join job j on j.kind = n.kind and j.key = n.key and j.id <> n.id) then
-        raise exception 'a job of this id was pruned meanwhile' using errcode = '40001', hint = 'Run the transaction again.';
-    end if;
-    delete from job j using new_rows n join tombstone t on t.kind = n.kind and t.key = n.key where j.id = n.id;
-    return null;
-end $function$;
-
 CREATE OR REPLACE FUNCTION noshi.end_reading(p_reading bigint, p_worker bigint, p_take integer, p_trouble text, p_sentence text, p_wait double precision)
  RETURNS void
  LANGUAGE plpgsql
@@ -3090,21 +3124,25 @@ end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.enqueue(kind text, key text, args jsonb, priority smallint DEFAULT 1)
  RETURNS bigint
- LANGUAGE sql
- SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
-AS $function$ select noshi.enqueue_rows($1, array[$2], array[$3], $4) $function$;
-
-CREATE OR REPLACE FUNCTION noshi.enqueue_rows(p_kind text, keys text[], p_args jsonb[], p_priority smallint DEFAULT 1)
- RETURNS SETOF bigint
- LANGUAGE sql
+ LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select noshi.must('enqueue');
-    select noshi.kind_guard($1);
-    select noshi.enqueue_rows_into($1, $2, $3, $4, null);
-$function$;
+begin
+    perform may_enqueue($1);
+    return (select id from enqueue_rows_into($1, array[$2], array[$3], $4) id);
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.enqueue_rows(p_kind text, keys text[], p_args jsonb[], p_priority smallint DEFAULT 1)
+ RETURNS SETOF bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    perform may_enqueue($1);
+    return query select * from enqueue_rows_into($1, $2, $3, $4);
+end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.enqueue_rows_into(p_kind text, keys text[], p_args jsonb[], p_priority smallint DEFAULT 1, p_batch bigint DEFAULT NULL::bigint)
  RETURNS SETOF bigint
@@ -3116,10 +3154,14 @@ CREATE OR REPLACE FUNCTION noshi.enqueue_rows_into(p_kind text, keys text[], p_a
  SET enable_mergejoin TO 'off'
  SET enable_material TO 'off'
  SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
  SET standard_conforming_strings TO 'on'
 AS $function$
 declare
     asker constant text := who();
+    known record;
+    taken bigint;
+    new_ids bigint[];
     bad record;
     odd_rows bigint[];
     odd_keys text[];
@@ -3130,12 +3172,12 @@ begin
     if p_kind is null or p_kind !~ '^[a-z][a-z0-9_]{0,62}$' then
         raise exception 'a kind is a lower-case name, not %', coalesce(quote_literal(p_kind), 'null') using errcode = 'NS400';
     end if;
-    if not exists (select from kind k where k.name = p_kind) then
+    select k.for_tests into known from kind k where k.name = p_kind;
+    if not found then
         raise exception 'kind: there is no kind %, so nothing was taken; there are %', quote_literal(p_kind),
             (select string_agg(k.name, ', ' order by k.name) from kind k where not k.for_tests) using errcode = 'NS400', column = 'kind';
     end if;
-    if exists (select from kind k where k.name = p_kind and k.for_tests)
-       and not (pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')) then
+    if known.for_tests and not (pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')) then
         raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind';
     end if;
     if p_priority is null or p_priority not in (0, 1) then
@@ -3176,12 +3218,11 @@ begin
                     hint = 'Nothing of this request was written. Mend the field, and ask again.';
             end if;
         end loop;
-    end if;
-
-    if p_kind <> 'probe' and exists (select from unnest(odd_args) a where jsonb_path_exists(a, '$.* ? (@ == null)')) then
-        p_args := (select array_agg(case when jsonb_path_exists(r.args, '$.* ? (@ == null)') and not was_taken(p_kind, r.key, r.args)
-                                    then jsonb_strip_nulls(r.args) else r.args end order by r.n)
-                   from unnest(keys, p_args) with ordinality as r(key, args, n));
+        if p_kind <> 'probe' and exists (select from unnest(odd_args) a where jsonb_path_exists(a, '$.* ? (@ == null)')) then
+            p_args := (select array_agg(case when jsonb_path_exists(r.args, '$.* ? (@ == null)') and not was_taken(p_kind, r.key, r.args)
+                                        then jsonb_strip_nulls(r.args) else r.args end order by r.n)
+                       from unnest(keys, p_args) with ordinality as r(key, args, n));
+        end if;
     end if;
 
     if p_kind = 'point_grant' then
@@ -3200,10 +3241,26 @@ begin
     cross join (select coalesce(max(vtime), 0) as vtime from lane where name = '') l
     order by r.key
     on conflict on constraint job_key do nothing;
+    get diagnostics taken = row_count;
+
+    -- A hint without payload; PostgreSQL folds equal ones of a transaction into one.
+    if exists (select from bell b where b.until > clock_timestamp()) then
+        perform pg_notify('noshi', '');
+    end if;
+    -- The usual: all of them are new, and none of them is one that a tombstone knows.
+    if taken = cardinality(keys) then
+        new_ids := (select array_agg(j.id order by r.row_no) from unnest(keys) with ordinality as r(key, row_no)
+                    -- Each by its key, also where the plan is from a time when the table was empty.
+                    cross join lateral (select j.id from job j where j.kind = p_kind and j.key = r.key offset 0) j);
+        if cardinality(new_ids) = taken then
+            return query select unnest(new_ids);
+            return;
+        end if;
+    end if;
 
     select r.row_no, r.key, coalesce(case when noshi.may_be_told(coalesce(j.asked_by, t.asked_by)) then noshi.differing_fields(k.args, r.args) else noshi.differing_names(k.args, r.args) end, 'the recorded arguments are no longer kept') as difference into bad
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-    left join job j on j.kind = p_kind and j.key = r.key
+    left join lateral (select * from job j where j.kind = p_kind and j.key = r.key offset 0) j on true
     left join lateral (
         select t.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone t left join job_story s on s.id = t.id
         where j.id is null and t.kind = p_kind and t.key = r.key limit 1) t on true
@@ -3216,10 +3273,8 @@ begin
                   hint = 'An id names one request for ever. Use a new id for a new request.';
     end if;
 
-    -- A hint without payload; PostgreSQL folds equal ones of a transaction into one.
-    perform pg_notify('noshi', '');
     return query select coalesce(j.id, t.id) from unnest(keys) with ordinality as r(key, row_no)
-        left join job j on j.kind = p_kind and j.key = r.key
+        left join lateral (select * from job j where j.kind = p_kind and j.key = r.key offset 0) j on true
         left join lateral (select t.id from tombstone t where j.id is null and t.kind = p_kind and t.key = r.key limit 1) t on true
         order by r.row_no;
 end $function$;
@@ -3578,23 +3633,29 @@ $function$;
 
 CREATE OR REPLACE FUNCTION noshi.is_usual(p_kind text, p_key text, p_args jsonb)
  RETURNS boolean
- LANGUAGE sql
+ LANGUAGE plpgsql
  IMMUTABLE PARALLEL SAFE
  SET standard_conforming_strings TO 'on'
  SET "TimeZone" TO 'UTC'
 AS $function$
-    select octet_length($2) <= 200 and ' ' || $2 collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$' and case $1
-        when 'bulk_grants' then jsonb_typeof($3) = 'object'
+begin
+    -- Not in SQL, and not one expression: the one would be planned, the other made ready, anew for each request.
+    if octet_length($2) > 200 or ' ' || $2 collate "C" !~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$' then
+        return false;
+    elsif $1 = 'bulk_grants' then
+        return jsonb_typeof($3) = 'object'
             and $3 -> 'batch' between '1' and '9223372036854775807' and strpos($3 ->> 'batch', '.') = 0
-            and ($3) - array['batch'] = '{}'
-        when 'email' then jsonb_typeof($3) = 'object'
+            and ($3) - array['batch'] = '{}';
+    elsif $1 = 'email' then
+        return jsonb_typeof($3) = 'object'
             and $3 -> 'template' in ('"gift_granted"')
             and jsonb_typeof($3 -> 'reference') = 'string' and octet_length($3 ->> 'reference') <= 100
             and jsonb_typeof($3 -> 'recipient') = 'string' and octet_length($3 ->> 'recipient') <= 200
             and (jsonb_typeof($3 -> 'params') = 'object' and not jsonb_path_exists($3 -> 'params', '$.* ? (@.type() != "string")')) is not false
             and (' ' || ($3 ->> 'reference') || ' ' || ($3 ->> 'recipient')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['template', 'reference', 'recipient', 'params'] = '{}'
-        when 'gift_issuance' then jsonb_typeof($3) = 'object'
+            and ($3) - array['template', 'reference', 'recipient', 'params'] = '{}';
+    elsif $1 = 'gift_issuance' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'grant') = 'string' and octet_length($3 ->> 'grant') <= 100 and strpos($3 ->> 'grant', '@') = 0
             and jsonb_typeof($3 -> 'user') = 'string' and octet_length($3 ->> 'user') <= 100 and strpos($3 ->> 'user', '@') = 0
             and jsonb_typeof($3 -> 'category') = 'string' and octet_length($3 ->> 'category') <= 100
@@ -3607,8 +3668,9 @@ AS $function$
             and (jsonb_typeof($3 -> 'area') = 'string' and octet_length($3 ->> 'area') <= 100) is not false
             and (' ' || ($3 ->> 'grant') || ' ' || ($3 ->> 'user') || ' ' || ($3 ->> 'category') || coalesce(' ' || ($3 ->> 'provider'), '') || coalesce(' ' || ($3 ->> 'area'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
             and ($3) - array['grant', 'user', 'category', 'value', 'provider', 'valid_days', 'area'] = '{}'
-            and not starts_with($3 ->> 'grant', 'exchange/')
-        when 'point_exchange' then jsonb_typeof($3) = 'object'
+            and not starts_with($3 ->> 'grant', 'exchange/');
+    elsif $1 = 'point_exchange' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'exchange') = 'string' and octet_length($3 ->> 'exchange') <= 90 and strpos($3 ->> 'exchange', '@') = 0
             and jsonb_typeof($3 -> 'user') = 'string' and octet_length($3 ->> 'user') <= 90 and strpos($3 ->> 'user', '@') = 0
             and $3 -> 'points' between '1' and '1000000000' and strpos($3 ->> 'points', '.') = 0
@@ -3621,12 +3683,14 @@ AS $function$
             and (jsonb_typeof($3 -> 'provider') = 'string' and octet_length($3 ->> 'provider') <= 100) is not false
             and ($3 -> 'grace_days' between '0' and '3650' and strpos($3 ->> 'grace_days', '.') = 0) is not false
             and (' ' || ($3 ->> 'exchange') || ' ' || ($3 ->> 'user') || coalesce(' ' || ($3 ->> 'area'), '') || ' ' || ($3 ->> 'category') || coalesce(' ' || ($3 ->> 'provider'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['exchange', 'user', 'points', 'area', 'category', 'value', 'provider', 'grace_days'] = '{}'
-        when 'point_expiry' then jsonb_typeof($3) = 'object'
+            and ($3) - array['exchange', 'user', 'points', 'area', 'category', 'value', 'provider', 'grace_days'] = '{}';
+    elsif $1 = 'point_expiry' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'due') = 'string' and octet_length($3 ->> 'due') <= 40
             and (' ' || ($3 ->> 'due')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['due'] = '{}'
-        when 'point_grant' then jsonb_typeof($3) = 'object'
+            and ($3) - array['due'] = '{}';
+    elsif $1 = 'point_grant' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'benefit') = 'string' and octet_length($3 ->> 'benefit') <= 100
             and jsonb_typeof($3 -> 'source') = 'string' and octet_length($3 ->> 'source') <= 100 and strpos($3 ->> 'source', '@') = 0
             and jsonb_typeof($3 -> 'user') = 'string' and octet_length($3 ->> 'user') <= 100 and strpos($3 ->> 'user', '@') = 0
@@ -3636,18 +3700,22 @@ AS $function$
             and (jsonb_typeof($3 -> 'area') = 'string' and octet_length($3 ->> 'area') <= 100) is not false
             and (' ' || ($3 ->> 'benefit') || ' ' || ($3 ->> 'source') || ' ' || ($3 ->> 'user') || coalesce(' ' || ($3 ->> 'zone'), '') || coalesce(' ' || ($3 ->> 'area'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
             and ($3) - array['benefit', 'source', 'user', 'points', 'valid_days', 'zone', 'area'] = '{}'
-            and strpos($3 ->> 'benefit', ':') = 0
-        when 'point_reversal' then jsonb_typeof($3) = 'object'
+            and strpos($3 ->> 'benefit', ':') = 0;
+    elsif $1 = 'point_reversal' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'exchange') = 'string' and octet_length($3 ->> 'exchange') <= 90 and strpos($3 ->> 'exchange', '@') = 0
             and ($3 -> 'grace_days' between '0' and '3650' and strpos($3 ->> 'grace_days', '.') = 0) is not false
             and (' ' || ($3 ->> 'exchange')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['exchange', 'grace_days'] = '{}'
-        when 'point_withdrawal' then jsonb_typeof($3) = 'object'
+            and ($3) - array['exchange', 'grace_days'] = '{}';
+    elsif $1 = 'point_withdrawal' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'user') = 'string' and octet_length($3 ->> 'user') <= 100 and strpos($3 ->> 'user', '@') = 0
             and (' ' || ($3 ->> 'user')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['user'] = '{}'
-        when 'probe' then jsonb_typeof($3) = 'object' and octet_length($3::text) <= 65536 and strpos($3::text, '.') = 0
-        when 'store_creation' then jsonb_typeof($3) = 'object'
+            and ($3) - array['user'] = '{}';
+    elsif $1 = 'probe' then
+        return jsonb_typeof($3) = 'object' and octet_length($3::text) <= 65536 and strpos($3::text, '.') = 0;
+    elsif $1 = 'store_creation' then
+        return jsonb_typeof($3) = 'object'
             and jsonb_typeof($3 -> 'organization') = 'string' and octet_length($3 ->> 'organization') <= 60 and ($3 ->> 'organization') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and jsonb_typeof($3 -> 'public_id') = 'string' and octet_length($3 ->> 'public_id') <= 60 and ($3 ->> 'public_id') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and jsonb_typeof($3 -> 'name') = 'string' and octet_length($3 ->> 'name') <= 400
@@ -3655,9 +3723,10 @@ AS $function$
             and (jsonb_typeof($3 -> 'phone') = 'string' and octet_length($3 ->> 'phone') <= 30 and ($3 ->> 'phone') collate "C" ~ '^[0-9][0-9+() -]*$') is not false
             and jsonb_typeof($3 -> 'request') = 'string' and octet_length($3 ->> 'request') <= 60 and ($3 ->> 'request') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and (' ' || ($3 ->> 'name') || coalesce(' ' || ($3 ->> 'address'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['organization', 'public_id', 'name', 'address', 'phone', 'request'] = '{}'
-        else false end
-$function$;
+            and ($3) - array['organization', 'public_id', 'name', 'address', 'phone', 'request'] = '{}';
+    end if;
+    return false;
+end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.is_zone(p_zone text)
  RETURNS boolean
@@ -3749,7 +3818,7 @@ begin
     elsif new.kind in ('gift_issuance', 'point_exchange') and new.args -> 'value' ? 'amount' and worth(new.args) is null then
         raise exception 'the amount of % is not a whole number of minor units above 0', new.key using errcode = 'NS400';
     end if;
-    if new.batch is null and new.kind in ('gift_issuance', 'point_grant') then
+    if new.batch is null and new.kind in ('gift_issuance', 'point_grant') and exists (select from batch_row r where r.key = new.key) then
         perform must_be_as_granted(new.kind, new.key, new.args);
     end if;
     return new;
@@ -3813,19 +3882,6 @@ begin
         new.burst := 1;
     end if;
     return new;
-end $function$;
-
-CREATE OR REPLACE FUNCTION noshi.kind_guard(p_kind text)
- RETURNS void
- LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
-AS $function$
-begin
-    if exists (select from kind k where k.name = p_kind and k.for_tests) and not pg_has_role(session_user, 'noshi_owner', 'member') then
-        raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind',
-            hint = 'Nothing was taken. The login that owns the schema may ask for it.';
-    end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.known_issued(p_job bigint)
@@ -4041,6 +4097,22 @@ CREATE OR REPLACE FUNCTION noshi.may_be_told(p_asked_by text)
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$ select coalesce(p_asked_by = who(), false) or (select coalesce(bool_and('read' = any (t.scopes)), pg_has_role(session_user, 'noshi_operator', 'member')) from shown_token() t) $function$;
 
+CREATE OR REPLACE FUNCTION noshi.may_enqueue(p_kind text)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    if coalesce(current_setting('noshi.token', true), '') <> '' or not pg_has_role(session_user, 'noshi_producer', 'member') then
+        perform must('enqueue');
+    end if;
+    if exists (select from kind k where k.name = p_kind and k.for_tests) and not pg_has_role(session_user, 'noshi_owner', 'member') then
+        raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind',
+            hint = 'Nothing was taken. The login that owns the schema may ask for it.';
+    end if;
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.most_calls(p_lane text, p_span interval)
  RETURNS bigint
  LANGUAGE sql
@@ -4059,12 +4131,15 @@ CREATE OR REPLACE FUNCTION noshi.must(p_scope text)
 AS $function$
 declare t token;
 begin
-    select * into t from shown_token();
-    if not found then
-        if not exists (select from unnest(array['noshi_producer', 'noshi_operator', 'noshi_worker', 'noshi_owner']) r where pg_has_role(session_user, r, 'member')) then
+    if coalesce(current_setting('noshi.token', true), '') = '' then
+        if not (pg_has_role(session_user, 'noshi_producer', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')
+                or pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member')) then
             raise exception 'no token was shown' using errcode = 'NS401';
         end if;
-    elsif p_scope <> all (t.scopes) then
+        return;
+    end if;
+    select * into t from shown_token();
+    if p_scope <> all (t.scopes) then
         raise exception 'this token may not %', p_scope using errcode = 'NS403', hint = format('It may: %s.', array_to_string(t.scopes, ', '));
     end if;
 end $function$;
@@ -4262,39 +4337,6 @@ begin
     insert into reading (kind, subject, scope, public_key) values (p_kind, p_subject, p_scope, p_key) returning id into made;
     perform pg_notify('noshi', 'reading');
     return made;
-end $function$;
-
-CREATE OR REPLACE FUNCTION noshi.own_ids()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
- SET enable_seqscan TO 'off'
- SET enable_hashjoin TO 'off'
- SET enable_mergejoin TO 'off'
- SET jit TO 'off'
-AS $function$
-declare bad record;
-begin
-    if pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member') then
-        return null;
-    end if;
-    -- From the validation to the end: what is granted may be asked for as it was granted, and not otherwise.
-    select n.kind, n.key, h.batch into bad
-    from new_rows n left join lateral (
-        select b.id as batch from batch_row r join batch b on b.id = r.batch
-        where r.key = n.key and b.kind = case n.kind when 'gift_issuance' then 'grants' when 'point_grant' then 'points' when 'store_creation' then 'stores' end
-          and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
-          and (case b.kind when 'grants' then b.registered_at else b.released_at end is null
-               or n.args <> case b.kind when 'points' then r.args - array['grant', 'value'] else r.args end)
-        limit 1) h on true
-    where n.batch is null and (n.kind = 'email' or h.batch is not null) limit 1;
-    if found then
-        raise exception '%', case when bad.kind = 'email' then format('the message %s is made by the batch of what it announces', bad.key)
-            else format('%s %s stands in batch %s, which asks for it by itself', bad.kind, bad.key, bad.batch) end
-            using errcode = 'NS400', hint = 'Nothing was taken. Use an id of your own.';
-    end if;
-    return null;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.parked_anew()
@@ -5060,20 +5102,6 @@ begin
     end if;
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.recall_lost_calls()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
-AS $function$
-begin
-    if exists (select from lost_call) then
-        update job j set unsure = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
-        from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
-    end if;
-    return null;
-end $function$;
-
 CREATE OR REPLACE FUNCTION noshi.receive_batch(p_kind text, p_mode text, p_digest bytea, p_file text, p_encoding text, p_campaign text, p_mails boolean, p_issues boolean)
  RETURNS TABLE(batch bigint, is_new boolean, submitted_by text)
  LANGUAGE plpgsql
@@ -5577,6 +5605,22 @@ AS $function$
     select case p_kind when 'gift_issuance' then 'gift_revoked' when 'email' then 'mail_revoked' when 'store_creation' then 'store_revoked'
                        when 'point_grant' then 'points_revoked' end
 $function$;
+
+CREATE OR REPLACE FUNCTION noshi.ring_for(p_worker bigint, p_rings boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+begin
+    if p_rings then
+        insert into bell (worker, until) values (p_worker, clock_timestamp() + interval '10 seconds')
+        on conflict (worker) do update set until = excluded.until;
+    else
+        delete from bell b where b.worker = p_worker or b.until < clock_timestamp() - interval '1 minute';
+    end if;
+end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.row_goes_on(b noshi.batch, p_key text)
  RETURNS boolean
@@ -6447,10 +6491,16 @@ end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.who()
  RETURNS text
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
-AS $function$ select coalesce((select t.owner from noshi.shown_token() t), session_user) $function$;
+AS $function$
+begin
+    if coalesce(current_setting('noshi.token', true), '') = '' then
+        return session_user;
+    end if;
+    return (select t.owner from shown_token() t);
+end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.withdraw_points(p_job bigint)
  RETURNS bigint
@@ -6484,10 +6534,10 @@ end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.worth(args jsonb)
  RETURNS bigint
- LANGUAGE sql
+ LANGUAGE plpgsql
  IMMUTABLE
- SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select case when jsonb_path_exists($1, '$.value.amount ? (@.type() == "number" && @ >= 1 && @ <= 9000000000000000 && @ == @.floor())')
-        then ($1 -> 'value' ->> 'amount')::numeric::bigint end
-$function$;
+begin
+    return case when jsonb_path_exists($1, '$.value.amount ? (@.type() == "number" && @ >= 1 && @ <= 9000000000000000 && @ == @.floor())')
+        then ($1 -> 'value' ->> 'amount')::numeric::bigint end;
+end $function$;

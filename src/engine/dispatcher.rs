@@ -319,6 +319,8 @@ impl Hand {
         if suspects {
             found = self.claim_suspects(lane, rest).await?;
         }
+        // New jobs wait in the lane without a name.
+        let soon = if lane.is_empty() { self.engine.bell.looked(caught > 0) } else { None };
         let again = match () {
             () if closed => Look::after(jittered(self.pace.poll / 2)),
             // Rows are left for the slots that come free next.
@@ -328,7 +330,7 @@ impl Hand {
                 let pause = jittered((last.saturating_sub(HORIZON / 2)).max(HORIZON / 5));
                 Look { paced: true, ..Look::after(pause) }
             }
-            () => Look::after(jittered(self.pace.poll)),
+            () => Look::after(jittered(soon.unwrap_or(self.pace.poll))),
         };
         Ok(Found { again, suspects: found > 0, alone })
     }

@@ -18,7 +18,7 @@ pub async fn listen(url: String, engine: Arc<Engine>) {
                         continue;
                     }
                     "schedule" => engine.hints.schedules_changed(),
-                    _ => {}
+                    _ => engine.bell.rang(),
                 }
                 engine.hints.all();
             }

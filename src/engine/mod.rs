@@ -1,6 +1,7 @@
 //! One worker process: it claims jobs, takes their steps, and settles them. It knows no world, no partner and no kind of job; those stand in a
 //! [`registry`] that `app` fills.
 
+pub mod bell;
 pub mod brake;
 pub mod clocks;
 pub mod cron;

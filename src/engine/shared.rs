@@ -81,6 +81,7 @@ pub struct Engine {
     /// Whether the database's clock can be trusted.
     pub clocks: crate::engine::clocks::Clocks,
     pub hints: Hints,
+    pub bell: crate::engine::bell::Bell,
     pub stopping: AtomicBool,
     pub claims: Answers,
     /// Places where jobs stand that a newer version wrote; they are not claimed again by this process.

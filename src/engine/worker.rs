@@ -20,7 +20,7 @@ use crate::{
     basics::chaos::crash_point,
     db::{self, Role},
     engine::{
-        Answers, Engine, Pace,
+        Answers, Engine, Pace, bell,
         brake::Brake,
         dispatcher::Dispatcher,
         group_commit::Flusher,
@@ -136,6 +136,7 @@ impl Worker {
             lateness: Arc::default(),
             clocks: crate::engine::clocks::Clocks::default(),
             hints: Hints::default(),
+            bell: crate::engine::bell::Bell::default(),
             stopping: AtomicBool::new(false),
             claims: Answers::default(),
             unknown: Mutex::default(),
@@ -154,6 +155,9 @@ impl Worker {
                 stopped.notified().await
             }));
         let mut chores = maintenance::begin(&engine);
+        if pace.listen {
+            chores.push(tokio::spawn(bell::keep(Arc::clone(&engine))));
+        }
         chores.extend(registry.begin(&engine, &vital));
         let (unready, slots, grace) = (pace.unready, pace.slots, pace.grace);
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).dispatch());

@@ -325,3 +325,49 @@ async fn jobs_are_picked_up_without_listen() {
     assert_eq!(status(&db.pool, job).await.0, "completed");
     worker.stop().await;
 }
+
+/// Producers that commit beside each other ring only for a worker that has nothing to do; and it has each job at once all the same, though it
+/// polls every hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn producers_ring_for_a_worker_that_waits_and_not_for_one_at_work() {
+    let db = database().await;
+    let rings = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut ear = sqlx::postgres::PgListener::connect(&db.url).await.unwrap();
+    ear.listen("noshi").await.unwrap();
+    let heard = std::sync::Arc::clone(&rings);
+    let _ear = tokio::task::JoinSet::from_iter([async move {
+        while ear.recv().await.is_ok() {
+            heard.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }]);
+    let pace = noshi::engine::Pace { poll: Duration::from_secs(3600), ..crate::engine::pace() };
+    let worker = crate::engine::start(&db, pace).await;
+    let wanted = async || {
+        let wanted = "select exists (select from noshi.bell where until > clock_timestamp())";
+        until("a worker that asks to be rung", Duration::from_secs(20), async || {
+            sqlx::query_scalar(wanted).fetch_one(&db.pool).await.unwrap()
+        })
+        .await;
+    };
+    wanted().await;
+    let before = rings.load(std::sync::atomic::Ordering::Relaxed);
+    probe(&db.pool, json!({"id": "alone", "steps": 1})).await;
+    crate::engine::at_rest(&db.pool).await;
+    until("a ring", Duration::from_secs(20), async || rings.load(std::sync::atomic::Ordering::Relaxed) > before).await;
+    let many = futures::future::join_all((0..4).map(|of| {
+        let pool = db.pool.clone();
+        async move {
+            for n in 0..500 {
+                probe(&pool, json!({"id": format!("{of}-{n}"), "steps": 1})).await;
+            }
+        }
+    }));
+    many.await;
+    crate::engine::at_rest(&db.pool).await;
+    let rung = rings.load(std::sync::atomic::Ordering::Relaxed) - before;
+    assert!(rung < 500, "{rung} of 2001 commits rang");
+    wanted().await;
+    probe(&db.pool, json!({"id": "again", "steps": 1})).await;
+    crate::engine::at_rest(&db.pool).await;
+    worker.stop().await;
+}

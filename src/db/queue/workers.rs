@@ -41,6 +41,11 @@ pub async fn beat(pool: &PgPool, worker: i64, token: Option<sqlx::types::Uuid>) 
     sqlx::query_scalar(RENEW).bind(worker).bind(token).fetch_optional(pool).await
 }
 
+/// Whether producers ring for this worker; the database forgets the wish after ten seconds.
+pub async fn ring_for(pool: &PgPool, worker: i64, rings: bool) -> Result<(), sqlx::Error> {
+    sqlx::query("select noshi.ring_for($1, $2)").bind(worker).bind(rings).execute(pool).await.map(|_| ())
+}
+
 const ALONE: &str = "select not exists (select from noshi.worker
 where id <> $1 and dead_at is null and stopped_at is null and seen_at > clock_timestamp() - interval '1 minute')";
 
