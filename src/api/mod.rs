@@ -10,6 +10,7 @@ pub mod openapi;
 pub mod points;
 pub mod proposals;
 pub mod refusal;
+pub mod router;
 pub mod routes;
 pub mod schedules;
 pub mod server;

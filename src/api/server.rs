@@ -29,7 +29,8 @@ use tower::ServiceExt;
 use crate::{
     api::{
         answer::Refused,
-        desk::{self, Desk},
+        desk::Desk,
+        router,
         strict::Strict,
         webhooks::{organization, ses},
     },
@@ -198,7 +199,7 @@ async fn rooms(settings: &Settings, database_url: &str) -> anyhow::Result<(Route
         true => {
             let desk = Desk::open(settings, database_url).await?;
             looks = Some(desk.pool());
-            desk::open(desk)
+            router::open(desk)
         }
         false => Router::new(),
     };

@@ -14,11 +14,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::{desk::TURN, refusal::Refusal};
+use super::refusal::Refusal;
 use crate::db::{
     PgPool,
     operator::tokens::{self, Bearer, Known},
 };
+
+/// How long a request waits for its turn at what is scarce.
+pub(super) const TURN: Duration = Duration::from_secs(3);
 
 /// How long a revoked token may still read here. What changes anything, the database asks again.
 const REMEMBERED: Duration = Duration::from_secs(15);

@@ -1,15 +1,20 @@
 //! `noshi batch`: files of rows, from submission to report.
 
+mod report;
+mod show;
+
 use std::{
-    fs::{self, File},
-    io::{BufReader, BufWriter, IsTerminal, Read, Seek, Write, stdin},
-    path::{Path, PathBuf},
+    fs::File,
+    io::{BufReader, IsTerminal, stdin},
+    path::PathBuf,
 };
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueHint};
-use serde::Serialize;
 use serde_json::{Value, json};
+
+use report::report;
+use show::{list, show, would_do};
 
 use super::{Database, out::Out};
 use crate::{
@@ -421,185 +426,4 @@ pub async fn one(pool: &PgPool, batch: i64) -> anyhow::Result<Progress> {
 
 fn said(out: Out, answer: Value, sentence: String) -> anyhow::Result<()> {
     out.one(&answer, |_| sentence)
-}
-
-async fn list(out: Out, pool: &PgPool, before: Option<i64>, most: i64) -> anyhow::Result<()> {
-    out.list(
-        "no batch is like that",
-        &batches::page(pool, before, most).await?,
-        &[
-            ("BATCH", |batch| batch.id.to_string()),
-            ("KIND", |batch| batch.kind.clone()),
-            ("STATUS", |batch| batch.status.clone()),
-            ("ROWS", |batch| batch.rows.to_string()),
-            ("COMPLETED", |batch| batch.completed.to_string()),
-            ("FAILED", |batch| batch.failed.to_string()),
-            ("CANCELLED", |batch| batch.cancelled.to_string()),
-            ("ASKS", |batch| batch.needs_operator.to_string()),
-            ("OPEN", |batch| batch.open.to_string()),
-            ("FILE", |batch| batch.file.clone()),
-        ],
-    )
-}
-
-/// A batch, and what a second person wants to know of it.
-#[derive(Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    batch: Progress,
-    worth: Vec<String>,
-    /// Before it is granted: users who have a grant of its campaign already, and what speaks against it.
-    repeated_users: Option<i64>,
-    #[serde(skip)]
-    is_to_be_granted: bool,
-    objection: Option<String>,
-}
-
-async fn show(out: Out, pool: &PgPool, batch: i64) -> anyhow::Result<()> {
-    let mut shown = Shown {
-        batch: one(pool, batch).await?,
-        worth: batches::worth(pool, batch).await?,
-        repeated_users: None,
-        is_to_be_granted: false,
-        objection: None,
-    };
-    if matches!(shown.batch.status.as_str(), "awaiting_approval" | "approved" | "validated") {
-        shown.is_to_be_granted = true;
-        shown.repeated_users = batches::repeated_users(pool, batch).await?;
-        shown.objection = batches::objection(pool, batch).await?;
-    }
-    out.one(&shown, tell)
-}
-
-/// What is done with the rows of a batch, as it was asked for when its file was submitted.
-fn would_do(b: &Progress) -> String {
-    let rows = format!("{} {}", b.rows, b.kind);
-    let campaign = b.campaign.as_ref().map(|campaign| format!("campaign {campaign}"));
-    let gifts = match b.kind == FileKind::Grants.name() {
-        true if b.issues => Some("each gift bought at once".to_owned()),
-        true => Some("each gift bought when its user asks".to_owned()),
-        false => None,
-    };
-    let mails = b.mails.then(|| "each announced by mail".to_owned());
-    [Some(rows), campaign, gifts, mails].into_iter().flatten().collect::<Vec<_>>().join(", ")
-}
-
-fn tell(shown: &Shown) -> String {
-    let Shown { batch: b, worth, repeated_users, is_to_be_granted, objection } = shown;
-    let broken = if b.holds { "" } else { "  THIS DOES NOT ADD UP: see the runbook, batch_equation_broken" };
-    let mut lines = vec![
-        format!("batch {}: {} of {}, {}", b.id, b.kind, b.file, b.status),
-        format!("  submitted by {}, digest {}", b.submitted_by, b.digest),
-        format!("  asks for: {}", would_do(b)),
-    ];
-    lines.extend(
-        b.approval_digest.iter().map(|digest| format!("  an approval covers file, options and addresses: {digest}")),
-    );
-    lines.extend(worth.iter().map(|worth| format!("  {worth} (amounts in minor units)")));
-    lines.extend(b.approved_by.iter().map(|by| format!("  approved by {by}")));
-    lines.push(format!(
-        "  {} rows = {} completed + {} failed + {} cancelled + {} ask a person + {} open{broken}",
-        b.rows, b.completed, b.failed, b.cancelled, b.needs_operator, b.open
-    ));
-    if b.skipped + b.compensated > 0 {
-        lines.push(format!("  of these {} skipped, {} compensated", b.skipped, b.compensated));
-    }
-    if b.mails_sent + b.mails_failed > 0 {
-        lines.push(format!("  mails: {} sent, {} failed", b.mails_sent, b.mails_failed));
-    }
-    for (label, text) in [("refused", &b.refused), ("paused", &b.paused_code)] {
-        lines.extend(text.iter().map(|text| format!("  {label}: {text}")));
-    }
-    match repeated_users {
-        Some(repeated @ 1..) => lines.push(format!("  {repeated} of its users have a grant of this campaign already")),
-        None if *is_to_be_granted => lines.push(
-            "  how many of its users have a grant of this campaign already is not known: counting them took too long"
-                .to_owned(),
-        ),
-        Some(_) | None => {}
-    }
-    match (objection, is_to_be_granted) {
-        (Some(objection), _) => lines.push(format!("  it may not be granted as it is: {objection}")),
-        (None, true) => lines.push("  nothing speaks against it".to_owned()),
-        (None, false) => {}
-    }
-    lines.join("\n")
-}
-
-async fn report(out: Out, args: BatchReport) -> anyhow::Result<()> {
-    let pool = open(&args.name.database).await?;
-    let batch = one(&pool, args.name.batch).await?;
-    let ears = Ears::open(args.name.database.url()?.to_owned());
-    if let Some(path) = &args.out {
-        let written = write_report(&pool, &ears, &batch, path, args.force).await?;
-        let path = path.display().to_string();
-        let sentence = format!("the report of batch {} is in {path}", batch.id);
-        return said(out, json!({"batch": batch.id, "file": path, "bytes": written}), sentence);
-    }
-    // Whole before the first of it is shown: another worker may have to begin anew. It has no name on the disk.
-    let mut whole = tempfile::tempfile().context("the report cannot be written")?;
-    fetch_report(&pool, &ears, &batch, &whole).await?;
-    whole.rewind()?;
-    match out {
-        Out::Table => {
-            let mut shown = BufWriter::new(terminal::Stdout);
-            std::io::copy(&mut whole, &mut shown).and_then(|_| shown.flush()).context("the report cannot be written")
-        }
-        Out::Json => {
-            let rows = report_rows(BufReader::new(whole))?;
-            out.one(&rows, |_| String::new())
-        }
-    }
-}
-
-/// A worker writes it, which has the keys; nothing on this machine opens what is sealed.
-async fn fetch_report(pool: &PgPool, ears: &Ears, batch: &Progress, into: &File) -> anyhow::Result<()> {
-    let answer = ask::ask(By::Login(pool), ears, What::Report { batch: batch.id }).await?;
-    answer.write_to(into, u64::try_from(batch.rows).ok()).await
-}
-
-/// The report as objects by its header.
-fn report_rows(text: impl Read) -> anyhow::Result<Vec<serde_json::Map<String, Value>>> {
-    // The reader passes over its mark.
-    let mut read = csv::ReaderBuilder::new().flexible(true).from_reader(text);
-    let heads = read.headers()?.clone();
-    read.records()
-        .map(|row| {
-            let row = row?;
-            Ok(heads.iter().zip(&row).map(|(head, field)| (head.to_owned(), Value::from(field))).collect())
-        })
-        .collect()
-}
-
-/// Beside its place first, so that nobody finds half a report there; and never over what is there already, unless that was said. The bytes.
-async fn write_report(pool: &PgPool, ears: &Ears, batch: &Progress, path: &Path, force: bool) -> anyhow::Result<u64> {
-    if let Ok(there) = fs::symlink_metadata(path) {
-        let shown = path.display();
-        ensure!(
-            force,
-            "{shown} is there already, and is left as it is; name another file, or say --force to replace it"
-        );
-        ensure!(there.is_file(), "{shown} is no plain file, and is left as it is; name another one");
-        let digest = intake::digest_of(path)?;
-        ensure!(
-            hex::encode(digest) != batch.digest,
-            "{shown} is the very file that was submitted as batch {}, and is left as it is; name another one",
-            batch.id
-        );
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let cannot = || format!("cannot write {}; it is as it was", path.display());
-    let beside = tempfile::Builder::new().prefix(".noshi-report-").tempfile_in(folder).with_context(cannot)?;
-    let unfinished = terminal::leftovers::unfinished(beside.path());
-    fetch_report(pool, ears, batch, beside.as_file()).await.with_context(cannot)?;
-    beside.as_file().sync_all().with_context(cannot)?;
-    let bytes = beside.as_file().metadata()?.len();
-    match force {
-        true => beside.persist(path).map(|_| ()).map_err(|error| error.error),
-        // Somebody may have made it meanwhile.
-        false => beside.persist_noclobber(path).map(|_| ()).map_err(|error| error.error),
-    }
-    .with_context(cannot)?;
-    drop(unfinished);
-    Ok(bytes)
 }

@@ -2,8 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use anyhow::Context;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -12,6 +11,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use super::database::EVERYWHERE;
 use crate::{
     basics::terminal,
     cli::{
@@ -25,8 +25,6 @@ use crate::{
 
 /// The version, and the commit that it was built from.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM_COMMIT"), ")");
-/// Options that every command takes stand by themselves in its help.
-const EVERYWHERE: &str = "Options of every command";
 
 #[derive(Parser)]
 #[command(name = "noshi", version = VERSION, about, propagate_version = true, arg_required_else_help = true)]
@@ -107,23 +105,6 @@ enum Command {
     Man(pages::ManArgs),
     /// Measures steps, jobs and pickup beside the floor, on a private server.
     Bench(bench::BenchArgs),
-}
-
-#[derive(Args)]
-pub struct Database {
-    /// The database, as a URL.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_hint = ValueHint::Url, help_heading = EVERYWHERE)]
-    database_url: Option<String>,
-}
-
-impl Database {
-    pub fn url(&self) -> anyhow::Result<&str> {
-        // As compose files and manifests pass on what they were not given.
-        self.database_url
-            .as_deref()
-            .filter(|url| !given::is_blank(url))
-            .context("no database is named; set DATABASE_URL, such as postgres://noshi@localhost/noshi")
-    }
 }
 
 /// From now on a command that a person waits for has a last word. One that serves says itself what it does.

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod batch;
 pub mod command;
 pub mod configuration;
+pub mod database;
 pub mod doctor;
 pub mod enqueue;
 pub mod failure;
@@ -26,4 +27,5 @@ pub mod token;
 pub mod vault;
 pub mod worker;
 
-pub use command::{Cli, Database, VERSION, listen, parse, read, run, start_logging, status};
+pub use command::{Cli, VERSION, listen, parse, read, run, start_logging, status};
+pub use database::Database;

@@ -1,5 +1,8 @@
 //! `noshi redrive`: many jobs asked at once, by a plan that is read before it is applied.
 
+mod show;
+mod watch;
+
 use std::{
     fs,
     io::{IsTerminal, stdin},
@@ -10,27 +13,19 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
-use serde::Serialize;
+
+use show::{Shown, amounts, show, tell};
+use watch::watch;
 
 use super::{Database, names, out::Out};
 use crate::{
-    basics::{
-        durations, instants, requests,
-        terminal::{
-            self, note,
-            progress::{self, Progress},
-        },
-        text,
-    },
+    basics::{durations, requests, terminal, text},
     db::{
         self, PgPool, Role,
-        operator::redrive::{self, Conditions, Filter, Group, Redrive, Steer},
+        operator::redrive::{self, Conditions, Filter, Redrive, Steer},
     },
     operator::redrive::{self as planning, ACTS},
 };
-
-const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
-const LOOKS_WITHOUT_CHANGE: u32 = 20;
 
 /// Asks many parked or failed jobs to go on: same jobs, same trade ids. Without a verb: plans, shows, asks you, applies.
 #[derive(Args)]
@@ -310,75 +305,6 @@ async fn list(pool: &PgPool, out: Out) -> anyhow::Result<()> {
     )
 }
 
-/// What `show` answers.
-#[derive(Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    redrive: Redrive,
-    groups: Vec<Group>,
-}
-
-async fn show(pool: &PgPool, number: i64, out: Out) -> anyhow::Result<()> {
-    let shown = Shown { redrive: one(pool, number).await?, groups: redrive::groups(pool, number).await? };
-    out.one(&shown, tell)
-}
-
-fn amounts(by: &serde_json::Value) -> String {
-    let each = by.as_object().into_iter().flatten().map(|(name, amount)| format!("{amount} {name}"));
-    each.collect::<Vec<_>>().join(", ")
-}
-
-fn tell(shown: &Shown) -> String {
-    let r = &shown.redrive;
-    let mut lines =
-        vec![format!("re-drive {}: {}, planned by {} at {}", r.id, r.status, r.planned_by, time(r.planned_at))];
-    lines.push(format!("  which:   {}", r.filter));
-    lines.push(format!("  jobs:    {} to be asked, {} refused", r.jobs, r.refused));
-    let worth = amounts(&r.totals);
-    lines.push(format!(
-        "  worth:   {}",
-        if worth.is_empty() { "no money".to_owned() } else { format!("{worth} (minor units)") }
-    ));
-    let calls = amounts(&r.tokens);
-    if !calls.is_empty() {
-        lines.push(format!(
-            "  calls:   {calls} at the least; the lanes take {} s for what waits there and these",
-            r.lasts_seconds
-        ));
-    }
-    lines.push(format!("  digest:  {}", r.digest));
-    match (r.needs_approval, &r.approved_by) {
-        (_, Some(by)) => lines.push(format!("  approved by {by}")),
-        (true, None) => lines.push(format!(
-            "  a second person approves it: noshi redrive approve {} --digest {} --reason …",
-            r.id, r.digest
-        )),
-        (false, None) => {}
-    }
-    if let (Some(by), Some(at)) = (&r.applied_by, r.applied_at) {
-        lines.push(format!("  applied by {by} at {}: {}", time(at), r.reason.as_deref().unwrap_or_default()));
-        lines.push(format!("  {}", how_far(r)));
-    } else {
-        lines.push(format!("  to be applied before {}", time(r.expires_at)));
-    }
-    for group in &shown.groups {
-        lines.push(format!("  {:>6} {}: {} ({})", group.jobs, group.status, group.what, group.such_as.join(", ")));
-    }
-    // What stands in rows may be others' text.
-    lines.iter().map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>() + "\n").collect()
-}
-
-fn time(at: chrono::DateTime<chrono::Utc>) -> String {
-    instants::show(at)
-}
-
-fn how_far(r: &Redrive) -> String {
-    format!(
-        "{} of {} asked, {} moved on by themselves, {} waiting; of those asked: {} completed, {} failed, {} parked again, {} at work",
-        r.asked, r.jobs, r.drifted, r.waiting, r.completed, r.failed, r.parked, r.open
-    )
-}
-
 async fn steer(args: &Steered, how: Steer, out: Out) -> anyhow::Result<()> {
     let pool = open(&args.name.database).await?;
     redrive::steer(&pool, args.name.redrive, how, &args.reason).await?;
@@ -412,61 +338,6 @@ async fn apply(
         );
     }
     Ok(())
-}
-
-/// Tells how far it is, until every job was asked and is at rest, or nothing goes on. Whoever stops watching stops nothing.
-async fn watch(pool: &PgPool, number: i64) -> anyhow::Result<()> {
-    let mut told = String::new();
-    let kept = format!(
-        "the fleet goes on; `noshi redrive pause {number} --reason …` holds it, `noshi redrive show {number}` tells"
-    );
-    let mut bar: Option<Progress> = None;
-    let mut unchanged = 0;
-    loop {
-        // A database that is away for a moment ends no re-drive.
-        match redrive::one(pool, number).await {
-            Ok(Some(r)) => {
-                let now = how_far(&r);
-                let bar = bar.get_or_insert_with(|| {
-                    progress::keep(kept.as_str());
-                    Progress::begin("jobs at rest", u64::try_from(r.jobs).ok())
-                });
-                bar.at(u64::try_from(r.completed + r.failed + r.parked + r.drifted).unwrap_or(0));
-                if now != told {
-                    if bar.is_drawn() {
-                        bar.say(&format!("{} asked, {} parked again;", r.asked, r.parked));
-                    } else {
-                        note!("{now}");
-                    }
-                    told = now;
-                    unchanged = 0;
-                }
-                unchanged += 1;
-                if unchanged == LOOKS_WITHOUT_CHANGE {
-                    note!("{}", standstill(pool, number).await);
-                }
-                if (r.status == "done" && r.open == 0) || !matches!(r.status.as_str(), "running" | "done") {
-                    return Ok(());
-                }
-            }
-            Ok(None) => bail!("there is no re-drive {number}"),
-            Err(error) => tracing::warn!(%error, "the re-drive could not be looked at; trying again"),
-        }
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
-}
-
-/// Why nothing moves, as far as it can be told.
-async fn standstill(pool: &PgPool, number: i64) -> String {
-    match redrive::held_lanes(pool, number).await {
-        Ok(held) if !held.is_empty() => format!(
-            "nothing moved for a while: jobs of it wait in {}; `noshi lane show` tells since when and why",
-            held.join(", ")
-        ),
-        Ok(_) | Err(_) => {
-            "nothing moved for a while; the workers carry it out: `noshi worker list` shows them".to_owned()
-        }
-    }
 }
 
 async fn at_once(args: AtOnce, out: Out) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! What an error of the database means: an answer, a refusal of ours, or something that may pass.
 
-use super::pool;
+use super::connection;
 
 /// Classes of SQLSTATE that may pass by themselves: a lost connection, a server that is read-only or in another state for a time, a conflict
 /// with others, a lack of resources, an operator who stepped in, a shutdown, a fault of the system or of a pooler.
@@ -36,7 +36,9 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
     let code = database.code().unwrap_or_default();
     // 40: rolled back by a race; 53: out of resources; 55P03, 57014: a lock or a statement took too long. What ends the connection ends
     // with it: another one leads to a server that is up, and writable.
-    ["40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || pool::ends_connection(error)
+    ["40", "53", "57"].iter().any(|class| code.starts_with(class))
+        || code == "55P03"
+        || connection::ends_connection(error)
 }
 
 /// Somebody else holds the row for longer than this one may wait.

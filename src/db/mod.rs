@@ -2,6 +2,7 @@
 //! `queue` is the engine's, `domain` the worlds', `operator` the people's.
 
 pub(crate) mod connect;
+pub(crate) mod connection;
 pub mod domain;
 pub mod enqueue;
 pub(crate) mod errors;
@@ -17,8 +18,9 @@ pub(crate) mod rows;
 pub mod schema;
 
 pub use connect::{MIGRATIONS, Role, connect, connect_by, in_time, may_act_as, take_time};
+pub use connection::PgConnection;
 pub use errors::{is_answer, is_internal, is_locked, is_transient, said};
-pub use pool::{PgConnection, PgPool, PoolConnection, Transaction};
+pub use pool::{PgPool, PoolConnection, Transaction};
 pub use refused::{ActError, sentence};
 pub use rows::{sealed, seconds};
 pub use schema::migrate;

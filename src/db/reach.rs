@@ -5,7 +5,7 @@ use std::{io, str::FromStr, time::Duration};
 use anyhow::{Context, anyhow, ensure};
 use sqlx::{Executor, postgres::PgConnectOptions};
 
-use super::{PgConnection, Role, pool};
+use super::{PgConnection, Role, connection};
 
 /// As long as a person waits, and as an orchestrator does.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,8 +81,9 @@ pub async fn login(url: &str) -> anyhow::Result<PgConnection> {
 /// A connection that acts as `role`, in a database that has our schema.
 pub async fn reach(options: &PgConnectOptions, role: Role) -> anyhow::Result<PgConnection> {
     let reached = tokio::time::timeout(PATIENCE, async {
-        let mut connection =
-            PgConnection::connect_with(options, pool::PATIENCE).await.map_err(|error| unreachable(options, error))?;
+        let mut connection = PgConnection::connect_with(options, connection::PATIENCE)
+            .await
+            .map_err(|error| unreachable(options, error))?;
         if let Some(group) = role.group() {
             connection.execute(role.set_role()).await.map_err(|error| not_a_member(options, group, error))?;
             const MIGRATED: &str = "select to_regclass('noshi.job') is not null";

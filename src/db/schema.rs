@@ -134,7 +134,7 @@ const PINNED: &str = "set statement_timeout = 0; set lock_timeout = 0; set defau
 pub async fn migrate(url: &str) -> anyhow::Result<()> {
     let mut connection = reach::login(url).await?;
     // A migration may rewrite a large table.
-    connection.lengthen(super::pool::TO_MIGRATE);
+    connection.lengthen(super::connection::TO_MIGRATE);
     fit_for_us(&mut connection).await?;
     connection.execute(PINNED).await?;
     wait_for_our_turn(&mut connection).await?;

@@ -11,6 +11,7 @@ pub mod heartbeat;
 pub mod hints;
 pub mod host;
 pub mod lease;
+pub mod listener;
 pub mod maintenance;
 pub mod registry;
 pub mod retry;

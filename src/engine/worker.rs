@@ -22,13 +22,13 @@ use crate::{
     engine::{
         Answers, Engine, Pace,
         brake::Brake,
-        dispatcher::{self, Dispatcher},
+        dispatcher::Dispatcher,
         group_commit::Flusher,
         heartbeat::{self, Verdict},
         hints::Hints,
         host,
         lease::{Held, LeaseClock},
-        maintenance,
+        listener, maintenance,
         registry::Registry,
         retry::DatabaseBackoff,
         witness::Witness,
@@ -105,7 +105,7 @@ impl Worker {
         // Well before a new server could take this worker for dead.
         vital.renews(pace.lease / 3);
         // A beat that is not answered is tried again while the lease still holds.
-        let vital = vital.with_patience((pace.lease * 3 / 10).clamp(Duration::from_secs(1), db::pool::PATIENCE));
+        let vital = vital.with_patience((pace.lease * 3 / 10).clamp(Duration::from_secs(1), db::connection::PATIENCE));
         registry
             .declare_lanes(&vital)
             .await
@@ -142,7 +142,7 @@ impl Worker {
         let beats = Arc::new(AtomicU64::new(0));
         heartbeat::watch(&beats, pace.lease);
         let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(&engine), vital.clone(), beats));
-        let listener = pace.listen.then(|| tokio::spawn(dispatcher::listen(url.to_owned(), Arc::clone(&engine))));
+        let listener = pace.listen.then(|| tokio::spawn(listener::listen(url.to_owned(), Arc::clone(&engine))));
         let (sender, claims) = mpsc::channel(pace.slots);
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);

@@ -13,183 +13,35 @@ mod tests;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fmt,
     fs::File,
     io::{BufRead, BufReader, Seek},
     path::Path,
 };
 
 use anyhow::{Context, bail, ensure};
-use noshi_jobs::{machine::Call, money::Currency};
-use secrecy::SecretString;
+use noshi_jobs::machine::Call;
 use sha2::{Digest, Sha256};
 
+use super::{
+    encoding::Encoding,
+    kind::FileKind,
+    row::{Fault, MOST_FAULTS, Rejected, Taken},
+};
 use crate::{
     basics::{terminal::progress::Progress, text},
     db::{
         PgPool,
         domain::batches::{self, NewBatch},
     },
-    intake::{
-        grants,
-        header::{self, Column, Header},
-        lines::Lines,
-        points, stage, stores,
-    },
+    intake::{grants, header::Header, lines::Lines, points, stage, stores},
     partners::gifts::Offers,
     vault::Sealer,
 };
 
-/// Faults told at once.
-pub const MOST_FAULTS: usize = 20;
 /// Rows of one file.
 pub const MOST_ROWS: usize = 1_000_000;
 /// Bytes of the name of a file, or of a campaign.
 const MOST_NAME: usize = 200;
-
-/// What a row of a file asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum FileKind {
-    /// Gifts for users, registered in one commit or not at all.
-    Grants,
-    /// Stores on the organisation platform, each for itself.
-    Stores,
-    /// Points for users, registered in one commit or not at all.
-    Points,
-}
-
-impl FileKind {
-    pub const fn name(self) -> &'static str {
-        match self {
-            FileKind::Grants => "grants",
-            FileKind::Stores => "stores",
-            FileKind::Points => "points",
-        }
-    }
-
-    /// The kind of that stored name; `None` where a newer version wrote it.
-    pub fn from_name(name: &str) -> Option<FileKind> {
-        [FileKind::Grants, FileKind::Stores, FileKind::Points].into_iter().find(|kind| kind.name() == name)
-    }
-
-    /// Rows are grants of offers, which may be announced by mail and issued at once.
-    pub const fn brings_gifts(self) -> bool {
-        matches!(self, FileKind::Grants)
-    }
-
-    /// What the amounts of its rows may be in.
-    pub fn units(self) -> Vec<&'static str> {
-        match self {
-            FileKind::Grants => Currency::ALL.map(Currency::code).to_vec(),
-            FileKind::Stores => vec![""],
-            FileKind::Points => vec![points::UNIT],
-        }
-    }
-
-    const fn mode(self) -> &'static str {
-        match self {
-            FileKind::Grants | FileKind::Points => "all_or_nothing",
-            FileKind::Stores => "per_row",
-        }
-    }
-
-    const fn columns(self) -> &'static [Column] {
-        match self {
-            FileKind::Grants => &grants::COLUMNS,
-            FileKind::Stores => &stores::COLUMNS,
-            FileKind::Points => &points::COLUMNS,
-        }
-    }
-
-    /// The column that names a row.
-    const fn unique_column(self) -> &'static str {
-        match self {
-            FileKind::Grants => "grant_id",
-            FileKind::Stores => "public_id",
-            FileKind::Points => "source",
-        }
-    }
-
-    /// A file to fill in (R60): the header and one row.
-    pub fn template(self) -> String {
-        let examples: Vec<&str> = self.columns().iter().map(|column| column.example).collect();
-        format!("{}\n{}\n", header::names(self.columns()), examples.join(","))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Encoding {
-    #[default]
-    #[value(name = "utf-8")]
-    Utf8,
-    #[value(name = "shift_jis")]
-    ShiftJis,
-}
-
-impl Encoding {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Encoding::Utf8 => "utf-8",
-            Encoding::ShiftJis => "shift_jis",
-        }
-    }
-
-    pub fn from_name(name: &str) -> Encoding {
-        if name == Encoding::ShiftJis.name() { Encoding::ShiftJis } else { Encoding::Utf8 }
-    }
-}
-
-/// A checked row.
-#[derive(Debug)]
-pub struct Taken {
-    /// Of the file, from 1; the header is line 1.
-    pub line: u64,
-    /// What no other row of the file may have.
-    pub(super) unique: String,
-    /// The id and the arguments of the job that the row asks for.
-    pub key: String,
-    pub args: String,
-    /// The grant that the recipient is sealed for.
-    pub grant: Option<String>,
-    /// Name and address as JSON, if the row has either.
-    pub recipient: Option<SecretString>,
-    /// Mail can be sent to it.
-    pub(super) mailed: bool,
-}
-
-/// What is wrong with one line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    pub line: u64,
-    pub field: Option<String>,
-    pub sentence: String,
-}
-
-/// Why a file was not taken. Nothing of it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejected {
-    pub file: String,
-    pub faults: Vec<Fault>,
-}
-
-impl fmt::Display for Rejected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nothing of {} was written:", self.file)?;
-        for Fault { line, field, sentence } in &self.faults {
-            write!(f, "\n{} line {line}", self.file)?;
-            if let Some(field) = field {
-                write!(f, ", field `{field}`")?;
-            }
-            write!(f, ": {sentence}")?;
-        }
-        if self.faults.len() >= MOST_FAULTS {
-            write!(f, "\nthese are the first {MOST_FAULTS}; there may be more")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Rejected {}
 
 /// A file, and how it is to be taken.
 #[derive(Debug, Clone, Copy)]

@@ -2,6 +2,7 @@
 //! see it.
 
 pub mod acts;
+pub mod doctor;
 pub mod explain;
 pub mod readings;
 pub mod redrive;

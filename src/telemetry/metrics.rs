@@ -181,7 +181,7 @@ fn show_own(pool: &PgPool, taken: &Taken) {
 }
 
 fn show_thrown_away() {
-    let (silent, unfit) = db::pool::thrown_away();
+    let (silent, unfit) = db::connection::thrown_away();
     for (why, connections) in [("silent", silent), ("unfit", unfit)] {
         metrics::counter!("noshi_connections_thrown_away_total", "why" => why).absolute(connections as u64);
     }

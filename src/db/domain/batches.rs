@@ -1,20 +1,17 @@
 //! Batches: files received, staged, judged, released, counted. What is legal the functions of the schema decide.
 
-use noshi_jobs::{
-    Problem, Request,
-    bulk_grants::{Announce, Register},
-    email,
-    gift_issuance::{self, Sealed},
-    point_grant,
-};
+mod caps;
+mod registration;
+
+use noshi_jobs::gift_issuance::Sealed;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{Row, postgres::PgRow, types::Json};
 
-use crate::{
-    basics::chaos::{Bug, planted},
-    db::{ActError, PgConnection, PgPool, enqueue, in_time, take_time},
-};
+use crate::db::{ActError, PgConnection, PgPool, in_time, take_time};
+
+pub use caps::{Cap, Holds, caps, set_cap};
+pub use registration::{announce, register};
 
 /// Rows that are announced in one transaction.
 const PAGE: i32 = 10_000;
@@ -337,108 +334,7 @@ pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Ve
     Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
 }
 
-/// Registers every row of the batch as a grant, or none; the database decides.
-pub async fn register(connection: &mut PgConnection, batch: i64) -> Result<Register, sqlx::Error> {
-    const REGISTER: &str = "select code, detail from noshi.register_batch($1)";
-    if batch_is_paused(connection, batch).await? {
-        return Ok(Register::Paused);
-    }
-    take_time(connection).await?;
-    let Some(row) = sqlx::query(REGISTER).bind(batch).fetch_optional(connection).await? else {
-        return Ok(Register::Registered);
-    };
-    let code: String = row.try_get("code")?;
-    Ok(Register::Refused(Problem::from_code(&code).unwrap_or(Problem::BatchNotApproved), row.try_get("detail")?))
-}
-
-const NEXT_PAGE: &str = "select b.kind = 'points' as of_points, r.row_no, r.key, r.args, r.mailed, b.mails, b.issues, b.id from noshi.batch b
-join noshi.batch_row r on r.batch = b.id and r.row_no > $2 where b.id = $1 order by r.row_no limit $3";
-
-/// The follow-up jobs of one page of rows: their mails, and their issuances where the batch says so; or their points.
-pub async fn announce(connection: &mut PgConnection, batch: i64, after: i32) -> Result<Announce, sqlx::Error> {
-    match stands(connection, batch).await?.as_deref() {
-        None => {}
-        Some("cancelled") => return Ok(Announce::NothingLeft),
-        Some(_) => return Ok(Announce::Paused),
-    }
-    take_time(connection).await?;
-    let again = told_by_cancelled(connection, batch, after).await?;
-    let page = sqlx::query(NEXT_PAGE).bind(batch).bind(after).bind(PAGE).fetch_all(&mut *connection).await?;
-    let mut requests = vec![];
-    let mut last = None;
-    for row in &page {
-        let row_no: i32 = row.try_get("row_no")?;
-        last = Some(row_no);
-        if row.try_get("of_points")? {
-            let args: Json<point_grant::Args> = row.try_get("args")?;
-            requests.push((row_no, Request::PointGrant(args.0)));
-            continue;
-        }
-        let args: Json<gift_issuance::Args> = row.try_get("args")?;
-        if row.try_get("mails")? && row.try_get("mailed")? {
-            let mut mail = announcement(batch, row_no, &args);
-            mail.again_in = again.contains(&row_no).then_some(batch);
-            requests.push((row_no, Request::Email(mail)));
-            if planted(Bug::DoubleCountedBatch) {
-                let mut twice = announcement(batch, row_no, &args);
-                twice.reference += "/again";
-                requests.push((row_no, Request::Email(twice)));
-            }
-        }
-        if row.try_get("issues")? {
-            requests.push((row_no, Request::GiftIssuance(args.0)));
-        }
-    }
-    let Some(last) = last else { return Ok(Announce::NothingLeft) };
-    match enqueue::rows_of_batch(connection, batch, &requests).await? {
-        true => Ok(Announce::Upto(last)),
-        false => Ok(Announce::Conflict),
-    }
-}
-
-/// The mail about one grant. Its recipient is sealed under the batch and row.
-fn announcement(batch: i64, row_no: i32, args: &gift_issuance::Args) -> email::Args {
-    let mut params = std::collections::BTreeMap::new();
-    params.insert("category".to_owned(), args.category.clone());
-    params.insert("value".to_owned(), args.value.to_string());
-    email::Args {
-        template: email::Template::GiftGranted,
-        reference: args.grant.clone(),
-        recipient: format!("{batch}/{row_no}"),
-        params,
-        again_in: None,
-    }
-}
-
 // The same whenever it is asked: what was cancelled stays so, and an id is taken for ever.
-const TOLD_BY_CANCELLED: &str = "select r.row_no from (
-    select r.row_no, r.key, r.mailed from noshi.batch o join noshi.batch_row r on r.batch = o.id and r.row_no > $2
-    where o.id = $1 and o.mails order by r.row_no limit $3) r
-cross join lateral (select coalesce(
-    (select j.batch from noshi.job j where j.kind = 'email' and j.key = $4 || r.key),
-    (select t.batch from noshi.tombstone t where t.kind = 'email' and t.key = $4 || r.key)) as batch) m
-join noshi.batch b on b.id = m.batch and b.cancelled_at is not null
-where r.mailed and b.id <> $1";
-
-/// Rows of the next page whose grant an earlier batch had announced, or was to, before it was cancelled: the mail of this one is another.
-async fn told_by_cancelled(connection: &mut PgConnection, batch: i64, after: i32) -> Result<Vec<i32>, sqlx::Error> {
-    let template = email::Template::GiftGranted;
-    let before_the_grant = format!("{}:{}:", template.name(), template.version());
-    let rows = sqlx::query_scalar(TOLD_BY_CANCELLED).bind(batch).bind(after).bind(PAGE).bind(before_the_grant);
-    rows.fetch_all(connection).await
-}
-
-/// Why no more rows may be announced: `paused` or `cancelled`. Held until the transaction ends, so that none come after it.
-async fn stands(connection: &mut PgConnection, batch: i64) -> Result<Option<String>, sqlx::Error> {
-    const STANDS: &str = "select noshi.batch_stands($1)";
-    sqlx::query_scalar(STANDS).bind(batch).fetch_one(connection).await
-}
-
-/// Whether this batch is paused.
-async fn batch_is_paused(connection: &mut PgConnection, batch: i64) -> Result<bool, sqlx::Error> {
-    const IS_PAUSED: &str = "select exists (select from noshi.batch where id = $1 and paused_at is not null)";
-    sqlx::query_scalar(IS_PAUSED).bind(batch).fetch_one(connection).await
-}
 
 /// Whether the batch that this job came with, if any, is paused.
 pub async fn is_paused(connection: &mut PgConnection, job: i64) -> Result<bool, sqlx::Error> {
@@ -447,65 +343,7 @@ where j.id = $1 and b.paused_at is not null)";
     sqlx::query_scalar(IS_JOB_PAUSED).bind(job).fetch_one(connection).await
 }
 
-/// What a batch of a kind and currency may be; `None` is as before.
-#[derive(Debug, Clone, Default)]
-pub struct Cap {
-    pub kind: String,
-    /// Empty for stores.
-    pub currency: String,
-    pub most_rows: Option<i32>,
-    pub most_total: Option<i64>,
-    pub most_per_user: Option<i64>,
-    pub most_per_day: Option<i64>,
-    pub approve_from_rows: Option<i32>,
-    pub approve_from_total: Option<i64>,
-}
-
 // What is not said stays as it was.
-const SET_CAP: &str = "insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows,
-    approve_from_total, approval_lasts)
-select $1, $2, coalesce($3, c.most_rows), coalesce($4, c.most_total), coalesce($5, c.most_per_user), coalesce($6, c.most_per_day),
-    coalesce($7, c.approve_from_rows), coalesce($8, c.approve_from_total), coalesce(c.approval_lasts, '24 hours')
-from (select 1) one left join lateral noshi.batch_cap_for($1, $2) c on true
-returning format('rows %s, total %s, one user in 24 hours %s, all users in 24 hours %s, approval from %s rows or a total of %s',
-    coalesce(most_rows::text, 'any'), coalesce(most_total::text, 'any'), coalesce(most_per_user::text, 'any'),
-    coalesce(most_per_day::text, 'any'), coalesce(approve_from_rows::text, 'never'), coalesce(approve_from_total::text, 'never'))";
-
-/// Sets the cap that holds from now on, and says what it is; earlier ones stay on record. For the schema's owner only.
-pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<String, ActError> {
-    Ok(sqlx::query_scalar(SET_CAP)
-        .bind(&cap.kind)
-        .bind(&cap.currency)
-        .bind(cap.most_rows)
-        .bind(cap.most_total)
-        .bind(cap.most_per_user)
-        .bind(cap.most_per_day)
-        .bind(cap.approve_from_rows)
-        .bind(cap.approve_from_total)
-        .fetch_one(pool)
-        .await?)
-}
-
-/// The cap of a kind and currency that holds now. `None` is any, or never.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-pub struct Holds {
-    pub kind: String,
-    pub currency: String,
-    pub most_rows: Option<i32>,
-    pub most_total: Option<i64>,
-    pub most_per_user: Option<i64>,
-    pub most_per_day: Option<i64>,
-    pub approve_from_rows: Option<i32>,
-    pub approve_from_total: Option<i64>,
-    pub set_by: String,
-    pub set_at: chrono::DateTime<chrono::Utc>,
-}
-
-pub async fn caps(pool: &PgPool) -> Result<Vec<Holds>, sqlx::Error> {
-    const CAPS: &str = "select distinct on (kind, currency) kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows,
-    approve_from_total, set_by, set_at from noshi.batch_cap order by kind, currency, id desc";
-    sqlx::query_as(CAPS).fetch_all(pool).await
-}
 
 /// Pauses the batches that these jobs came with.
 pub async fn pause_of_jobs(connection: &mut PgConnection, jobs: &[i64], code: &'static str) -> Result<(), sqlx::Error> {

@@ -1,0 +1,39 @@
+//! What was found, each fault with how to mend it.
+
+use serde::Serialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    Good,
+    /// Promises hold; something will be slow, or wants a look.
+    Fair,
+    /// A promise does not hold.
+    Bad,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    pub what: &'static str,
+    pub health: Health,
+    pub found: String,
+    pub mend: Option<String>,
+}
+
+/// What was found, one by one.
+#[derive(Default)]
+pub struct Findings(pub Vec<Finding>);
+
+impl Findings {
+    pub(super) fn good(&mut self, what: &'static str, found: impl Into<String>) {
+        self.0.push(Finding { what, health: Health::Good, found: found.into(), mend: None });
+    }
+
+    pub fn wrong(&mut self, what: &'static str, health: Health, found: impl Into<String>, mend: impl Into<String>) {
+        self.0.push(Finding { what, health, found: found.into(), mend: Some(mend.into()) });
+    }
+
+    pub(super) fn check(&mut self, what: &'static str, holds: bool, bad: Health, found: impl Into<String>, mend: &str) {
+        if holds { self.good(what, found) } else { self.wrong(what, bad, found, mend) }
+    }
+}

@@ -1,0 +1,95 @@
+//! The keys that sealed values need, and the partners.
+
+use super::findings::{Findings, Health};
+use crate::{
+    db::{PgPool, operator::doctor, queue::workers},
+    settings::Settings,
+};
+
+/// Where files and events are taken in and nothing is opened: what is sealed has to be of use to the workers.
+pub(super) async fn look_at_public_key(pool: &PgPool, settings: &Settings, it: &mut Findings) -> anyhow::Result<()> {
+    let sealer = match settings.sealer() {
+        Ok(sealer) => sealer,
+        Err(error) => {
+            it.wrong("keys", Health::Bad, format!("{error:#}"), "mend the public key file");
+            return Ok(());
+        }
+    };
+    let key = sealer.current_key();
+    let without = workers::without_key(pool, key).await?;
+    let without: Vec<String> = without.iter().map(|(id, name, _)| format!("{id} ({name})")).collect();
+    let found = match without.is_empty() {
+        true => format!("seals to the key {key}, and opens nothing"),
+        false => format!("seals to the key {key}, which these workers do not say they have: {}", without.join(", ")),
+    };
+    let advice = "give the workers that key, or this host what `noshi vault public` prints on theirs; files and events go on to be sealed meanwhile";
+    it.check("keys", without.is_empty(), Health::Bad, found, advice);
+    Ok(())
+}
+
+/// Addresses that bounced wait for a worker that can open them.
+pub(super) async fn look_at_suppressions(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let waiting = doctor::undigested_addresses(pool).await?;
+    let told: Vec<String> = waiting.iter().map(|(key, count)| format!("{count} under the key {key}")).collect();
+    let found = if told.is_empty() { "all of them count".to_owned() } else { told.join(", ") };
+    let advice = "mails still go to these addresses: start a worker that has the key, or look for `does not open` in the workers' logs";
+    it.check("suppressed addresses", told.is_empty(), Health::Bad, found, advice);
+    Ok(())
+}
+
+pub(super) async fn look_at_keys(
+    pool: &PgPool,
+    settings: &anyhow::Result<Settings>,
+    it: &mut Findings,
+) -> anyhow::Result<()> {
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => {
+            it.wrong(
+                "settings",
+                Health::Bad,
+                format!("{error:#}"),
+                "mend the file that NOSHI_CONFIG or --config names",
+            );
+            return Ok(());
+        }
+    };
+    it.good("settings", "read");
+    let sealed = doctor::sealed_keys(pool).await?;
+    if settings.vault_key_file.is_none() && settings.vault_public_key_file.is_some() {
+        return look_at_public_key(pool, settings, it).await;
+    }
+    if settings.vault_key_file.is_none() {
+        it.check(
+            "keys",
+            sealed.is_empty(),
+            Health::Bad,
+            "no key file is named",
+            "values are sealed in the database: name `vault_key_file` in the settings",
+        );
+        return Ok(());
+    }
+    match settings.vault() {
+        Ok(vault) => {
+            let missing: Vec<String> = sealed.into_iter().filter(|key| !vault.knows(key)).collect();
+            let found = if missing.is_empty() {
+                "every sealed value can be opened from here, as workers need it; nobody else does".to_owned()
+            } else {
+                format!("missing: {}", missing.join(", "))
+            };
+            it.check(
+                "keys",
+                missing.is_empty(),
+                Health::Bad,
+                found,
+                "put the missing keys back into the key file; without them those values are lost",
+            );
+        }
+        Err(error) => it.wrong("keys", Health::Bad, format!("{error:#}"), "mend the key file"),
+    }
+    match settings.partners() {
+        Ok(_) => it.good("partners", "their settings and secrets can be read"),
+        Err(error) => it.wrong("partners", Health::Bad, format!("{error:#}"), "mend that partner's settings"),
+    }
+    Ok(())
+}

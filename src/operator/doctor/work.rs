@@ -1,0 +1,139 @@
+//! The work: jobs, locks, clocks, lanes.
+
+use std::time::{Duration, Instant};
+
+use super::findings::{Findings, Health};
+use crate::{
+    basics::instants,
+    db::{
+        PgConnection, PgPool, holders,
+        operator::{doctor, jobs, restored},
+        queue::lanes,
+    },
+    operator::explain::seconds,
+};
+
+pub(super) async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let workers = jobs::workers(pool).await?;
+    let alive = workers.iter().filter(|worker| worker.status == "alive").count();
+    it.check(
+        "workers",
+        alive > 0,
+        Health::Bad,
+        format!("{alive} alive"),
+        "nothing moves: start one with `noshi worker run`",
+    );
+    let vacuum = doctor::vacuum(pool).await?;
+    let dead = format!("{} dead rows beside {} in noshi.job", vacuum.dead, vacuum.live);
+    it.check(
+        "vacuum",
+        vacuum.dead < 10_000 + vacuum.live / 5,
+        Health::Fair,
+        dead,
+        "vacuum does not keep up: look for what holds it back below, then `vacuum noshi.job`",
+    );
+    match (vacuum.oldest, vacuum.oldest_pid) {
+        (Some(age), Some(pid)) if age > 300.0 => {
+            let found = format!("process {pid} has held a snapshot for {}", seconds(age));
+            it.wrong(
+                "snapshots",
+                Health::Fair,
+                found,
+                format!("claims slow down until it ends: `select pg_terminate_backend({pid})` if nobody needs it"),
+            );
+        }
+        _ => it.good("snapshots", "none is old"),
+    }
+    let waiting = doctor::waiting(pool).await?;
+    let parked = format!("{} ask for a person, {} in doubt", waiting.parked, waiting.in_doubt);
+    it.check(
+        "questions",
+        waiting.parked == 0,
+        Health::Fair,
+        parked,
+        "`noshi job list --status needs_operator`, then the runbook's page of each code",
+    );
+    let lanes = waiting.unknown_lanes.join(", ");
+    it.check(
+        "lanes of jobs",
+        waiting.unknown_lanes.is_empty(),
+        Health::Bad,
+        if lanes.is_empty() { "all known".to_owned() } else { format!("jobs wait in {lanes}") },
+        "no worker has this partner in its settings: name it there",
+    );
+    let kinds = waiting.unknown_kinds.join(", ");
+    it.check(
+        "kinds of jobs",
+        waiting.unknown_kinds.is_empty(),
+        Health::Fair,
+        if kinds.is_empty() { "all known".to_owned() } else { format!("jobs wait that are {kinds}") },
+        "they wait for a newer version; if there is none, the producer's kind is misspelt: nothing was done for them",
+    );
+    Ok(())
+}
+
+/// Transactions that hold locks for long: acts that need these fail meanwhile. Where this login may not see when one began, it is watched.
+pub(super) async fn look_at_holders(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<()> {
+    const LONG: Duration = Duration::from_secs(10);
+    let begun = Instant::now();
+    let mut held = holders::of(connection, "").await?;
+    held.retain(|holder| holder.since.is_none_or(|since| since > LONG.as_secs_f64()));
+    while held.iter().any(|holder| holder.since.is_none()) && begun.elapsed() < LONG {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = holders::of(connection, "").await?;
+        held.retain(|holder| holder.since.is_some() || now.contains(holder));
+    }
+    let found: Vec<String> = held.iter().map(holders::Holder::to_string).collect();
+    it.check(
+        "open transactions",
+        held.is_empty(),
+        Health::Fair,
+        if held.is_empty() { "none holds locks for long".to_owned() } else { found.join(", ") },
+        "acts on what it holds fail until it ends: ask whoever uses that login; the owner of the database ends it with `select pg_terminate_backend(PROCESS)`, and it did nothing then",
+    );
+    Ok(())
+}
+
+pub(super) async fn look_at_clocks(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let (ahead, apart) = doctor::dated_ahead(pool).await?;
+    it.check(
+        "clocks of workers",
+        apart == 0,
+        Health::Bad,
+        if apart == 0 { "with the database's".to_owned() } else { format!("{apart} are over a minute from the database's") },
+        "nothing falls due, expires or is pruned by them until they agree: mend the time service of that machine, or of the database's",
+    );
+    it.check(
+        "dates ahead",
+        ahead.is_empty(),
+        Health::Fair,
+        if ahead.is_empty() { "none".to_owned() } else { ahead.join(", ") },
+        "the clock was ahead when they were written, and history is not rewritten: see the runbook, NoshiClockWentBack",
+    );
+    Ok(())
+}
+
+pub(super) async fn look_at_restores(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    match restored::point(pool).await? {
+        None => it.good("restores", "none is marked"),
+        Some(point) => it.wrong(
+            "restores",
+            Health::Fair,
+            format!("marked as restored to {}", instants::show(point)),
+            "gifts are bought only after their partner was asked, or park: once what happened after that point is known, `noshi restored end`",
+        ),
+    }
+    Ok(())
+}
+
+pub(super) async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let shut: Vec<String> = lanes::list(pool)
+        .await?
+        .into_iter()
+        .filter(|lane| lane.paused || lane.closed_code.is_some())
+        .map(|lane| format!("{} ({})", lane.name, lane.closed_code.as_deref().unwrap_or("paused")))
+        .collect();
+    let found = if shut.is_empty() { "all open".to_owned() } else { shut.join(", ") };
+    it.check("lanes", shut.is_empty(), Health::Fair, found, "mend the cause, then `noshi lane resume LANE`");
+    Ok(())
+}
