@@ -51,7 +51,7 @@ struct Builtins {
 }
 
 impl Registry for Builtins {
-    fn run<'a>(&'a self, engine: &'a Engine, work: &'a Work) -> Call<'a, ()> {
+    fn run_job<'a>(&'a self, engine: &'a Engine, work: &'a Work) -> Call<'a, ()> {
         Box::pin(async move {
             match Kind::from_name(&work.claimed.kind) {
                 Some(kind) => with_job!(kind, J => executor::execute::<J>(engine, self, work).await),

@@ -61,7 +61,7 @@ async fn let_in(
     parts: Parts,
     source: &body::Source,
 ) -> Result<Response, Refusal> {
-    let Some(scope) = route.scope else { return Ok(openapi::answer()) };
+    let (Some(scope), Some(handle)) = (route.scope, route.handle) else { return Ok(openapi::answer()) };
     desk.tokens.turn_away_strangers(&desk.pool, &parts.headers).await?;
     let _place = desk.requests.try_acquire().map_err(|_| Refusal::overloaded())?;
     let Admitted { bearer, room: _room, large: own_large } =
@@ -81,7 +81,7 @@ async fn let_in(
     let body = Arc::clone(source);
     let caller = Caller { bearer, traceparent: traceparent(&parts.headers) };
     let call = Call { caller, scope, path, uri: parts.uri, headers: parts.headers, text, body, large };
-    (route.handle)(Arc::clone(desk), call).await
+    handle(Arc::clone(desk), call).await
 }
 
 /// For a request beside its body.

@@ -115,7 +115,7 @@ async fn pruned(out: Out, pool: &PgPool, job: i64) -> anyhow::Result<()> {
     let Some(over) = retention::over(pool, None, &job.to_string()).await? else {
         bail!("job {job} is not there any more, and nothing is kept of it")
     };
-    out.one(&over, super::job::show::was_done)?;
+    out.one(&over, explain::was_done)?;
     match over.status.as_str() {
         "completed" => Ok(()),
         status => bail!("job {job} was {status}"),

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 use serde::Serialize;
 
-use show::{show, tell_why, was_done};
+use show::{show, tell_why};
 
 use super::{
     Database,
@@ -26,7 +26,7 @@ use crate::{
             settle::Status,
         },
     },
-    operator::explain::{self, seconds},
+    operator::explain::{self, seconds, was_done},
 };
 
 #[derive(Subcommand)]

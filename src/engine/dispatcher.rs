@@ -105,7 +105,7 @@ impl Dispatcher {
     }
 
     /// Runs until the process stops claiming, and what was asked has come back.
-    pub async fn run(mut self) {
+    pub async fn dispatch(mut self) {
         while !self.hand.engine.stopping() {
             self.heed_hints();
             if let Err(error) = self.look_round().await {
@@ -284,7 +284,7 @@ impl Dispatcher {
         if !catch.jobs.is_empty() {
             crash_point("claim_alone.after");
             let slot = slots.split(1).into_iter().map(|slot| (slot, None)).collect();
-            hand.send(catch.jobs, slot, sent, catch.jitter);
+            hand.hand_over(catch.jobs, slot, sent, catch.jitter);
             // The rest of the slots stay taken until it is over.
             tokio::select! {
                 _alone = Arc::clone(&hand.slots).acquire_owned() => {}
@@ -314,7 +314,7 @@ impl Hand {
         let (closed, suspects, alone) = (catch.closed, catch.suspects, catch.alone);
         let last = catch.jobs.iter().map(|job| job.wait).max().unwrap_or_default();
         let rest = slots.split_off(caught);
-        self.send(catch.jobs, slots.into_iter().map(|slot| (slot, None)).collect(), sent, catch.jitter);
+        self.hand_over(catch.jobs, slots.into_iter().map(|slot| (slot, None)).collect(), sent, catch.jitter);
         let mut found = 0;
         if suspects {
             found = self.claim_suspects(lane, rest).await?;
@@ -350,7 +350,7 @@ impl Hand {
         if caught > 0 {
             crash_point("claim_alone.after");
         }
-        self.send(catch.jobs, slots, sent, catch.jitter);
+        self.hand_over(catch.jobs, slots, sent, catch.jitter);
         Ok(caught)
     }
 
@@ -394,7 +394,7 @@ impl Hand {
         self.engine.hints.ring();
     }
 
-    fn send(&self, jobs: Vec<db::queue::claim::Claimed>, slots: Vec<Room>, sent: Instant, jitter: Duration) {
+    fn hand_over(&self, jobs: Vec<db::queue::claim::Claimed>, slots: Vec<Room>, sent: Instant, jitter: Duration) {
         let received = Instant::now();
         let remembered = jobs.iter().map(|job| Claim {
             job: job.id,

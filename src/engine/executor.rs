@@ -98,7 +98,7 @@ async fn unread<J: Job>(engine: &Engine, claimed: &Claimed, why: Problem, detail
     if claimed.asked.is_some() && claimed.rests {
         return decline(engine, (claimed.id, claimed.lease, claimed.step)).await;
     }
-    engine.settle(J::KIND, settlement::unread(claimed, why, detail)).await;
+    engine.end_step(J::KIND, settlement::unread(claimed, why, detail)).await;
 }
 
 async fn decline(engine: &Engine, held: (i64, i64, i32)) {
@@ -130,7 +130,7 @@ where
             let terms = J::terms(&self.args, &state);
             if let Some(why) = self.over_its_limits() {
                 let settlement = self.place().parked(&state, why.code(), why, Doubt::AsBefore);
-                self.settle(&state, settlement).await;
+                self.settle_step(&state, settlement).await;
                 return;
             }
             let unpaid = terms.lane.as_ref().is_some_and(|lane| lane.name != self.work.claimed.lane);
@@ -138,13 +138,13 @@ where
             let repeats = matches!(terms.effect, Effect::Write(_, noshi_jobs::machine::Unsure::Repeat));
             if unpaid || (in_doubt && !repeats) {
                 let settlement = self.place().reentered(&state, &terms);
-                self.settle(&state, settlement).await;
+                self.settle_step(&state, settlement).await;
                 return;
             }
             // How long ago its last call was, nobody can tell now: it waits until the clocks agree, since nothing falls due before.
             if self.unsure && !self.clock_holds() {
                 let (settlement, _) = self.place().stepped(&state, &terms, Step::snooze("clock_off", CLOCK_PAUSE));
-                self.settle(&state, settlement).await;
+                self.settle_step(&state, settlement).await;
                 return;
             }
             if !self.may_go_on(terms.lane.is_some()).await {
@@ -168,12 +168,12 @@ where
         crash_point("obey.before");
         let settlement = Act::from_name(asked).and_then(|act| self.place().obeyed(state, undo, act));
         if let Some(settlement) = settlement {
-            self.settle(state, settlement).await;
+            self.settle_step(state, settlement).await;
             return;
         }
         tracing::warn!(job = self.work.claimed.id, asked, "this act is not allowed where the job stands; declined");
         if !self.work.claimed.rests {
-            self.settle(state, self.place().declined(state, undo)).await;
+            self.settle_step(state, self.place().declined(state, undo)).await;
             return;
         }
         decline(self.engine, (self.work.claimed.id, self.work.claimed.lease, self.step)).await;
@@ -184,7 +184,7 @@ where
         if lane.as_ref().is_some_and(|lane| lane.name != self.work.claimed.lane) {
             // Rescued: back into its lane first.
             let settlement = self.place().unwound(&end, &undo, Unwind::Advance(undo.clone()));
-            self.settle(&end, settlement).await;
+            self.settle_step(&end, settlement).await;
             return;
         }
         if !self.may_go_on(lane.is_some()).await {
@@ -222,7 +222,7 @@ where
             self.engine.close_lane(&self.work.claimed.lane, closing).await;
         }
         let settlement = self.place().unwound(&end, &undo, unwind);
-        self.settle(&end, settlement).await;
+        self.settle_step(&end, settlement).await;
     }
 
     /// An order was answered, or not: after several that were not, the lane is left alone.
@@ -338,7 +338,7 @@ where
 
     async fn go_on(&mut self, state: &J::State, settlement: Settlement, next: Option<J::State>) -> Option<J::State> {
         let doubt = settlement.doubt;
-        if self.settle(state, settlement).await != Settled::Applied {
+        if self.settle_step(state, settlement).await != Settled::Applied {
             return None;
         }
         self.entered(doubt);
@@ -356,10 +356,10 @@ where
         };
     }
 
-    async fn settle(&mut self, state: &J::State, settlement: Settlement) -> Settled {
+    async fn settle_step(&mut self, state: &J::State, settlement: Settlement) -> Settled {
         let (status, at) = (settlement.status, settlement.at.clone());
         traces::came_to(&Span::current(), settlement.outcome);
-        let settled = self.engine.settle(J::KIND, settlement).await;
+        let settled = self.engine.end_step(J::KIND, settlement).await;
         if settled == Settled::Applied {
             self.applied(status, &at);
         }
@@ -382,7 +382,7 @@ where
     async fn park_conflict(&self, state: &J::State) {
         let doubt = if J::terms(&self.args, state).effect.is_write() { Doubt::Raised } else { Doubt::AsBefore };
         let why = Problem::FollowUpConflict;
-        self.engine.settle(J::KIND, self.place().parked(state, why.code(), why, doubt)).await;
+        self.engine.end_step(J::KIND, self.place().parked(state, why.code(), why, doubt)).await;
     }
 }
 

@@ -46,7 +46,7 @@ impl Flusher {
     }
 
     /// Returns once it is known what became of the settle, however long the database is away.
-    pub async fn settle(&self, settlement: Settlement) -> Settled {
+    pub async fn commit_with_others(&self, settlement: Settlement) -> Settled {
         let (result, settled) = oneshot::channel();
         if self.0.send(Entry { settlement, span: Span::current(), result }).await.is_err() {
             return Settled::Stale;
@@ -63,7 +63,7 @@ async fn flush(pool: PgPool, worker: i64, witness: Arc<Witness>, receiver: Arc<M
         }
         metrics::histogram!("noshi_settle_group_size").record(u32::try_from(entries.len()).unwrap_or(u32::MAX));
         let begun = Instant::now();
-        let results = write(&pool, worker, &entries).await;
+        let results = write_group(&pool, worker, &entries).await;
         metrics::histogram!("noshi_settle_seconds").record(begun.elapsed());
         let applied = results.iter().zip(&entries).filter(|(settled, _)| **settled == Settled::Applied);
         witness.settled(applied.map(|(_, entry)| entry.settlement.hold()));
@@ -75,7 +75,7 @@ async fn flush(pool: PgPool, worker: i64, witness: Arc<Witness>, receiver: Arc<M
 }
 
 /// Writes a group, whatever it takes.
-async fn write(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
+async fn write_group(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled> {
     let mut backoff = DatabaseBackoff::default();
     let mut broken = Broken::default();
     let mut results = vec![None; group.len()];

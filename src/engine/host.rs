@@ -103,7 +103,7 @@ async fn carry(engine: Arc<Engine>, registry: Arc<dyn Registry>, slotted: Slotte
     let (id, lease) = (slotted.work.claimed.id, slotted.work.claimed.lease);
     let span = traces::in_hand(&slotted.work.claimed);
     let ours = Arc::clone(&engine);
-    let task = tokio::spawn(async move { registry.run(&ours, &slotted.work).await }.instrument(span.clone()));
+    let task = tokio::spawn(async move { registry.run_job(&ours, &slotted.work).await }.instrument(span.clone()));
     engine.held.runs(id, lease, task.abort_handle());
     if let Err(error) = task.await {
         let _in_hand = span.enter();

@@ -24,7 +24,7 @@ pub trait Outside<J: Job>: Send + Sync {
 
 pub trait Registry: Send + Sync + 'static {
     /// Runs one claimed job, of whatever kind.
-    fn run<'a>(&'a self, engine: &'a Engine, work: &'a Work) -> Call<'a, ()>;
+    fn run_job<'a>(&'a self, engine: &'a Engine, work: &'a Work) -> Call<'a, ()>;
     /// The names of the partners that its jobs call.
     fn partners(&self) -> Vec<String>;
     /// Makes sure that every partner's lane exists with its budgets.

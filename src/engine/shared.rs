@@ -107,11 +107,11 @@ impl Engine {
     }
 
     /// Returns once it is known what became of the settle.
-    pub async fn settle(&self, kind: Kind, settlement: Settlement) -> Settled {
+    pub async fn end_step(&self, kind: Kind, settlement: Settlement) -> Settled {
         let written = settlement.clone();
-        let settled = self.flusher.settle(settlement).await;
+        let settled = self.flusher.commit_with_others(settlement).await;
         match settled {
-            Settled::Applied => self.settled(kind, &written),
+            Settled::Applied => self.after_settle(kind, &written),
             Settled::Stale => {
                 metrics::counter!("noshi_stale_settles_total", "kind" => kind.name()).increment(1);
                 tracing::warn!(
@@ -120,7 +120,7 @@ impl Engine {
                     "stale: the lease was lost, nothing was written"
                 );
             }
-            Settled::Refused => self.refused(kind),
+            Settled::Refused => self.after_refusal(kind),
             Settled::FollowUpConflict => {
                 tracing::error!(job = written.id, "a follow-up exists with other arguments; the step was not recorded");
             }
@@ -129,13 +129,13 @@ impl Engine {
     }
 
     /// The job was parked because the database refuses what its step led to.
-    fn refused(&self, kind: Kind) {
+    fn after_refusal(&self, kind: Kind) {
         metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => "needs_operator").increment(1);
         metrics::counter!("noshi_problems_total", "code" => Problem::SettleRefused.code()).increment(1);
     }
 
     /// After a settle is durable: figures, and a hint where the job waits for somebody.
-    pub fn settled(&self, kind: Kind, settlement: &Settlement) {
+    pub fn after_settle(&self, kind: Kind, settlement: &Settlement) {
         metrics::counter!("noshi_steps_total", "kind" => kind.name()).increment(1);
         let outcome = match settlement.status {
             Status::Running => return,

@@ -153,7 +153,7 @@ impl Worker {
         let mut chores = maintenance::begin(&engine);
         chores.extend(registry.begin(&engine, &vital));
         let (unready, slots, grace) = (pace.unready, pace.slots, pace.grace);
-        let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).run());
+        let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).dispatch());
         let probes = probes(&engine, engine.pool.clone());
         // A heartbeat that stalls ends the process by itself.
         for (name, turns) in [("dispatcher", &dispatcher), ("host of the jobs", &host)] {

@@ -4,7 +4,11 @@ use noshi_jobs::machine::Act;
 use serde::Serialize;
 
 use crate::{
-    db::operator::jobs::{Granted, Seen},
+    basics::instants,
+    db::{
+        operator::jobs::{Granted, Seen},
+        queue::retention::Over,
+    },
     operator::acts,
 };
 
@@ -167,6 +171,23 @@ pub fn seconds(time: f64) -> String {
 /// Why an act is refused where the job stands, and what is allowed instead; `None` where it is allowed.
 pub fn refusal(job: &Seen, act: Act) -> Option<String> {
     acts::refusal(&job.stand(), act)
+}
+
+/// Of a job that was pruned, in a sentence.
+pub fn was_done(over: &Over) -> String {
+    let words: Vec<&str> = [&over.outcome, &over.code].into_iter().filter_map(Option::as_deref).collect();
+    format!(
+        "job {} ({} {}) was done at {}: {} at {} ({}); it was pruned at {}, and nothing can be done with it any more; `noshi job show {}` has what is kept of it",
+        over.id,
+        over.kind,
+        over.key,
+        instants::show(over.finished_at),
+        over.status,
+        over.at,
+        words.join(", "),
+        instants::show(over.pruned_at),
+        over.id
+    )
 }
 
 #[cfg(test)]

@@ -255,12 +255,12 @@ async fn a_settle_that_was_applied_and_not_answered_is_told_as_applied() {
     let pool = db::connect(&url, db::Role::Worker, 1).await.unwrap().with_patience(Duration::from_millis(300));
     let (flusher, tasks) = noshi::engine::group_commit::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
     let going_on = |job: &Claimed| Settlement { status: Status::Running, at: "stepping".to_owned(), ..done(job) };
-    assert_eq!(flusher.settle(going_on(&jobs[0])).await, Settled::Applied);
+    assert_eq!(flusher.commit_with_others(going_on(&jobs[0])).await, Settled::Applied);
     for (n, job) in jobs[1..].iter().enumerate() {
         link.silence_at(Way::Down, n as u64 % 3);
         let settle = tokio::spawn({
             let (flusher, settlement) = (flusher.clone(), going_on(job));
-            async move { flusher.settle(settlement).await }
+            async move { flusher.commit_with_others(settlement).await }
         });
         let met = crate::processes::until("the flow goes silent", Duration::from_secs(5), async || {
             settle.is_finished() || !link.waits()
@@ -299,9 +299,9 @@ async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
     };
     let refused = |job: &Claimed| Settlement { facts: gift(), ..done(job) };
     let (called, looked, neighbour) = tokio::join!(
-        flusher.settle(refused(&jobs[0])),
-        flusher.settle(refused(&jobs[1])),
-        flusher.settle(Settlement { facts: note("neighbour"), ..done(&jobs[2]) }),
+        flusher.commit_with_others(refused(&jobs[0])),
+        flusher.commit_with_others(refused(&jobs[1])),
+        flusher.commit_with_others(Settlement { facts: note("neighbour"), ..done(&jobs[2]) }),
     );
     assert_eq!([called, looked, neighbour], [Settled::Refused, Settled::Refused, Settled::Applied]);
     let rows = "select status::text, at, code, detail, unsure, step, lost::int from noshi.job order by id";
@@ -344,8 +344,8 @@ async fn what_is_broken_inside_the_server_is_not_tried_for_ever() {
     let (flusher, tasks) = noshi::engine::group_commit::Flusher::start(pool.clone(), worker, std::sync::Arc::default());
     let settles = async {
         tokio::join!(
-            flusher.settle(Settlement { facts: note("broken"), ..done(&jobs[0]) }),
-            flusher.settle(Settlement { facts: note("neighbour"), ..done(&jobs[1]) }),
+            flusher.commit_with_others(Settlement { facts: note("broken"), ..done(&jobs[0]) }),
+            flusher.commit_with_others(Settlement { facts: note("neighbour"), ..done(&jobs[1]) }),
         )
     };
     let settled = tokio::time::timeout(std::time::Duration::from_secs(30), settles).await.expect("an end");

@@ -14,25 +14,8 @@ use crate::{
         },
         queue::retention::{self, Over},
     },
-    operator::explain::{self, Explained},
+    operator::explain::{self, Explained, was_done},
 };
-
-/// Of a job that was pruned, in a sentence.
-pub fn was_done(over: &Over) -> String {
-    let words: Vec<&str> = [&over.outcome, &over.code].into_iter().filter_map(Option::as_deref).collect();
-    format!(
-        "job {} ({} {}) was done at {}: {} at {} ({}); it was pruned at {}, and nothing can be done with it any more; `noshi job show {}` has what is kept of it",
-        over.id,
-        over.kind,
-        over.key,
-        instants::show(over.finished_at),
-        over.status,
-        over.at,
-        words.join(", "),
-        instants::show(over.pruned_at),
-        over.id
-    )
-}
 
 #[derive(Serialize)]
 pub(super) struct Shown {

@@ -36,7 +36,7 @@ where
             }
             match self.try_locally(state, terms).await {
                 Ok((Settled::Applied, settlement, next)) => {
-                    self.engine.settled(J::KIND, &settlement);
+                    self.engine.after_settle(J::KIND, &settlement);
                     self.applied(settlement.status, &settlement.at);
                     self.entered(settlement.doubt);
                     return next;
@@ -58,7 +58,7 @@ where
                         let why = Problem::LocalRefused;
                         let mut parked = self.place().parked(state, why.code(), why, Doubt::AsBefore);
                         parked.detail = db::said(&error);
-                        self.engine.settle(J::KIND, parked).await;
+                        self.engine.end_step(J::KIND, parked).await;
                         return None;
                     }
                 }
@@ -95,7 +95,7 @@ where
         let (Ok(step), Some(transaction)) = (step, transaction) else {
             // The transaction is dropped, and its operation with it.
             let settlement = self.place().broken(state, terms, "panicked", Problem::Panicked);
-            return Ok((self.engine.settle(J::KIND, settlement.clone()).await, settlement, None));
+            return Ok((self.engine.end_step(J::KIND, settlement.clone()).await, settlement, None));
         };
         let (settlement, next) = self.place().stepped(state, terms, step);
         traces::came_to(&Span::current(), settlement.outcome);
