@@ -10,6 +10,7 @@ pub mod cli;
 pub mod db;
 pub mod engine;
 pub mod intake;
+#[cfg(feature = "lab")]
 pub mod lab;
 pub mod operator;
 pub mod partners;

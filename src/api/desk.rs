@@ -1,7 +1,5 @@
-//! The interface for producers and operators: everything below `/v1` but the events. ops/http.md tells callers of it.
-//!
-//! Each request is checked in the same order: whether its token is one at all, room, token, pace, scope, media type, size, time; only then
-//! is its body built into anything. What it does in the database it does by its token, which the database checks again.
+//! What the interface works with, and a call that was let in. What it does in the database it does by its token, which the database checks
+//! again.
 
 use std::{ops::Deref, sync::Arc};
 

@@ -1,4 +1,7 @@
-//! The interface as routes: each request is checked in one order, and only then is its body built into anything.
+//! The interface for producers and operators: everything below `/v1` but the events. ops/http.md tells callers of it.
+//!
+//! Each request is checked in the same order: whether its token is one at all, room, token, pace, scope, media type, size, time; only then
+//! is its body built into anything.
 
 use axum::{
     Router,

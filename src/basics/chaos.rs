@@ -50,7 +50,7 @@ impl Bug {
     ];
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, feature = "lab"))]
 mod armed {
     use std::{
         collections::HashMap,
@@ -141,26 +141,26 @@ mod armed {
     }
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, feature = "lab"))]
 pub use armed::{clock_off, crash_point, die, faster, planted};
 
-#[cfg(not(debug_assertions))]
+#[cfg(not(all(debug_assertions, feature = "lab")))]
 #[inline(always)]
 pub const fn crash_point(_: &'static str) {}
 
-#[cfg(not(debug_assertions))]
+#[cfg(not(all(debug_assertions, feature = "lab")))]
 #[inline(always)]
 pub const fn planted(_: Bug) -> bool {
     false
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(not(all(debug_assertions, feature = "lab")))]
 #[inline(always)]
 pub const fn clock_off() -> f64 {
     0.0
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(not(all(debug_assertions, feature = "lab")))]
 #[inline(always)]
 pub const fn faster() -> u32 {
     1

@@ -80,6 +80,7 @@ pub fn is_coloured() -> bool {
 }
 
 /// A line on standard output.
+#[cfg(feature = "lab")]
 macro_rules! say {
     ($($text:tt)*) => { $crate::basics::terminal::print(&(format!($($text)*) + "\n")) };
 }
@@ -89,4 +90,6 @@ macro_rules! note {
     ($($text:tt)*) => { $crate::basics::terminal::tell(&(format!($($text)*) + "\n")) };
 }
 
-pub(crate) use {note, say};
+pub(crate) use note;
+#[cfg(feature = "lab")]
+pub(crate) use say;

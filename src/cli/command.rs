@@ -15,10 +15,10 @@ use super::database::EVERYWHERE;
 use crate::{
     basics::terminal,
     cli::{
-        api, audit, batch, doctor, enqueue, failure, given, job, lane, migrate, out, pages, points, proposal, prune,
-        redrive, restored, schedule, signals, token, vault, worker,
+        api, audit, batch, doctor, enqueue, failure, given, job,
+        lab::{bench, demo, simulator},
+        lane, migrate, out, pages, points, proposal, prune, redrive, restored, schedule, signals, token, vault, worker,
     },
-    lab::{bench, demo, simulator},
     settings::{Settings, environment},
     telemetry::{logs, traces},
 };

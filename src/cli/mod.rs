@@ -11,6 +11,7 @@ pub mod enqueue;
 pub mod failure;
 pub mod given;
 pub mod job;
+mod lab;
 pub mod lane;
 pub mod migrate;
 pub mod names;

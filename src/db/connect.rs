@@ -1,4 +1,4 @@
-//! All SQL. One function per legal change, named by a verb; every write of a held job is fenced by id, lease, worker and step.
+//! Connections that act in a role, and how long their statements may take.
 
 use std::time::Duration;
 

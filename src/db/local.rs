@@ -1,4 +1,4 @@
-//! What a step meets outside: the local operations of its transaction. The calls are in `clients`.
+//! The transaction of a local operation, open from before the step until its settle.
 
 use std::sync::Arc;
 

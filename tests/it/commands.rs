@@ -239,7 +239,8 @@ fn each_age_and_each_time_is_read_in_the_same_way() {
                 && (two[1].contains("Duration") || two[1].contains("DateTime<"))
             {
                 let is_span = two[1].contains("Duration");
-                let (parser, name) = if is_span { ("ago::parse", "\"AGE\"") } else { ("instants::parse", "\"TIME\"") };
+                let (parser, name) =
+                    if is_span { ("durations::parse", "\"AGE\"") } else { ("instants::parse", "\"TIME\"") };
                 assert!(two[0].contains(parser) && two[0].contains(name), "{}:{}: {}", path.display(), at + 2, two[1]);
             }
         }

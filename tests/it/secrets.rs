@@ -255,7 +255,7 @@ async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
     assert!(stage.evidence("pg_stat_activity.txt").contains("insert into noshi.job_event"));
     assert!(stage.evidence("metrics-second.txt").contains("noshi_provider_requests_total"));
     assert!(
-        log.lines().any(|line| line.contains(r#""target":"noshi::clients::http""#) && line.contains(r#""lease":"#))
+        log.lines().any(|line| line.contains(r#""target":"noshi::partners::http""#) && line.contains(r#""lease":"#))
     );
     #[cfg(feature = "otlp")]
     assert!(stage.collector.spans().len() > 100 && stage.collector.bytes().len() > 10_000);

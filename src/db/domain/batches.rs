@@ -334,16 +334,12 @@ pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Ve
     Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
 }
 
-// The same whenever it is asked: what was cancelled stays so, and an id is taken for ever.
-
 /// Whether the batch that this job came with, if any, is paused.
 pub async fn is_paused(connection: &mut PgConnection, job: i64) -> Result<bool, sqlx::Error> {
     const IS_JOB_PAUSED: &str = "select exists (select from noshi.job j join noshi.batch b on b.id = j.batch
 where j.id = $1 and b.paused_at is not null)";
     sqlx::query_scalar(IS_JOB_PAUSED).bind(job).fetch_one(connection).await
 }
-
-// What is not said stays as it was.
 
 /// Pauses the batches that these jobs came with.
 pub async fn pause_of_jobs(connection: &mut PgConnection, jobs: &[i64], code: &'static str) -> Result<(), sqlx::Error> {

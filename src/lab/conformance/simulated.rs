@@ -14,12 +14,10 @@ use super::{
     fixture::{credentials, fixture},
     trade,
 };
+use crate::partners::Gate;
 use crate::{
     lab::simulator::{Command, Config, Credentials, Event, Fault, Line, Op, PerProvider, Provider, Simulator},
-    partners::{
-        Gate,
-        gifts::{CATALOGUE, CodePolicy, Funds, GiftProvider},
-    },
+    partners::gifts::{CATALOGUE, CodePolicy, Funds, GiftProvider},
     vault::Place,
 };
 

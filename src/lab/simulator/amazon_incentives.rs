@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use super::{
     Credentials, Op,
-    contract::{Arrived, Ask, Read, Refusal, Reply},
     desk::Desk,
+    messages::{Arrived, Ask, Read, Refusal, Reply},
     shop::{Card, Order, State},
     sigv4::{self, Wrong},
 };

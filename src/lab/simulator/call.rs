@@ -11,13 +11,16 @@ use serde_json::Value;
 
 use super::{
     Provider,
-    contract::{self, Acted, Any, Arrived, Reply, Way},
+    context::Inner,
     deliver::{How, deliver},
     faults::{Chosen, Fault},
     ledger::{Event, Line},
+    lock::lock,
+    messages::{Arrived, Reply, Way},
     partner::{Errand, Partner},
+    state::World,
+    switchboard::{self, Acted, Any},
     wire::Caller,
-    world::{Inner, World, lock},
 };
 
 const BODY_LIMIT: usize = 1 << 20;
@@ -95,7 +98,7 @@ impl Inner {
 
     fn settle(self: &Arc<Self>, partner: Partner, us: u64, over: bool, call: &Arrived) -> Settled {
         let mut world = lock(&self.world);
-        let read = contract::read(partner, call, &self.config, &world);
+        let read = switchboard::read(partner, call, &self.config, &world);
         self.ledger.append(Line {
             us,
             amount: read.amount.clone(),
@@ -121,7 +124,7 @@ impl Inner {
     /// Too many calls, or a throttle still holds.
     fn gate(&self, world: &mut World, partner: Partner, us: u64, over: bool, read: &Any) -> Option<Reply> {
         let until = &mut world.gate(partner).closed_until;
-        let mut reply = contract::throttled(partner);
+        let mut reply = switchboard::throttled(partner);
         let (reason, stated) = if us < *until {
             let seconds = (*until - us).div_ceil(SECOND_US);
             reply.retry_after = Some(seconds.to_string());
@@ -158,15 +161,15 @@ impl Inner {
     ) -> Settled {
         let now = self.ledger.now_us();
         let mut fault = chosen.fault;
-        let fresh = self.is_fresh(world.made_us(partner, read), now);
+        let fresh = self.is_fresh(world.made_us(partner, read.trade.as_deref().unwrap_or_default()), now);
         let mut act = |pend_until: Option<u64>| {
-            let queued = contract::is_queued(&read.ask);
+            let queued = switchboard::is_queued(&read.ask);
             let way = Way {
                 pend_until: pend_until.or_else(|| queued.then(|| now + self.delay_us(chosen.roll) / 4)),
                 late: false,
                 other: (chosen.fault == Some(Fault::OtherTrade)).then_some(chosen.roll),
             };
-            contract::act(self, world, partner, read, &way)
+            switchboard::act(self, world, partner, read, &way)
         };
         let (reply, how, pending) = match chosen.fault {
             None | Some(Fault::OtherTrade) => whole(act(None)),
@@ -181,7 +184,7 @@ impl Inner {
                 fault = fault.filter(|_| met.1.is_some());
                 whole(met)
             }
-            Some(Fault::StaleInquiry) if fresh => (Some(contract::not_found(partner, &read.ask)), How::Whole, None),
+            Some(Fault::StaleInquiry) if fresh => (Some(switchboard::not_found(partner, &read.ask)), How::Whole, None),
             Some(Fault::StaleInquiry) => {
                 fault = None;
                 whole(act(None))
@@ -192,7 +195,7 @@ impl Inner {
             }
             Some(Fault::ResetBeforeEffect) => (None, How::Reset, None),
             Some(Fault::ErrorBeforeEffect) => (Some(foreign(chosen.roll)), How::Whole, None),
-            Some(Fault::TypedError) => (Some(contract::typed_error(partner, errand)), How::Whole, None),
+            Some(Fault::TypedError) => (Some(switchboard::typed_error(partner, errand)), How::Whole, None),
             Some(Fault::ThrottleSeconds | Fault::ThrottleDate) => {
                 (Some(self.throttle(world, partner, read, chosen, now)), How::Whole, None)
             }
@@ -217,7 +220,7 @@ impl Inner {
     /// Closes the partner for a stated time.
     fn throttle(&self, world: &mut World, partner: Partner, read: &Any, chosen: &Chosen, now: u64) -> Reply {
         let seconds = chosen.seconds.unwrap_or(1 + chosen.roll % 2);
-        let mut reply = contract::throttled(partner);
+        let mut reply = switchboard::throttled(partner);
         let until = if chosen.fault == Some(Fault::ThrottleDate) {
             // A date has whole seconds, and no client may come before it.
             let date = now.div_ceil(SECOND_US) + seconds;

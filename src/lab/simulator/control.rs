@@ -28,13 +28,14 @@ use serde_json::{Value, json};
 
 use super::{
     Op, Provider,
+    config::Publishing,
+    context::Inner,
     faults::{Fault, Mode, Script},
     ledger::{Event, Line},
+    lock::lock,
     organization_platform,
     partner::{Errand, Partner},
-    publish::Publishing,
     ses,
-    world::{Inner, lock},
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,7 +63,7 @@ pub enum Command {
     /// What the organisation platform does from now on.
     Platform(organization_platform::Scene),
     /// Whether SES takes messages.
-    Sending { state: ses::Sending },
+    Sending { state: ses::state::Sending },
     /// How events are published.
     Publishing(Publishing),
 }
@@ -144,7 +145,7 @@ impl Control {
                     gate.closed_until = 0;
                 }
                 world.platform.clear();
-                world.ses.sending = ses::Sending::default();
+                world.ses.sending = ses::state::Sending::default();
                 self.inner.publishing.send_replace(Publishing::default());
             }
             Command::Fund { provider, balance } => {

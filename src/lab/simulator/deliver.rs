@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 
-use super::{contract::Reply, wire::Caller, world::Inner};
+use super::{context::Inner, messages::Reply, wire::Caller};
 
 /// A slow body takes about this long.
 const SLOW: Duration = Duration::from_secs(1);

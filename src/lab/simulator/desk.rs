@@ -1,13 +1,16 @@
 //! Where effects happen: one call at the desk of one provider. Each effect is one ledger line, written in the same
 //! breath as the change in memory, under the world's lock; so the order of the lines is the order of the effects.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{
     Op, Provider,
+    context::Inner,
     ledger::{Event, Line},
+    lock::lock,
     shop::{self, Card, Order, Shop, State},
-    world::Inner,
 };
 
 pub struct Desk<'a> {
@@ -142,5 +145,37 @@ impl Desk<'_> {
             at_us: self.inner.ledger.now_us(),
             state: State::Live,
         }
+    }
+}
+
+pub fn desk<'a>(inner: &'a Inner, shop: &'a mut Shop, provider: Provider, op: Op, trade: String) -> Desk<'a> {
+    Desk { inner, shop, provider, op, trade, late: false, pend_until: None, pending: None }
+}
+
+impl Inner {
+    /// After a restart: orders that were accepted still land.
+    pub fn resume_pending(self: &Arc<Self>) {
+        for provider in Provider::ALL {
+            let accepted: Vec<_> = {
+                let world = lock(&self.world);
+                let shop = world.shops.of(provider);
+                shop.accepted().map(|(card, lands_us)| (card.id.clone(), lands_us)).collect()
+            };
+            for (card, lands_us) in accepted {
+                self.land_at(provider, card, lands_us);
+            }
+        }
+    }
+
+    pub fn land_at(self: &Arc<Self>, provider: Provider, card: String, lands_us: u64) {
+        self.later(lands_us, move |inner| {
+            let mut world = lock(&inner.world);
+            let shop = world.shops.of_mut(provider);
+            let Some(trade) = shop.card(&card).map(|card| card.trade.clone()) else {
+                return;
+            };
+            let mut desk = Desk { late: true, ..desk(inner, shop, provider, Op::Issue, trade) };
+            desk.land(&card);
+        });
     }
 }

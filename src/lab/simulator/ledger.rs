@@ -19,8 +19,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
+    lock::lock,
     partner::{Errand, Partner},
-    world::lock,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

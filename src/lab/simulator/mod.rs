@@ -13,7 +13,8 @@ mod amazon_incentives;
 mod basic_auth;
 mod call;
 mod command;
-mod contract;
+mod config;
+mod context;
 mod control;
 mod deliver;
 mod desk;
@@ -22,6 +23,8 @@ mod gift_on_demand;
 mod ledger;
 mod limiter;
 pub mod link;
+mod lock;
+mod messages;
 mod organization_platform;
 mod partner;
 mod publish;
@@ -30,201 +33,34 @@ mod ses;
 mod shop;
 mod sigv4;
 mod sns;
+mod state;
+mod switchboard;
 mod tango_card;
 #[cfg(test)]
 mod tests;
 mod wire;
-mod world;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
 use axum::routing::{get, post};
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::world::Inner;
+use self::context::Inner;
 
 pub use self::command::{SimulateArgs, run};
+pub use self::config::{Config, Credentials, PlatformConfig, Publishing, SesConfig};
 pub use self::control::{Command, Control};
 pub use self::faults::Fault;
 pub use self::ledger::{Event, Line};
-pub use self::organization_platform::{PlatformConfig, Scene};
-pub use self::partner::{Errand, Partner};
-pub use self::publish::Publishing;
-pub use self::ses::{Sending, SesConfig};
+pub use self::organization_platform::Scene;
+pub use self::partner::{Errand, Op, Partner, PerProvider, Provider};
+pub use self::ses::state::Sending;
 pub use self::sns::CERTIFICATE as SNS_TEST_CERTIFICATE;
-
-/// The three simulated gift providers; the serialized names are also the path prefixes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Provider {
-    AmazonIncentives,
-    GiftOnDemand,
-    TangoCard,
-}
-
-impl Provider {
-    pub const ALL: [Provider; 3] = [Provider::AmazonIncentives, Provider::GiftOnDemand, Provider::TangoCard];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Provider::AmazonIncentives => "amazon_incentives",
-            Provider::GiftOnDemand => "gift_on_demand",
-            Provider::TangoCard => "tango_card",
-        }
-    }
-
-    pub fn from_name(name: &str) -> Option<Provider> {
-        Self::ALL.into_iter().find(|p| p.name() == name)
-    }
-}
-
-/// What a call to a gift provider wants. Amazon has no `Inquire`: asking again is issuing again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Op {
-    Issue,
-    Inquire,
-    Cancel,
-    Funds,
-}
-
-impl Op {
-    pub fn name(self) -> &'static str {
-        match self {
-            Op::Issue => "issue",
-            Op::Inquire => "inquire",
-            Op::Cancel => "cancel",
-            Op::Funds => "funds",
-        }
-    }
-}
-
-/// One value for each provider.
-#[derive(Clone, Copy, Debug)]
-pub struct PerProvider<T> {
-    pub amazon_incentives: T,
-    pub gift_on_demand: T,
-    pub tango_card: T,
-}
-
-impl<T> PerProvider<T> {
-    pub fn of(&self, provider: Provider) -> &T {
-        match provider {
-            Provider::AmazonIncentives => &self.amazon_incentives,
-            Provider::GiftOnDemand => &self.gift_on_demand,
-            Provider::TangoCard => &self.tango_card,
-        }
-    }
-
-    pub fn of_mut(&mut self, provider: Provider) -> &mut T {
-        match provider {
-            Provider::AmazonIncentives => &mut self.amazon_incentives,
-            Provider::GiftOnDemand => &mut self.gift_on_demand,
-            Provider::TangoCard => &mut self.tango_card,
-        }
-    }
-}
-
-/// The credentials that callers must show. They open nothing but this simulator, so they may be printed.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    pub amazon_key_id: String,
-    pub amazon_secret: String,
-    /// Exactly 5 characters; every `creationRequestId` starts with it.
-    pub amazon_partner_id: String,
-    pub amazon_region: String,
-    pub gift_on_demand_key: String,
-    pub tango_platform: String,
-    pub tango_key: String,
-}
-
-impl Default for Credentials {
-    fn default() -> Self {
-        Credentials {
-            amazon_key_id: "AKIDEXAMPLEDEMO".into(),
-            amazon_secret: "demo-secret".into(),
-            amazon_partner_id: "Noshi".into(),
-            amazon_region: "us-west-2".into(),
-            gift_on_demand_key: "demo-key".into(),
-            tango_platform: "demo".into(),
-            tango_key: "demo-key".into(),
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Port 0 takes a free one; see [`Simulator::addr`].
-    pub listen: SocketAddr,
-    /// Appended to; if it exists, the state is rebuilt from it.
-    pub ledger: PathBuf,
-    /// Decides the faults and the codes. A ledger can only be continued with its own seed.
-    pub seed: u64,
-    /// Seeded random faults (scripted ones work regardless).
-    pub faults: bool,
-    /// Calls per sliding second; `None` is no limit.
-    pub limits: PerProvider<Option<u32>>,
-    /// The longest that an effect lands late, and how long a stale inquiry stays blind after an effect.
-    pub settle: Duration,
-    /// How long `effect_then_hang` holds a connection whose client does not give up.
-    pub hang: Duration,
-    /// How long after its creation an Amazon card can be cancelled (15 minutes in the real world).
-    pub cancel_window: Duration,
-    /// Yen on each account when the ledger is new.
-    pub balance: PerProvider<i64>,
-    pub credentials: Credentials,
-    pub organization_platform: PlatformConfig,
-    pub ses: SesConfig,
-}
-
-impl Config {
-    /// A simulator on a free loopback port, without random faults, with the vendors' published call limits
-    /// (10, and 1 for Tango; 10 is assumed for gift_on_demand) and a billion yen on each account.
-    pub fn new(ledger: impl Into<PathBuf>) -> Config {
-        Config {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            ledger: ledger.into(),
-            seed: 1,
-            faults: false,
-            limits: PerProvider { amazon_incentives: Some(10), gift_on_demand: Some(10), tango_card: Some(1) },
-            settle: Duration::from_secs(2),
-            hang: Duration::from_secs(30),
-            cancel_window: Duration::from_secs(15 * 60),
-            balance: PerProvider {
-                amazon_incentives: 1_000_000_000,
-                gift_on_demand: 1_000_000_000,
-                tango_card: 1_000_000_000,
-            },
-            credentials: Credentials::default(),
-            organization_platform: PlatformConfig::default(),
-            ses: SesConfig::default(),
-        }
-    }
-
-    pub(crate) fn limit(&self, partner: Partner) -> Option<u32> {
-        match partner {
-            Partner::Gift(provider) => *self.limits.of(provider),
-            Partner::OrganizationPlatform => self.organization_platform.limit,
-            Partner::Ses => self.ses.limit,
-        }
-    }
-
-    pub(crate) fn limit_mut(&mut self, partner: Partner) -> &mut Option<u32> {
-        match partner {
-            Partner::Gift(provider) => self.limits.of_mut(provider),
-            Partner::OrganizationPlatform => &mut self.organization_platform.limit,
-            Partner::Ses => &mut self.ses.limit,
-        }
-    }
-}
 
 /// A running simulator. Dropping it lets go of the listener in the background; [`Simulator::stop`] waits until the
 /// ledger is complete and free for the next one.

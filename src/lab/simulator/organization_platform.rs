@@ -24,9 +24,10 @@
 //! same shop or organisation, and a subscriber may see them in any order.
 
 mod events;
+mod failure;
 mod office;
 mod scene;
-mod state;
+pub mod state;
 
 use std::sync::Arc;
 
@@ -34,42 +35,23 @@ use axum::extract::Query;
 use axum::http::Method;
 use serde_json::{Map, Value, json};
 
-use self::office::Office;
+use self::{
+    failure::{AWAY, BODY, Failure, KEY, NOWHERE, TOKEN, TOO_MANY, fail},
+    office::Office,
+    state::Order,
+};
 use super::{
-    contract::{Arrived, Read, Refusal, Reply, Way},
+    config::PlatformConfig,
+    context::Inner,
+    messages::{Arrived, Read, Refusal, Reply, Way},
     partner::Errand,
     shop::sha256_hex,
-    world::{Inner, World},
+    state::World,
 };
 
 pub use self::scene::{Scene, play};
-pub use self::state::Platform;
 
 const LONGEST_KEY: usize = 255;
-
-#[derive(Clone, Debug)]
-pub struct PlatformConfig {
-    /// Calls per sliding second; `None` is no limit.
-    pub limit: Option<u32>,
-    pub token: String,
-    /// How long the first answer of a key is remembered.
-    pub key_memory: std::time::Duration,
-    /// Where events go; without it none are published.
-    pub events_url: Option<String>,
-    pub events_secret: String,
-}
-
-impl Default for PlatformConfig {
-    fn default() -> PlatformConfig {
-        PlatformConfig {
-            limit: Some(10),
-            token: "demo-token".into(),
-            key_memory: std::time::Duration::from_secs(24 * 60 * 60),
-            events_url: None,
-            events_secret: "demo-events-secret".into(),
-        }
-    }
-}
 
 #[derive(Clone)]
 pub enum Ask {
@@ -77,40 +59,6 @@ pub enum Ask {
     Find { organization: String, public_id: String },
     Assign { organization: String, service: String },
     Delete { shop: String },
-}
-
-/// What a shop is ordered with.
-#[derive(Clone)]
-pub struct Order {
-    pub organization: String,
-    pub public_id: String,
-    pub name: String,
-    pub key: String,
-    /// Fingerprint of what has to be equal for a repeated order to be a replay.
-    pub content: String,
-}
-
-/// (HTTP status, code, message)
-type Failure = (u16, &'static str, &'static str);
-
-const TOKEN: Failure = (401, "unauthorized", "the token is wrong");
-const NOWHERE: Failure = (404, "not_found", "there is no such resource");
-const KEY: Failure = (422, "idempotency_key_missing", "Idempotency-Key must have 1 to 255 characters");
-const BODY: Failure = (422, "body_refused", "public_id and name are required");
-const PUBLIC_ID: Failure = (422, "public_id_refused", "this public_id cannot be");
-const NAME: Failure = (422, "name_refused", "this name cannot be");
-const REUSED: Failure = (422, "idempotency_key_reused", "the key was used with other content");
-const TAKEN: Failure = (409, "public_id_taken", "a shop of the organization has this public_id");
-const REFUSED: Failure = (403, "organization_refused", "the organization may not do this");
-const IN_USE: Failure = (409, "shop_in_use", "the shop is in use");
-const TOO_MANY: Failure = (429, "too_many_requests", "too many calls");
-const AWAY: Failure = (503, "unavailable", "try again");
-const BROKEN: Failure = (500, "internal", "internal error");
-/// Answers that a key remembers.
-const FINAL: [Failure; 4] = [PUBLIC_ID, NAME, TAKEN, REFUSED];
-
-fn fail((status, code, message): Failure) -> Reply {
-    Reply::json(status, &json!({"code": code, "message": message}))
 }
 
 pub fn read(call: &Arrived, config: &PlatformConfig) -> Read<Errand, Ask> {

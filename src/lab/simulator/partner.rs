@@ -2,7 +2,77 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Op, Provider};
+/// The three simulated gift providers; the serialized names are also the path prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provider {
+    AmazonIncentives,
+    GiftOnDemand,
+    TangoCard,
+}
+
+impl Provider {
+    pub const ALL: [Provider; 3] = [Provider::AmazonIncentives, Provider::GiftOnDemand, Provider::TangoCard];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Provider::AmazonIncentives => "amazon_incentives",
+            Provider::GiftOnDemand => "gift_on_demand",
+            Provider::TangoCard => "tango_card",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Provider> {
+        Self::ALL.into_iter().find(|p| p.name() == name)
+    }
+}
+
+/// What a call to a gift provider wants. Amazon has no `Inquire`: asking again is issuing again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    Issue,
+    Inquire,
+    Cancel,
+    Funds,
+}
+
+impl Op {
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Issue => "issue",
+            Op::Inquire => "inquire",
+            Op::Cancel => "cancel",
+            Op::Funds => "funds",
+        }
+    }
+}
+
+/// One value for each provider.
+#[derive(Clone, Copy, Debug)]
+pub struct PerProvider<T> {
+    pub amazon_incentives: T,
+    pub gift_on_demand: T,
+    pub tango_card: T,
+}
+
+impl<T> PerProvider<T> {
+    pub fn of(&self, provider: Provider) -> &T {
+        match provider {
+            Provider::AmazonIncentives => &self.amazon_incentives,
+            Provider::GiftOnDemand => &self.gift_on_demand,
+            Provider::TangoCard => &self.tango_card,
+        }
+    }
+
+    pub fn of_mut(&mut self, provider: Provider) -> &mut T {
+        match provider {
+            Provider::AmazonIncentives => &mut self.amazon_incentives,
+            Provider::GiftOnDemand => &mut self.gift_on_demand,
+            Provider::TangoCard => &mut self.tango_card,
+        }
+    }
+}
 
 /// Everybody whom the simulator plays; the names are also the path prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

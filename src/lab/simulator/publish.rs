@@ -4,35 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
+    context::Inner,
     faults::roll,
     ledger::{Event, Line},
     partner::Partner,
-    world::Inner,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// How events are published, until told otherwise.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Publishing {
-    /// Nothing is published while this holds.
-    pub held: bool,
-    /// How often each event is delivered.
-    pub copies: u32,
-    /// How late.
-    pub delay_ms: u64,
-}
-
-impl Default for Publishing {
-    fn default() -> Publishing {
-        Publishing { held: false, copies: 1, delay_ms: 0 }
-    }
-}
 
 pub type Sign = fn(&Inner, &str) -> Vec<(&'static str, String)>;
 

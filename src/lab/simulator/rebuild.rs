@@ -8,11 +8,11 @@ use super::{
     Config, PerProvider, Provider,
     faults::Faults,
     ledger::{Event, Line},
-    organization_platform::Platform,
+    organization_platform::state::Platform,
     partner::Partner,
-    ses::Ses,
+    ses::state::Ses,
     shop::{self, Card, Order, Shop, State},
-    world::World,
+    state::World,
 };
 
 pub fn world(config: &Config, lines: &[Line]) -> anyhow::Result<World> {

@@ -16,112 +16,33 @@
 //! sender was told. The ledger's `trade` is the message's tag `job_id`; addresses stand nowhere in it.
 
 mod fate;
+pub mod state;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::http::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use self::fate::Fate;
+use self::state::{Fate, Message, Sending, local_part};
 use super::{
-    contract::{Arrived, Read, Refusal, Reply, Way},
+    config::SesConfig,
+    context::Inner,
     faults::roll,
     ledger::{Event, Line},
+    messages::{Arrived, Read, Refusal, Reply, Way},
     partner::{Errand, Partner},
     shop::sha256_hex,
     sigv4::{self, Keys, Wrong},
-    world::{Inner, World},
+    state::World,
 };
 
-const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
 const MOST_RECIPIENTS: usize = 50;
-
-#[derive(Clone, Debug)]
-pub struct SesConfig {
-    /// Calls per sliding second; `None` is no limit.
-    pub limit: Option<u32>,
-    pub max_24_hour_send: u64,
-    /// Where events go; without it none are published.
-    pub events_url: Option<String>,
-    pub topic_arn: String,
-    pub region: String,
-    pub key_id: String,
-    pub secret: String,
-}
-
-impl Default for SesConfig {
-    fn default() -> SesConfig {
-        SesConfig {
-            limit: Some(14),
-            max_24_hour_send: 1_000_000,
-            events_url: None,
-            topic_arn: "arn:aws:sns:ap-northeast-1:123456789012:noshi-mail".into(),
-            region: "ap-northeast-1".into(),
-            key_id: "AKIDEXAMPLESES".into(),
-            secret: "demo-secret".into(),
-        }
-    }
-}
-
-/// Whether the account takes messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sending {
-    #[default]
-    Enabled,
-    Paused,
-    Suspended,
-    /// The sender's domain is not verified.
-    Unverified,
-}
-
-#[derive(Default)]
-pub struct Ses {
-    /// When each recipient of the last day was sent something.
-    sent: VecDeque<u64>,
-    messages: u64,
-    pub sending: Sending,
-}
-
-impl Ses {
-    pub fn rebuild(&mut self, line: &Line) {
-        if line.event == Event::MailSent {
-            self.messages += 1;
-            let recipients = line.detail.as_ref().and_then(|detail| detail["recipients"].as_u64()).unwrap_or(1);
-            self.sent.extend((0..recipients).map(|_| line.us));
-        }
-    }
-
-    fn sent_in_a_day(&mut self, now: u64) -> u64 {
-        while self.sent.front().is_some_and(|first| first + DAY_US <= now) {
-            self.sent.pop_front();
-        }
-        self.sent.len() as u64
-    }
-}
 
 #[derive(Clone)]
 pub enum Ask {
     Send(Message),
     Account,
-}
-
-#[derive(Clone)]
-pub struct Message {
-    job: String,
-    from: String,
-    recipients: Vec<String>,
-    tags: Map<String, Value>,
-    configuration_set: Option<String>,
-    fate: Fate,
-}
-
-fn local_part(address: &str) -> &str {
-    let local = address.split_once('@').map_or(address, |(local, _)| local);
-    local.split_once('+').map_or(local, |(local, _)| local)
 }
 
 /// (HTTP status, error type, message)

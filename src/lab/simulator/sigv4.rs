@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 
-use super::contract::Arrived;
+use super::messages::Arrived;
 
 /// How far a signature's date may be from now (AWS's usual tolerance).
 const TOLERANCE: Duration = Duration::from_secs(5 * 60);

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Credentials, Op, basic_auth,
-    contract::{Arrived, Ask, Read, Refusal, Reply},
     desk::Desk,
+    messages::{Arrived, Ask, Read, Refusal, Reply},
     shop::{Card, Order, Shop, State, sha256_hex},
 };
 

@@ -15,7 +15,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::world::lock;
+use super::lock::lock;
 
 /// The caller's end of one connection: how the connection shall end.
 #[derive(Clone)]

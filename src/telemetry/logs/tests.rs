@@ -72,7 +72,7 @@ fn libraries_that_hold_keys_are_not_heard() {
         tracing::warn!(target: "reqsign_aws_v4::provide_credential::imds", "token CNRY-TOKEN was refused");
         tracing::trace!(target: "hyper::proto::h1::io", "flushed x-aws-ec2-metadata-token: CNRY-TOKEN");
         tracing::warn!({ log.target = "reqsign_core" }, "CNRY-TOKEN");
-        tracing::warn!(target: "noshi::clients", "no credentials");
+        tracing::warn!(target: "noshi::partners", "no credentials");
     });
     assert!(!text.contains("CNRY") && text.contains("no credentials"), "{text}");
 }

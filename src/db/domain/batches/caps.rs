@@ -18,6 +18,7 @@ pub struct Cap {
     pub approve_from_total: Option<i64>,
 }
 
+// What is not said stays as it was.
 const SET_CAP: &str = "insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows,
     approve_from_total, approval_lasts)
 select $1, $2, coalesce($3, c.most_rows), coalesce($4, c.most_total), coalesce($5, c.most_per_user), coalesce($6, c.most_per_day),

@@ -88,6 +88,7 @@ fn announcement(batch: i64, row_no: i32, args: &gift_issuance::Args) -> email::A
     }
 }
 
+// The same whenever it is asked: what was cancelled stays so, and an id is taken for ever.
 const TOLD_BY_CANCELLED: &str = "select r.row_no from (
     select r.row_no, r.key, r.mailed from noshi.batch o join noshi.batch_row r on r.batch = o.id and r.row_no > $2
     where o.id = $1 and o.mails order by r.row_no limit $3) r

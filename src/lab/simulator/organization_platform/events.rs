@@ -7,7 +7,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 
 use super::state::Shop;
-use crate::lab::simulator::{partner::Partner, publish::Notice, world::Inner};
+use crate::lab::simulator::{context::Inner, partner::Partner, publish::Notice};
 
 pub fn shop(inner: &Arc<Inner>, kind: &'static str, shop: &Shop, name: Option<&str>) {
     let body = json!({

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{
-    BROKEN, Failure, NAME, NOWHERE, Order, PUBLIC_ID, REFUSED, REUSED, TAKEN, events, fail,
-    state::{Platform, Shop},
+    events,
+    failure::{BROKEN, Failure, NAME, NOWHERE, PUBLIC_ID, REFUSED, REUSED, TAKEN, fail},
+    state::{Order, Platform, Shop},
 };
 use crate::lab::simulator::{
-    contract::{Reply, Way},
+    context::Inner,
     ledger::{Event, Line},
+    messages::{Reply, Way},
     partner::{Errand, Partner},
-    world::Inner,
 };
 
 /// Where effects happen: one call at the platform. Each is one ledger line, written in the same breath as the change in

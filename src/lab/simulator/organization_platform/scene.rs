@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{events, state::Shop};
+use super::{
+    events,
+    state::{Deletes, Refuse, Shop},
+};
 use crate::lab::simulator::{
+    context::Inner,
     ledger::{Event, Line},
     partner::{Errand, Partner},
-    world::{Inner, World},
+    state::World,
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,26 +44,6 @@ pub enum Scene {
         organization: String,
         name: String,
     },
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Refuse {
-    #[default]
-    Nothing,
-    Services,
-    Everything,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Deletes {
-    #[default]
-    Normal,
-    /// 500, until told otherwise.
-    Failing,
-    /// 409, until told otherwise.
-    Refused,
 }
 
 pub fn play(inner: &Arc<Inner>, world: &mut World, scene: Scene) {

@@ -4,11 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
 
-use super::{
-    BROKEN, FINAL, Failure, IN_USE,
-    scene::{Deletes, Refuse},
-};
+use super::failure::{BROKEN, FINAL, Failure, IN_USE};
 use crate::lab::simulator::{
     faults::roll,
     ledger::{Event, Line},
@@ -183,4 +181,35 @@ impl Platform {
         }
         Ok(())
     }
+}
+
+/// What a shop is ordered with.
+#[derive(Clone)]
+pub struct Order {
+    pub organization: String,
+    pub public_id: String,
+    pub name: String,
+    pub key: String,
+    /// Fingerprint of what has to be equal for a repeated order to be a replay.
+    pub content: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refuse {
+    #[default]
+    Nothing,
+    Services,
+    Everything,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deletes {
+    #[default]
+    Normal,
+    /// 500, until told otherwise.
+    Failing,
+    /// 409, until told otherwise.
+    Refused,
 }

@@ -3,53 +3,8 @@
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use super::{Message, local_part};
-use crate::lab::simulator::{partner::Partner, publish::Notice, sns, world::Inner};
-
-/// What becomes of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    Delivery,
-    Bounce,
-    Transient,
-    Suppressed,
-    Complaint,
-    Reject,
-}
-
-impl Fate {
-    pub fn of(address: &str) -> Fate {
-        match local_part(address) {
-            "bounce" => Fate::Bounce,
-            "transient" => Fate::Transient,
-            "suppressed" => Fate::Suppressed,
-            "complaint" => Fate::Complaint,
-            "reject" => Fate::Reject,
-            _ => Fate::Delivery,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Fate::Delivery => "delivery",
-            Fate::Bounce => "bounce",
-            Fate::Transient => "transient",
-            Fate::Suppressed => "suppressed",
-            Fate::Complaint => "complaint",
-            Fate::Reject => "reject",
-        }
-    }
-
-    /// The event types that it makes, in order.
-    fn events(self) -> &'static [&'static str] {
-        match self {
-            Fate::Delivery => &["Send", "Delivery"],
-            Fate::Bounce | Fate::Transient | Fate::Suppressed => &["Send", "Bounce"],
-            Fate::Complaint => &["Send", "Delivery", "Complaint"],
-            Fate::Reject => &["Reject"],
-        }
-    }
-}
+use super::state::{Fate, Message};
+use crate::lab::simulator::{context::Inner, partner::Partner, publish::Notice, sns};
 
 pub fn notices(inner: &Inner, message: &Message, id: &str) -> Vec<Notice> {
     let (Some(url), Some(set)) = (&inner.config.ses.events_url, &message.configuration_set) else {

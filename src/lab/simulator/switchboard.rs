@@ -1,57 +1,22 @@
-//! What the contracts have in common: a call as it arrived, what it asks, what it is answered.
+//! Which partner a call is for: it is read, carried out and refused in that partner's own way.
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::http::{HeaderMap, Method, Uri};
-use serde_json::Value;
-
 use super::{
-    Config, Op, Provider, amazon_incentives,
-    desk::Desk,
-    gift_on_demand, organization_platform,
-    partner::{Errand, Partner},
+    amazon_incentives,
+    config::Config,
+    context::Inner,
+    desk::{Desk, desk},
+    gift_on_demand,
+    lock::lock,
+    messages::{Arrived, Ask, Read, Refusal, Reply, Way},
+    organization_platform,
+    partner::{Errand, Op, Partner, Provider},
     ses,
     shop::Order,
+    state::World,
     tango_card,
-    world::{Inner, World, desk},
 };
-
-/// A call with its whole body.
-pub struct Arrived {
-    pub method: Method,
-    pub uri: Uri,
-    /// Behind the provider's prefix, with a leading slash.
-    pub path: String,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-}
-
-impl Arrived {
-    /// A header's value, or empty.
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-    }
-
-    /// The body as JSON, or null.
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
-    }
-}
-
-/// What a call turned out to be.
-#[derive(Clone)]
-pub struct Read<O = Op, A = Ask> {
-    /// `None`: no such endpoint.
-    pub op: Option<O>,
-    pub trade: Option<String>,
-    /// As the request carried them, right or wrong; for the ledger.
-    pub amount: Option<Value>,
-    pub currency: Option<Value>,
-    /// The answer to wrong credentials.
-    pub denied: Option<Reply>,
-    pub ask: Result<A, Refusal>,
-}
 
 /// What a call to any partner turned out to be.
 pub type Any = Read<Errand, Wanted>;
@@ -63,78 +28,23 @@ pub enum Wanted {
     Ses(ses::Ask),
 }
 
-/// A call that cannot be carried out, or a vendor's mock id: answered, without any effect.
-#[derive(Clone)]
-pub struct Refusal {
-    pub reason: &'static str,
-    pub reply: Reply,
-}
-
-#[derive(Clone)]
-pub enum Ask {
-    Issue(Order),
-    /// With the provider's own id of the order, if the request named it.
-    Inquire {
-        card: Option<String>,
-    },
-    /// With the provider's own id of the card, if the request named it.
-    Cancel {
-        card: Option<String>,
-    },
-    Funds,
-}
-
-impl<O, A> Read<O, A> {
-    /// A call to an endpoint that does not exist.
-    pub fn nowhere(reply: Reply) -> Self {
-        Read {
-            op: None,
-            trade: None,
-            amount: None,
-            currency: None,
-            denied: None,
-            ask: Err(Refusal { reason: "no such endpoint", reply }),
-        }
-    }
-
-    fn into_any(self, wanted: impl FnOnce(A) -> Wanted) -> Any
-    where
-        Errand: From<O>,
-    {
-        Read {
-            op: self.op.map(Errand::from),
-            trade: self.trade,
-            amount: self.amount,
-            currency: self.currency,
-            denied: self.denied,
-            ask: self.ask.map(wanted),
-        }
-    }
-}
-
-#[derive(Clone)]
-pub struct Reply {
-    pub status: u16,
-    pub content_type: &'static str,
-    pub retry_after: Option<String>,
-    /// `x-amzn-errortype`, where Amazon names an error so.
-    pub error_type: Option<&'static str>,
-    pub body: Vec<u8>,
-}
-
-impl Reply {
-    pub fn json(status: u16, body: &Value) -> Reply {
-        Reply::text(status, "application/json", &body.to_string())
-    }
-
-    pub fn text(status: u16, content_type: &'static str, body: &str) -> Reply {
-        Reply { status, content_type, retry_after: None, error_type: None, body: body.as_bytes().to_vec() }
+fn into_any<O, A>(read: Read<O, A>, wanted: impl FnOnce(A) -> Wanted) -> Any
+where
+    Errand: From<O>,
+{
+    Read {
+        op: read.op.map(Errand::from),
+        trade: read.trade,
+        amount: read.amount,
+        currency: read.currency,
+        denied: read.denied,
+        ask: read.ask.map(wanted),
     }
 }
 
 /// Reads a call and checks its credentials; nothing happens yet.
 pub fn read(partner: Partner, call: &Arrived, config: &Config, world: &World) -> Any {
-    let gift = |read: Read| read.into_any(Wanted::Gift);
+    let gift = |read: Read| into_any(read, Wanted::Gift);
     match partner {
         Partner::Gift(Provider::AmazonIncentives) => gift(amazon_incentives::read(call, &config.credentials)),
         Partner::Gift(Provider::GiftOnDemand) => gift(gift_on_demand::read(call, &config.credentials)),
@@ -142,20 +52,10 @@ pub fn read(partner: Partner, call: &Arrived, config: &Config, world: &World) ->
             gift(tango_card::read(call, &config.credentials, &world.shops.tango_card))
         }
         Partner::OrganizationPlatform => {
-            organization_platform::read(call, &config.organization_platform).into_any(Wanted::Platform)
+            into_any(organization_platform::read(call, &config.organization_platform), Wanted::Platform)
         }
-        Partner::Ses => ses::read(call, &config.ses).into_any(Wanted::Ses),
+        Partner::Ses => into_any(ses::read(call, &config.ses), Wanted::Ses),
     }
-}
-
-/// How a call is carried out.
-pub struct Way {
-    /// A gift order shall only be accepted now and land at this time.
-    pub pend_until: Option<u64>,
-    /// Its connection is gone already.
-    pub late: bool,
-    /// The answer shall be about another trade; the number decides about which.
-    pub other: Option<u64>,
 }
 
 /// The answer, and the card that was accepted for later, if it came to that.
@@ -266,5 +166,15 @@ fn by_card(ask: &Ask) -> bool {
     match ask {
         Ask::Inquire { card } | Ask::Cancel { card } => card.is_some(),
         Ask::Issue(_) | Ask::Funds => false,
+    }
+}
+
+impl Inner {
+    /// The call whose connection was reset at once. It is lost if the simulator ends first: nobody was promised it.
+    pub fn act_at(self: &Arc<Self>, partner: Partner, read: Any, lands_us: u64) {
+        self.later(lands_us, move |inner| {
+            let mut world = lock(&inner.world);
+            self::act(inner, &mut world, partner, &read, &Way { pend_until: None, late: true, other: None });
+        });
     }
 }
