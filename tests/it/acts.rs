@@ -305,7 +305,7 @@ fn statuses(place: &Place) -> &'static [&'static str] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_words() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::busy().await;
     let db = database().await;
     let pool = &db.pool;
     unguarded(pool).await;
