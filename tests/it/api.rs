@@ -714,7 +714,7 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
 /// What reaches the process slowly, in bulk or in pieces. It must neither fail nor grow.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_sent_makes_the_process_fail_or_grow() {
-    let _turn = crate::support::busy().await;
+    let _turn = crate::support::alone().await;
     let api = Api::open().await;
     let token = api.token("shop", &SCOPES).await;
     let head = |path: &str, kind: &str, more: &str| {

@@ -159,8 +159,9 @@ pub async fn drop_database(name: &str) {
 }
 
 async fn start() -> PrivatePostgres {
-    // Eight tests, some of them with a fleet.
-    let settings = Settings { durable: false, max_connections: 500, ..Settings::default() };
+    // Hundreds of databases: by default a process looks at each of them every minute for what is to be vacuumed, three a second.
+    let extra = vec![("autovacuum_naptime".to_owned(), "1h".to_owned())];
+    let settings = Settings { durable: false, max_connections: 500, extra, ..Settings::default() };
     let server = PrivatePostgres::start(settings).await.unwrap_or_else(|e| panic!("{e:#}"));
     server.create_database(TEMPLATE).await.expect("a database");
     // Migrated once; a database to which somebody is connected cannot be copied.
