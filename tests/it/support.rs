@@ -56,9 +56,9 @@ pub async fn turn() -> Turn {
     places(2).await
 }
 
-/// For a test that keeps a processor busy: two of them at once on the smallest machine.
+/// For a test that keeps a processor busy: two of them at once, and a fleet that waits beside them.
 pub async fn busy() -> Turn {
-    places(PLACES / 2).await
+    places(3).await
 }
 
 /// For a test that fills the machine, or that holds others to a time: nothing else runs meanwhile. It waits until nobody else wants
