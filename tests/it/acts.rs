@@ -304,7 +304,7 @@ fn statuses(place: &Place) -> &'static [&'static str] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_words() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::busy().await;
     let db = database().await;
     let pool = &db.pool;
     unguarded(pool).await;
@@ -433,7 +433,7 @@ async fn what_cannot_be_read_goes_back_to_its_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_of_a_running_job_its_holder_obeys_after_the_step() {
     let _turn = crate::support::turn().await;
-    let fleet = fleet(Terms { call_timeout: Duration::from_secs(2), ..Terms::default() }).await;
+    let fleet = fleet(Terms { call_timeout: Duration::from_secs(4), ..Terms::default() }).await;
     for provider in [Provider::AmazonIncentives, Provider::GiftOnDemand] {
         fleet.control().script(provider, Op::Issue, Fault::EffectThenHang, 1).unwrap();
     }

@@ -436,6 +436,7 @@ async fn sixty_four_ask_for_one_job_through_both_doors() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_in_one_transaction_ring_once_and_a_rollback_leaves_nothing() {
+    let _turn = crate::support::busy().await;
     let api = Api::open().await;
     let producer = api.token("shop", &["enqueue"]).await;
     let mut listener = PgListener::connect(&api.fleet.url).await.unwrap();
@@ -713,7 +714,7 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
 /// What reaches the process slowly, in bulk or in pieces. It must neither fail nor grow.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_sent_makes_the_process_fail_or_grow() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::alone().await;
     let api = Api::open().await;
     let token = api.token("shop", &SCOPES).await;
     let head = |path: &str, kind: &str, more: &str| {

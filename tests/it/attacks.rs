@@ -15,7 +15,7 @@ use crate::{
     engine::{pace, start},
     fleet::{Terms, fleet},
     processes::until,
-    support::{database, turn},
+    support::{busy, database, turn},
 };
 use noshi::{
     api::desk::MOST_LARGE,
@@ -253,7 +253,7 @@ async fn rows_have_ids_that_jobs_can_have() {
 /// Reports that are read a byte at a time keep nobody from theirs.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_readers_hold_up_themselves() {
-    let _turn = turn().await;
+    let _turn = busy().await;
     let api = Api::of(fleet(Terms::default()).await).await;
     let other = api.token("c", &["enqueue", "read", "personal"]).await;
     let rows = (0..20_000).map(|n| format!("R-{n},u{n},Hana,hana+{n}@example.jp,digital,1,JPY\n"));

@@ -204,6 +204,7 @@ async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_files_bytes_come_back_as_they_were() {
+    let _turn = crate::support::busy().await;
     let desk = Desk::open().await;
     let text = format!("\u{feff}{HEADER}\r\n\r\n{}\r\n\r\n", rows(0, 12_000).replace('\n', "\r\n"));
     let path = desk.write("grants.csv", text.as_bytes());
@@ -299,6 +300,7 @@ async fn a_file_is_taken_in_where_nothing_can_be_opened() {
 /// Chunks that changed places would be another file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_of_a_file_opens_at_its_own_place_only() {
+    let _turn = crate::support::busy().await;
     let desk = Desk::open().await;
     for from in [0, 10_000] {
         desk.submit(&desk.sato, &rows(from, from + 5_100)).await.unwrap();
@@ -452,6 +454,7 @@ async fn of_two_released_batches_with_one_grant_in_common_one_is_granted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_submission_is_gone_on_with() {
+    let _turn = crate::support::busy().await;
     let desk = Desk::open().await;
     let path = desk.write("grants.csv", format!("{HEADER}\n{}", rows(0, 11_000)).as_bytes());
     let path = path.to_str().unwrap();
@@ -475,6 +478,7 @@ async fn a_broken_submission_is_gone_on_with() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_that_submit_the_same_file_at_once_stage_each_row_once() {
+    let _turn = crate::support::busy().await;
     let desk = Desk::open().await;
     let text = rows(0, 6_000);
     let (one, other) = tokio::join!(desk.submit(&desk.sato, &text), desk.submit(&desk.sato, &text));

@@ -3,6 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
+use futures::future::join_all;
 use sqlx::AssertSqlSafe;
 
 use crate::{
@@ -73,7 +74,7 @@ fn left_by(ahead: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_stored_ahead_of_the_clock_is_drawn_back() {
     let _turn = turn().await;
-    for ahead in ["1 hour", "60 days"] {
+    join_all(["1 hour", "60 days"].map(async |ahead| {
         let fleet = fleet(Terms::default()).await;
         let pool = &fleet.pool;
         let worker = fleet.worker("w", &[], &[]);
@@ -107,7 +108,8 @@ async fn what_was_stored_ahead_of_the_clock_is_drawn_back() {
             "{log}"
         );
         assert!(worker.stop().await.success());
-    }
+    }))
+    .await;
 }
 
 /// A worker to which the database's clock seems off by what the file says.
@@ -127,7 +129,7 @@ const DEAD: &str = "select dead_at is not null from noshi.worker where name = 'g
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_clocks_disagree_nothing_falls_due_and_nobody_is_declared_dead() {
     let _turn = turn().await;
-    for off in ["5184000", "3600", "-3600"] {
+    join_all(["5184000", "3600", "-3600"].map(async |off| {
         let fleet = fleet(Terms::default()).await;
         let pool = &fleet.pool;
         set_schedule(&fleet).await;
@@ -152,7 +154,8 @@ async fn while_the_clocks_disagree_nothing_falls_due_and_nobody_is_declared_dead
             until_holds(pool, happens).await;
         }
         assert!(worker.stop().await.success());
-    }
+    }))
+    .await;
 }
 
 /// Nothing lapses, nothing that waits falls due, and what is in doubt is not judged by how long ago its call was.
@@ -202,7 +205,7 @@ async fn while_the_clocks_disagree_no_deadline_passes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_worker_with_a_wrong_clock_does_not_hold_up_the_fleet() {
     let _turn = turn().await;
-    for off in ["1200", "-1200"] {
+    join_all(["1200", "-1200"].map(async |off| {
         let fleet = fleet(Terms::default()).await;
         let pool = &fleet.pool;
         set_schedule(&fleet).await;
@@ -217,7 +220,8 @@ async fn one_worker_with_a_wrong_clock_does_not_hold_up_the_fleet() {
         let log = fs::read_to_string(&wrong.log).unwrap();
         assert!(!log.contains("a schedule was due") && !log.contains("declared a silent worker dead"), "{log}");
         assert!(wrong.stop().await.success() && right.stop().await.success());
-    }
+    }))
+    .await;
 }
 
 /// Debian's libfaketime, which gives a process another clock, as a file says.
@@ -261,7 +265,7 @@ async fn a_worker_with_a_wrong_clock_keeps_away_from_a_partner_who_checks_signat
     };
     let _turn = turn().await;
     let lib = lib.display().to_string();
-    for off in ["-20m", "+20m"] {
+    join_all(["-20m", "+20m"].map(async |off| {
         let fleet = fleet(Terms::default()).await;
         let pool = &fleet.pool;
         let clock = [("LD_PRELOAD", lib.as_str()), ("FAKETIME", off), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
@@ -287,7 +291,8 @@ async fn a_worker_with_a_wrong_clock_keeps_away_from_a_partner_who_checks_signat
         }
         assert_eq!(crate::processes::count(&fleet, "issued"), 10, "{off}: each once");
         assert!(wrong.stop().await.success() && right.stop().await.success());
-    }
+    }))
+    .await;
 }
 
 const NOTHING_LOST: [(&str, &str); 5] = [
@@ -311,8 +316,8 @@ async fn the_servers_clock_jumps_and_comes_right() {
     let _turn = turn().await;
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let clock = dir.path().join("clock");
-    for off in [60 * 86_400, 3600, -3600] {
+    join_all([60 * 86_400, 3600, -3600].map(async |off| {
+        let clock = dir.path().join(format!("clock{off}"));
         let server = server_with_a_clock(&lib, &clock).await;
         let fleet = fleet_on_url(server.url("noshi"), Terms::default()).await;
         let pool = &fleet.pool;
@@ -363,12 +368,14 @@ async fn the_servers_clock_jumps_and_comes_right() {
         }
         drop(fleet);
         server.stop().await.unwrap();
-    }
+    }))
+    .await;
 }
 
 /// What a heartbeat asks of the job table: nothing while the clock goes on, and a page by its index where it has gone back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_does_not_read_the_jobs_that_wait() {
+    let _turn = crate::support::busy().await;
     const WAITING: &str = "insert into noshi.job (kind, key, fingerprint, args, at, status, run_at)
         select 'probe', 'w' || n, '', '{\"id\": \"w\", \"steps\": 2}', 'new', 'scheduled', clock_timestamp() + n * interval '1 minute'
         from generate_series(1, 100000) n";

@@ -275,7 +275,7 @@ fn closed() -> OwnedFd {
 /// Every command, for real: as JSON, on 80 columns, on a full disk, into a closed pipe, and without anybody to complain to.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_answers_whoever_listens_and_panics_for_nobody() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::busy().await;
     let fleet = fleet(Terms::default()).await;
     fleet.gift("G-1", "digital", 500).await;
     let (mut done, mut refused) = (0, 0);

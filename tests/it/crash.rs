@@ -263,7 +263,7 @@ struct Row {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sigkill_at_any_point_breaks_no_rule() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::alone().await;
     let begun = Instant::now();
     let prepared = stream::iter(Provider::ALL).map(prepare).buffered(PARALLEL).collect::<Vec<_>>().await;
     let with = |scene: &'static Scene, provider: usize, crashes| Case {

@@ -13,14 +13,13 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    sync::MutexGuard,
 };
 
 /// A demo in a temp directory of its own, where a leftover is surely its own.
 struct Demo {
     temp: TempDir,
     child: Child,
-    _turn: MutexGuard<'static, ()>,
+    _turn: crate::support::Turn,
 }
 
 impl Demo {

@@ -699,7 +699,7 @@ impl Drill {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_alert_is_heard_and_is_over_when_its_fault_is_mended() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::alone().await;
     let drill = match Drill::begin().await {
         Ok(drill) => drill,
         Err(why) => return eprintln!("SKIPPED: no fire drill: {why}"),

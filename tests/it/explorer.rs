@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     fleet::{Fleet, Terms, fleet},
-    support::{database, server, turn},
+    support::{busy, database, server},
 };
 use noshi::{db::PgPool, partners::gifts::trade_id};
 
@@ -446,6 +446,7 @@ async fn host(planted: Planted, seed: u64, number: usize) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_alone_grants_more_than_one_person_may_in_files() {
+    let _turn = busy().await;
     let number = sequences(8_000);
     let began = std::time::Instant::now();
     for (n, part) in (0..number).step_by(TOGETHER).enumerate() {
@@ -459,7 +460,7 @@ async fn nobody_alone_grants_more_than_one_person_may_in_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_alone_makes_or_repeats_a_gift_or_gets_its_points_back() {
-    let _turn = turn().await;
+    let _turn = busy().await;
     let number = sequences(2_000);
     let began = std::time::Instant::now();
     for (n, part) in (0..number).step_by(4_000).enumerate() {
@@ -483,7 +484,7 @@ async fn nobody_alone_makes_or_repeats_a_gift_or_gets_its_points_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workers_login_makes_no_value_and_changes_no_request() {
-    let _turn = turn().await;
+    let _turn = busy().await;
     let number = sequences(600);
     let began = std::time::Instant::now();
     for (n, part) in (0..number).step_by(600).enumerate() {

@@ -217,6 +217,7 @@ async fn switches(root: &mut PgConnection) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn defaults_of_another_taste_change_nothing() {
+    let _turn = crate::support::busy().await;
     let url = given("noshi", "tasteful").await;
     let server = server().await;
     let mut root = root(server, "postgres").await;

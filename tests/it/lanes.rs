@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use noshi_jobs::machine::Closing;
 use serde_json::json;
 use tokio::{
@@ -47,7 +48,7 @@ pub fn busiest_second(at: &[i64]) -> usize {
 /// How full a budget gets is a benchmark (`noshi bench`); that it is never exceeded is a test.
 #[tokio::test(flavor = "multi_thread")]
 async fn four_workers_never_exceed_a_lane() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::alone().await;
     // Five debug processes on a small machine: two calls may well travel 200 ms differently long.
     let fleet = fleet(Terms { jitter: Duration::from_millis(200), ..Terms::default() }).await;
     for i in 0..800 {
@@ -73,7 +74,7 @@ async fn four_workers_never_exceed_a_lane() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_429_silences_the_whole_fleet() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::alone().await;
     let fleet = fleet(Terms::default()).await;
     for i in 0..150 {
         fleet.gift(&format!("g{i}"), "digital", 500).await;
@@ -397,7 +398,7 @@ async fn far_away(url: &str, round_trip: Duration) -> (Link, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_far_from_its_database_is_slower_and_never_idle() {
     let _turn = crate::support::turn().await;
-    for round_trip in [5, 50, 250, 1000].map(Duration::from_millis) {
+    join_all([5, 50, 250, 1000].map(Duration::from_millis).map(async |round_trip| {
         let fleet = fleet(Terms::default()).await;
         for i in 0..6 {
             fleet.gift(&format!("g{i}"), "amazon", 500).await;
@@ -409,5 +410,6 @@ async fn a_worker_far_from_its_database_is_slower_and_never_idle() {
         assert!(at.len() == 6 && busiest_second(&at) <= 100, "{round_trip:?}: {} arrivals", at.len());
         assert!(link.accepted() > 0);
         assert!(worker.stop().await.success());
-    }
+    }))
+    .await;
 }

@@ -11,7 +11,7 @@ use crate::{
     fleet::{Fleet, Terms, fleet},
     lanes::busiest_second,
     processes::{count, ledger},
-    support::turn,
+    support::alone,
 };
 use noshi::lab::simulator::link::Link;
 
@@ -88,7 +88,7 @@ async fn number(fleet: &Fleet, sql: &'static str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_partner_and_the_interface_may_be_far_away() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     for round_trip in round_trips() {
         let (fleet, link) = far_from_partners(round_trip).await;
         let mut api = Api::of(fleet).await;

@@ -307,7 +307,7 @@ async fn a_locked_lane_holds_up_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lanes_beside_a_locked_one_keep_their_rate() {
     const A_SECOND: u32 = 40;
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::alone().await;
     let db = database().await;
     let budget = Budget { per: Duration::from_secs(1), calls: A_SECOND, burst: 1, jitter: Duration::from_millis(50) };
     db::queue::lanes::declare(&db.pool, "free", &[budget]).await.unwrap();

@@ -10,7 +10,7 @@ use crate::{
     dump::{check, dump},
     fleet::{Fleet, LIMIT, TOPIC, Terms, address, fleet},
     processes::{ledger, until},
-    support::{database, turn},
+    support::{alone, database, turn},
 };
 use noshi::{
     db::{self, PgPool, domain::mails::Told},
@@ -218,7 +218,7 @@ async fn a_lost_answer_is_settled_by_an_event_or_by_the_template() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lane_keeps_to_the_account_and_closes_when_it_is_told() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let fleet = mails().await;
     let first = fleet.mail("first", "a@example.jp").await;
     fleet.meets(first, Fault::ThrottleSeconds, 1);

@@ -78,7 +78,7 @@ impl Practice {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_incident_is_resolved_as_its_page_says() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::alone().await;
     let practice = Practice::begin().await;
     let exports = practice.exports();
 

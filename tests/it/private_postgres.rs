@@ -19,6 +19,7 @@ use noshi::lab::private_postgres::{PrivatePostgres, Settings};
 const OWNER: &str = "NOSHI_TEST_OWNER";
 
 async fn start() -> PrivatePostgres {
+    support::place().await;
     let settings = Settings {
         durable: false,
         extra: vec![("log_parameter_max_length".into(), "0".into())],
@@ -79,6 +80,7 @@ async fn databases_of_tests_are_copies_of_their_own() {
 
 #[tokio::test]
 async fn a_crash_keeps_what_was_committed() {
+    support::place().await;
     let server = PrivatePostgres::start(Settings::default()).await.unwrap();
     let mut connection = connect(&server, "postgres").await;
     for setting in ["fsync", "synchronous_commit", "full_page_writes"] {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -108,7 +109,7 @@ async fn a_worker_stopped_past_its_lease_writes_nothing_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stopped_right_before_the_send_causes_no_second_gift() {
     let _turn = crate::support::turn().await;
-    for (_, category) in PROVIDERS {
+    join_all(PROVIDERS.map(async |(_, category)| {
         let fleet = fleet(Terms::default()).await;
         let job = fleet.gift("g", category, 500).await;
         let mut first = fleet.worker("first", &[("NOSHI_STOP", "send.before@1")], &[]);
@@ -137,7 +138,8 @@ async fn a_worker_stopped_right_before_the_send_causes_no_second_gift() {
             _ => assert_eq!(before.0, "completed"),
         }
         drop(second);
-    }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,7 +253,7 @@ async fn a_second_signal_ends_at_once_and_the_doubt_is_resolved() {
 /// Twenty crashes of the server under load: nothing lost, nobody declared dead, everybody claims again. How soon, it prints.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_survive_twenty_crashes_of_the_server() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::busy().await;
     let server = PrivatePostgres::start(Settings { durable: true, ..Settings::default() }).await.expect("a server");
     let url = server.url("postgres");
     db::migrate(&url).await.unwrap();

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::{
     fleet::{Terms, fleet},
     processes::until,
-    support::{TestDatabase, database, turn},
+    support::{TestDatabase, busy, database, turn},
 };
 use noshi::db::PgPool;
 
@@ -300,7 +300,7 @@ async fn an_act_on_a_job_of_a_settled_batch_opens_the_batch_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_it_goes_on_and_ends_exactly() {
     const JOBS: i64 = 12_000;
-    let _turn = turn().await;
+    let _turn = busy().await;
     let fleet = fleet(Terms::default()).await;
     let pool = &fleet.pool;
     let many = format!("select count(*) from noshi.enqueue_rows('probe', (select array_agg('p' || i) from generate_series(1, {JOBS}) i),

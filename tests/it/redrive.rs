@@ -164,7 +164,7 @@ async fn stop(worker: Running) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_re_drive_of_5000_jobs_ends_exactly_though_workers_are_killed() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::busy().await;
     let fleet = fleet(Terms::default()).await;
     let pool = &fleet.pool;
     db::queue::lanes::declare(pool, "probe", &[]).await.expect("a lane");

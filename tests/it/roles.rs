@@ -21,6 +21,7 @@ static TURN: Mutex<()> = Mutex::const_new(());
 const LOGINS: [&str; 5] = ["worker", "producer", "operator", "reader", "door"];
 
 async fn server() -> &'static PrivatePostgres {
+    crate::support::place().await;
     let start = async || {
         let server =
             PrivatePostgres::start(Settings { durable: false, ..Settings::default() }).await.expect("a server");

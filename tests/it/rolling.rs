@@ -24,7 +24,7 @@ use crate::{
     metrics::scrape,
     probes::{address, ask, until_ready},
     processes::{ledger, until},
-    support::turn,
+    support::alone,
 };
 use noshi::db::PgPool;
 
@@ -206,7 +206,7 @@ async fn everything_was_done_once(fleet: &Fleet, asked: &Asked, newer: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_workers_are_restarted_one_after_another_under_load() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let earlier = std::env::var("NOSHI_EARLIER").ok();
     let earlier = earlier.as_deref();
     // Five debug processes on a small machine: calls travel differently long, and a slow answer is no doubt.

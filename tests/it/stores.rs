@@ -251,7 +251,7 @@ async fn changes_over_there_are_kept_here_before_the_insert_twice_and_out_of_ord
 /// R55: a file may be run again as it is, whatever happened on the way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_999_rows_survives_five_kills_and_a_second_submission() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::busy().await;
     let fleet = fleet(Terms { faults: true, jitter: Duration::from_millis(200), ..Terms::default() }).await;
     let rows: String = (0..999).map(|n| format!("O-{},S-{n:03},支店{n}\n", n % 7)).collect();
     let file = fleet.dir.path().join("stores.csv");

@@ -253,7 +253,7 @@ async fn without_bug(bug: Bug, name: &'static str) -> Result<Duration, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_planted_bug_is_caught_and_nothing_else_is() {
-    let _turn = crate::support::turn().await;
+    let _turn = crate::support::alone().await;
     let begun = Instant::now();
     let run =
         async |(bug, name): (Bug, &'static str)| (bug, name, with_bug(bug, name).await, without_bug(bug, name).await);
