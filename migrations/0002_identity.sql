@@ -266,6 +266,9 @@ begin
         and (not pg_has_role(session_user, 'noshi_api', 'member') or pg_has_role(session_user, 'noshi_operator', 'member') or pg_has_role(session_user, 'noshi_producer', 'member')) then
         raise exception 'tokens are shown to the HTTP interface, and by its login alone' using errcode = 'NS401';
     end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'tokens are shown in read committed' using errcode = 'NS401', hint = 'An older snapshot does not see that one was revoked.';
+    end if;
     return query select t.* from token t
         where t.id = split_part(shown, '.', 1) and shown ~ '^[a-z0-9]{12}[.][0-9a-f]{64}$'
           and t.digest = sha256(decode(split_part(shown, '.', 2), 'hex'))

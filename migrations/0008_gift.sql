@@ -52,8 +52,9 @@ as $$
 declare
     g record;
 begin
+    -- Locked, so that a batch that was cancelled since this transaction began is not taken for what it was; a cancel does not wait for it.
     select r.args, b.registered_at into g from batch_row r join batch b on b.id = r.batch
-    where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null order by b.cancelled_at desc nulls first limit 1;
+    where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null order by b.cancelled_at desc nulls first limit 1 for key share of b;
     if not found or g.args ->> 'user' is distinct from p_user then
         raise exception 'this user has no grant %', p_grant using errcode = 'NS404';
     end if;
@@ -70,6 +71,23 @@ begin
         raise exception 'grant % has lapsed', p_grant using errcode = 'NS410';
     end if;
     return enqueue('gift_issuance', p_grant, g.args, 0::smallint);
+end $$;
+
+-- Before anything is bought, whether a file grants it to somebody else: what asked for it may have been written under a snapshot from before
+-- that file. A worker's statement sees what is committed.
+create function noshi.bought_as_granted() returns trigger language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare other bigint;
+begin
+    select b.id into other from job j join batch_row r on r.key = j.key join batch b on b.id = r.batch
+    where j.id = new.job and j.batch is null and b.kind = 'grants' and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
+      and r.args <> j.args limit 1;
+    if found then
+        raise exception 'batch % grants % otherwise than this job asks', other, new.grant_id using errcode = 'NS409',
+            hint = 'Nothing was bought. See who asked for it, and cancel the job.';
+    end if;
+    return new;
 end $$;
 
 -- Hands out what is needed to show a gift to its user, and writes that down in the same transaction. The code is sealed; where the
@@ -143,10 +161,11 @@ as $$
     select id from k where id is not null
 $$;
 
+create trigger bought_as_granted before insert on noshi.gift_trade for each row execute function noshi.bought_as_granted();
 create trigger only_with_a_batch after insert on noshi_sealed.sealed referencing new table as new_rows
     for each statement execute function noshi.sealed_guard();
 
-revoke all on function noshi.issue_grant(text, text, text), noshi.reveal_gift(text, text, text), noshi.sealed_guard(),
+revoke all on function noshi.bought_as_granted(), noshi.issue_grant(text, text, text), noshi.reveal_gift(text, text, text), noshi.sealed_guard(),
     noshi.sealed_keys() from public;
 grant execute on function noshi.issue_grant(text, text, text) to noshi_producer, noshi_api;
 grant execute on function noshi.sealed_keys() to noshi_operator;

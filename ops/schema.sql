@@ -313,6 +313,7 @@ create table noshi.gift_trade (
     constraint times_are_sane CHECK (started_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND started_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX gift_trade_time ON noshi.gift_trade USING brin (started_at) WITH (pages_per_range='32');
+CREATE TRIGGER bought_as_granted BEFORE INSERT ON noshi.gift_trade FOR EACH ROW EXECUTE FUNCTION noshi.bought_as_granted();
 CREATE TRIGGER of_a_job_in_hand BEFORE INSERT ON noshi.gift_trade FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.fact_guard();
 
 create table noshi.job (
@@ -2484,6 +2485,24 @@ begin
     return query select 'posted', book_rest(turn.at, turn.seq, turn.balance, p_key, p_user, p_job), null::text;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.bought_as_granted()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare other bigint;
+begin
+    select b.id into other from job j join batch_row r on r.key = j.key join batch b on b.id = r.batch
+    where j.id = new.job and j.batch is null and b.kind = 'grants' and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
+      and r.args <> j.args limit 1;
+    if found then
+        raise exception 'batch % grants % otherwise than this job asks', other, new.grant_id using errcode = 'NS409',
+            hint = 'Nothing was bought. See who asked for it, and cancel the job.';
+    end if;
+    return new;
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.by_value(p_json jsonb, p_depth integer DEFAULT 0)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -3495,6 +3514,13 @@ begin
     if a is null then
         return;
     end if;
+    -- As a gift is bought: not where a file grants it otherwise.
+    if exists (select from job j join batch_row r on r.key = j.key join batch b on b.id = r.batch
+               where j.id = p_job and j.batch is null and b.kind = 'points' and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
+                 and jsonb_build_object('zone', 'Asia/Tokyo') || (r.args - array['grant', 'value']) <> jsonb_build_object('zone', 'Asia/Tokyo') || a) then
+        return query select null::bigint, 'points_conflict', 'a batch grants these points otherwise';
+        return;
+    end if;
     begin
         -- A name, and not a rule or an abbreviation, whose signs and seasons mean something else than they seem to.
         if zone = 'UTC' or zone ~ '^[A-Za-z_]+(/[A-Za-z0-9_+-]+)+$' then
@@ -3750,8 +3776,9 @@ AS $function$
 declare
     g record;
 begin
+    -- Locked, so that a batch that was cancelled since this transaction began is not taken for what it was; a cancel does not wait for it.
     select r.args, b.registered_at into g from batch_row r join batch b on b.id = r.batch
-    where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null order by b.cancelled_at desc nulls first limit 1;
+    where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null order by b.cancelled_at desc nulls first limit 1 for key share of b;
     if not found or g.args ->> 'user' is distinct from p_user then
         raise exception 'this user has no grant %', p_grant using errcode = 'NS404';
     end if;
@@ -5911,6 +5938,9 @@ begin
     if not coalesce((select r.rolsuper from pg_roles r where r.rolname = session_user), false)
         and (not pg_has_role(session_user, 'noshi_api', 'member') or pg_has_role(session_user, 'noshi_operator', 'member') or pg_has_role(session_user, 'noshi_producer', 'member')) then
         raise exception 'tokens are shown to the HTTP interface, and by its login alone' using errcode = 'NS401';
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'tokens are shown in read committed' using errcode = 'NS401', hint = 'An older snapshot does not see that one was revoked.';
     end if;
     return query select t.* from token t
         where t.id = split_part(shown, '.', 1) and shown ~ '^[a-z0-9]{12}[.][0-9a-f]{64}$'

@@ -557,3 +557,46 @@ async fn what_another_producer_asked_for_is_not_told() {
     let whole = format!("{error:?}");
     assert!(!whole.contains("1234") && !whole.contains("千代田"), "{whole}");
 }
+
+/// What a producer asks for under a snapshot from before a file is bought for nobody else than the file says; and a token that was revoked
+/// meanwhile does nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_snapshot_takes_no_row_of_a_file_and_shows_no_token() {
+    let db = database().await;
+    let sato = person(&db.name, "sato").await;
+    let _ = server().await.create_login("old_shop", "noshi_producer").await;
+    let shop = PgPool::plain(&server().await.url_as("old_shop", &db.name), 2).expect("a URL");
+    let mut old = shop.acquire().await.unwrap();
+    let begin = "begin isolation level repeatable read; select noshi.enqueue('gift_issuance', 'own', '{\"grant\": \"own\", \"user\": \"u\", \"category\": \"digital\", \"value\": {\"amount\": 1, \"currency\": \"JPY\"}}')";
+    sqlx::raw_sql(begin).execute(&mut *old).await.unwrap();
+    let batch = staged(&sato, "snapshot", 5).await;
+    does(&sato, &release(batch)).await;
+    does(&db.pool, &format!("select noshi.register_batch({batch})")).await;
+    let key: String = sqlx::query_scalar("select key from noshi.batch_row where batch = $1 and row_no = 1")
+        .bind(batch)
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    let thief = format!(
+        "select noshi.enqueue('gift_issuance', '{key}', '{{\"grant\": \"{key}\", \"user\": \"thief\", \"category\": \"digital\", \"value\": {{\"amount\": 500, \"currency\": \"JPY\"}}}}'); commit"
+    );
+    sqlx::raw_sql(AssertSqlSafe(thief)).execute(&mut *old).await.expect("nothing of the file is to be seen in it");
+    let buy = |key: &str| {
+        format!(
+            "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency) select 'T-{key}', key, 1, id, 'p', 'digital', 1, 'JPY' from noshi.job where key = '{key}'"
+        )
+    };
+    refused(&db.pool, &buy(&key), "otherwise than this job asks").await;
+    does(&db.pool, &buy("own")).await;
+    // A grant of a batch that was cancelled since.
+    let second = "select key from noshi.batch_row where row_no = 2 limit 1";
+    let second: String = sqlx::query_scalar(second).fetch_one(&db.pool).await.unwrap();
+    sqlx::raw_sql("begin isolation level repeatable read; select noshi.who()").execute(&mut *old).await.unwrap();
+    does(&sato, &format!("select noshi.cancel_batch({batch}, 'x')")).await;
+    let late = format!("select noshi.issue_grant('{second}', 'u')");
+    let said = sqlx::raw_sql(AssertSqlSafe(late)).execute(&mut *old).await.expect_err("a grant that was cancelled");
+    assert!(said.to_string().contains("could not serialize"), "{said}");
+    sqlx::raw_sql("rollback").execute(&mut *old).await.unwrap();
+    let shown = "begin isolation level repeatable read; select set_config('noshi.token', 'aaaaaaaaaaaa.00', true); select noshi.who()";
+    refused(&db.pool, shown, "read committed").await;
+}

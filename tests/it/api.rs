@@ -441,6 +441,9 @@ async fn ten_thousand_in_one_transaction_ring_once_and_a_rollback_leaves_nothing
     let producer = api.token("shop", &["enqueue"]).await;
     let mut listener = PgListener::connect(&api.fleet.url).await.unwrap();
     listener.listen("noshi").await.unwrap();
+    // As a worker that has nothing to do asks.
+    let wanted = "insert into noshi.bell (worker, until) values (0, now() + interval '1 hour')";
+    sqlx::query(wanted).execute(&api.fleet.pool).await.unwrap();
     let sql = db::connect(&api.fleet.url, Role::Producer, 1).await.unwrap();
     let enqueue = "select noshi.enqueue('gift_issuance', 'r' || n, jsonb_build_object('grant', 'r' || n, 'user', 'u', 'category', 'digital', 'value', '{\"amount\": 5, \"currency\": \"JPY\"}'::jsonb)) from generate_series(1, 100) n";
     let mut transaction = sql.begin().await.unwrap();
