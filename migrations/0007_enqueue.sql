@@ -257,8 +257,18 @@ begin
     return new;
 end $$;
 
--- Who shows a token needs its scope. Kinds for trying out and measuring are asked for by whoever owns the schema, since they wait in lanes as
--- they are told.
+-- Kinds for trying out and measuring are asked for by whoever owns the schema, since they wait in lanes as they are told.
+create function noshi.kind_guard(p_kind text) returns void language plpgsql stable security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    if exists (select from kind k where k.name = p_kind and k.for_tests) and not pg_has_role(session_user, 'noshi_owner', 'member') then
+        raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind',
+            hint = 'Nothing was taken. The login that owns the schema may ask for it.';
+    end if;
+end $$;
+
+-- Who shows a token needs its scope.
 create function noshi.may_enqueue(p_kind text) returns void language plpgsql stable security definer
 set search_path = noshi, pg_temp
 as $$
@@ -266,9 +276,8 @@ begin
     if coalesce(current_setting('noshi.token', true), '') <> '' or not pg_has_role(session_user, 'noshi_producer', 'member') then
         perform must('enqueue');
     end if;
-    if exists (select from kind k where k.name = p_kind and k.for_tests) and not pg_has_role(session_user, 'noshi_owner', 'member') then
-        raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind',
-            hint = 'Nothing was taken. The login that owns the schema may ask for it.';
+    if exists (select from kind k where k.name = p_kind and k.for_tests) then
+        perform kind_guard(p_kind);
     end if;
 end $$;
 
@@ -326,7 +335,7 @@ create trigger guard before insert on noshi.job for each row execute function no
 revoke all on function noshi.admit(), noshi.conflicts(text, text[], jsonb[]), noshi.differing_names(jsonb, jsonb),
     noshi.enqueue(text, text, jsonb, smallint), noshi.enqueue_rows(text, text[], jsonb[], smallint),
     noshi.enqueue_rows_into(text, text[], jsonb[], smallint, bigint), noshi.field_differences(jsonb, jsonb, text), noshi.job_guard(),
-    noshi.may_be_told(text), noshi.may_enqueue(text) from public;
+    noshi.kind_guard(text), noshi.may_be_told(text), noshi.may_enqueue(text) from public;
 grant execute on function noshi.conflicts(text, text[], jsonb[]) to noshi_api;
 grant execute on function noshi.enqueue(text, text, jsonb, smallint), noshi.enqueue_rows(text, text[], jsonb[], smallint)
     to noshi_producer, noshi_api;
