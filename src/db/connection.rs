@@ -277,7 +277,12 @@ impl PgConnection {
         let (read_only, system, timeline): (bool, i64, Option<String>) = match looked {
             Ok(found) => found,
             // A host may keep these functions for itself; that it takes writes can be seen without.
-            Err(error) if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42501") => {
+            Err(error)
+                if matches!(
+                    error.as_database_error().and_then(|error| error.code()).as_deref(),
+                    Some("42501" | "55000" | "0A000" | "42883")
+                ) =>
+            {
                 sqlx::query_as(LOOK_ONLY).fetch_one(&mut *self).await?
             }
             Err(error) => return Err(error),

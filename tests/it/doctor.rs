@@ -156,3 +156,20 @@ async fn it_knows_a_changed_order_of_texts_and_what_slots_and_prepared_transacti
     drop(fleet);
     server.stop().await.unwrap();
 }
+
+/// A host that keeps the functions of the log for itself: everything works, and what is missing is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_what_is_missing_where_the_timeline_cannot_be_read() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let (_, found) = examined(&fleet).await;
+    assert_eq!(health(&found, "timeline"), "good", "{found:?}");
+    let kept = "revoke execute on function pg_current_wal_lsn() from public; revoke execute on function pg_control_system() from public";
+    sqlx::raw_sql(kept).execute(&fleet.pool).await.unwrap();
+    let worker = fleet.worker("w", &[], &[]);
+    fleet.gift("g", "digital", 500).await;
+    fleet.at_rest(std::time::Duration::from_secs(20)).await.unwrap();
+    let (_, found) = examined(&fleet).await;
+    assert_eq!(health(&found, "timeline"), "fair", "{found:?}");
+    assert!(worker.stop().await.success());
+}

@@ -117,6 +117,11 @@ pub struct Vacuum {
     pub oldest_pid: Option<i32>,
 }
 
+/// Whether the host lets anybody read which timeline the server writes; some do not.
+pub async fn timeline_is_read(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select noshi.timeline() not like '00000000%'").fetch_one(pool).await
+}
+
 pub async fn vacuum(pool: &PgPool) -> Result<Vacuum, sqlx::Error> {
     const VACUUM: &str = "select n_live_tup as live, n_dead_tup as dead, o.age as oldest, o.pid as oldest_pid
 from pg_stat_user_tables left join (

@@ -23,6 +23,14 @@ pub(super) async fn look_at_work(pool: &PgPool, it: &mut Findings) -> anyhow::Re
         format!("{alive} alive"),
         "nothing moves: start one with `noshi worker run`",
     );
+    let is_read = doctor::timeline_is_read(pool).await?;
+    it.check(
+        "timeline",
+        is_read,
+        Health::Fair,
+        if is_read { "a failover shows by it" } else { "this host lets nobody read it" },
+        "workers take a failover for a restart, and a replaced server that still answers for the one that replaced it. Ask the host for `pg_current_wal_lsn` (wal_level = logical on Aurora); else, after each failover, mark a restore (ops/docs/backup.md)",
+    );
     let vacuum = doctor::vacuum(pool).await?;
     let dead = format!("{} dead rows beside {} in noshi.job", vacuum.dead, vacuum.live);
     it.check(
