@@ -131,21 +131,24 @@ begin
         where t.id = trade;
 end $$;
 
--- Sealed values come from workers, and with the files and recipients of a batch from whoever submits it, while it is received.
+-- Sealed values come from workers, each with the gift that it issues, and with the files and recipients of a batch from whoever submits it, while it is received.
 create function noshi.sealed_guard() returns trigger language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 begin
-    if pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member') then
+    if pg_has_role(session_user, 'noshi_owner', 'member') then
         return null;
     end if;
     perform from batch b where b.id in (select split_part(subject, '/', 1)::bigint from new_rows where what in ('file', 'recipient') and subject ~ '^[0-9]{1,18}/') order by b.id for share;
-    if exists (select from (select distinct what, split_part(subject, '/', 1) as batch from new_rows) n where not case
+    if exists (select from (select distinct what, split_part(subject, '/', 1) as batch from new_rows where what <> 'gift_code') n where not case
             when n.what = 'suppressed' then pg_has_role(session_user, 'noshi_door', 'member')
-            when n.what in ('file', 'recipient') then exists (
-                select from batch b where b.id::text = n.batch and b.submitted_by = who() and b.validated_at is null and b.invalid_at is null and b.cancelled_at is null)
-            else false end) then
+            else exists (
+                select from batch b where b.id::text = n.batch and b.submitted_by = who() and b.validated_at is null and b.invalid_at is null and b.cancelled_at is null) end) then
         raise exception 'sealed values are taken with a batch that is being received, from whoever submits it' using errcode = 'NS403';
+    end if;
+    if exists (select from new_rows n where n.what = 'gift_code' and not exists (
+            select from gift_trade t where t.id = n.subject and (t.grant_id, t.provider) = (n.grant_id, n.provider) and is_at_work(t.job))) then
+        raise exception 'a code is taken with its gift, from the worker that issues it' using errcode = 'NS403';
     end if;
     return null;
 end $$;

@@ -574,6 +574,10 @@ begin
     end if;
     perform from turn where act = 'register_batch' for update;
     b := batch_locked(p_batch);
+    if b.paused_at is not null then
+        return query select 'paused', 'it is paused';
+        return;
+    end if;
     if b.registered_at is not null then
         return;
     end if;

@@ -77,7 +77,8 @@ begin
     if not found then
         return false;
     end if;
-    if p_next is null or p_next <= p_was or p_skipped < 0
+    -- The rarest of all days, the 29th of February, comes after eight years at the latest.
+    if p_was > clock_timestamp() or p_next is null or p_next <= p_was or p_next > clock_timestamp() + interval '9 years' or p_skipped < 0
        or exists (select from unnest(p_dues) d where d < p_was or d >= p_next or d > clock_timestamp() or d is null) then
         raise exception 'these are no due times of the schedule %: % and then %', p_name, p_dues, p_next using errcode = 'NS400';
     end if;

@@ -232,6 +232,12 @@ declare
     lost bigint;
     n bigint;
 begin
+    -- Of a change of timeline that is there to be told of, by the login whose worker it was; a registration may be lost with the rest.
+    if not pg_has_role(session_user, 'noshi_owner', 'member') and (not exists (select from failover f where f.timeline = here)
+            or exists (select from worker w where w.id = p_worker and w.login is distinct from session_user)
+            or exists (select from unnest(p_leases) l where l is null or l not between 1 and 1000000000)) then
+        raise exception 'worker % has nothing to testify here', p_worker using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
     perform wait_for_requests();
     insert into testimony
     select here, p_worker, c.job, c.lease, c.kind, c.key, c.calls, clock_timestamp() - c.ago
@@ -263,7 +269,8 @@ begin
     select id, 'timeline_changed', lease, step, at, case when calls then 'its claim for a call was lost' else 'its claim was lost' end from d;
     get diagnostics n = row_count;
     update job j set lease = m.lease + 1 from testimony m
-    where m.timeline = here and m.worker = p_worker and j.id = m.job and j.lease <= m.lease and (j.kind, j.key) <> (m.kind, m.key) and j.status <> 'running';
+    where m.timeline = here and m.worker = p_worker and j.id = m.job and j.lease <= m.lease and (j.kind, j.key) <> (m.kind, m.key)
+      and j.status in ('scheduled', 'available', 'retryable', 'needs_operator');
 
     select lost + count(*) into lost
     from unnest(p_settled, p_settled_leases, p_settled_steps) as s(job, lease, step)

@@ -294,13 +294,12 @@ async fn a_workers_login_holds_a_job_by_a_claim_alone() {
         not_lawful(&worker, format!("update noshi.job set {what} where key = '{key}'")).await;
         assert_eq!(opened(key).await, 0, "{key}: {what}");
     }
-    let claim =
-        format!("update noshi.job set status = 'running', lease = lease + 1, worker = {ours} where key = 'open'");
+    // As a claim does: the row and its line, in one transaction.
+    let claim = format!(
+        "update noshi.job set status = 'running', lease = lease + 1, worker = {ours} where key = 'open';
+        insert into noshi.job_event (job, event, lease, step, worker) select id, 'claimed', lease, step, worker from noshi.job where key = 'open'"
+    );
     run(&worker, claim).await.expect("as a claim does");
-    assert_eq!(opened("open").await, 0, "no word of it is left");
-    run(&worker, "insert into noshi.job_event (job, event, lease, step, worker) select id, 'claimed', lease, step, worker from noshi.job where key = 'open'")
-        .await
-        .expect("the claim's own line");
     assert_eq!(opened("open").await, 1);
 }
 
@@ -323,6 +322,21 @@ async fn a_workers_login_asks_for_nothing_and_says_nothing_of_what_is_over() {
         "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency) select 'T2', 'gift', 1, id, 'p', 'digital', 500, 'JPY' from noshi.job where key = 'gift'".to_owned(),
         "insert into noshi.store (public_id, organization, shop, name, job) select 'S', 'O', 's', 'n', id from noshi.job where key = 'gift'".to_owned(),
         "insert into noshi.job_event (job, event, lease, step) select id, 'asked', 0, 0 from noshi.job where key = 'gift'".to_owned(),
+        // Lines of what was not done: by another's worker, of what is over, of a job that never was, of a settle that was none, and of one's own of long ago.
+        "insert into noshi.job_event (job, event, lease, step, worker) select id, 'settled', 0, 0, (select id from noshi.worker where name = 'another') from noshi.job where key = 'held'".to_owned(),
+        "insert into noshi.job_event (job, event, lease, step, worker) select id, 'settled', 0, 2, (select max(id) from noshi.worker where login = 'worker') from noshi.job where key = 'gift'".to_owned(),
+        "insert into noshi.job_event (job, event, lease, step, worker) values (4711, 'settled', 0, 0, (select max(id) from noshi.worker where login = 'worker'))".to_owned(),
+        "insert into noshi.job_event (job, event, lease, step) select id, 'rescued', lease, step from noshi.job where key = 'held'".to_owned(),
+        "insert into noshi.job_event (job, event, lease, step) select id, 'settled', lease, step - 1 from noshi.job where key = 'gift'".to_owned(),
+        "insert into noshi.job_event (job, event, lease, step, worker) select id, 'claimed', lease, step, worker from noshi.job where key = 'held'".to_owned(),
+        // A testimony where nothing happened: it changed rows, and let facts be written of them.
+        "select noshi.testify((select max(id) from noshi.worker where login = 'worker'), 0, null, false, array[(select id from noshi.job where key = 'gift')], array[5::bigint], array['probe'], array['none'],
+            array[false], array['1s'::interval], '{}', '{}', '{}')".to_owned(),
+        // A code for a trade of another, and of none; a chunk of the next file.
+        "insert into noshi_sealed.sealed values ('gift_code', 'T1', 'gift', 'gift_on_demand', 'k1', '', '')".to_owned(),
+        "insert into noshi_sealed.sealed values ('gift_code', 'T9', 'gift', 'gift_on_demand', 'k1', '', '')".to_owned(),
+        "insert into noshi_sealed.sealed values ('file', '1/0', '1/0', '', 'k1', '', '')".to_owned(),
+        "insert into noshi_sealed.sealed values ('recipient', '1/1', 'g', '', 'k1', '', '')".to_owned(),
         "insert into noshi.job_event (job, event, lease, step, happened_at) select id, 'settled', 0, 0, '2020-01-01' from noshi.job where key = 'gift'".to_owned(),
         "insert into noshi.gift_past (job, generation, partners, owed, proven_at) values (1, 0, '{}', false, now())".to_owned(),
         "update noshi.server_seen set restored_to = null".to_owned(),
@@ -333,6 +347,180 @@ async fn a_workers_login_asks_for_nothing_and_says_nothing_of_what_is_over() {
         "insert into noshi.lane (name, reserve) values ('l', 1)".to_owned(),
     ] {
         not_lawful(&worker, sql).await;
+    }
+    for (lane, per) in [("", "1 second"), ("gift/gift_on_demand", "1000 years"), ("gift/gift_on_demand", "0 seconds")] {
+        let budget = format!(
+            "insert into noshi.lane (name) values ('gift/gift_on_demand') on conflict do nothing; insert into noshi.lane_budget (lane, per, calls, burst, jitter) values ('{lane}', '{per}', 1, 1, '0')"
+        );
+        let error = run(&worker, budget.as_str()).await.expect_err(&budget);
+        assert_eq!(
+            error.as_database_error().and_then(|error| error.code()).as_deref(),
+            Some("23514"),
+            "{budget}: {error}"
+        );
+    }
+    // A schedule that is not due is not fired, and one that is goes on to a day that people live to see.
+    run(
+        &place.root,
+        "insert into noshi.schedule (name, kind, key, args, priority, cron, zone, missed, next_due)
+        select n, 'point_expiry', 'x/{due}', '{}', 1, '0 0 * * *', 'UTC', 'none', d from (values ('later', now() + interval '1 day'), ('due', now() - interval '1 day')) s(n, d)",
+    )
+    .await
+    .expect("two schedules");
+    for (name, next) in [("later", "now() + interval '2 days'"), ("due", "'9000-01-01'")] {
+        let fire = format!(
+            "select noshi.fire_schedule(name, next_due, {next}, '{{}}', 0) from noshi.schedule where name = '{name}'"
+        );
+        let error = run(&worker, fire.as_str()).await.expect_err(&fire);
+        assert_eq!(
+            error.as_database_error().and_then(|error| error.code()).as_deref(),
+            Some("NS400"),
+            "{fire}: {error}"
+        );
+    }
+}
+
+/// A gift in mid-call in another login's hands, one that this login holds, each with the trade that it is called under.
+const IN_MID_CALL: &str = r#"insert into noshi.worker (name, login) values ('another', 'another'), ('ours', 'worker');
+    insert into noshi.job (kind, key, fingerprint, args, status, at, step, lease, lane, writes, worker, state)
+        select 'gift_issuance', k, '', jsonb_build_object('grant', k, 'user', 'u', 'category', 'digital', 'value', jsonb_build_object('amount', 500, 'currency', 'JPY')), 'running', 'issuing', 3, 2,
+            'gift/gift_on_demand', true, w.id, jsonb_build_object('at', 'issuing', 'trade', jsonb_build_object('id', 'T-' || k, 'provider', 'gift_on_demand', 'generation', 0))
+        from unnest(array['theirs', 'mine'], array['another', 'ours']) j(k, name) join noshi.worker w using (name);
+    insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+        select 'T-' || key, key, 0, id, 'gift_on_demand', 'digital', 500, 'JPY' from noshi.job where at = 'issuing'"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_login_settles_what_it_holds_alone_and_buys_a_gift_under_one_trade() {
+    let place = Place::open("midcall").await;
+    run(&place.root, IN_MID_CALL).await.expect("gifts in mid-call");
+    let worker = place.login("worker").await;
+    let other_trade = "state = jsonb_set(state, '{trade,id}', '\"T-2\"')";
+    let released = "status = 'available', worker = null, run_at = clock_timestamp(), unsure = false, called_at = null";
+    for (key, what) in [
+        // What another login holds is neither settled, nor given back, nor rescued while its worker lives.
+        ("theirs", format!("{released}, step = step + 1, {other_trade}")),
+        ("theirs", format!("{released}, step = step + 1")),
+        ("theirs", "status = 'completed', at = 'issued', worker = null, step = step + 1, finished_at = now()".to_owned()),
+        ("theirs", "status = 'available', worker = null".to_owned()),
+        ("theirs", "status = 'available', worker = null, lost = lost + 1, unsure = true, lane = '', relief = false, run_at = now()".to_owned()),
+        ("theirs", "called_at = now()".to_owned()),
+        ("theirs", "unsure = true".to_owned()),
+        ("theirs", "detail = 'said so'".to_owned()),
+        // Nor is what this login holds changed without a step, called under a trade that is not saved, or at another partner.
+        ("mine", "unsure = true".to_owned()),
+        ("mine", "state = null".to_owned()),
+        ("mine", "status = 'available'".to_owned()),
+        ("mine", "status = 'available', worker = null, lane = ''".to_owned()),
+        ("mine", "status = 'available', worker = null, lease = lease + 1".to_owned()),
+        ("mine", format!("{released}, step = step + 1, {other_trade}")),
+        ("mine", format!("{released}, step = step + 1, state = jsonb_set(state, '{{trade,provider}}', '\"tango_card\"')")),
+    ] {
+        not_lawful(&worker, format!("update noshi.job set {what} where key = '{key}'")).await;
+    }
+    for sql in [
+        // A second trade beside one that lives, of either.
+        "insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+            select 'T-2', key, 1, id, 'gift_on_demand', 'digital', 500, 'JPY' from noshi.job where key = 'mine'",
+        // Another's worker is not declared dead while it lives, nor stopped, nor kept alive.
+        "update noshi.worker set dead_at = now() where name = 'another'",
+        "update noshi.worker set stopped_at = now() where name = 'another'",
+        "update noshi.worker set seen_at = now() - interval '1 hour' where name = 'another'",
+        "update noshi.worker set keys = '{}' where name = 'another'",
+    ] {
+        not_lawful(&worker, sql).await;
+    }
+    for (key, what) in [
+        ("mine", "called_at = coalesce(called_at, clock_timestamp())".to_owned()),
+        ("mine", format!("{released}, step = step + 1")),
+    ] {
+        run(&worker, format!("update noshi.job set {what} where key = '{key}'")).await.expect("what a worker writes");
+    }
+    // A worker of which nothing was heard is dead to all, and what it held is taken back, in doubt. It has no settle left.
+    run(&place.root, "update noshi.worker set seen_at = now() - interval '1 minute' where name = 'another'")
+        .await
+        .expect("a death");
+    run(&worker, "update noshi.worker set dead_at = now() where name = 'another'").await.expect("as a heartbeat does");
+    not_lawful(&worker, format!("update noshi.job set {released}, step = step + 1 where key = 'theirs'")).await;
+    run(&worker, "update noshi.job set status = 'available', worker = null, lost = lost + 1, unsure = unsure or writes, lane = '', relief = false, run_at = now() where key = 'theirs'")
+        .await
+        .expect("a rescue");
+    not_lawful(&worker, "update noshi.worker set dead_at = null where name = 'another'").await;
+}
+
+/// A batch of gifts that was granted with mails, one that was cancelled before it, one that is paused, and one of points that was refused.
+const GRANTED: &str = r#"insert into noshi.batch (kind, mode, digest, file, encoding, mails, issues, rows, validated_at, released_at, registered_at, cancelled_at, paused_at)
+        select k, 'all_or_nothing', sha256(n::text::bytea), 'f', 'utf-8', k = 'grants', k = 'grants', 2, now(), now(), case when r then now() end, case when c then now() end, case when p then now() end
+        from unnest(array[1, 2, 3, 4], array['grants', 'grants', 'grants', 'points'], array[true, true, true, false], array[false, true, false, false], array[false, false, true, false]) b(n, k, r, c, p);
+    set session_replication_role = replica;
+    insert into noshi.batch_row (batch, row_no, line, key, args, mailed)
+        select b.id, 1, 2, 'g' || b.id, jsonb_build_object('grant', 'g' || b.id, 'user', 'u', 'category', 'digital', 'value', '{"amount": 500, "currency": "JPY"}'::jsonb, 'area', 'tokyo', 'valid_days', 9), true
+        from noshi.batch b where b.kind = 'grants'
+        union all select b.id, 1, 2, 'b:s', '{"benefit": "b", "source": "s", "user": "u", "points": 5, "valid_days": 9, "zone": "Asia/Tokyo", "grant": "b:s", "value": {"amount": 5, "currency": "PT"}}', false
+        from noshi.batch b where b.kind = 'points';
+    reset session_replication_role"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_login_asks_for_what_a_row_says_and_writes_no_mail() {
+    let place = Place::open("followed").await;
+    run(&place.root, GRANTED).await.expect("batches");
+    let worker = place.login("worker").await;
+    let ask = |kind: &str, batch: i64, key: &str, args: &str, change: &str| {
+        format!(
+            "insert into noshi.job (kind, key, fingerprint, args, batch, row_no)
+            select '{kind}', '{key}', sha256(convert_to(a::text, 'UTF8')), a, {batch}, 1 from (select '{args}'::jsonb || '{change}' as a) a"
+        )
+    };
+    let gift = |batch: i64, change: &str| {
+        let args = format!(
+            r#"{{"grant": "g{batch}", "user": "u", "category": "digital", "value": {{"amount": 500, "currency": "JPY"}}, "area": "tokyo", "valid_days": 9}}"#
+        );
+        ask("gift_issuance", batch, &format!("g{batch}"), &args, change)
+    };
+    let mail = |key: &str, change: &str| {
+        let args = r#"{"template": "gift_granted", "reference": "g1", "recipient": "1/1", "params": {"category": "digital", "value": "500 JPY"}}"#;
+        ask("email", 1, key, args, change)
+    };
+    let points = r#"{"benefit": "b", "source": "s", "user": "u", "points": 5, "valid_days": 9, "zone": "Asia/Tokyo"}"#;
+    for sql in [
+        // Cancelled, paused, refused.
+        gift(2, "{}"),
+        gift(3, "{}"),
+        ask("point_grant", 4, "b:s", points, "{}"),
+        // Another request than the row's.
+        gift(1, r#"{"area": null}"#),
+        gift(1, r#"{"valid_days": 900}"#),
+        gift(1, r#"{"provider": "tango_card"}"#),
+        gift(1, r#"{"paid_by": {"exchange": "x"}}"#),
+        gift(1, r#"{"user": "thief"}"#),
+        gift(1, r#"{"value": {"amount": 900, "currency": "JPY"}}"#),
+        gift(1, "{}").replace("sha256(convert_to(a::text, 'UTF8'))", "sha256('another')"),
+        // A mail of one's own words, another's, and the same once more.
+        mail("gift_granted:1:g1", r#"{"params": {"category": "digital", "value": "see http://evil.example"}}"#),
+        mail("gift_granted:1:g1", r#"{"recipient": "2/1"}"#),
+        mail("gift_granted:1:g1", r#"{"reference": "g2"}"#),
+        mail("gift_granted:2:g1", "{}"),
+        mail("mine", "{}"),
+        mail("gift_granted:1/1:g1", r#"{"again_in": 1}"#),
+        format!("begin isolation level repeatable read; {}; commit", gift(1, "{}")),
+    ] {
+        let error = run(&worker, sql.as_str()).await.expect_err(&sql);
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+        assert!(["NS403", "NS400"].contains(&code.as_str()), "{sql}: {error}");
+        let _ = run(&worker, "rollback").await;
+    }
+    run(&place.root, "update noshi.batch set registered_at = now(), paused_at = now() where kind = 'points'")
+        .await
+        .unwrap();
+    not_lawful(&worker, ask("point_grant", 4, "b:s", points, "{}")).await;
+    let registered: Vec<String> =
+        sqlx::query_scalar("select code from noshi.register_batch(3)").fetch_all(&worker).await.unwrap();
+    assert_eq!(registered, ["paused"]);
+    run(&place.root, "update noshi.batch set paused_at = null where kind = 'points'").await.unwrap();
+    not_lawful(&worker, ask("point_grant", 4, "b:s", points, r#"{"valid_days": 900}"#)).await;
+    not_lawful(&worker, ask("point_grant", 4, "b:s", points, r#"{"zone": "UTC"}"#)).await;
+    not_lawful(&worker, ask("point_grant", 4, "b:t", points, r#"{"source": "t"}"#)).await;
+    for sql in [gift(1, "{}"), mail("gift_granted:1:g1", "{}"), ask("point_grant", 4, "b:s", points, "{}")] {
+        run(&worker, sql.as_str()).await.expect(&sql);
     }
 }
 

@@ -18,14 +18,14 @@ use crate::{
 /// Registers every row of the batch as a grant, or none; the database decides.
 pub async fn register(connection: &mut PgConnection, batch: i64) -> Result<Register, sqlx::Error> {
     const REGISTER: &str = "select code, detail from noshi.register_batch($1)";
-    if batch_is_paused(connection, batch).await? {
-        return Ok(Register::Paused);
-    }
     take_time(connection).await?;
     let Some(row) = sqlx::query(REGISTER).bind(batch).fetch_optional(connection).await? else {
         return Ok(Register::Registered);
     };
     let code: String = row.try_get("code")?;
+    if code == "paused" {
+        return Ok(Register::Paused);
+    }
     Ok(Register::Refused(Problem::from_code(&code).unwrap_or(Problem::BatchNotApproved), row.try_get("detail")?))
 }
 
@@ -110,10 +110,4 @@ async fn told_by_cancelled(connection: &mut PgConnection, batch: i64, after: i32
 async fn stands(connection: &mut PgConnection, batch: i64) -> Result<Option<String>, sqlx::Error> {
     const STANDS: &str = "select noshi.batch_stands($1)";
     sqlx::query_scalar(STANDS).bind(batch).fetch_one(connection).await
-}
-
-/// Whether this batch is paused.
-async fn batch_is_paused(connection: &mut PgConnection, batch: i64) -> Result<bool, sqlx::Error> {
-    const IS_PAUSED: &str = "select exists (select from noshi.batch where id = $1 and paused_at is not null)";
-    sqlx::query_scalar(IS_PAUSED).bind(batch).fetch_one(connection).await
 }
