@@ -11,8 +11,8 @@ create unlogged table noshi.reading (
     subject     text not null,
     asked_by    text not null default noshi.who(),
     scope       text not null,
-    -- The public half of the asker's key.
-    public_key  text not null check (octet_length(public_key) between 1 and 200),
+    -- The public half of the asker's key, sealed to the vault's: who cannot open that cannot answer.
+    public_key  text not null check (octet_length(public_key) between 1 and 1000),
     asked_at    timestamptz not null default clock_timestamp(),
     -- Until then the asker is taken to be there; each look of theirs renews it.
     deadline    timestamptz not null default clock_timestamp() + interval '10 seconds',
@@ -36,12 +36,25 @@ create unlogged table noshi_sealed.reading_part (
     -- No foreign key: none goes from one schema into another. Parts are taken away with their reading.
     reading     bigint not null,
     number      integer not null check (number > 0),
-    key_id      text not null,
-    nonce       bytea not null,
+    key_id      text not null check (octet_length(key_id) <= 32),
+    nonce       bytea not null check (octet_length(nonce) = 24),
     ciphertext  bytea not null check (octet_length(ciphertext) <= 1048576),
     primary key (reading, number)
 );
 alter table noshi_sealed.reading_part alter column ciphertext set storage external;
+
+-- Who asked for a reading, so that one person's stand in line before they are counted.
+create unlogged table noshi.asker (
+    who    text primary key,
+    turns  bigint not null default 1
+);
+
+-- A worker that lives, and that this login registered.
+create function noshi.is_own_worker(p_worker bigint) returns boolean language sql stable
+set search_path = noshi, pg_temp
+as $$
+    select exists (select from worker w where w.id = p_worker and w.dead_at is null and w.stopped_at is null and w.login = session_user)
+$$;
 
 -- Whatever a worker left of it goes with it.
 create function noshi.forget_parts() returns trigger language plpgsql security definer
@@ -114,7 +127,7 @@ begin
         perform from reading o where o.id = p_reading for update;
     end if;
     select * into r from reading o where o.id = p_reading and o.worker = p_worker and o.take = p_take and o.ended_at is null
-        and o.deadline > clock_timestamp();
+        and o.deadline > clock_timestamp() and is_own_worker(p_worker);
     if not found then
         raise exception 'reading % is over, or in other hands', p_reading using errcode = 'NS410';
     end if;
@@ -133,18 +146,22 @@ begin
     perform pg_notify('noshi_answer', p_reading::text);
 end $$;
 
--- Opens a reading for whoever has the scope. One person has a few long ones at once, so that they leave room for others'.
+-- Opens a reading for whoever has the scope. One person has a few at once, so that they leave room for others'. The update counts whatever snapshot
+-- the caller has: an old one fails on it.
 create function noshi.open_reading(p_kind text, p_subject text, p_scope text, p_key text) returns bigint language plpgsql
 set search_path = noshi, pg_temp
 as $$
-declare made bigint;
+declare
+    made bigint;
+    most integer := case p_kind when 'code' then 64 else 4 end;
 begin
-    if coalesce(p_key, '') = '' or octet_length(p_key) > 200 then
+    if coalesce(p_key, '') = '' or octet_length(p_key) > 1000 then
         raise exception 'a reading needs a public key to seal its answer to' using errcode = 'NS400';
     end if;
-    if p_kind <> 'code' and (select count(*) from reading r where r.asked_by = who() and r.kind <> 'code' and r.ended_at is null
-                             and r.deadline > clock_timestamp()) >= 4 then
-        raise exception '% has four files in reading already', who() using errcode = 'NS409', hint = 'Nothing was done. Ask again when one of them is through.';
+    insert into asker (who) values (who()) on conflict (who) do update set turns = asker.turns + 1;
+    if (select count(*) from reading r where r.asked_by = who() and (r.kind = 'code') = (p_kind = 'code') and r.ended_at is null
+        and r.deadline > clock_timestamp()) >= most then
+        raise exception '% has % % in reading already', who(), most, case p_kind when 'code' then 'codes' else 'files' end using errcode = 'NS409', hint = 'Nothing was done. Ask again when one of them is through.';
     end if;
     insert into reading (kind, subject, scope, public_key) values (p_kind, p_subject, p_scope, p_key) returning id into made;
     perform pg_notify('noshi', 'reading');
@@ -246,39 +263,49 @@ begin
         where r.kind = 'check' order by 1;
 end $$;
 
--- The next reading for a worker that lives: a code before files. One whose worker is gone is taken again, and begins anew; one that was in three
+-- The next reading for a worker that lives: a code before files, and before all whoever has the fewest in hand. Of one person's files a worker has one in
+-- hand at most: the place beside it is others'. One whose worker is gone is taken again, and begins anew; one that was in three
 -- workers' hands when they ended is left to its asker.
 create function noshi.take_reading(p_worker bigint, p_long boolean)
-returns table (reading bigint, take integer, kind text, subject text, public_key text) language plpgsql security definer
+returns table (reading bigint, take integer, kind text, subject text, public_key text, asked_by text) language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 declare r reading;
 begin
-    if not exists (select from noshi.reading) then
+    if not exists (select from noshi.reading) or not is_own_worker(p_worker) then
         return;
     end if;
     -- Whose asker is gone.
     delete from noshi.reading o where o.id in (
         select l.id from noshi.reading l where l.deadline < clock_timestamp() - interval '10 seconds' for update skip locked);
-    if not exists (select from worker w where w.id = p_worker and w.dead_at is null and w.stopped_at is null) then
-        return;
-    end if;
     select o.* into r from noshi.reading o
     where o.ended_at is null and o.deadline > clock_timestamp() and o.take - cardinality(o.left_by) < 3 and (p_long or o.kind = 'code') and p_worker <> all (o.left_by)
       and (o.worker is null or not exists (select from worker w where w.id = o.worker and w.dead_at is null and w.stopped_at is null))
-    order by o.kind <> 'code', o.id limit 1 for update skip locked;
+      and (o.kind = 'code' or not exists (select from noshi.reading h where h.asked_by = o.asked_by and h.worker = p_worker and h.kind <> 'code'
+                                          and h.ended_at is null and h.deadline > clock_timestamp()))
+    order by o.kind <> 'code', (select count(*) from noshi.reading h where h.asked_by = o.asked_by and h.worker is not null and h.ended_at is null),
+        o.id limit 1 for update skip locked;
     if not found then
         return;
     end if;
     delete from noshi_sealed.reading_part p where p.reading = r.id;
     update noshi.reading o set worker = p_worker, take = o.take + 1 where o.id = r.id;
-    return query select r.id, r.take + 1, r.kind, r.subject, r.public_key;
+    return query select r.id, r.take + 1, r.kind, r.subject, r.public_key, r.asked_by;
 end $$;
+
+-- Whose readings wait, or are in workers' hands, and for how many seconds. Of what they are about nothing.
+create function noshi.readings_open() returns table (asked_by text, waiting bigint, taken bigint, oldest float8) language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    select r.asked_by, count(*) filter (where r.worker is null), count(*) filter (where r.worker is not null),
+        extract(epoch from clock_timestamp() - min(r.asked_at))::float8
+    from reading r where r.ended_at is null and r.deadline > clock_timestamp() group by r.asked_by order by 4 desc
+$$;
 
 create trigger forget_parts after delete on noshi.reading for each row execute function noshi.forget_parts();
 
 revoke all on function noshi.close_reading(bigint), noshi.forget_parts(), noshi.end_reading(bigint, bigint, integer, text, text, float8),
-    noshi.fetch_reading(bigint, integer, integer), noshi.held_reading(bigint, bigint, integer, boolean),
+    noshi.fetch_reading(bigint, integer, integer), noshi.held_reading(bigint, bigint, integer, boolean), noshi.is_own_worker(bigint), noshi.readings_open(),
     noshi.leave_reading(bigint, bigint, integer, text), noshi.open_reading(text, text, text, text),
     noshi.put_reading(bigint, bigint, integer, integer, text, bytea, bytea), noshi.read_check(bigint, text),
     noshi.read_code(text, text, text, text), noshi.read_report(bigint, text), noshi.reading_chunk(bigint, bigint, integer, integer),
@@ -291,6 +318,7 @@ grant execute on function noshi.end_reading(bigint, bigint, integer, text, text,
     noshi.reading_chunk(bigint, bigint, integer, integer), noshi.reading_code(bigint, bigint, integer),
     noshi.reading_recipients(bigint, bigint, integer, integer, integer), noshi.take_reading(bigint, boolean) to noshi_worker;
 grant execute on function noshi.read_check(bigint, text) to noshi_api, noshi_operator;
+grant execute on function noshi.readings_open() to noshi_operator;
 grant execute on function noshi.read_code(text, text, text, text) to noshi_api;
 
 reset role;

@@ -72,12 +72,13 @@ pub(super) async fn turn(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit
 
 impl Desk {
     pub async fn open(settings: &Settings, database_url: &str) -> anyhow::Result<Desk> {
+        let sealer = settings.seals().then(|| settings.sealer()).transpose()?;
         Ok(Desk {
             pool: db::connect(database_url, Role::Api, CONNECTIONS).await?,
             url: database_url.to_owned(),
-            sealer: settings.seals().then(|| settings.sealer()).transpose()?,
             offers: settings.offers()?,
-            ears: Ears::open(database_url.to_owned()),
+            ears: Ears::open(database_url.to_owned(), sealer.clone()),
+            sealer,
             tokens: Tokens::default(),
             requests: Semaphore::new(MOST_REQUESTS),
             large: Arc::new(Semaphore::new(MOST_LARGE)),

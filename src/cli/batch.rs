@@ -247,7 +247,7 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
             said(out, json!({"batch": act.batch, "rerun": jobs, "refused": refused}), sentence)
         }
         BatchCommand::Cap(args) => cap(out, args).await,
-        BatchCommand::Report(args) => report(out, args).await,
+        BatchCommand::Report(args) => report(settings, out, args).await,
     }
 }
 
@@ -318,7 +318,7 @@ async fn approve(settings: &Settings, out: Out, args: BatchApprove) -> anyhow::R
         act.batch
     );
     // The addresses, too, which a worker alone can open.
-    let ears = Ears::open(act.database.url()?.to_owned());
+    let ears = Ears::open(act.database.url()?.to_owned(), Some(settings.sealer()?));
     ask::ask(By::Login(&pool), &ears, What::Check { batch: act.batch }).await?.whole().await?;
     let stands_for = batch.approval_digest.as_deref().and_then(|digest| hex::decode(digest).ok()).unwrap_or_default();
     let until = batches::approve(&pool, act.batch, &stands_for, &act.reason).await?;

@@ -8,7 +8,7 @@ mod work;
 use std::time::Instant;
 
 use findings::{Findings, Health};
-use keys::{look_at_keys, look_at_suppressions};
+use keys::{look_at_keys, look_at_readings, look_at_suppressions};
 use server::{look_at_server, look_beneath};
 use work::{look_at_clocks, look_at_holders, look_at_lanes, look_at_restores, look_at_work};
 
@@ -62,6 +62,7 @@ pub async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Fi
     look_at_restores(&pool, it).await?;
     look_at_keys(&pool, settings, it).await?;
     look_at_suppressions(&pool, it).await?;
+    look_at_readings(&pool, it).await?;
     look_at_link(it);
     Ok(())
 }

@@ -1,13 +1,18 @@
 //! Readings: what is sealed is opened by workers alone. Whoever may see something of it (the code of a gift, the report of a batch) asks a worker
 //! through the database, and brings a key that was made for this one answer (`ask`). A worker opens what is stored, and seals the answer to that
-//! key, part by part (`serve`). So the interface and the commands hold nothing that opens, and nothing with which a partner can be called.
+//! key, part by part (`serve`). The asker's key comes sealed to the vault's, so that whoever has no key of the vault can answer nothing at all. So the interface and the commands hold nothing that opens, and nothing with which a partner can be called.
 
 pub mod ask;
 pub mod serve;
 
+use noshi_jobs::gift_issuance::Sealed;
 use serde::{Deserialize, Serialize};
 
-use crate::vault::Place;
+use crate::vault::{Place, Sealer, Vault};
+
+/// The first byte of a part, inside of what is sealed: more of the answer, or that it was all of it. An end without the latter is none.
+const MORE: u8 = 0;
+const WHOLE: u8 = 1;
 
 /// The code of a gift, opened, and what it is worth.
 #[derive(Serialize, Deserialize)]
@@ -33,5 +38,34 @@ impl Part {
 
     fn place(&self) -> Place<'_> {
         Place { grant: &self.reading, provider: &self.number, column: "reading" }
+    }
+}
+
+/// The key that an answer is sealed to, as it lies in the database: sealed to the vault's key, for this question.
+struct SealedKey(Sealed);
+
+impl SealedKey {
+    const fn place<'a>(kind: &'a str, subject: &'a str) -> Place<'a> {
+        Place { grant: subject, provider: kind, column: "reading_key" }
+    }
+
+    fn seal(vault: &Sealer, kind: &str, subject: &str, key: &Sealer) -> SealedKey {
+        SealedKey(vault.seal_bytes(&Self::place(kind, subject), key.public_line().as_bytes()))
+    }
+
+    fn open(&self, vault: &Vault, kind: &str, subject: &str) -> anyhow::Result<Sealer> {
+        let line = vault.open_bytes(&Self::place(kind, subject), &self.0)?;
+        Sealer::parse(std::str::from_utf8(&line)?)
+    }
+
+    fn line(&self) -> String {
+        format!("{}:{}:{}", self.0.key_id, hex::encode(&self.0.nonce), hex::encode(&self.0.ciphertext))
+    }
+
+    fn parse(line: &str) -> Option<SealedKey> {
+        let (key_id, rest) = line.split_once(':')?;
+        let (nonce, ciphertext) = rest.split_once(':')?;
+        let (nonce, ciphertext) = (hex::decode(nonce).ok()?, hex::decode(ciphertext).ok()?);
+        Some(SealedKey(Sealed { key_id: key_id.to_owned(), nonce, ciphertext }))
     }
 }

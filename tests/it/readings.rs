@@ -61,6 +61,11 @@ fn settings(folder: &Path) -> Settings {
     Settings::read(Some(&folder.join("noshi.toml"))).expect("settings")
 }
 
+/// To the keys of the fleet's workers.
+fn sealer(fleet: &Fleet) -> Sealer {
+    Sealer::clone(&Vault::open(&fleet.dir.path().join("vault.key")).expect("the keys"))
+}
+
 /// A command as an operator gives it on that host.
 async fn command(fleet: &Fleet, host: &Path, arguments: &[&str]) -> (bool, String, String) {
     let command = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
@@ -244,7 +249,8 @@ async fn who_cannot_open_it_leaves_it_to_others() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let bare = tokio::spawn(worker.run_until(async { drop(stopped.await) }));
     for (grant, why) in
-        [("kept", "none has the key that it is sealed to"), ("again", "none has its partner in the settings")]
+        // Without the key it cannot even be told to whom it would answer.
+        [("kept", "none has the key that it is sealed to"), ("again", "none has the key that it is sealed to")]
     {
         let began = Instant::now();
         let (status, problem) = reveal(grant).await;
@@ -288,7 +294,7 @@ async fn a_report_whose_worker_is_killed_is_written_by_another() {
     let submitted = fleet.command(&["batch", "submit", &file.display().to_string()]).await;
     assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
     let operator = db::connect(&fleet.url, Role::Operator, 1).await.expect("an operator");
-    let ears = Ears::open(fleet.url.clone());
+    let ears = Ears::open(fleet.url.clone(), Some(sealer(&fleet)));
     let mut first = fleet.worker("first", &[], &[]);
     let mut answer = ask::ask(By::Login(&operator), &ears, What::Report { batch: 1 }).await.expect("asked");
     let mut whole = vec![];
@@ -421,11 +427,108 @@ async fn a_reading_is_opened_by_whoever_may_see_it() {
         operator.execute(AssertSqlSafe(report.clone())).await.expect("asked");
     }
     let (code, said) = refused(&operator, &report).await;
-    assert!(code == "NS409" && said.contains("four files in reading"), "{code} {said}");
+    assert!(code == "NS409" && said.contains("4 files in reading"), "{code} {said}");
     let audited: Value =
         sqlx::query_scalar("select to_jsonb(array_agg(who order by id)) from noshi.audit where act = 'batch report'")
             .fetch_one(&db.pool)
             .await
             .expect("the audit");
     assert_eq!(audited.as_array().map(Vec::len), Some(4), "each was written down, and what was refused was not done");
+}
+
+/// An empty file, received.
+async fn received(db: &crate::support::TestDatabase) {
+    let batch =
+        "select noshi.receive_batch('points', 'all_or_nothing', sha256('x'), 'x.csv', 'utf-8', null, false, false)";
+    db.pool.execute(batch).await.expect("a batch");
+}
+
+/// Whoever has a worker's login and none of its keys answers nothing: neither in another's name, nor with an end that has no answer before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_login_without_its_keys_answers_nothing() {
+    let db = database().await;
+    received(&db).await;
+    let operator = login(&db, "asks", "noshi_operator").await;
+    let evil = login(&db, "evil", "noshi_worker").await;
+    let ours = db::queue::workers::register(&db.pool, "ours").await.expect("a worker");
+    let own = db::queue::workers::register(&evil, "evil").await.expect("a worker");
+    let ears = Ears::open(db.url.clone(), Some(Sealer::clone(&Vault::ephemeral())));
+    for forged in [false, true] {
+        let answer = ask::ask(By::Login(&operator), &ears, What::Report { batch: 1 }).await.expect("asked");
+        assert!(db::operator::readings::take(&evil, ours, true).await.expect("asked").is_none(), "another's name");
+        let held = db::operator::readings::take(&evil, own, true).await.expect("taken").expect("a reading");
+        assert!(Sealer::parse(&held.public_key).is_err(), "the key of whoever asked is for the workers' keys alone");
+        if forged {
+            let sealed = Vault::ephemeral().seal_bytes(&Place { grant: "1/1", provider: "1", column: "reading" }, &[1]);
+            assert!(db::operator::readings::put(&evil, &held, 1, &sealed).await.expect("put"));
+        }
+        db::operator::readings::end(&evil, &held).await.expect("ended");
+        let said = answer.whole().await.expect_err("no answer").to_string();
+        assert!(said.contains("not the whole answer"), "{said}");
+    }
+    // What another login's worker has in hand is not told, and not ended, by this one.
+    let _answer = ask::ask(By::Login(&operator), &ears, What::Report { batch: 1 }).await.expect("asked");
+    let held = db::operator::readings::take(&db.pool, ours, true).await.expect("taken").expect("a reading");
+    assert!(db::operator::readings::end(&evil, &held).await.is_err());
+    assert!(db::operator::readings::leave(&evil, &held, "no_key").await.is_err());
+    assert!(db::operator::readings::chunk(&evil, &held, 0).await.is_err());
+}
+
+/// One person has a few readings at once, however they ask, and of their files each worker one.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_persons_readings_leave_room_for_others() {
+    let db = database().await;
+    received(&db).await;
+    let (ada, eve) = (login(&db, "ada_asks", "noshi_operator").await, login(&db, "eve_asks", "noshi_operator").await);
+    let key = Vault::ephemeral().public_line();
+    let report = format!("select noshi.read_report(1, '{key}')");
+    let asks = |_| {
+        let (ada, report) = (ada.clone(), report.clone());
+        async move { ada.execute(AssertSqlSafe(report)).await.is_ok() }
+    };
+    let asked = futures::future::join_all((0..12).map(asks)).await;
+    assert_eq!(asked.iter().filter(|asked| **asked).count(), 4, "{asked:?}");
+    eve.execute(AssertSqlSafe(report)).await.expect("asked");
+    let worker = db::queue::workers::register(&db.pool, "w").await.expect("a worker");
+    let take = async |worker| {
+        let taken = db::operator::readings::take(&db.pool, worker, true).await.expect("asked");
+        taken.map(|held| held.asked_by)
+    };
+    assert_eq!(take(worker).await.as_deref(), Some("ada_asks"));
+    assert_eq!(take(worker).await.as_deref(), Some("eve_asks"), "before the others of hers");
+    assert_eq!(take(worker).await, None, "a place stays free for others");
+    let another = db::queue::workers::register(&db.pool, "another").await.expect("a worker");
+    assert_eq!(take(another).await.as_deref(), Some("ada_asks"));
+    assert_eq!(take(another).await, None);
+    // An old snapshot counts nothing as gone.
+    let mut old = ada.begin().await.expect("a transaction");
+    old.execute("set transaction isolation level repeatable read").await.expect("its level");
+    old.execute("select 1 from noshi.batch").await.expect("a snapshot");
+    db.pool.execute("update noshi.asker set turns = turns + 1").await.expect("another's turn");
+    let stale = old.execute(AssertSqlSafe(format!("select noshi.read_report(1, '{key}')"))).await;
+    assert!(stale.is_err(), "judged in a snapshot of before");
+}
+
+/// An asker that takes nothing keeps no worker, and is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_nobody_takes_is_left() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let file = fleet.dir.path().join("grants.csv");
+    fs::write(&file, format!("{HEADER}{}", rows(0, 40_000, "digital"))).expect("a file");
+    let submitted = fleet.command(&["batch", "submit", &file.display().to_string()]).await;
+    assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
+    let operator = db::connect(&fleet.url, Role::Operator, 1).await.expect("an operator");
+    let ears = Ears::open(fleet.url.clone(), Some(sealer(&fleet)));
+    let worker = fleet.worker("writes", &[], &[]);
+    let _answer = ask::ask(By::Login(&operator), &ears, What::Report { batch: 1 }).await.expect("asked");
+    until("that it is left", Duration::from_secs(40), async || {
+        // It looks, and takes nothing.
+        let mut looks = operator.begin().await.expect("begun");
+        let look = db::operator::readings::fetch(&mut looks, 1, 0, 0).await.expect("a look");
+        looks.commit().await.expect("looked");
+        look.trouble.is_some_and(|(word, ..)| word == "not_taken")
+    })
+    .await;
+    assert!(worker.stop().await.success());
 }

@@ -15,12 +15,13 @@ use crate::{
     db::{PgPool, domain::batches::Progress},
     intake,
     operator::readings::ask::{self, By, Ears, What},
+    settings::Settings,
 };
 
-pub(super) async fn report(out: Out, args: BatchReport) -> anyhow::Result<()> {
+pub(super) async fn report(settings: &Settings, out: Out, args: BatchReport) -> anyhow::Result<()> {
     let pool = open(&args.name.database).await?;
     let batch = one(&pool, args.name.batch).await?;
-    let ears = Ears::open(args.name.database.url()?.to_owned());
+    let ears = Ears::open(args.name.database.url()?.to_owned(), Some(settings.sealer()?));
     if let Some(path) = &args.out {
         let written = write_report(&pool, &ears, &batch, path, args.force).await?;
         let path = path.display().to_string();

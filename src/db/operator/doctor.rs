@@ -138,6 +138,12 @@ where digest is null and suppressed_at < clock_timestamp() - interval '1 minute'
     sqlx::query_as(UNDIGESTED).fetch_all(pool).await
 }
 
+/// Readings that are open for long: whose, how many wait and are in workers' hands, and for how many seconds.
+pub async fn long_readings(pool: &PgPool) -> Result<Vec<(String, i64, i64, f64)>, sqlx::Error> {
+    const LONG: &str = "select asked_by, waiting, taken, oldest from noshi.readings_open() where oldest > 5";
+    sqlx::query_as(LONG).fetch_all(pool).await
+}
+
 /// The keys that something is sealed with.
 pub async fn sealed_keys(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("select noshi.sealed_keys()").fetch_all(pool).await

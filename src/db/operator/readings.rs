@@ -88,13 +88,14 @@ pub struct Taken {
     /// A grant, or the number of a batch.
     pub subject: String,
     pub public_key: String,
+    pub asked_by: String,
     #[sqlx(skip)]
     pub worker: i64,
 }
 
 /// The next one for a worker; with `long`, also of files.
 pub async fn take(pool: &PgPool, worker: i64, long: bool) -> Result<Option<Taken>, sqlx::Error> {
-    const TAKE: &str = "select reading, take, kind, subject, public_key from noshi.take_reading($1, $2)";
+    const TAKE: &str = "select reading, take, kind, subject, public_key, asked_by from noshi.take_reading($1, $2)";
     let taken: Option<Taken> = sqlx::query_as(TAKE).bind(worker).bind(long).fetch_optional(pool).await?;
     Ok(taken.map(|taken| Taken { worker, ..taken }))
 }

@@ -37,6 +37,21 @@ pub(super) async fn look_at_suppressions(pool: &PgPool, it: &mut Findings) -> an
     Ok(())
 }
 
+/// What is sealed is opened by workers, a few at a time: who has long ones makes others wait.
+pub(super) async fn look_at_readings(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let long = doctor::long_readings(pool).await?;
+    let told = |(who, waiting, taken, oldest): &(String, i64, i64, f64)| {
+        format!("of {who} {waiting} wait and {taken} are in workers' hands, for up to {oldest:.0} s")
+    };
+    let found = match long.is_empty() {
+        true => "none is open for long".to_owned(),
+        false => long.iter().map(told).collect::<Vec<_>>().join("; "),
+    };
+    let advice = "a long report is no fault; where only waiting ones are told, no worker that runs can open them: see `keys`, and the workers' logs";
+    it.check("readings", long.is_empty(), Health::Fair, found, advice);
+    Ok(())
+}
+
 pub(super) async fn look_at_keys(
     pool: &PgPool,
     settings: &anyhow::Result<Settings>,

@@ -15,7 +15,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::Part;
+use super::{MORE, Part, SealedKey, WHOLE};
 use crate::{
     basics::terminal::progress::Progress,
     db::{
@@ -25,7 +25,7 @@ use crate::{
             tokens::{self, Caller},
         },
     },
-    vault::Vault,
+    vault::{Sealer, Vault},
 };
 
 /// Somebody waits for a code.
@@ -37,14 +37,15 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// More hints than this at once are a reason to look.
 const HINTS: usize = 256;
 
-/// Hears that something was answered: never needed, always faster.
+/// Hears that something was answered: never needed, always faster. And whom it is asked: whoever opens what is sealed to this key.
 pub struct Ears {
+    vault: Option<Sealer>,
     hints: broadcast::Sender<Option<i64>>,
     listens: JoinHandle<()>,
 }
 
 impl Ears {
-    pub fn open(url: String) -> Ears {
+    pub fn open(url: String, vault: Option<Sealer>) -> Ears {
         let (hints, _) = broadcast::channel(HINTS);
         let tells = hints.clone();
         let listens = tokio::spawn(async move {
@@ -59,7 +60,7 @@ impl Ears {
                 tokio::time::sleep(BETWEEN_LOOKS).await;
             }
         });
-        Ears { hints, listens }
+        Ears { vault, hints, listens }
     }
 }
 
@@ -93,6 +94,16 @@ pub enum What<'a> {
     Check { batch: i64 },
 }
 
+impl What<'_> {
+    fn named(&self) -> (&'static str, String) {
+        match self {
+            What::Code { grant, .. } => ("code", (*grant).to_owned()),
+            What::Report { batch } => ("report", batch.to_string()),
+            What::Check { batch } => ("check", batch.to_string()),
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Unread {
@@ -122,16 +133,25 @@ pub struct Answer<'a> {
     /// The last part that was handed out.
     after: i32,
     parts: VecDeque<(i32, Sealed)>,
+    /// The last part said that this was all.
+    whole: bool,
     ended: bool,
     patient_until: Instant,
 }
 
 /// Asks. It is on record then, whatever comes of it.
 pub async fn ask<'a>(by: By<'a>, ears: &Ears, what: What<'a>) -> anyhow::Result<Answer<'a>> {
+    let vault = ears.vault.as_ref().ok_or_else(|| {
+        Unread::Nobody(
+            "There is no public key file here (vault_public_key_file), so no worker can be asked what is sealed."
+                .to_owned(),
+        )
+    })?;
     let hints = ears.hints.subscribe();
     let key = Vault::ephemeral();
     let mut transaction = by.begin().await?;
-    let line = key.public_line();
+    let (kind, subject) = what.named();
+    let line = SealedKey::seal(vault, kind, &subject, &key).line();
     let asked = match what {
         What::Code { grant, user, reason } => {
             readings::ask_for_code(&mut transaction, grant, user, reason, &line).await
@@ -150,6 +170,7 @@ pub async fn ask<'a>(by: By<'a>, ears: &Ears, what: What<'a>) -> anyhow::Result<
         take: 0,
         after: 0,
         parts: VecDeque::new(),
+        whole: false,
         ended: false,
         patient_until: Instant::now() + FOR_A_CODE,
     };
@@ -163,9 +184,16 @@ impl Answer<'_> {
             if let Some((number, sealed)) = self.parts.pop_front() {
                 ensure!(number == self.after + 1, "a part of the answer is missing; ask again");
                 self.after = number;
-                return Ok(Next::Part(
-                    self.key.open_bytes(&Part::of(self.reading, self.take, number).place(), &sealed)?,
-                ));
+                let opened = self.key.open_bytes(&Part::of(self.reading, self.take, number).place(), &sealed);
+                match opened.as_ref().ok().and_then(|opened| opened.split_first()) {
+                    Some((&MORE, piece)) if !self.whole => return Ok(Next::Part(Zeroizing::new(piece.to_vec()))),
+                    Some((&WHOLE, [])) if !self.whole => self.whole = true,
+                    Some(_) | None => return Err(self.broken().await?.into()),
+                }
+                continue;
+            }
+            if self.ended && !self.whole {
+                return Err(self.broken().await?.into());
             }
             if self.ended {
                 self.close().await?;
@@ -227,7 +255,7 @@ impl Answer<'_> {
             self.sign_of_life();
         }
         if state.take != self.take {
-            (self.take, self.after) = (state.take, 0);
+            (self.take, self.after, self.whole) = (state.take, 0, false);
         }
         self.ended = state.ended && state.parts.len() < readings::PARTS;
         self.parts = state.parts.into();
@@ -238,6 +266,18 @@ impl Answer<'_> {
             return Err(Unread::Nobody(nobody(self.what, taken, &left)).into());
         }
         Ok(again)
+    }
+
+    /// It ended, and is no answer.
+    async fn broken(&self) -> Result<Unread, ActError> {
+        self.close().await?;
+        tracing::error!(
+            reading = self.reading,
+            "a reading ended without a whole answer; look who has the logins of workers"
+        );
+        let sentence =
+            "What came is not the whole answer of a worker that has the key. It counts for nothing; ask again.";
+        Ok(Unread::Nobody(sentence.to_owned()))
     }
 
     /// Whoever reads a file is at it. A code is there in time, or is not waited for.

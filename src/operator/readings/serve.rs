@@ -1,5 +1,7 @@
 //! A worker opens what is asked for, and seals the answer to whoever asked.
 
+mod parts;
+
 use std::{
     fs::File,
     io::Write,
@@ -17,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::{sync::Semaphore, task::JoinSet};
 use zeroize::Zeroizing;
 
-use super::{Opened, Part};
+use super::{Opened, SealedKey};
 use crate::{
     db::{
         self, ActError, PgPool,
@@ -38,6 +40,7 @@ use crate::{
     vault::{Place, Sealer, Vault},
     worlds::outside::{Current, Partners},
 };
+use parts::Parts;
 
 /// Connections for all of them: claims and heartbeats have their own.
 pub const CONNECTIONS: u32 = 2;
@@ -45,8 +48,6 @@ pub const CONNECTIONS: u32 = 2;
 const AT_ONCE: usize = 4;
 const FILES_AT_ONCE: usize = 2;
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
-/// Bytes of a part of an answer.
-const PART: usize = 256 * 1024;
 /// How far away the slot of a call may be: somebody waits for the code.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Before its horizon ends no call goes out that might arrive after it.
@@ -128,11 +129,9 @@ struct Reading {
 
 impl Reading {
     async fn serve(&self) {
-        let answered = match Sealer::parse(&self.held.public_key) {
+        let answered = match self.asker() {
             Ok(sealer) => self.answer(&sealer).await,
-            Err(_) => {
-                Err(Stop::trouble("bad_key", "The key that came with it is none that anything can be sealed to."))
-            }
+            Err(stop) => Err(stop),
         };
         let told = match answered {
             Ok(()) | Err(Stop::Over) => Ok(()),
@@ -152,6 +151,13 @@ impl Reading {
         }
     }
 
+    /// The key of whoever asked: an answer to any other is none to them.
+    fn asker(&self) -> Result<Sealer, Stop> {
+        let bad = || Stop::trouble("bad_key", "The key that came with it is none that anything can be sealed to.");
+        let key = SealedKey::parse(&self.held.public_key).ok_or_else(bad)?;
+        key.open(self.vault(&key.0)?, &self.held.kind, &self.held.subject).map_err(|_| bad())
+    }
+
     async fn fail(&self, word: &str, sentence: &str, wait: Duration) -> Result<(), ActError> {
         readings::fail(&self.pool, &self.held, word, sentence, wait).await
     }
@@ -164,6 +170,7 @@ impl Reading {
             "check" => self.check(&mut parts).await?,
             _ => return Err(Stop::Leave("unreadable")),
         }
+        parts.end().await?;
         Ok(readings::end(&self.pool, &self.held).await?)
     }
 
@@ -416,31 +423,5 @@ const fn name_of_refetch(refetch: &Refetch) -> &'static str {
         Refetch::Throttled(_) => "throttled",
         Refetch::NoAnswer => "unknown",
         Refetch::Never => "not_sent",
-    }
-}
-
-/// The parts of an answer, sealed to whoever asked.
-struct Parts<'a> {
-    reading: &'a Reading,
-    sealer: &'a Sealer,
-    number: i32,
-}
-
-impl Parts<'_> {
-    /// In pieces, each when the asker has room for it.
-    async fn put(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        let Reading { engine, pool, held, .. } = self.reading;
-        let mut hints = engine.hints.readings();
-        for piece in bytes.chunks(PART).chain(bytes.is_empty().then_some(bytes)) {
-            self.number += 1;
-            let part = Part::of(held.reading, held.take, self.number);
-            let sealed = self.sealer.seal_bytes(&part.place(), piece);
-            hints.mark_unchanged();
-            while !readings::put(pool, held, self.number, &sealed).await? {
-                let _ = tokio::time::timeout(BETWEEN_LOOKS, hints.changed()).await;
-                hints.mark_unchanged();
-            }
-        }
-        Ok(())
     }
 }
