@@ -6,7 +6,8 @@ create function noshi.is_at_work(p_job bigint) returns boolean language sql stab
 set search_path = noshi, pg_temp
 as $$
     select exists (select from job j join worker w on w.login = session_user and w.dead_at is null and w.id = case when j.status = 'running' then j.worker
-            else (select e.worker from job_event e where e.job = j.id and e.step = j.step - 1 and e.lease = j.lease and e.event = 'settled' limit 1) end
+            else (select e.worker from job_event e join job_event c on c.job = e.job and c.lease = e.lease and c.worker = e.worker and c.event = 'claimed'
+                where e.job = j.id and e.step = j.step - 1 and e.lease = j.lease and e.event = 'settled' limit 1) end
         where j.id = p_job and (j.status = 'running' or j.xmin = pg_current_xact_id()::xid))
 $$;
 
@@ -185,7 +186,6 @@ begin
     end if;
     select n.event, n.job into bad from new_rows n left join job j on j.id = n.job and j.xmin = here and j.lease = n.lease where case
         when n.event in ('settled', 'declined') then n.worker is not null and j.step = n.step + 1
-            and exists (select from job_event c where c.job = n.job and c.lease = n.lease and c.worker = n.worker and c.event = 'claimed')
         when n.event = 'claimed' then j.worker = n.worker and j.step = n.step
         when n.event = 'handed_back' then n.worker is not null and j.worker is null and j.step = n.step
         when n.event = 'rescued' then n.worker is null and j.worker is null and j.lost > 0 and j.step = n.step

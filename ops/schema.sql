@@ -381,9 +381,10 @@ CREATE INDEX job_unsure ON noshi.job USING btree (called_at) WHERE unsure;
 CREATE TRIGGER admit AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.admit();
 CREATE TRIGGER follows AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.follows_guard();
 CREATE TRIGGER guard BEFORE INSERT ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.job_guard();
-CREATE TRIGGER hands BEFORE UPDATE ON noshi.job FOR EACH ROW WHEN ((old.status <> 'running'::noshi.job_status OR new.lease <> old.lease OR new.step <> old.step AND new.step <> (old.step + 1) OR new.worker IS NOT NULL AND new.worker IS DISTINCT FROM old.worker OR new.asked IS NOT NULL AND new.asked IS DISTINCT FROM old.asked) AND NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.hands_guard();
+CREATE TRIGGER hands BEFORE UPDATE ON noshi.job FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.hands_guard();
 CREATE TRIGGER match_email_events AFTER UPDATE OF state ON noshi.job FOR EACH ROW WHEN (new.kind = 'email'::text AND new.at = 'accepted'::text AND old.at <> 'accepted'::text) EXECUTE FUNCTION noshi.match_email_events();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.job FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
+CREATE TRIGGER of_a_saved_trade BEFORE UPDATE ON noshi.job FOR EACH ROW WHEN (new.kind = 'gift_issuance'::text AND (new.at = ANY (ARRAY['issuing'::text, 'inquiring'::text, 'pending'::text, 'cancelling'::text])) AND (new.state -> 'trade'::text) IS DISTINCT FROM (old.state -> 'trade'::text) AND NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.trade_guard();
 CREATE TRIGGER only_pruned BEFORE DELETE ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
 CREATE TRIGGER parked_anew BEFORE UPDATE OF status ON noshi.job FOR EACH ROW WHEN (new.status = 'needs_operator'::noshi.job_status AND old.status <> 'needs_operator'::noshi.job_status AND new.acknowledged IS NOT NULL) EXECUTE FUNCTION noshi.parked_anew();
 CREATE TRIGGER prove_past AFTER UPDATE OF unsure ON noshi.job FOR EACH ROW WHEN (old.unsure AND NOT new.unsure AND new.kind = 'gift_issuance'::text) EXECUTE FUNCTION noshi.prove_past();
@@ -407,7 +408,7 @@ create table noshi.job_event (
 );
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.job_event FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.job_event FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
-CREATE TRIGGER of_workers BEFORE INSERT ON noshi.job_event FOR EACH ROW WHEN ((new.event <> ALL (ARRAY['claimed'::text, 'settled'::text, 'handed_back'::text, 'declined'::text, 'rescued'::text])) AND NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.journal_guard();
+CREATE TRIGGER of_workers AFTER INSERT ON noshi.job_event REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.journal_guard();
 
 create table noshi.job_story (
     id bigint not null,
@@ -459,6 +460,7 @@ create table noshi.lane_budget (
     late interval not null default '00:00:00'::interval,
     late_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
     constraint lane_budget_pkey PRIMARY KEY (lane, per),
+    constraint budgets_are_sane CHECK (lane <> ''::text AND per >= '00:00:00.001'::interval AND per <= '31 days'::interval AND jitter >= '00:00:00'::interval AND jitter <= '01:00:00'::interval),
     constraint lane_budget_calls_check CHECK (calls > 0),
     constraint lane_budget_check CHECK (burst >= 1 AND burst <= calls),
     constraint lane_budget_lane_fkey FOREIGN KEY (lane) REFERENCES noshi.lane(name),
@@ -1019,6 +1021,7 @@ create table noshi.worker (
     constraint times_are_sane CHECK (started_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND started_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND seen_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND seen_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (stopped_at IS NULL OR stopped_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND stopped_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (dead_at IS NULL OR dead_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND dead_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 ) with (fillfactor=50);
 CREATE INDEX worker_alive ON noshi.worker USING btree (seen_at) WHERE ((dead_at IS NULL) AND (stopped_at IS NULL));
+CREATE TRIGGER of_its_login BEFORE UPDATE ON noshi.worker FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.worker_guard();
 
 create table noshi.zone (
     name text not null,
@@ -1813,6 +1816,23 @@ begin
     perform record('job ' || p_act, 'job/' || j.id, p_reason, job_facts(j), jsonb_build_object('asked', p_act), p_who);
     perform pg_notify('noshi', '');
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.asked_for(p_kind text, p_args jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+    select jsonb_strip_nulls(case p_kind
+        when 'gift_issuance' then jsonb_build_object('grant', p_args -> 'grant', 'user', p_args -> 'user', 'category', p_args -> 'category', 'amount', worth(p_args),
+            'currency', p_args -> 'value' -> 'currency', 'provider', p_args -> 'provider', 'valid_days', p_args -> 'valid_days', 'area', p_args -> 'area', 'exchange', p_args -> 'paid_by' -> 'exchange',
+            'grace_days', case when p_args -> 'paid_by' ->> 'exchange' is not null then coalesce(nullif(p_args -> 'paid_by' -> 'grace_days', 'null'), '0') end)
+        when 'point_grant' then jsonb_build_object('benefit', p_args -> 'benefit', 'source', p_args -> 'source', 'user', p_args -> 'user', 'points', p_args -> 'points',
+            'valid_days', p_args -> 'valid_days', 'zone', coalesce(p_args ->> 'zone', 'Asia/Tokyo'), 'area', p_args -> 'area')
+        when 'point_reversal' then jsonb_build_object('exchange', p_args -> 'exchange', 'grace_days', coalesce(nullif(p_args -> 'grace_days', 'null'), '0'))
+    end)
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.audit_cap()
  RETURNS trigger
@@ -2840,6 +2860,9 @@ begin
             return;
         end if;
         update server_seen set restored_to = least(restored_to, f.known_to);
+        -- Nobody proposed it: so it is on record whose worker said so.
+        perform record('restore mark', 'database', 'workers testified that more was lost than they remember', jsonb_build_object('restored_to', s.restored_to),
+            jsonb_build_object('restored_to', least(s.restored_to, f.known_to), 'in_doubt', f.doubted), session_user);
     end if;
     doubted := f.doubted;
     -- Numbers that were given to what is lost are never given again.
@@ -3336,23 +3359,24 @@ CREATE OR REPLACE FUNCTION noshi.fact_guard()
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare
-    here constant xid := pg_current_xact_id()::xid;
-    fits boolean;
+declare fits boolean;
 begin
     case tg_table_name
         when 'gift_trade' then
-            select (j.status = 'running' or j.xmin = here) and j.kind = 'gift_issuance' and j.key = new.grant_id and worth(j.args) = new.amount
+            select is_at_work(j.id) and j.kind = 'gift_issuance' and j.key = new.grant_id and worth(j.args) = new.amount
                    and (j.args -> 'value' ->> 'currency', j.args ->> 'category') is not distinct from (new.currency, new.category)
+                   -- One at a time: every older one is void.
+                   and not exists (select from gift_trade t where t.grant_id = new.grant_id and t.id <> new.id
+                       and not exists (select from gift_outcome o where o.trade = t.id and o.outcome = 'void'))
             into fits from job j where j.id = new.job;
         when 'gift_outcome' then
             -- A person's word is written where one was asked for it, also by the acts that follow a void; or it is known already.
-            select (j.status = 'running' or j.xmin = here) and (new.reason is distinct from 'attested'
+            select is_at_work(j.id) and (new.reason is distinct from 'attested'
                    or exists (select from job_event e where e.job = j.id and e.event = 'asked' and e.outcome in ('attest_void', 'reissue', 'reject'))
                    or exists (select from gift_outcome o where o.trade = new.trade and o.outcome = 'void'))
             into fits from gift_trade t join job j on j.id = t.job where t.id = new.trade;
         else
-            select (j.status = 'running' or j.xmin = here) and j.kind = 'store_creation' and j.args ->> 'public_id' = new.public_id into fits from job j where j.id = new.job;
+            select is_at_work(j.id) and j.kind = 'store_creation' and j.args ->> 'public_id' = new.public_id into fits from job j where j.id = new.job;
     end case;
     if fits is not true then
         raise exception 'this is no fact of a job in hand, or not what that job asks for: %', tg_table_name using errcode = 'NS403', hint = 'Nothing was written.';
@@ -3422,6 +3446,7 @@ CREATE OR REPLACE FUNCTION noshi.fire_schedule(p_name text, p_was timestamp with
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
 AS $function$
 declare
     s schedule;
@@ -3432,7 +3457,8 @@ begin
     if not found then
         return false;
     end if;
-    if p_next is null or p_next <= p_was or p_skipped < 0
+    -- The rarest of all days, the 29th of February, comes after eight years at the latest.
+    if p_was > clock_timestamp() or p_next is null or p_next <= p_was or p_next > clock_timestamp() + interval '9 years' or p_skipped < 0
        or exists (select from unnest(p_dues) d where d < p_was or d >= p_next or d > clock_timestamp() or d is null) then
         raise exception 'these are no due times of the schedule %: % and then %', p_name, p_dues, p_next using errcode = 'NS400';
     end if;
@@ -3461,25 +3487,30 @@ CREATE OR REPLACE FUNCTION noshi.follows_guard()
 AS $function$
 declare bad record;
 begin
+    -- Under an older snapshot what was cancelled meanwhile would not be seen. What is seen is held until the commit.
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'workers ask in transactions that are read committed' using errcode = 'NS400', hint = 'Nothing was taken.';
+    end if;
+    perform from batch b where b.id in (select n.batch from new_rows n where n.batch is not null) order by b.id for share;
     select n.kind, n.key into bad from new_rows n where not case
         when n.kind = 'probe' then true
+        when n.fingerprint <> sha256(convert_to(n.args::text, 'UTF8')) then false
         when n.batch is not null then exists (
             select from batch b join batch_row r on r.batch = b.id and r.row_no = n.row_no
-            where b.id = n.batch and b.cancelled_at is null and case b.kind when 'grants' then b.registered_at else b.released_at end is not null
+            where b.id = n.batch and b.registered_at is not null and b.cancelled_at is null and b.paused_at is null
               and case
-                  when n.kind = 'email' then b.kind = 'grants' and b.mails and n.args ->> 'recipient' = b.id || '/' || r.row_no
-                  when n.kind = 'gift_issuance' then b.kind = 'grants' and b.issues and n.key = r.key and worth(n.args) = r.amount and n.args -> 'value' ->> 'currency' = r.currency
-                      and (n.args ->> 'user', n.args ->> 'category') is not distinct from (r.args ->> 'user', r.args ->> 'category')
-                  when n.kind = 'point_grant' then b.kind = 'points'
-                      and (n.args ->> 'user', n.args -> 'points', n.args ->> 'benefit', n.args ->> 'source') is not distinct from (r.args ->> 'user', r.args -> 'points', r.args ->> 'benefit', r.args ->> 'source')
+                  when n.kind = 'email' then b.kind = 'grants' and b.mails and is_mail_of(r, n.key, n.args)
+                  when n.kind = 'gift_issuance' then b.kind = 'grants' and b.issues and n.key = r.key and asked_for(n.kind, n.args) = asked_for(n.kind, r.args)
+                  when n.kind = 'point_grant' then b.kind = 'points' and n.key = r.key and asked_for(n.kind, n.args) = asked_for(n.kind, r.args)
                   else false end)
         when n.kind = 'gift_issuance' then exists (
             select from job x join point_entry e on e.key = 'use:' || x.key and e.job = x.id
-            where x.kind = 'point_exchange' and n.key = 'exchange/' || x.key and n.args -> 'paid_by' ->> 'exchange' = x.key and worth(n.args) = worth(x.args)
-              and (n.args ->> 'user', n.args ->> 'category', n.args -> 'value' ->> 'currency') is not distinct from (x.args ->> 'user', x.args ->> 'category', x.args -> 'value' ->> 'currency'))
+            where x.kind = 'point_exchange' and n.key = 'exchange/' || x.key and x.key = n.args -> 'paid_by' ->> 'exchange'
+              and asked_for(n.kind, n.args) = asked_for(n.kind, x.args || jsonb_build_object('grant', n.key, 'valid_days', null,
+                  'paid_by', jsonb_build_object('exchange', x.key, 'grace_days', x.args -> 'grace_days'))))
         when n.kind = 'point_reversal' then exists (
-            select from job g where g.kind = 'gift_issuance' and g.key = 'exchange/' || n.key and g.args -> 'paid_by' ->> 'exchange' = n.key
-              and coalesce(g.args -> 'paid_by' -> 'grace_days', '0') = coalesce(n.args -> 'grace_days', '0'))
+            select from job g where g.kind = 'gift_issuance' and g.key = 'exchange/' || n.key and asked_for(n.kind, n.args) = asked_for(n.kind, g.args -> 'paid_by')
+              and n.args ->> 'exchange' = n.key)
         else false end limit 1;
     if found then
         raise exception '% % follows from nothing that was granted', bad.kind, bad.key using errcode = 'NS403', hint = 'Nothing was taken. Producers ask for jobs; workers for what follows.';
@@ -3540,19 +3571,39 @@ end $function$;
 CREATE OR REPLACE FUNCTION noshi.hands_guard()
  RETURNS trigger
  LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
 AS $function$
+declare
+    ours constant boolean := old.status = 'running' and exists (select from noshi.worker w where w.id = old.worker and w.login = session_user and w.dead_at is null);
 begin
-    if (new.at, new.state, new.undo, new.step, new.writes, new.unsure, new.lost, new.retries, new.asked, new.outcome, new.code, new.lane, new.finished_at)
-           is not distinct from (old.at, old.state, old.undo, old.step, old.writes, old.unsure, old.lost, old.retries, old.asked, old.outcome, old.code, old.lane, old.finished_at)
-       and (case old.status
-           when 'available' then new.status = 'running' and new.lease = old.lease + 1
-               and exists (select from worker w where w.id = new.worker and w.dead_at is null and coalesce(w.login, session_user) = session_user)
-           when 'scheduled' then new.status = 'available' and old.run_at <= clock_timestamp() and (new.lease, new.worker) is not distinct from (old.lease, old.worker)
-           when 'retryable' then new.status = 'available' and old.run_at <= clock_timestamp() and (new.lease, new.worker) is not distinct from (old.lease, old.worker)
-           else false end) then
-        return new;
+    if old.status = 'running' and new.step = old.step + 1 then
+        -- A settle, by whoever holds it. No act is asked for by it.
+        if ours and new.lease = old.lease and (new.status = 'running') = (new.worker is not null) and (new.worker is null or new.worker = old.worker)
+           and (new.asked is null or new.asked is not distinct from old.asked) then
+            return new;
+        end if;
+    elsif (new.at, new.state, new.undo, new.step, new.retries, new.writes, new.outcome, new.detail, new.rank, new.entered_at, new.finished_at)
+          is not distinct from (old.at, old.state, old.undo, old.step, old.retries, old.writes, old.outcome, old.detail, old.rank, old.entered_at, old.finished_at) then
+        if (new.unsure, new.lost, new.asked, new.code, new.lane, new.relief, new.run_at) is not distinct from (old.unsure, old.lost, old.asked, old.code, old.lane, old.relief, old.run_at) then
+            if (case
+                when old.status = 'available' then new.status = 'running' and new.lease = old.lease + 1
+                    and exists (select from noshi.worker w where w.id = new.worker and w.dead_at is null and w.login = session_user)
+                when old.status = 'running' then ours and (new.lease, new.rested, new.waited) is not distinct from (old.lease, old.rested, old.waited)
+                    -- Given back untouched; or it is noted from when on a call may have been made.
+                    and case when new.worker is null then new.status = 'available' and new.called_at is not distinct from old.called_at
+                        else (new.worker, new.status) is not distinct from (old.worker, old.status) end
+                when old.status in ('scheduled', 'retryable') then new.status = 'available' and old.run_at <= clock_timestamp()
+                    and (new.lease, new.worker, new.rested, new.waited, new.called_at) is not distinct from (old.lease, old.worker, old.rested, old.waited, old.called_at)
+                else false end) then
+                return new;
+            end if;
+        elsif old.status = 'running' and (new.lost, new.unsure, new.lease, new.lane, new.relief, new.waited, new.called_at)
+                is not distinct from ((old.lost + 1)::smallint, old.unsure or old.writes, old.lease, '', false, old.waited, old.called_at)
+            and new.worker is null and new.status in ('available', 'needs_operator')
+            and (new.status = 'needs_operator' or (new.asked, new.rested, new.code) is not distinct from (old.asked, old.rested, old.code))
+            and (ours or exists (select from noshi.worker w where w.id = old.worker and (w.dead_at is not null or w.stopped_at is not null))) then
+            -- A rescue.
+            return new;
+        end if;
     end if;
     raise exception 'job % (%) is moved by no such statement of a worker', old.id, old.status using errcode = 'NS403',
         hint = 'Nothing was written. Workers claim what is available, and settle what they hold.';
@@ -3646,6 +3697,34 @@ begin
     perform batch_log(made, 'invalid');
     return made;
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.is_at_work(p_job bigint)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select exists (select from job j join worker w on w.login = session_user and w.dead_at is null and w.id = case when j.status = 'running' then j.worker
+            else (select e.worker from job_event e join job_event c on c.job = e.job and c.lease = e.lease and c.worker = e.worker and c.event = 'claimed'
+                where e.job = j.id and e.step = j.step - 1 and e.lease = j.lease and e.event = 'settled' limit 1) end
+        where j.id = p_job and (j.status = 'running' or j.xmin = pg_current_xact_id()::xid))
+$function$;
+
+CREATE OR REPLACE FUNCTION noshi.is_mail_of(r noshi.batch_row, p_key text, p_args jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select r.mailed and p_args - 'again_in' = jsonb_build_object('template', 'gift_granted', 'reference', r.key, 'recipient', r.batch || '/' || r.row_no,
+            'params', jsonb_build_object('category', r.args -> 'category',
+                'value', case r.currency when 'USD' then format('%s.%s USD', r.amount / 100, lpad((r.amount % 100)::text, 2, '0')) else format('%s %s', r.amount, r.currency) end))
+        and case when p_args ->> 'again_in' is null then p_key = 'gift_granted:1:' || r.key
+            else p_args -> 'again_in' = to_jsonb(r.batch) and p_key = format('gift_granted:1/%s:%s', r.batch, r.key) and exists (
+                select from batch o where o.id <> r.batch and o.cancelled_at is not null and o.id = coalesce(
+                    (select j.batch from job j where j.kind = 'email' and j.key = 'gift_granted:1:' || r.key),
+                    (select t.batch from tombstone t where t.kind = 'email' and t.key = 'gift_granted:1:' || r.key limit 1))) end
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.is_theirs(p_login oid, p_owner text, p_created_by text)
  RETURNS boolean
@@ -3854,10 +3933,30 @@ end $function$;
 CREATE OR REPLACE FUNCTION noshi.journal_guard()
  RETURNS trigger
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
 AS $function$
+declare
+    bad record;
+    here constant xid := pg_current_xact_id()::xid;
 begin
-    raise exception 'a worker writes no % into the journal', new.event using errcode = 'NS403', hint = 'Nothing was written.';
+    if exists (select from (select distinct worker from new_rows) n where n.worker is not null and not exists (select from worker w where w.id = n.worker and w.login = session_user)) then
+        raise exception 'a worker writes into the journal in its own name' using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
+    select n.event, n.job into bad from new_rows n left join job j on j.id = n.job and j.xmin = here and j.lease = n.lease where case
+        when n.event in ('settled', 'declined') then n.worker is not null and j.step = n.step + 1
+        when n.event = 'claimed' then j.worker = n.worker and j.step = n.step
+        when n.event = 'handed_back' then n.worker is not null and j.worker is null and j.step = n.step
+        when n.event = 'rescued' then n.worker is null and j.worker is null and j.lost > 0 and j.step = n.step
+        else false end is not true limit 1;
+    if found then
+        raise exception 'job % was not % in this transaction by a worker of this login', bad.job, bad.event using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
+    return null;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.journal_is_append_only()
@@ -5333,6 +5432,10 @@ begin
     end if;
     perform from turn where act = 'register_batch' for update;
     b := batch_locked(p_batch);
+    if b.paused_at is not null then
+        return query select 'paused', 'it is paused';
+        return;
+    end if;
     if b.registered_at is not null then
         return;
     end if;
@@ -5713,16 +5816,19 @@ CREATE OR REPLACE FUNCTION noshi.sealed_guard()
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
 begin
-    if pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member') then
+    if pg_has_role(session_user, 'noshi_owner', 'member') then
         return null;
     end if;
     perform from batch b where b.id in (select split_part(subject, '/', 1)::bigint from new_rows where what in ('file', 'recipient') and subject ~ '^[0-9]{1,18}/') order by b.id for share;
-    if exists (select from (select distinct what, split_part(subject, '/', 1) as batch from new_rows) n where not case
+    if exists (select from (select distinct what, split_part(subject, '/', 1) as batch from new_rows where what <> 'gift_code') n where not case
             when n.what = 'suppressed' then pg_has_role(session_user, 'noshi_door', 'member')
-            when n.what in ('file', 'recipient') then exists (
-                select from batch b where b.id::text = n.batch and b.submitted_by = who() and b.validated_at is null and b.invalid_at is null and b.cancelled_at is null)
-            else false end) then
+            else exists (
+                select from batch b where b.id::text = n.batch and b.submitted_by = who() and b.validated_at is null and b.invalid_at is null and b.cancelled_at is null) end) then
         raise exception 'sealed values are taken with a batch that is being received, from whoever submits it' using errcode = 'NS403';
+    end if;
+    if exists (select from new_rows n where n.what = 'gift_code' and not exists (
+            select from gift_trade t where t.id = n.subject and (t.grant_id, t.provider) = (n.grant_id, n.provider) and is_at_work(t.job))) then
+        raise exception 'a code is taken with its gift, from the worker that issues it' using errcode = 'NS403';
     end if;
     return null;
 end $function$;
@@ -6111,6 +6217,12 @@ declare
     lost bigint;
     n bigint;
 begin
+    -- Of a change of timeline that is there to be told of, by the login whose worker it was; a registration may be lost with the rest.
+    if not pg_has_role(session_user, 'noshi_owner', 'member') and (not exists (select from failover f where f.timeline = here)
+            or exists (select from worker w where w.id = p_worker and w.login is distinct from session_user)
+            or exists (select from unnest(p_leases) l where l is null or l not between 1 and 1000000000)) then
+        raise exception 'worker % has nothing to testify here', p_worker using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
     perform wait_for_requests();
     insert into testimony
     select here, p_worker, c.job, c.lease, c.kind, c.key, c.calls, clock_timestamp() - c.ago
@@ -6142,7 +6254,8 @@ begin
     select id, 'timeline_changed', lease, step, at, case when calls then 'its claim for a call was lost' else 'its claim was lost' end from d;
     get diagnostics n = row_count;
     update job j set lease = m.lease + 1 from testimony m
-    where m.timeline = here and m.worker = p_worker and j.id = m.job and j.lease <= m.lease and (j.kind, j.key) <> (m.kind, m.key) and j.status <> 'running';
+    where m.timeline = here and m.worker = p_worker and j.id = m.job and j.lease <= m.lease and (j.kind, j.key) <> (m.kind, m.key)
+      and j.status in ('scheduled', 'available', 'retryable', 'needs_operator');
 
     select lost + count(*) into lost
     from unnest(p_settled, p_settled_leases, p_settled_steps) as s(job, lease, step)
@@ -6198,6 +6311,19 @@ AS $function$
     from regexp_match(given, '^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$') m
     where m[1] <> 'ff' and (m[1] <> '00' or m[5] is null) and m[2] <> repeat('0', 32) and m[3] <> repeat('0', 16)
 $function$;
+
+CREATE OR REPLACE FUNCTION noshi.trade_guard()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    if not exists (select from gift_trade t where t.id = new.state -> 'trade' ->> 'id' and t.job = new.id and t.provider = new.state -> 'trade' ->> 'provider') then
+        raise exception 'job % is called under no trade that was saved for it', new.id using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
+    return new;
+end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.trigger_schedule(p_name text, p_reason text)
  RETURNS TABLE(job bigint, id text)
@@ -6560,6 +6686,19 @@ begin
         raise exception 'trade % was issued: only its partner can say that it is void', new.trade using errcode = 'NS409';
     end if;
     return new;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.worker_guard()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET "TimeZone" TO 'UTC'
+AS $function$
+begin
+    if old.login = session_user and (old.dead_at is null or new.dead_at = old.dead_at) or (old.dead_at is null and new.dead_at is not null and old.seen_at < clock_timestamp() - interval '400 milliseconds'
+        and (new.seen_at, new.stopped_at, new.beats, new.keys) is not distinct from (old.seen_at, old.stopped_at, old.beats, old.keys)) then
+        return new;
+    end if;
+    raise exception 'worker % is of another login', old.id using errcode = 'NS403', hint = 'Nothing was written.';
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.worth(args jsonb)
