@@ -58,7 +58,7 @@ impl Outside<Email> for Engine {
 
 impl Outside<StoreCreation> for Engine {
     fn world(&self, claimed: &Claimed, local: &Local) -> Box<dyn store_creation::World> {
-        Box::new(StoreWorld::new(&self.partners.now().stores, &self.clock, claimed, local))
+        Box::new(StoreWorld::new(&self.partners.now().stores, &self.pool, self.worker, &self.clock, claimed, local))
     }
 }
 

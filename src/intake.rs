@@ -41,7 +41,7 @@ use crate::{
     store::batches::{self, NewBatch},
     terminal::progress::Progress,
     text,
-    vault::Sealer,
+    vault::{Place, Sealer},
 };
 
 /// Faults told at once.
@@ -153,12 +153,27 @@ pub struct Taken {
     /// The id and the arguments of the job that the row asks for.
     pub key: String,
     pub args: String,
-    /// The grant that the recipient is sealed for.
-    pub grant: Option<String>,
-    /// Name and address as JSON, if the row has either.
-    pub recipient: Option<SecretString>,
+    /// What is sealed of it, if it has any of that.
+    pub private: Option<Private>,
     /// Mail can be sent to it.
     mailed: bool,
+}
+
+/// A person's or a store's data in a row: kept beside it, sealed.
+#[derive(Debug)]
+pub struct Private {
+    /// `recipient` (name and address) or `contact` (address and phone).
+    what: &'static str,
+    /// The grant or the store that it is sealed for.
+    of: String,
+    /// As JSON.
+    pub plain: SecretString,
+}
+
+impl Private {
+    pub fn place(&self) -> Place<'_> {
+        Place { grant: &self.of, provider: "", column: self.what }
+    }
 }
 
 /// What is wrong with one line.
@@ -256,11 +271,14 @@ struct Reading<'a, R> {
     checks: grants::Checks<'a>,
     header: Option<Header>,
     request: String,
+    /// Good rows so far.
+    rows: i32,
 }
 
 impl<'a, R: BufRead> Reading<'a, R> {
     fn new(kind: FileKind, encoding: Encoding, input: R, offers: Option<&'a Offers>, request: String) -> Self {
-        Reading { kind, lines: Lines::new(input, encoding), checks: grants::Checks::new(offers), header: None, request }
+        let (lines, checks) = (Lines::new(input, encoding), grants::Checks::new(offers));
+        Reading { kind, lines, checks, header: None, request, rows: 0 }
     }
 
     /// Reads the header; false where no row can be read after it.
@@ -281,11 +299,15 @@ impl<'a, R: BufRead> Reading<'a, R> {
     fn next(&mut self, faults: &mut Vec<Fault>) -> Option<Option<Taken>> {
         let header = self.header.as_ref()?;
         match self.lines.next()? {
-            Ok(row) => Some(match self.kind {
-                FileKind::Grants => self.checks.take(header, &row, faults),
-                FileKind::Stores => stores::take(header, &row, &self.request, faults),
-                FileKind::Points => points::take(header, &row, faults),
-            }),
+            Ok(row) => {
+                let taken = match self.kind {
+                    FileKind::Grants => self.checks.take(header, &row, faults),
+                    FileKind::Stores => stores::take(header, &row, &self.request, self.rows + 1, faults),
+                    FileKind::Points => points::take(header, &row, faults),
+                };
+                self.rows += i32::from(taken.is_some());
+                Some(taken)
+            }
             Err(stopped) => {
                 faults.push(stopped.fault);
                 if stopped.for_good { None } else { Some(None) }

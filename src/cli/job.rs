@@ -16,6 +16,7 @@ use super::{
 use crate::{
     explain::{self, Explained, seconds},
     instants,
+    settings::Settings,
     store::{
         self, Role, lanes,
         operate::{self, Filter, Line, Seen, Told},
@@ -137,9 +138,9 @@ impl Decision {
     }
 }
 
-pub async fn run(out: Out, command: JobCommand) -> anyhow::Result<()> {
+pub async fn run(settings: impl Fn() -> anyhow::Result<Settings>, out: Out, command: JobCommand) -> anyhow::Result<()> {
     match command {
-        JobCommand::Enqueue(args) => enqueue::run(out, args).await,
+        JobCommand::Enqueue(args) => enqueue::run(settings, out, args).await,
         JobCommand::List(args) => list(out, args).await,
         JobCommand::Show(name) => show(out, &name).await,
         JobCommand::Explain(name) => tell_why(out, &name).await,
