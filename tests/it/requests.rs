@@ -196,6 +196,27 @@ fn usual_number(json: &str, text: &str, least: i64, most: i64) -> String {
     format!("{json} between '{least}' and '{most}' and strpos({text}, '.') = 0")
 }
 
+/// What is wrong with an address in plain, or with a contact.
+fn sealed(json: &str, is_contact: bool) -> (String, &'static str) {
+    if !is_contact {
+        let sentence = "this is sealed before it reaches the database: ask over HTTP or by a file, or seal it with `noshi vault seal-contact`; nothing was taken";
+        return (format!("jsonb_typeof({json}) <> 'null'"), sentence);
+    }
+    let matches = |name: &str, pattern: &str| format!("({json} ->> '{name}') collate \"C\" ~ '{pattern}'");
+    let steps = [
+        format!("({json}) - array['key', 'nonce', 'ciphertext'] = '{{}}'"),
+        matches("key", "^[A-Za-z0-9_-]{1,32}$"),
+        matches("nonce", "^[A-Za-z0-9+/]{32}$"),
+        format!("octet_length({json} ->> 'ciphertext') <= 8000"),
+        matches("ciphertext", "^([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"),
+    ];
+    let steps = steps.join(" and ");
+    let condition = format!(
+        "case when jsonb_typeof({json}) = 'object' then ({steps}) is not true else jsonb_typeof({json}) <> 'null' end"
+    );
+    (condition, "this must be what `noshi vault seal-contact` prints")
+}
+
 fn draw_object(out: &mut String, fields: &[Field], object: &str, before: &str) {
     for Field { name, presence, holds } in fields {
         let (json, text) = (format!("{object} -> '{name}'"), format!("({object} ->> '{name}')"));
@@ -279,18 +300,10 @@ fn draw_object(out: &mut String, fields: &[Field], object: &str, before: &str) {
                 format!("jsonb_typeof({json}) <> 'null' and not pg_has_role(session_user, 'noshi_worker', 'member')"),
                 &other,
             ),
-            Holds::Sealed(_) => when(
-                format!("jsonb_typeof({json}) <> 'null'"),
-                &quoted(&format!(
-                    "{path}this is sealed before it reaches the database: ask over HTTP or by a file, or seal it with `noshi vault seal-contact`; nothing was taken"
-                )),
-            ),
-            Holds::Contact => when(
-                format!(
-                    "case when jsonb_typeof({json}) = 'object' then (({json}) - array['key', 'nonce', 'ciphertext'] = '{{}}' and ({json} ->> 'key') collate \"C\" ~ '^[A-Za-z0-9_-]{{1,32}}$' and ({json} ->> 'nonce') collate \"C\" ~ '^[A-Za-z0-9+/]{{32}}$' and octet_length({json} ->> 'ciphertext') <= 8000 and ({json} ->> 'ciphertext') collate \"C\" ~ '^([A-Za-z0-9+/]{{4}})+([A-Za-z0-9+/]{{2}}==|[A-Za-z0-9+/]{{3}}=)?$') is not true else jsonb_typeof({json}) <> 'null' end"
-                ),
-                &quoted(&format!("{path}this must be what `noshi vault seal-contact` prints")),
-            ),
+            Holds::Sealed(_) | Holds::Contact => {
+                let (condition, sentence) = sealed(&json, matches!(holds, Holds::Contact));
+                when(condition, &quoted(&format!("{path}{sentence}")));
+            }
         }
     }
     let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
