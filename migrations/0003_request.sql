@@ -187,14 +187,14 @@ begin
             when coalesce(jsonb_typeof(p_args -> 'name'), 'null') = 'null' then 'args.name: this is missing; it must be a text of 1 to 400 bytes'
             when jsonb_typeof(p_args -> 'name') not in ('null', 'string') then 'args.name: this must be a text of 1 to 400 bytes'
             when noshi.text_fault((p_args ->> 'name'), 400) is not null then 'args.name: ' || noshi.text_fault((p_args ->> 'name'), 400)
-            when jsonb_typeof(p_args -> 'address') not in ('null', 'string') then 'args.address: this must be a text of 1 to 1000 bytes'
-            when noshi.text_fault((p_args ->> 'address'), 1000) is not null then 'args.address: ' || noshi.text_fault((p_args ->> 'address'), 1000)
-            when jsonb_typeof(p_args -> 'phone') not in ('null', 'string') or (p_args ->> 'phone') collate "C" !~ '^[0-9+() -]{1,30}$' or (p_args ->> 'phone') collate "C" !~ '[0-9]' then 'args.phone: this must be a telephone number'
+            when jsonb_typeof(p_args -> 'address') <> 'null' then 'args.address: this is sealed before it reaches the database: ask over HTTP or by a file, or seal it with `noshi vault seal-contact`; nothing was taken'
+            when jsonb_typeof(p_args -> 'phone') <> 'null' then 'args.phone: this is sealed before it reaches the database: ask over HTTP or by a file, or seal it with `noshi vault seal-contact`; nothing was taken'
+            when case when jsonb_typeof(p_args -> 'contact') = 'object' then ((p_args -> 'contact') - array['key', 'nonce', 'ciphertext'] = '{}' and (p_args -> 'contact' ->> 'key') collate "C" ~ '^[A-Za-z0-9_-]{1,32}$' and (p_args -> 'contact' ->> 'nonce') collate "C" ~ '^[A-Za-z0-9+/]{32}$' and octet_length(p_args -> 'contact' ->> 'ciphertext') <= 8000 and (p_args -> 'contact' ->> 'ciphertext') collate "C" ~ '^([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$') is not true else jsonb_typeof(p_args -> 'contact') <> 'null' end then 'args.contact: this must be what `noshi vault seal-contact` prints'
             when coalesce(jsonb_typeof(p_args -> 'request'), 'null') = 'null' then 'args.request: this is missing; it must be 1 to 60 letters, digits, `-`, `_` or `.`'
             when jsonb_typeof(p_args -> 'request') not in ('null', 'string') or (p_args ->> 'request') collate "C" !~ '^[A-Za-z0-9_.-]{1,60}$' or (p_args ->> 'request') in ('.', '..') then 'args.request: this must be 1 to 60 letters, digits, `-`, `_` or `.`'
-            when (p_args) - array['organization', 'public_id', 'name', 'address', 'phone', 'request'] <> '{}' then case when jsonb_path_exists(p_args, '$.**{33 to last}') then 'args: these go deeper than 32 levels'
+            when (p_args) - array['organization', 'public_id', 'name', 'address', 'phone', 'contact', 'request'] <> '{}' then case when jsonb_path_exists(p_args, '$.**{33 to last}') then 'args: these go deeper than 32 levels'
                 when jsonb_path_exists(p_args, '$.** ? (@.type() == "number" && (@ > 1e300 || @ < -1e300))') then 'args: these hold a number that is too large'
-                else 'args: there is a field that is not known; there are organization, public_id, name, address, phone, request' end
+                else 'args: there is a field that is not known; there are organization, public_id, name, address, phone, contact, request' end
             end
         end;
 end $$;
@@ -283,11 +283,9 @@ begin
             and jsonb_typeof($3 -> 'organization') = 'string' and octet_length($3 ->> 'organization') <= 60 and ($3 ->> 'organization') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and jsonb_typeof($3 -> 'public_id') = 'string' and octet_length($3 ->> 'public_id') <= 60 and ($3 ->> 'public_id') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and jsonb_typeof($3 -> 'name') = 'string' and octet_length($3 ->> 'name') <= 400
-            and (jsonb_typeof($3 -> 'address') = 'string' and octet_length($3 ->> 'address') <= 1000) is not false
-            and (jsonb_typeof($3 -> 'phone') = 'string' and octet_length($3 ->> 'phone') <= 30 and ($3 ->> 'phone') collate "C" ~ '^[0-9][0-9+() -]*$') is not false
             and jsonb_typeof($3 -> 'request') = 'string' and octet_length($3 ->> 'request') <= 60 and ($3 ->> 'request') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
-            and (' ' || ($3 ->> 'name') || coalesce(' ' || ($3 ->> 'address'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['organization', 'public_id', 'name', 'address', 'phone', 'request'] = '{}';
+            and (' ' || ($3 ->> 'name')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
+            and ($3) - array['organization', 'public_id', 'name', 'request'] = '{}';
     end if;
     return false;
 end $$;

@@ -1,6 +1,14 @@
 set role noshi_owner;
 set local check_function_bodies = off;
 
+-- A request as its job has it: what is sealed of it is kept beside it, and the arguments say where. So the same request is the same again,
+-- though each sealing differs.
+create function noshi.as_kept(p_kind text, p_key text, p_args jsonb) returns jsonb language sql immutable parallel safe
+set search_path = noshi, pg_temp
+as $$
+    select case when $1 = 'store_creation' and jsonb_typeof($3 -> 'contact') = 'object' then $3 || jsonb_build_object('contact', $1 || '/' || $2) else $3 end
+$$;
+
 -- The first rows, 20 at most, whose id exists with other arguments: what `enqueue_rows` said NS409 about.
 create function noshi.conflicts(p_kind text, keys text[], p_args jsonb[]) returns table (row_no bigint, key text, differences jsonb)
 language plpgsql stable security definer
@@ -10,7 +18,7 @@ as $$
 begin
     perform must('enqueue');
     return query select r.row_no, r.key, coalesce((select jsonb_agg(case when may_be_told(coalesce(j.asked_by, t.asked_by)) then d else d - 'recorded' end) from jsonb_array_elements(field_differences(coalesce(j.args, t.args), r.args)) d), '[]')
-        from unnest(keys, p_args) with ordinality as r(key, args, row_no)
+        from (select u.key, as_kept(p_kind, u.key, u.args) as args, u.row_no from unnest(keys, p_args) with ordinality as u(key, args, row_no)) r
         left join job j on j.kind = p_kind and j.key = r.key
         left join lateral (
             select o.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone o left join job_story s on s.id = o.id
@@ -78,6 +86,7 @@ declare
     odd_rows bigint[];
     odd_keys text[];
     odd_args jsonb[];
+    as_sealed jsonb[];
     -- Whatever the locale holds for a space, these leave nothing to see.
     visible constant text := '[^[:space:]\u00a0\u3000]';
 begin
@@ -146,6 +155,11 @@ begin
         end if;
     end if;
 
+    if p_kind = 'store_creation' then
+        as_sealed := p_args;
+        p_args := (select array_agg(as_kept(p_kind, r.key, r.args) order by r.n) from unnest(keys, p_args) with ordinality as r(key, args, n));
+    end if;
+
     insert into job (asked_by, kind, key, fingerprint, args, priority, batch, row_no, rank)
     select asker, p_kind, r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, p_priority, p_batch, r.row_no,
            case when p_priority = 0 then 0 else l.vtime + r.row_no end
@@ -154,6 +168,16 @@ begin
     order by r.key
     on conflict on constraint job_key do nothing;
     get diagnostics taken = row_count;
+
+    -- Of a request that comes again the first one's stands, and of one that is refused below nothing stays.
+    if as_sealed is not null then
+        insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+        select 'contact', j.args ->> 'contact', j.args ->> 'public_id', '', r.args -> 'contact' ->> 'key',
+               decode(r.args -> 'contact' ->> 'nonce', 'base64'), decode(r.args -> 'contact' ->> 'ciphertext', 'base64')
+        from unnest(keys, as_sealed) as r(key, args)
+        cross join lateral (select * from job j where j.kind = p_kind and j.key = r.key offset 0) j
+        where jsonb_typeof(r.args -> 'contact') = 'object' and j.args ->> 'contact' = p_kind || '/' || r.key on conflict do nothing;
+    end if;
 
     -- A hint without payload; PostgreSQL folds equal ones of a transaction into one.
     if exists (select from bell b where b.until > clock_timestamp()) then
@@ -332,7 +356,7 @@ end $$;
 create trigger admit after insert on noshi.job referencing new table as new_rows for each statement execute function noshi.admit();
 create trigger guard before insert on noshi.job for each row execute function noshi.job_guard();
 
-revoke all on function noshi.admit(), noshi.conflicts(text, text[], jsonb[]), noshi.differing_names(jsonb, jsonb),
+revoke all on function noshi.admit(), noshi.as_kept(text, text, jsonb), noshi.conflicts(text, text[], jsonb[]), noshi.differing_names(jsonb, jsonb),
     noshi.enqueue(text, text, jsonb, smallint), noshi.enqueue_rows(text, text[], jsonb[], smallint),
     noshi.enqueue_rows_into(text, text[], jsonb[], smallint, bigint), noshi.field_differences(jsonb, jsonb, text), noshi.job_guard(),
     noshi.kind_guard(text), noshi.may_be_told(text), noshi.may_enqueue(text) from public;

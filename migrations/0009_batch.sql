@@ -341,7 +341,10 @@ begin
         raise exception 'rows are taken only while their batch is being received, from the login that submits it' using errcode = 'NS403';
     end if;
     select r.row_no, noshi.request_fault(r.kind, r.key, r.args) as fault into bad from (
-        select n.row_no, n.key, case b.kind when 'points' then n.args - array['grant', 'value'] else n.args end as args,
+        select n.row_no, n.key, case b.kind when 'points' then n.args - array['grant', 'value']
+                   when 'stores' then case when n.args ->> 'contact' = n.batch || '/' || n.row_no then n.args - 'contact'
+                       when n.args ? 'contact' then n.args || '{"contact": true}' else n.args end
+                   else n.args end as args,
                case b.kind when 'grants' then 'gift_issuance' when 'points' then 'point_grant' else 'store_creation' end as kind
         from new_rows n join batch b on b.id = n.batch offset 0) r
     where case when noshi.is_usual(r.kind, r.key, r.args) then false else noshi.request_fault(r.kind, r.key, r.args) is not null end

@@ -8,8 +8,8 @@ create table noshi.store (
     -- The platform's id of it.
     shop          text not null unique,
     name          text not null,
-    address       text,
-    phone         text,
+    -- Under which subject its sealed address and phone are kept; null where it has neither.
+    contact       text,
     job           bigint not null unique,
     created_at    timestamptz not null default clock_timestamp(),
     constraint times_are_sane check (created_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
@@ -60,6 +60,20 @@ begin
     return found;
 end $$;
 
+-- The address and phone of a store that is asked for, and of the one that is here, for the worker that has the job in hand, where the
+-- journal has the claim.
+create function noshi.sealed_contacts(p_job bigint, p_worker bigint)
+returns table (subject text, key_id text, nonce bytea, ciphertext bytea) language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    select s.subject, s.key_id, s.nonce, s.ciphertext
+    from job j join noshi_sealed.sealed s on s.what = 'contact' and s.grant_id = j.args ->> 'public_id'
+        and s.subject in (j.args ->> 'contact', (select t.contact from store t where t.public_id = j.args ->> 'public_id'))
+    where j.id = p_job and j.kind = 'store_creation' and j.status = 'running' and j.worker = p_worker
+      and exists (select from worker w where w.id = p_worker and w.dead_at is null and coalesce(w.login, session_user) = session_user)
+      and exists (select from job_event e where e.job = j.id and e.lease = j.lease and e.worker = p_worker and e.event = 'claimed')
+$$;
+
 -- One job of a public id at a time, until its transaction ends; others share its turn now and then.
 create function noshi.take_store_turn(p_public_id text) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
@@ -89,12 +103,12 @@ create trigger append_only before update or delete on noshi.store for each row e
 create trigger no_truncate before truncate on noshi.store for each statement execute function noshi.journal_is_append_only();
 
 revoke all on function noshi.keep_organization_event(text, text, bigint),
-    noshi.keep_shop_event(text, text, text, text, boolean, bigint), noshi.take_store_turn(text) from public;
+    noshi.keep_shop_event(text, text, text, text, boolean, bigint), noshi.sealed_contacts(bigint, bigint), noshi.take_store_turn(text) from public;
 grant execute on function noshi.keep_organization_event(text, text, bigint),
     noshi.keep_shop_event(text, text, text, text, boolean, bigint) to noshi_door;
-grant execute on function noshi.take_store_turn(text) to noshi_worker;
+grant execute on function noshi.sealed_contacts(bigint, bigint), noshi.take_store_turn(text) to noshi_worker;
 grant select on noshi.organization_cache, noshi.store, noshi.store_cache to noshi_worker, noshi_operator;
 grant select on noshi.store_report to noshi_reader, noshi_operator;
-grant insert (public_id, organization, shop, name, address, phone, job) on noshi.store to noshi_worker;
+grant insert (public_id, organization, shop, name, contact, job) on noshi.store to noshi_worker;
 
 reset role;

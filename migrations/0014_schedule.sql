@@ -187,6 +187,9 @@ begin
     if p_kind = 'probe' and coalesce(p_args ->> 'lane', 'probe') !~ '^probe(/|$)' then
         raise exception 'args.lane: the lane of a probe is probe, or begins with probe/' using errcode = 'NS400', column = 'args.lane';
     end if;
+    if p_args ? 'contact' then
+        raise exception 'args.contact: a schedule keeps nothing that is sealed' using errcode = 'NS400', column = 'args.contact';
+    end if;
     if coalesce(strpos(p_key, '{due}'), 0) = 0 then
         raise exception 'args: without {due} two due times would be one job' using errcode = 'NS400';
     end if;

@@ -25,7 +25,8 @@ as $$
     select sha256(convert_to(jsonb_build_object('file', encode(b.digest, 'hex'), 'kind', b.kind, 'mode', b.mode, 'encoding', b.encoding, 'campaign', b.campaign,
         'mails', b.mails, 'issues', b.issues, 'rows', p_rows,
         'recipients', (select encode(sha256(string_agg(sha256(s.nonce || s.ciphertext), '' order by r.row_no)), 'hex')
-                       from batch_row r join noshi_sealed.sealed s on s.what = 'recipient' and s.subject = b.id || '/' || r.row_no where b.mails and r.batch = b.id))::text, 'UTF8'))
+                       from batch_row r join noshi_sealed.sealed s on s.what = case b.kind when 'stores' then 'contact' else 'recipient' end and s.subject = b.id || '/' || r.row_no
+                       where (b.mails or b.kind = 'stores') and r.batch = b.id))::text, 'UTF8'))
 $$;
 
 -- Whether a second person must approve a batch: for its own size, and for what whoever lets it go has let go in 24 hours without one.

@@ -251,7 +251,7 @@ begin
         left join noshi_sealed.sealed s on s.what = 'gift_code' and s.subject = t.id limit 1;
 end $$;
 
--- What is approved are the addresses, too: a worker opens them and compares each with its row of the file.
+-- What is approved are the addresses, too, and the contacts of stores: a worker opens them and compares each with its row of the file.
 create function noshi.reading_recipients(p_reading bigint, p_worker bigint, p_take integer, p_from integer, p_to integer)
 returns table (row_no integer, grant_id text, key_id text, nonce bytea, ciphertext bytea) language plpgsql security definer
 set search_path = noshi, pg_temp
@@ -259,7 +259,7 @@ as $$
 declare r reading := held_reading(p_reading, p_worker, p_take, false);
 begin
     return query select n.row_no, s.grant_id, s.key_id, s.nonce, s.ciphertext from generate_series(p_from, p_to) n(row_no)
-        join noshi_sealed.sealed s on s.what = 'recipient' and s.subject = r.subject || '/' || n.row_no
+        join noshi_sealed.sealed s on s.what in ('recipient', 'contact') and s.subject = r.subject || '/' || n.row_no
         where r.kind = 'check' order by 1;
 end $$;
 

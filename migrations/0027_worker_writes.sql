@@ -32,7 +32,7 @@ begin
                    or exists (select from gift_outcome o where o.trade = new.trade and o.outcome = 'void'))
             into fits from gift_trade t join job j on j.id = t.job where t.id = new.trade;
         else
-            select is_at_work(j.id) and j.kind = 'store_creation' and j.args ->> 'public_id' = new.public_id into fits from job j where j.id = new.job;
+            select is_at_work(j.id) and j.kind = 'store_creation' and (j.args ->> 'public_id', j.args ->> 'contact') is not distinct from (new.public_id, new.contact) into fits from job j where j.id = new.job;
     end case;
     if fits is not true then
         raise exception 'this is no fact of a job in hand, or not what that job asks for: %', tg_table_name using errcode = 'NS403', hint = 'Nothing was written.';

@@ -148,7 +148,14 @@ impl Outside<Email> for Builtins {
 
 impl Outside<StoreCreation> for Builtins {
     fn world(&self, engine: &Engine, claimed: &Claimed, local: &Local) -> Box<dyn store_creation::World> {
-        Box::new(StoreWorld::new(&self.partners.now().stores, &engine.clock, claimed, local))
+        Box::new(StoreWorld::new(
+            &self.partners.now().stores,
+            &engine.pool,
+            engine.worker,
+            &engine.clock,
+            claimed,
+            local,
+        ))
     }
 }
 

@@ -60,6 +60,7 @@ fn args() -> Args {
         name: "本店".to_owned(),
         address: None,
         phone: None,
+        contact: None,
         request: "7".to_owned(),
     }
 }
@@ -106,6 +107,7 @@ fn forward_rows() -> Vec<Row> {
         ("a store with other content is here", LookUp::Different("name".to_owned())),
         ("another job of the public id is at work", LookUp::Occupied),
         ("the batch is paused", LookUp::Paused),
+        ("its address or phone does not open", LookUp::Closed),
     ] {
         rows.push(row(&checking, answer, "", &Scripted { look_up, ..world() }, &plain));
     }
@@ -229,7 +231,9 @@ fn released_json_still_reads() {
 #[test]
 fn what_was_released_still_reads() {
     let released = Released { lines: 10, digest: 0x9b27_2031_2557_a0a7 };
-    let whole = Args { address: Some("渋谷 1".to_owned()), phone: Some("03".to_owned()), ..args() };
+    let plain = Args { address: Some("渋谷 1".to_owned()), phone: Some("03".to_owned()), ..args() };
+    let whole = Args { contact: Some("7/1".to_owned()), ..args() };
     let undo = Undo::DeleteShop { attempt: attempt(), shop: "shop-1".to_owned() };
-    assert_released::<StoreCreation>(&states().map(|state| (state, whole.clone())), &[undo], &released);
+    let samples = states().into_iter().map(|state| (state, whole.clone())).chain([(State::Skipped, plain)]);
+    assert_released::<StoreCreation>(&samples.collect::<Vec<_>>(), &[undo], &released);
 }

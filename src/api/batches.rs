@@ -191,7 +191,7 @@ fn no_disk() -> Refusal {
 
 pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     let options: Options = call.query()?;
-    let sealer = desk.sealer()?;
+    let sealer = desk.sealer("no files")?;
     let kind = options.kind.file();
     if (options.kind == Kind::Stores && options.campaign.is_some())
         || (!kind.brings_gifts() && (options.mail || options.issue))

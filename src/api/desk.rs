@@ -107,11 +107,12 @@ impl Desk {
         Ok(Own { pool: db::connect_by(&self.url, &call.caller).await?, _place: place })
     }
 
-    pub(super) fn sealer(&self) -> Result<&Sealer, Refusal> {
+    /// `what` it is that could not be taken without.
+    pub(super) fn sealer(&self, what: &str) -> Result<&Sealer, Refusal> {
         self.sealer.as_ref().ok_or_else(|| {
-            Refusal::unavailable(
-                "This process has no public key file (vault_public_key_file), so it can take no files.",
-            )
+            Refusal::unavailable(format!(
+                "This process has no public key file (vault_public_key_file), so it can take {what}."
+            ))
         })
     }
 }

@@ -23,6 +23,7 @@ use crate::{
         queue::settle::Status,
     },
     operator::acts,
+    vault::contact::sealed_args,
 };
 
 const MOST_JOBS: usize = 10_000;
@@ -37,7 +38,7 @@ pub struct NewJob<'a> {
     kind: String,
     /// Your own stable id, 1 to 200 bytes. It may stand in the header Idempotency-Key instead.
     id: Option<String>,
-    /// The kind's arguments.
+    /// The kind's arguments. The address and phone of a store come in plain, and are sealed before anything is written.
     #[serde(borrow)]
     #[schemars(with = "serde_json::Map<String, Value>")]
     args: &'a RawValue,
@@ -156,6 +157,11 @@ async fn take(
         let detail = "This id stands in the request twice, with other arguments. Nothing of it was written.";
         return Err(Refusal::field(&format!("{}id", place(number)), detail));
     }
+    let sealed = |row: &Asked<'_>| sealed_args(known, row.args, || desk.sealer("no address and no phone of a store"));
+    let sealed = rows.iter().map(sealed).collect::<Result<Vec<_>, Refusal>>()?;
+    let asked =
+        rows.iter().zip(&sealed).map(|(row, args)| Asked { id: row.id, args: args.as_deref().unwrap_or(row.args) });
+    let rows: &[Asked<'_>] = &asked.collect::<Vec<_>>();
     let mut transaction = desk.begin(call).await?;
     match api::enqueue(&mut transaction, kind, rows, priority).await {
         Ok(jobs) => {

@@ -48,6 +48,10 @@ pub enum Holds {
     Texts,
     /// Only noshi itself may set it.
     Nothing,
+    /// Files and HTTP take it plain, and seal it. The database takes none: what it was given would stand in its log.
+    Sealed(&'static Holds),
+    /// What was sealed of those, as `noshi vault seal-contact` prints it: for the database alone. Files and HTTP make it themselves.
+    Contact,
 }
 
 /// Whether a field must be there.
@@ -126,8 +130,9 @@ const STORE_CREATION: &[Field] = &[
     needs("organization", Holds::Word { most: 60 }),
     needs("public_id", Holds::Word { most: 60 }),
     needs("name", Holds::Text { most: 400 }),
-    may("address", Holds::Text { most: 1_000 }),
-    may("phone", Holds::Phone),
+    may("address", Holds::Sealed(&Holds::Text { most: 1_000 })),
+    may("phone", Holds::Sealed(&Holds::Phone)),
+    may("contact", Holds::Contact),
     needs("request", Holds::Word { most: 60 }),
 ];
 
@@ -223,6 +228,8 @@ pub fn wanted(holds: Holds) -> String {
         Holds::Object(_) => "an object".to_owned(),
         Holds::Texts => "an object of texts".to_owned(),
         Holds::Nothing => "left out: noshi sets it".to_owned(),
+        Holds::Sealed(plain) => wanted(*plain),
+        Holds::Contact => "left out: `address` and `phone` are sealed here".to_owned(),
     }
 }
 
@@ -272,7 +279,8 @@ fn value_fault(holds: Holds, value: &Value, path: &str) -> Option<Fault> {
             Some(object) if object.values().all(Value::is_string) => None,
             Some(_) | None => other(),
         },
-        Holds::Nothing => other(),
+        Holds::Sealed(plain) => value_fault(*plain, value, path),
+        Holds::Nothing | Holds::Contact => other(),
     }
 }
 

@@ -89,7 +89,7 @@ enum Command {
     /// How long what is over is kept.
     #[command(subcommand)]
     Retention(prune::RetentionCommand),
-    /// The keys that seal gift codes and recipients.
+    /// The keys that seal gift codes, recipients and contacts of stores.
     #[command(subcommand)]
     Vault(vault::VaultCommand),
     /// Who may use the HTTP interface, and for what.
@@ -131,7 +131,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Api(command) => api::run(settings, command).await,
         Command::Batch(command) => batch::run(&settings()?, out, command).await,
         Command::Migrate(command) => migrate::run(out, command).await,
-        Command::Job(command) => job::run(out, command).await,
+        Command::Job(command) => job::run(settings, out, command).await,
         Command::Redrive(command) => redrive::run(out, command).await,
         Command::Audit(command) => audit::run(out, command).await,
         Command::Points(command) => points::run(out, command).await,

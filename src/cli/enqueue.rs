@@ -15,6 +15,8 @@ use crate::{
     },
     db::{self, PgPool, Role, enqueue, operator::jobs, queue::retention},
     operator::explain,
+    settings::Settings,
+    vault::contact::sealed_args,
 };
 
 /// Between two looks at a job that is waited for.
@@ -59,10 +61,17 @@ impl AsksForAPerson {
     pub const STATUS: u8 = 4;
 }
 
-pub async fn run(out: Out, asked: JobEnqueue) -> anyhow::Result<()> {
+pub async fn run(
+    settings: impl Fn() -> anyhow::Result<Settings>,
+    out: Out,
+    mut asked: JobEnqueue,
+) -> anyhow::Result<()> {
     if let Err((field, said)) = requests::reads(asked.kind, asked.args.get()) {
         let place = if field == "." { "args".to_owned() } else { format!("args.{field}") };
         bail!("{place}: {said}; nothing was asked for");
+    }
+    if let Some(sealed) = sealed_args(asked.kind, &asked.args, || settings()?.sealer())? {
+        asked.args = sealed;
     }
     let url = asked.database.url()?;
     // Whoever may not look is told so before anything is asked for.

@@ -27,6 +27,7 @@ use crate::{
         },
     },
     operator::explain::{self, seconds, was_done},
+    settings::Settings,
 };
 
 #[derive(Subcommand)]
@@ -141,9 +142,9 @@ impl Decision {
     }
 }
 
-pub async fn run(out: Out, command: JobCommand) -> anyhow::Result<()> {
+pub async fn run(settings: impl Fn() -> anyhow::Result<Settings>, out: Out, command: JobCommand) -> anyhow::Result<()> {
     match command {
-        JobCommand::Enqueue(args) => enqueue::run(out, args).await,
+        JobCommand::Enqueue(args) => enqueue::run(settings, out, args).await,
         JobCommand::List(args) => list(out, args).await,
         JobCommand::Show(name) => show(out, &name).await,
         JobCommand::Explain(name) => tell_why(out, &name).await,

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::{
-    Fault, Taken,
+    Fault, Private, Taken,
     header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
@@ -77,9 +77,12 @@ impl<'a> Checks<'a> {
             unique: args.grant.clone(),
             key: GiftIssuance::id(&args).0,
             args: asked.to_string(),
-            grant: Some(args.grant),
             mailed: !text("email").is_empty(),
-            recipient: recipient(text("name"), text("email")),
+            private: recipient(text("name"), text("email")).map(|plain| Private {
+                what: "recipient",
+                of: args.grant,
+                plain,
+            }),
         })
     }
 

@@ -70,15 +70,7 @@ pub fn take(header: &Header, row: &Row, faults: &mut Vec<Fault>) -> Option<Taken
     let mut staged = asked;
     staged["grant"] = json!(key);
     staged["value"] = json!({"amount": points, "currency": UNIT});
-    Some(Taken {
-        line: row.line,
-        unique: key.clone(),
-        key,
-        args: staged.to_string(),
-        grant: None,
-        recipient: None,
-        mailed: false,
-    })
+    Some(Taken { line: row.line, unique: key.clone(), key, args: staged.to_string(), private: None, mailed: false })
 }
 
 fn whole(text: &str) -> Option<i64> {

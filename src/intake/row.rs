@@ -3,6 +3,8 @@
 use secrecy::SecretString;
 use std::fmt;
 
+use crate::vault::Place;
+
 /// Faults told at once.
 pub const MOST_FAULTS: usize = 20;
 
@@ -16,12 +18,27 @@ pub struct Taken {
     /// The id and the arguments of the job that the row asks for.
     pub key: String,
     pub args: String,
-    /// The grant that the recipient is sealed for.
-    pub grant: Option<String>,
-    /// Name and address as JSON, if the row has either.
-    pub recipient: Option<SecretString>,
+    /// What is sealed of it, if it has any of that.
+    pub private: Option<Private>,
     /// Mail can be sent to it.
     pub(super) mailed: bool,
+}
+
+/// A person's or a store's data in a row: kept beside it, sealed.
+#[derive(Debug)]
+pub struct Private {
+    /// `recipient` (name and address) or `contact` (address and phone).
+    pub(super) what: &'static str,
+    /// The grant or the store that it is sealed for.
+    pub(super) of: String,
+    /// As JSON.
+    pub plain: SecretString,
+}
+
+impl Private {
+    pub fn place(&self) -> Place<'_> {
+        Place { grant: &self.of, provider: "", column: self.what }
+    }
 }
 
 /// What is wrong with one line.

@@ -57,7 +57,7 @@ impl Staging<'_> {
                 break;
             }
             let bytes = sealing.seal_bytes(&Place::of_chunk(&batches::chunk_name(self.batch, number)), &bytes);
-            let chunk = Chunk { number, bytes, rows: chunk.rows, recipients: chunk.recipients };
+            let chunk = Chunk { number, bytes, rows: chunk.rows, sealed: chunk.sealed };
             batches::stage(self.pool, self.batch, &chunk).await?;
             progress.at(u64::try_from(row_no).unwrap_or(0));
             crate::basics::chaos::crash_point("stage.after");
@@ -73,7 +73,7 @@ impl Staging<'_> {
 struct Writing {
     count: usize,
     rows: String,
-    recipients: String,
+    sealed: String,
 }
 
 impl Writing {
@@ -88,18 +88,18 @@ impl Writing {
             taken.line,
             if taken.mailed { 't' } else { 'f' }
         );
-        if let Some((grant, recipient)) = taken.grant.as_deref().zip(taken.recipient.as_ref()) {
-            let sealed = sealing.seal(&Place { grant, provider: "", column: "recipient" }, recipient);
-            self.recipient(staging.batch, row_no, grant, &sealed);
+        if let Some(private) = &taken.private {
+            let place = private.place();
+            self.seal(&batches::kept_under(staging.batch, row_no), &place, &sealing.seal(&place, &private.plain));
         }
     }
 
-    fn recipient(&mut self, batch: i64, row_no: i32, grant: &str, sealed: &Sealed) {
+    fn seal(&mut self, subject: &str, place: &Place<'_>, sealed: &Sealed) {
         let _ = writeln!(
-            self.recipients,
-            "recipient\t{}/{row_no}\t{}\t\t{}\t\\\\x{}\t\\\\x{}",
-            batch,
-            escaped(grant),
+            self.sealed,
+            "{}\t{subject}\t{}\t\t{}\t\\\\x{}\t\\\\x{}",
+            place.column,
+            escaped(place.grant),
             sealed.key_id,
             hex::encode(&sealed.nonce),
             hex::encode(&sealed.ciphertext)

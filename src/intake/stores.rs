@@ -7,11 +7,15 @@ use noshi_jobs::{
 };
 
 use super::{
-    Fault, Taken,
+    Fault, Private, Taken,
     header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
-use crate::basics::requests::is_phone;
+use crate::{
+    basics::requests::is_phone,
+    db::domain::batches,
+    vault::contact::{CONTACT, Contact},
+};
 
 pub const COLUMNS: [Column; 5] = [
     Column { name: "organization_id", required: true, longest: 60, example: "org-001" },
@@ -22,17 +26,18 @@ pub const COLUMNS: [Column; 5] = [
 ];
 
 /// The row as a request, or its faults. `request` is the batch's word in the job's id.
-pub fn take(header: &Header, row: &Row, request: &str, faults: &mut Vec<Fault>) -> Option<Taken> {
+pub fn take(header: &Header, row: &Row, request: &str, row_no: i32, faults: &mut Vec<Fault>) -> Option<Taken> {
     let mut faults = Faults::of(row.line, faults);
     if !header.check(row, &mut faults) {
         return None;
     }
-    let args = Args {
+    let mut args = Args {
         organization: header.field(row, "organization_id").to_owned(),
         public_id: header.field(row, "public_id").to_owned(),
         name: header.field(row, "name").to_owned(),
         address: header.optional(row, "address"),
         phone: header.optional(row, "phone"),
+        contact: None,
         request: request.to_owned(),
     };
     for (field, value) in [("organization_id", &args.organization), ("public_id", &args.public_id)] {
@@ -47,13 +52,17 @@ pub fn take(header: &Header, row: &Row, request: &str, faults: &mut Vec<Fault>) 
         return None;
     }
     let (key, asked) = (StoreCreation::id(&args).0, serde_json::to_value(&args).expect("arguments are plain data"));
-    as_asked(Kind::StoreCreation, &key, &asked, &mut faults).then(|| Taken {
+    if !as_asked(Kind::StoreCreation, &key, &asked, &mut faults) {
+        return None;
+    }
+    let contact = Contact::of(args.address.take(), args.phone.take());
+    args.contact = (!contact.is_empty()).then(|| batches::kept_under(request, row_no));
+    Some(Taken {
         line: row.line,
         unique: args.public_id.clone(),
         key,
-        args: asked.to_string(),
-        grant: None,
-        recipient: None,
+        args: serde_json::to_string(&args).expect("arguments are plain data"),
+        private: args.contact.map(|_| Private { what: CONTACT, of: args.public_id, plain: contact.text() }),
         mailed: false,
     })
 }

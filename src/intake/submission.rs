@@ -104,6 +104,8 @@ pub(super) struct Reading<'a, R> {
     checks: grants::Checks<'a>,
     header: Option<Header>,
     request: String,
+    /// Good rows so far.
+    rows: i32,
 }
 
 impl<'a, R: BufRead> Reading<'a, R> {
@@ -114,7 +116,8 @@ impl<'a, R: BufRead> Reading<'a, R> {
         offers: Option<&'a Offers>,
         request: String,
     ) -> Self {
-        Reading { kind, lines: Lines::new(input, encoding), checks: grants::Checks::new(offers), header: None, request }
+        let (lines, checks) = (Lines::new(input, encoding), grants::Checks::new(offers));
+        Reading { kind, lines, checks, header: None, request, rows: 0 }
     }
 
     /// Reads the header; false where no row can be read after it.
@@ -135,11 +138,15 @@ impl<'a, R: BufRead> Reading<'a, R> {
     pub(super) fn next(&mut self, faults: &mut Vec<Fault>) -> Option<Option<Taken>> {
         let header = self.header.as_ref()?;
         match self.lines.next()? {
-            Ok(row) => Some(match self.kind {
-                FileKind::Grants => self.checks.take(header, &row, faults),
-                FileKind::Stores => stores::take(header, &row, &self.request, faults),
-                FileKind::Points => points::take(header, &row, faults),
-            }),
+            Ok(row) => {
+                let taken = match self.kind {
+                    FileKind::Grants => self.checks.take(header, &row, faults),
+                    FileKind::Stores => stores::take(header, &row, &self.request, self.rows + 1, faults),
+                    FileKind::Points => points::take(header, &row, faults),
+                };
+                self.rows += i32::from(taken.is_some());
+                Some(taken)
+            }
             Err(stopped) => {
                 faults.push(stopped.fault);
                 if stopped.for_good { None } else { Some(None) }

@@ -78,6 +78,11 @@ fn why(job: &Seen) -> String {
             due(job),
             nobody(job)
         ),
+        "scheduled" if job.last_answer.as_deref() == Some("not_opened") => format!(
+            "Its address or phone does not open: the worker that took it lacks the key, or it was sealed for another store; it looks again in {}{}",
+            due(job),
+            nobody(job)
+        ),
         "retryable" => {
             let said = job.last_answer.as_deref().map(|said| format!(" ({said})")).unwrap_or_default();
             format!("Try {} did not succeed{said}; the next is due in {}{}", job.retries, due(job), nobody(job))
@@ -230,6 +235,10 @@ mod tests {
                     ..job("scheduled")
                 },
                 "have no [email]",
+            ),
+            (
+                Seen { due_in: 8.0, last_answer: Some("not_opened".to_owned()), ..job("scheduled") },
+                "lacks the key, or it was sealed for another store",
             ),
             (
                 Seen { worker: Some(7), worker_name: Some("w".to_owned()), worker_silent: Some(1.0), ..job("running") },

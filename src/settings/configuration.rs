@@ -26,7 +26,7 @@ pub use crate::settings::process::{ApiSettings, WorkerSettings};
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// The file with the secret keys that open gift codes and recipients: for workers.
+    /// The file with the secret keys that open gift codes, recipients and contacts of stores: for workers.
     pub vault_key_file: Option<PathBuf>,
     /// The file with the public keys that seal and open nothing: for whoever takes in files or events of mails.
     pub vault_public_key_file: Option<PathBuf>,
@@ -87,7 +87,7 @@ impl Settings {
         }
     }
 
-    /// The vault, which everything that touches codes or recipients needs.
+    /// The vault, which everything that touches codes, recipients or contacts needs.
     pub fn vault(&self) -> anyhow::Result<Arc<Vault>> {
         let file = self.vault_key_file.as_deref().context(
             "the configuration names no `vault_key_file`; make one with `noshi vault new-key > FILE` and `chmod 600 FILE`",
@@ -131,7 +131,7 @@ impl Settings {
             gifts: Arc::new(self.gifts()?),
             mails: Arc::new(self.mails()?),
             stores: Arc::new(self.stores()?),
-            vault: self.vault_key_file.is_some().then(|| self.vault()).transpose()?,
+            vault: self.vault_if_any()?,
         })
     }
 
@@ -143,9 +143,16 @@ impl Settings {
         }
     }
 
-    /// The organisation platform. Without it in the configuration, none.
+    fn vault_if_any(&self) -> anyhow::Result<Option<Arc<Vault>>> {
+        self.vault_key_file.is_some().then(|| self.vault()).transpose()
+    }
+
+    /// The organisation platform. Without it in the configuration, none; without a vault, stores with an address or a phone wait.
     pub fn stores(&self) -> anyhow::Result<Stores> {
-        self.organization.as_ref().map(Stores::open).transpose().map(Option::unwrap_or_default)
+        match &self.organization {
+            Some(organization) => Stores::open(organization, self.vault_if_any()?),
+            None => Ok(Stores::default()),
+        }
     }
 
     /// What the gift providers sell. No secret of them is opened: who takes files in can buy nothing.

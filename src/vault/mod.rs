@@ -1,5 +1,6 @@
 //! Sealing: what must not be read from a stolen backup is stored encrypted.
 
+pub mod contact;
 pub(crate) mod files;
 pub(crate) mod sealing;
 

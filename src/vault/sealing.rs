@@ -1,4 +1,4 @@
-//! Sealing: what must not be read from a stolen backup (gift codes, recipients) is stored encrypted.
+//! Sealing: what must not be read from a stolen backup (gift codes, recipients, contacts of stores) is stored encrypted.
 //!
 //! Whoever takes files or events in has public keys alone (`Sealer`): it seals, and can open nothing. Who has the secret keys opens
 //! (`Vault`). HPKE (RFC 9180; X25519, HKDF-SHA256, export only) agrees a key for values that are sealed together; each of them is sealed with
@@ -53,7 +53,7 @@ type ValueKey = Zeroizing<[u8; 32]>;
 pub struct Place<'a> {
     pub grant: &'a str,
     pub provider: &'a str,
-    /// What kind of value it is: `gift_code`, `recipient`.
+    /// What kind of value it is: `gift_code`, `recipient`, `contact`.
     pub column: &'a str,
 }
 

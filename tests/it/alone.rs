@@ -540,7 +540,8 @@ async fn what_another_producer_asked_for_is_not_told() {
     }
     let ask = |name: &str| {
         format!(
-            "select noshi.enqueue('store_creation', 'O/P/1', '{{\"organization\": \"O\", \"public_id\": \"P\", \"name\": \"{name}\", \"request\": \"1\", \"phone\": \"03-1234-5678\"}}')"
+            "select noshi.enqueue('store_creation', 'O/P/1', '{{\"organization\": \"O\", \"public_id\": \"P\", \"name\": \"{name}\", \"request\": \"1\", \"contact\": {{\"key\": \"k1234\", \"nonce\": \"{}\", \"ciphertext\": \"1234\"}}}}')",
+            "1".repeat(32)
         )
     };
     does(&pools[0], &ask("千代田店")).await;

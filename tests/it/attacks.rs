@@ -324,7 +324,8 @@ async fn nobody_takes_the_place_of_a_sealed_code() {
     for login in ["sato", "door"] {
         let url = db.url.replacen("//postgres@", &format!("//{login}_{name}@"), 1);
         let pool = PgPool::connect(&url).await.expect("a session");
-        for (what, subject) in [("gift_code", "trade-1"), ("file", "1/0"), ("recipient", "1/1"), ("suppressed", "x")] {
+        let places = [("gift_code", "trade-1"), ("file", "1/0"), ("recipient", "1/1"), ("suppressed", "x")];
+        for (what, subject) in places.into_iter().chain([("contact", "1/1"), ("contact", "store_creation/O/S/1")]) {
             let insert = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext) values ($1, $2, '', '', 'k', '', '')";
             let error = sqlx::query(insert).bind(what).bind(subject).execute(&pool).await.expect_err(what).to_string();
             assert!(error.contains("sealed values are taken with a batch"), "{login} {what}: {error}");

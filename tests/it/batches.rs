@@ -865,6 +865,66 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
     assert!(approved, "{said}");
 }
 
+/// The address and phone of a store are a part of what is approved, and come with their own row.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contact_of_a_store_is_approved_as_its_file_has_it() {
+    let desk = Desk::open().await;
+    let cap =
+        "insert into noshi.batch_cap (kind, currency, most_rows, approve_from_rows) values ('stores', '', 100, 1)";
+    desk.db.pool.execute(cap).await.unwrap();
+    let text =
+        "organization_id,public_id,name,address,phone\nO,S-1,本店,渋谷 1,03-1\nO,S-2,支店,渋谷 2,\nO,S-3,支店,,\n";
+    let file = desk.write("stores.csv", text.as_bytes());
+    let noshi = async |login: &str, args: &[&str]| {
+        let url = support::server().await.url_as(login, &desk.db.name);
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
+        command.arg("batch").args(args).arg(file.to_str().unwrap()).env("DATABASE_URL", url);
+        let said = command.env("NOSHI_CONFIG", desk.files.path().join("noshi.toml")).output().await.unwrap();
+        (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+    };
+    let (submitted, said) = noshi("sato", &["submit", "--kind", "stores"]).await;
+    assert!(submitted, "{said}");
+    let contacts = "select count(*) from noshi_sealed.sealed where what = 'contact' and subject in ('1/1', '1/2')";
+    assert_eq!(desk.count(contacts).await, 2);
+    let plain =
+        "select count(*) from noshi.batch_row where args::text ~ '渋谷|03-1' or (args ? 'contact') <> (row_no < 3)";
+    assert_eq!(desk.count(plain).await, 0);
+
+    let approve = async || desk.beside_a_worker(noshi("suzuki", &["approve", "1", "--reason", "read", "--file"])).await;
+    desk.db.pool.execute("create table public.kept as select * from noshi_sealed.sealed").await.unwrap();
+    let forged = vault::contact::Contact::of(Some("another".to_owned()), Some("03-1".to_owned()));
+    let forged = desk.settings().sealer().unwrap().seal(&vault::contact::Contact::place("S-1"), &forged.text());
+    let forge = format!(
+        "update noshi_sealed.sealed set nonce = '\\x{}', ciphertext = '\\x{}' where subject = '1/1' and what = 'contact'",
+        hex::encode(&forged.nonce),
+        hex::encode(&forged.ciphertext)
+    );
+    let less = "delete from noshi_sealed.sealed where subject = '1/2' and what = 'contact'".to_owned();
+    let more = "insert into noshi_sealed.sealed select what, '1/3', grant_id, provider, key_id, nonce, ciphertext from public.kept where subject = '1/1' and what = 'contact'".to_owned();
+    for change in [forge, less, more] {
+        desk.db.pool.execute(sqlx::AssertSqlSafe(change.clone())).await.unwrap();
+        let (approved, said) = approve().await;
+        assert!(!approved && said.contains("not what its file has"), "{change}: {said}");
+        for part in ["delete from noshi_sealed.sealed", "insert into noshi_sealed.sealed select * from public.kept"] {
+            desk.db.pool.execute(part).await.unwrap();
+        }
+    }
+    let (approved, said) = approve().await;
+    assert!(approved, "{said}");
+
+    // By hand: no row has another's, and none brings what was sealed along.
+    let receive = "select noshi.receive_batch('stores', 'per_row', sha256('x'), 'x', 'utf-8', null, false, false)";
+    desk.sato.execute(receive).await.unwrap();
+    for contact in ["\"1/1\"", "\"2/2\"", "{\"key\": \"k\", \"nonce\": \"n\", \"ciphertext\": \"c\"}", "true"] {
+        let row = format!(
+            "insert into noshi.batch_row (batch, row_no, line, key, args) values (2, 1, 2, 'O/S-1/2',
+                '{{\"organization\": \"O\", \"public_id\": \"S-1\", \"name\": \"n\", \"request\": \"2\", \"contact\": {contact}}}')"
+        );
+        let error = desk.sato.execute(sqlx::AssertSqlSafe(row)).await.unwrap_err().to_string();
+        assert!(error.contains("args.contact"), "{contact}: {error}");
+    }
+}
+
 /// The same bytes twice, or nothing: what a first reading left behind of another file is never granted under this one's name.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_file_left_behind_is_not_gone_on_with() {

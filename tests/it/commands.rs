@@ -18,7 +18,7 @@ use noshi::cli::{self, Cli};
 const SERVING: [&str; 5] = ["worker run", "api run", "simulate", "demo", "bench"];
 
 /// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
-const NO_ACT: [&str; 40] = [
+const NO_ACT: [&str; 41] = [
     "demo",
     "worker list",
     "worker run",
@@ -56,6 +56,7 @@ const NO_ACT: [&str; 40] = [
     "retention show",
     "vault new-key",
     "vault public",
+    "vault seal-contact",
     "vault rotate",
     "token list",
     "simulate",

@@ -341,6 +341,14 @@ impl Fleet {
             .expect("an enqueued store")
     }
 
+    /// What the platform answers to the same call again: 200 where its content is the same, and 422 where it is not.
+    pub async fn create_shop_again(&self, organization: &str, key: &str, body: &Value) -> u16 {
+        let platform = self.simulator.base_url(Partner::OrganizationPlatform);
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let call = client.post(format!("{platform}/v1/organizations/{organization}/shops")).bearer_auth("demo-token");
+        call.header("idempotency-key", key).json(body).send().await.expect("an answer").status().as_u16()
+    }
+
     /// What the harness does instead of waiting a lease out.
     pub async fn declare_all_dead(&self) {
         sqlx::query("update noshi.worker set dead_at = clock_timestamp() where dead_at is null and stopped_at is null")

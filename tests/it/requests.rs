@@ -13,6 +13,7 @@ use noshi::{
         text,
     },
     db::{self, Role},
+    vault::{Sealer, contact::sealed_args},
 };
 
 const DRAWN_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/0003_request.sql");
@@ -182,14 +183,15 @@ fn usual_object(steps: &mut Vec<String>, fields: &[Field], object: &str) {
             Holds::Texts => step(format!(
                 "jsonb_typeof({json}) = 'object' and not jsonb_path_exists({json}, '$.* ? (@.type() != \"string\")')"
             )),
-            // It is left out: the keys below do not have it.
-            Holds::Nothing => {}
+            // It is left out, or looked at by itself: the keys below do not have it.
+            Holds::Nothing | Holds::Sealed(_) | Holds::Contact => {}
         }
     }
     if !texts.is_empty() {
         steps.push(format!("({}) collate \"C\" ~ '^(?: [{BEGINS}][{SEEN}]*)+$'", texts.join(" || ")));
     }
-    let known = fields.iter().filter(|field| !matches!(field.holds, Holds::Nothing));
+    let known =
+        fields.iter().filter(|field| !matches!(field.holds, Holds::Nothing | Holds::Sealed(_) | Holds::Contact));
     let keys: Vec<String> = known.map(|field| quoted(field.name)).collect();
     steps.push(format!("({object}) - array[{}] = '{{}}'", keys.join(", ")));
 }
@@ -197,6 +199,27 @@ fn usual_object(steps: &mut Vec<String>, fields: &[Field], object: &str) {
 /// Numbers of JSON come before all texts and objects, so that those between two numbers are numbers.
 fn usual_number(json: &str, text: &str, least: i64, most: i64) -> String {
     format!("{json} between '{least}' and '{most}' and strpos({text}, '.') = 0")
+}
+
+/// What is wrong with an address in plain, or with a contact.
+fn sealed(json: &str, is_contact: bool) -> (String, &'static str) {
+    if !is_contact {
+        let sentence = "this is sealed before it reaches the database: ask over HTTP or by a file, or seal it with `noshi vault seal-contact`; nothing was taken";
+        return (format!("jsonb_typeof({json}) <> 'null'"), sentence);
+    }
+    let matches = |name: &str, pattern: &str| format!("({json} ->> '{name}') collate \"C\" ~ '{pattern}'");
+    let steps = [
+        format!("({json}) - array['key', 'nonce', 'ciphertext'] = '{{}}'"),
+        matches("key", "^[A-Za-z0-9_-]{1,32}$"),
+        matches("nonce", "^[A-Za-z0-9+/]{32}$"),
+        format!("octet_length({json} ->> 'ciphertext') <= 8000"),
+        matches("ciphertext", "^([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"),
+    ];
+    let steps = steps.join(" and ");
+    let condition = format!(
+        "case when jsonb_typeof({json}) = 'object' then ({steps}) is not true else jsonb_typeof({json}) <> 'null' end"
+    );
+    (condition, "this must be what `noshi vault seal-contact` prints")
 }
 
 fn draw_object(out: &mut String, fields: &[Field], object: &str, before: &str) {
@@ -282,6 +305,10 @@ fn draw_object(out: &mut String, fields: &[Field], object: &str, before: &str) {
                 format!("jsonb_typeof({json}) <> 'null' and not pg_has_role(session_user, 'noshi_worker', 'member')"),
                 &other,
             ),
+            Holds::Sealed(_) | Holds::Contact => {
+                let (condition, sentence) = sealed(&json, matches!(holds, Holds::Contact));
+                when(condition, &quoted(&format!("{path}{sentence}")));
+            }
         }
     }
     let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
@@ -493,6 +520,7 @@ async fn the_doors_take_and_refuse_the_same() {
     let api = Api::open().await;
     let token = api.token("shop", &["enqueue"]).await;
     let producer = db::connect(&api.fleet.url, Role::Producer, 1).await.expect("a producer");
+    let sealer = Sealer::open(&api.fleet.dir.path().join("vault.pub")).expect("a public key");
     let (mut taken, mut refused, mut usual) = (0, 0, 0);
     for (number, (kind, args)) in changed_requests().into_iter().enumerate() {
         let key = key_of(kind, &args);
@@ -511,7 +539,12 @@ async fn the_doors_take_and_refuse_the_same() {
             usual += 1;
         }
         let mut transaction = producer.begin().await.expect("a transaction");
-        let asked = sqlx::query("select noshi.enqueue($1, $2, $3)").bind(kind.name()).bind(&key).bind(&args);
+        // What files and HTTP seal reaches the database sealed.
+        let raw = serde_json::value::to_raw_value(&args).unwrap();
+        let sealed = sealed_args(kind, &raw, || Ok::<_, ()>(&sealer)).unwrap().filter(|_| ours.is_none());
+        let asked = sqlx::query("select noshi.enqueue($1, $2, $3)").bind(kind.name()).bind(&key);
+        let asked =
+            asked.bind(sealed.map_or_else(|| args.clone(), |sealed| serde_json::from_str(sealed.get()).unwrap()));
         let sql = asked.execute(&mut *transaction).await;
         transaction.rollback().await.expect("undone");
         let field = sql.as_ref().err().map(|error| {
@@ -523,8 +556,11 @@ async fn the_doors_take_and_refuse_the_same() {
         assert_eq!(ours.is_some(), field.is_some(), "{} {key:?} {args}: {ours:?} {field:?}", kind.name());
         if let (Some(ours), Some(field)) = (&ours, &field) {
             refused += 1;
-            // The id may be refused before the field that it is made of.
-            let same = field == "id" || field == &format!("args.{ours}") || (field == "args" && ours == ".");
+            // The id may be refused before the field that it is made of; an address in plain before anything of it.
+            let same = matches!(field.as_str(), "args.address" | "args.phone")
+                || field == "id"
+                || field == &format!("args.{ours}")
+                || (field == "args" && ours == ".");
             assert!(same, "{} {args}: {ours} {field}", kind.name());
         } else {
             taken += 1;

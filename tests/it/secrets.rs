@@ -35,12 +35,14 @@ use noshi::{
 
 const NAME: &str = "金糸雀 Kanarienvogel";
 const ADDRESS: &str = "kanaria.7f3a";
+const STREET: &str = "東京都金糸雀区 1-2-3";
+const PHONE: &str = "03-7391-4426";
 const HEADER: &str = "grant_id,user_id,name,email,category,provider,amount,currency,valid_days\n";
 
 /// As they are, as JSON may escape them, and as PostgreSQL prints bytes. Case is ignored.
 fn needles() -> String {
-    let hex = ["CNRY-", "金糸雀", "Kanarienvogel", ADDRESS].map(hex::encode).join("\n");
-    format!("CNRY\n金糸雀\n\\u91d1\\u7cf8\\u96c0\nKanarienvogel\n{ADDRESS}\n{hex}\n")
+    let hex = ["CNRY-", "金糸雀", "Kanarienvogel", ADDRESS, PHONE].map(hex::encode).join("\n");
+    format!("CNRY\n金糸雀\n\\u91d1\\u7cf8\\u96c0\nKanarienvogel\n{ADDRESS}\n{PHONE}\n{hex}\n")
 }
 
 struct Stage {
@@ -96,6 +98,20 @@ impl Stage {
             .env("NOSHI_LOG", "trace")
             .output()
             .expect("the command starts")
+    }
+
+    /// What `noshi vault seal-contact` prints.
+    fn sealed_contact(&self, public_id: &str, contact: &Value) -> Value {
+        let input = self.fleet.dir.path().join("contact.json");
+        fs::write(&input, contact.to_string()).expect("an input");
+        let sealed = Command::new(env!("CARGO_BIN_EXE_noshi"))
+            .args(["vault", "seal-contact", "--public-id", public_id])
+            .env("NOSHI_CONFIG", self.fleet.dir.path().join("noshi.toml"))
+            .stdin(fs::File::open(input).expect("the input"))
+            .output()
+            .expect("the command starts");
+        assert!(sealed.status.success(), "{}", String::from_utf8_lossy(&sealed.stderr));
+        serde_json::from_slice(&sealed.stdout).expect("an object")
     }
 
     fn submit(&self, name: &str, rows: &str) -> Output {
@@ -264,6 +280,94 @@ async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
 
     assert_eq!(stage.found(), [""; 0]);
     sealed_values_open(fleet).await;
+    stage.server.stop().await.unwrap();
+}
+
+/// Stores by a file, over HTTP, by the command and by SQL: asked for, asked for again, refused, and made with what was given.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_address_and_no_phone_of_a_store_stands_anywhere_but_sealed() {
+    let _turn = crate::support::turn().await;
+    let stage = stage_with(Terms { seed: 23, ..Terms::default() }).await;
+    let submit = |name: &str, row: &str| {
+        let file = stage.fleet.dir.path().join(name);
+        fs::write(&file, format!("organization_id,public_id,name,address,phone\n{row}\n")).expect("a file of stores");
+        let output = stage.noshi(&["batch", "submit", "--kind", "stores", "--release", &file.display().to_string()]);
+        stage.keep(&format!("{name}.txt"), [output.stdout.as_slice(), &output.stderr].concat());
+        output.status.success()
+    };
+    assert!(submit("stores.csv", &format!("O-1,S-file,支店,{STREET},{PHONE}")));
+    assert!(!submit("slipped.csv", &format!("O-1,S-slipped,支店,{PHONE},{STREET}")));
+    let args = |public_id: &str| json!({"organization": "O-1", "public_id": public_id, "name": "支店", "request": "r"});
+    let whole = |public_id: &str| {
+        let mut args = args(public_id);
+        (args["address"], args["phone"]) = (STREET.into(), PHONE.into());
+        args
+    };
+    let by_command = whole("S-command").to_string();
+    let asked = stage.noshi(&["job", "enqueue", "store_creation", "--id", "O-1/S-command/r", "--args", &by_command]);
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let mut contact = args("S-sql");
+    contact["contact"] = stage.sealed_contact("S-sql", &json!({"address": STREET, "phone": PHONE}));
+    let by_sql = sqlx::query("select noshi.enqueue('store_creation', 'O-1/S-sql/r', $1)").bind(&contact);
+    by_sql.execute(&stage.fleet.pool).await.expect("a sealed contact is taken");
+
+    let worker = stage.worker("stores", None);
+    let Stage {
+        server,
+        fleet,
+        evidence,
+        #[cfg(feature = "otlp")]
+        collector,
+    } = stage;
+    let (stop, stopped) = oneshot::channel();
+    let activity = tokio::spawn(Stage::watch_activity(fleet.url.clone(), stopped));
+    let api = Api::of(fleet).await;
+    let token = api.token("shop", &["enqueue", "read"]).await;
+    let body = |args: Value| json!({"kind": "store_creation", "id": "O-1/S-http/r", "args": args});
+    let (status, first) = api.post("/v1/jobs", &token, &body(whole("S-http"))).await;
+    assert_eq!(status, 200, "{first}");
+    assert_eq!(api.post("/v1/jobs", &token, &body(whole("S-http"))).await, (200, first), "the same is the same");
+    let mut told = String::new();
+    let mut changed = whole("S-http");
+    changed["name"] = "another".into();
+    let mut wrong = whole("S-http");
+    (wrong["address"], wrong["phone"]) = (PHONE.into(), STREET.into());
+    for (expected, args) in [(409, changed), (409, args("S-http")), (422, wrong)] {
+        let (status, answer) = api.post("/v1/jobs", &token, &body(args)).await;
+        assert_eq!(status, expected, "{answer}");
+        told += &answer.to_string();
+    }
+    api.fleet.at_rest(Duration::from_secs(60)).await.unwrap();
+    told += &api.get("/v1/jobs", &token).await.1.to_string();
+    let _ = stop.send(());
+    let log = fs::read_to_string(&worker.log).unwrap();
+    assert!(worker.stop().await.success());
+    let stage = Stage {
+        server,
+        fleet: api.fleet,
+        evidence,
+        #[cfg(feature = "otlp")]
+        collector,
+    };
+    stage.keep("told.txt", &told);
+    stage.keep("pg_stat_activity.txt", activity.await.expect("activity"));
+    for name in ["O-1/S-http/r", "O-1/S-file/1"] {
+        let output = stage.noshi(&["job", "show", "store_creation", name]);
+        stage.keep(&format!("show-{}.txt", name.replace('/', "-")), [output.stdout, output.stderr].concat());
+    }
+    stage.dump().await;
+
+    // The evidence is what it should be: four stores, and the platform has for each what was given.
+    assert_eq!(stage.evidence("noshi.store.txt").lines().count(), 4);
+    assert!(log.contains(r#""level":"TRACE""#) && log.contains("noshi.sealed_contacts"));
+    let faults = stage.evidence("slipped.csv.txt");
+    assert!(faults.contains("line 2, field `phone`"), "{faults}");
+    for (public_id, request) in [("S-file", "1"), ("S-http", "r"), ("S-command", "r"), ("S-sql", "r")] {
+        let key = format!("O-1/{public_id}/{request}/0");
+        let given = json!({"public_id": public_id, "name": "支店", "address": STREET, "phone": PHONE});
+        assert_eq!(stage.fleet.create_shop_again("O-1", &key, &given).await, 200, "{public_id}");
+    }
+    assert_eq!(stage.found(), [""; 0]);
     stage.server.stop().await.unwrap();
 }
 

@@ -6,10 +6,17 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
+    api::Api,
     fleet::{Fleet, Terms, address, fleet},
     processes::{count, ledger, until},
 };
-use noshi::lab::simulator::{Command, Errand, Fault, Partner};
+use noshi::{
+    lab::simulator::{Command, Errand, Fault, Partner},
+    vault::{
+        Vault,
+        contact::{Contact, as_asked},
+    },
+};
 
 const P: Partner = Partner::OrganizationPlatform;
 const REST: Duration = Duration::from_secs(60);
@@ -282,4 +289,130 @@ async fn a_file_of_999_rows_survives_five_kills_and_a_second_submission() {
     fleet.at_rest(REST).await.unwrap();
     assert_eq!((count(&fleet, "shop_created"), count(&fleet, "arrival")), before);
     assert!(worker.stop().await.success());
+}
+
+/// The contact of a store, as SQL takes it.
+fn sealed(fleet: &Fleet, public_id: &str, address: &str) -> Value {
+    let vault = Vault::open(&fleet.dir.path().join("vault.key")).unwrap();
+    let contact = Contact::of(Some(address.to_owned()), Some("03-1234".to_owned()));
+    as_asked(&vault.seal(&Contact::place(public_id), &contact.text()))
+}
+
+async fn ask(fleet: &Fleet, public_id: &str, request: &str, more: Value) -> Result<i64, sqlx::Error> {
+    let mut args = json!({"organization": "O-1", "public_id": public_id, "name": "本店", "request": request});
+    args.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let asked = sqlx::query_scalar("select noshi.enqueue('store_creation', $1, $2)");
+    asked.bind(format!("O-1/{public_id}/{request}")).bind(args).fetch_one(&fleet.pool).await
+}
+
+async fn ended(fleet: &Fleet, job: i64) -> (String, Option<String>, Option<String>) {
+    sqlx::query_as("select at, outcome, state ->> 'detail' from noshi.job where id = $1")
+        .bind(job)
+        .fetch_one(&fleet.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_opened_compared_and_sealed_again() {
+    let _turn = crate::support::turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let contact = |public_id: &str, address: &str| json!({"contact": sealed(&fleet, public_id, address)});
+    let created = ask(&fleet, "S-1", "1", contact("S-1", "渋谷 1")).await.unwrap();
+    // What an earlier version took.
+    let before = json!({"organization": "O-1", "public_id": "S-2", "name": "本店", "address": "渋谷 2", "phone": "03-1234", "request": "1"});
+    let plain = "insert into noshi.job (kind, key, fingerprint, args) values ('store_creation', 'O-1/S-2/1', sha256(convert_to($1::jsonb::text, 'UTF8')), $1)";
+    sqlx::query(plain).bind(&before).execute(&fleet.pool).await.unwrap();
+    assert_eq!(ask(&fleet, "S-1", "1", contact("S-1", "渋谷 1")).await.unwrap(), created, "each sealing differs");
+    let worker = fleet.worker("w", &[], &[]);
+    fleet.at_rest(REST).await.unwrap();
+    assert_eq!(ended(&fleet, created).await.0, "created");
+    for (public_id, address) in [("S-1", "渋谷 1"), ("S-2", "渋谷 2")] {
+        let mut body = json!({"public_id": public_id, "name": "本店", "address": address, "phone": "03-1234"});
+        let key = format!("O-1/{public_id}/1/0");
+        assert_eq!(fleet.create_shop_again("O-1", &key, &body).await, 200, "{public_id}");
+        body["address"] = "another".into();
+        assert_eq!(fleet.create_shop_again("O-1", &key, &body).await, 422, "{public_id}");
+    }
+    assert!(worker.stop().await.success());
+
+    // The old key may go: what it had sealed is under the new one.
+    let file = fleet.dir.path().join("vault.key");
+    let old = std::fs::read_to_string(&file).unwrap();
+    let new = format!("k2:{}\n", "6b".repeat(32));
+    std::fs::write(&file, format!("{new}{old}")).unwrap();
+    let rotated = fleet.command(&["vault", "rotate"]).await;
+    assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    std::fs::write(&file, new).unwrap();
+    let worker = fleet.worker("w2", &[], &[]);
+    let same = ask(&fleet, "S-1", "2", contact("S-1", "渋谷 1")).await.unwrap();
+    let other = ask(&fleet, "S-1", "3", contact("S-1", "渋谷 3")).await.unwrap();
+    let none = ask(&fleet, "S-1", "4", json!({})).await.unwrap();
+    let plain_before = ask(&fleet, "S-2", "2", contact("S-2", "渋谷 2")).await.unwrap();
+    fleet.at_rest(REST).await.unwrap();
+    for job in [same, plain_before] {
+        assert_eq!(ended(&fleet, job).await.0, "skipped");
+    }
+    assert_eq!(ended(&fleet, other).await.2.as_deref(), Some("address"));
+    assert_eq!(ended(&fleet, none).await.2.as_deref(), Some("address, phone"));
+
+    // Sealed for another store: it waits, and nothing is created without it.
+    let shops = count(&fleet, "shop_created");
+    let moved = ask(&fleet, "S-3", "1", contact("S-1", "渋谷 3")).await.unwrap();
+    until("it waits", REST, async || ended(&fleet, moved).await.1.as_deref() == Some("not_opened")).await;
+    assert_eq!(count(&fleet, "shop_created"), shops);
+    let log = std::fs::read_to_string(&worker.log).unwrap();
+    assert!(log.contains("the sealed contact of grant `S-3`") && !log.contains("渋谷"), "{log}");
+    assert!(worker.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_would_stand_in_the_database_is_refused() {
+    let _turn = crate::support::turn().await;
+    let api = Api::open().await;
+    let refused = async |more: Value| {
+        let error = ask(&api.fleet, "S-1", "1", more).await.expect_err("it is refused").to_string();
+        assert!(!error.contains("1234"), "{error}");
+        error
+    };
+    for field in ["address", "phone"] {
+        let error = refused(json!({field: "03-1234"})).await;
+        assert!(error.contains(&format!("args.{field}: this is sealed before")), "{error}");
+        assert!(error.contains("noshi vault seal-contact"), "{error}");
+    }
+    let whole = sealed(&api.fleet, "S-1", "1234");
+    for (field, value) in
+        [("nonce", json!("short")), ("ciphertext", json!("a=b")), ("key", json!("a key")), ("more", json!(1))]
+    {
+        let mut wrong = whole.clone();
+        wrong[field] = value;
+        assert!(refused(json!({"contact": wrong})).await.contains("args.contact: this must be"), "{field}");
+    }
+    // The subject of somebody else's.
+    assert!(refused(json!({"contact": "store_creation/O-1/S-1/1"})).await.contains("args.contact"));
+
+    // A host without the public key says which setting it lacks.
+    let host = api.fleet.dir.path().join("bare");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("noshi.toml"), "").unwrap();
+    let token = api.token("shop", &["enqueue"]).await;
+    assert!(api.door.stop().await.success());
+    let fleet = api.fleet;
+    let door = crate::fleet::open_door(&fleet.url, &host, "127.0.0.1:0");
+    let address = address(&door, "the door is open").await;
+    let body = |args: Value| json!({"kind": "store_creation", "id": "O-1/S-1/1", "args": args});
+    let post = async |args: Value| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let call =
+            client.post(format!("http://{address}/v1/jobs")).bearer_auth(secrecy::ExposeSecret::expose_secret(&token));
+        let answer = call.json(&body(args)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let mut args =
+        json!({"organization": "O-1", "public_id": "S-1", "name": "本店", "phone": "03-1234", "request": "1"});
+    let (status, said) = post(args.clone()).await;
+    assert!(status == 503 && said.contains("vault_public_key_file") && !said.contains("1234"), "{said}");
+    args["phone"] = Value::Null;
+    assert_eq!(post(args).await.0, 200);
+    assert!(door.stop().await.success());
 }

@@ -3,6 +3,8 @@
 mod caps;
 mod registration;
 
+use std::fmt;
+
 use noshi_jobs::gift_issuance::Sealed;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -66,9 +68,9 @@ pub async fn record_invalid(pool: &PgPool, new: &NewBatch<'_>, faults: &Value) -
 pub struct Chunk {
     pub number: i32,
     pub bytes: Sealed,
-    /// `batch_row` as COPY takes it, and the sealed recipients.
+    /// `batch_row` as COPY takes it, and the sealed recipients or contacts.
     pub rows: String,
-    pub recipients: String,
+    pub sealed: String,
 }
 
 const SEAL_CHUNK: &str =
@@ -79,8 +81,13 @@ pub fn chunk_name(batch: i64, number: i32) -> String {
     format!("{batch}/{number}")
 }
 
+/// What the recipient or the contact of a row is kept under.
+pub fn kept_under(batch: impl fmt::Display, row_no: i32) -> String {
+    format!("{batch}/{row_no}")
+}
+
 const COPY_ROWS: &str = "copy noshi.batch_row (batch, row_no, line, key, args, mailed) from stdin";
-const COPY_RECIPIENTS: &str =
+const COPY_SEALED: &str =
     "copy noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext) from stdin";
 
 /// Stages one chunk, in a transaction of its own; one that is there already is left as it is.
@@ -97,7 +104,7 @@ pub async fn stage(pool: &PgPool, batch: i64, chunk: &Chunk) -> Result<(), ActEr
     if sealed.rows_affected() == 0 {
         return Ok(transaction.rollback().await?);
     }
-    for (sql, text) in [(COPY_ROWS, &chunk.rows), (COPY_RECIPIENTS, &chunk.recipients)] {
+    for (sql, text) in [(COPY_ROWS, &chunk.rows), (COPY_SEALED, &chunk.sealed)] {
         if !text.is_empty() {
             transaction.copy_in(sql, text.as_bytes()).await?;
         }

@@ -1,52 +1,76 @@
 //! Stores: what is here already, the one insert that makes a store, and what the platform tells of them.
 
-use noshi_jobs::store_creation::{Args, Insert, LookUp};
+use noshi_jobs::{
+    gift_issuance::Sealed,
+    store_creation::{Args, Insert},
+};
 use sqlx::Row;
 
 use super::batches;
 use crate::db::{PgConnection, PgPool};
 
 const TURN: &str = "select noshi.take_store_turn($1)";
-const STORE: &str = "select organization, name, address, phone from noshi.store where public_id = $1";
+// What earlier versions took plain stands in the arguments of its job.
+const STORE: &str =
+    "select s.organization, s.name, s.contact, j.args ->> 'address' as address, j.args ->> 'phone' as phone
+from noshi.store s left join noshi.job j on j.id = s.job where s.public_id = $1";
 // Of two jobs that are about to begin the older goes first; one that has begun is never overtaken. One that is parked before
 // its first state has not begun, and looks again before it does.
 const AT_WORK: &str = "select exists (select from noshi.job j
 where j.kind = 'store_creation' and j.status not in ('completed', 'failed', 'cancelled')
     and j.args ->> 'public_id' = $1 and j.id <> $2 and ((j.id < $2 and not (j.at = 'new' and j.status = 'needs_operator')) or j.at not in ('new', 'checking')))";
 
-/// What stands in the way of a store, looked at by one job of its public id at a time.
-pub async fn look_up(connection: &mut PgConnection, job: i64, args: &Args) -> Result<LookUp, sqlx::Error> {
-    sqlx::query(TURN).bind(&args.public_id).execute(&mut *connection).await?;
-    if let Some(row) = sqlx::query(STORE).bind(&args.public_id).fetch_optional(&mut *connection).await? {
-        let here = [row.try_get("organization")?, row.try_get("name")?, row.try_get("address")?, row.try_get("phone")?];
-        return Ok(compare(args, &here));
-    }
-    if sqlx::query_scalar(AT_WORK).bind(&args.public_id).bind(job).fetch_one(&mut *connection).await? {
-        return Ok(LookUp::Occupied);
-    }
-    if batches::is_paused(connection, job).await? {
-        return Ok(LookUp::Paused);
-    }
-    Ok(LookUp::Free)
+/// A store that is here.
+#[derive(sqlx::FromRow)]
+pub struct Here {
+    pub organization: String,
+    pub name: String,
+    /// Under which subject its address and phone are sealed.
+    pub contact: Option<String>,
+    pub address: Option<String>,
+    pub phone: Option<String>,
 }
 
-/// `here`: organization, name, address, phone. An empty field of a file is no field.
-fn compare(args: &Args, here: &[Option<String>; 4]) -> LookUp {
-    let wanted = [
-        ("organization", Some(&args.organization)),
-        ("name", Some(&args.name)),
-        ("address", args.address.as_ref()),
-        ("phone", args.phone.as_ref()),
-    ];
-    let full = |text: Option<&String>| text.filter(|text| !text.is_empty()).cloned();
-    let differing = wanted.into_iter().zip(here).filter(|((_, wanted), here)| full(*wanted) != full(here.as_ref()));
-    let names: Vec<&str> = differing.map(|((name, _), _)| name).collect();
-    if names.is_empty() { LookUp::Same } else { LookUp::Different(names.join(", ")) }
+/// What stands in the way of a store.
+pub enum Found {
+    Nothing,
+    Store(Here),
+    /// Another job of its public id is not done yet.
+    Occupied,
+    /// Its batch is paused.
+    Paused,
+}
+
+/// Looked at by one job of its public id at a time.
+pub async fn look_up(connection: &mut PgConnection, job: i64, args: &Args) -> Result<Found, sqlx::Error> {
+    sqlx::query(TURN).bind(&args.public_id).execute(&mut *connection).await?;
+    if let Some(here) = sqlx::query_as(STORE).bind(&args.public_id).fetch_optional(&mut *connection).await? {
+        return Ok(Found::Store(here));
+    }
+    if sqlx::query_scalar(AT_WORK).bind(&args.public_id).bind(job).fetch_one(&mut *connection).await? {
+        return Ok(Found::Occupied);
+    }
+    if batches::is_paused(connection, job).await? {
+        return Ok(Found::Paused);
+    }
+    Ok(Found::Nothing)
+}
+
+const CONTACTS: &str = "select subject, key_id, nonce, ciphertext from noshi.sealed_contacts($1, $2)";
+
+/// The sealed address and phone of the store that this worker's job asks for, and of the one that is here, each under its subject.
+pub async fn contacts(
+    connection: &mut PgConnection,
+    job: i64,
+    worker: i64,
+) -> Result<Vec<(String, Sealed)>, sqlx::Error> {
+    let rows = sqlx::query(CONTACTS).bind(job).bind(worker).fetch_all(connection).await?;
+    rows.iter().map(|row| Ok((row.try_get("subject")?, crate::db::sealed(row)?))).collect()
 }
 
 // The same job again is not a conflict with itself.
-const INSERT: &str = "insert into noshi.store (public_id, organization, shop, name, address, phone, job)
-values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing";
+const INSERT: &str = "insert into noshi.store (public_id, organization, shop, name, contact, job)
+values ($1, $2, $3, $4, $5, $6) on conflict do nothing";
 const IS_OURS: &str = "select exists (select from noshi.store where public_id = $1 and shop = $2 and job = $3)";
 
 pub async fn insert(connection: &mut PgConnection, job: i64, args: &Args, shop: &str) -> Result<Insert, sqlx::Error> {
@@ -55,8 +79,7 @@ pub async fn insert(connection: &mut PgConnection, job: i64, args: &Args, shop: 
         .bind(&args.organization)
         .bind(shop)
         .bind(&args.name)
-        .bind(&args.address)
-        .bind(&args.phone)
+        .bind(&args.contact)
         .bind(job)
         .execute(&mut *connection)
         .await?

@@ -4,6 +4,7 @@ use noshi_jobs::{gift_issuance::Args, money::Currency};
 use secrecy::ExposeSecret;
 
 use crate::settings::Settings;
+use crate::vault::Place;
 
 use super::*;
 
@@ -87,7 +88,7 @@ fn a_good_file_is_read_to_the_letter() {
     assert_eq!(first.key, "G-1");
     assert_eq!(args(second).provider.as_deref(), Some("gift_on_demand"));
     assert_eq!(args(second).valid_days, None);
-    let json = |grant: &Taken| grant.recipient.as_ref().unwrap().expose_secret().to_owned();
+    let json = |grant: &Taken| grant.private.as_ref().unwrap().plain.expose_secret().to_owned();
     assert_eq!(json(first), r#"{"name":"山田太郎","email":"taro@example.jp"}"#);
     assert_eq!(json(second), r#"{"name":"O'Neil, \"Jr.\"","email":""}"#);
     let told = format!("{first:?}");
@@ -100,7 +101,7 @@ fn columns_may_come_in_any_order_and_the_optional_ones_not_at_all() {
     let grants = taken(FileKind::Grants, Encoding::Utf8, text.as_bytes());
     assert_eq!(args(&grants[0]).grant, "G-1");
     assert_eq!(args(&grants[0]).value.amount, 500);
-    assert!(grants[0].recipient.is_none());
+    assert!(grants[0].private.is_none());
 }
 
 #[test]
@@ -214,7 +215,7 @@ fn the_encoding_is_named_or_utf_8() {
     let (named, _, _) =
         encoding_rs::SHIFT_JIS.encode("grant_id,user_id,name,category,amount,currency\nG,U,表示太郎,amazon,1000,JPY\n");
     let rows = taken(FileKind::Grants, Encoding::ShiftJis, &named);
-    assert!(rows[0].recipient.as_ref().unwrap().expose_secret().contains("表示太郎"));
+    assert!(rows[0].private.as_ref().unwrap().plain.expose_secret().contains("表示太郎"));
     let broken = check(FileKind::Grants, Encoding::ShiftJis, &b"grant_id\xff\n"[..], &gifts()).unwrap();
     assert!(broken.faults[0].sentence.contains("not Shift_JIS"), "{broken:?}");
 
@@ -240,7 +241,11 @@ fn a_file_of_stores_is_read_and_its_faults_named() {
     let text = "organization_id,public_id,name,address,phone\norg-1,s-1,渋谷本店,東京都 1-2-3,03-0000-0000\norg-1,s-2,\"=1+1\",,\n";
     let rows = taken(FileKind::Stores, Encoding::Utf8, text.as_bytes());
     assert_eq!((rows[0].key.as_str(), rows[1].key.as_str()), ("org-1/s-1/7", "org-1/s-2/7"));
-    assert!(rows.iter().all(|row| row.recipient.is_none()));
+    let contact = rows[0].private.as_ref().unwrap();
+    assert_eq!(contact.plain.expose_secret(), r#"{"address":"東京都 1-2-3","phone":"03-0000-0000"}"#);
+    assert_eq!(contact.place(), Place { grant: "s-1", provider: "", column: "contact" });
+    assert!(rows[0].args.contains(r#""contact":"7/1""#) && !rows[0].args.contains("東京都"), "{}", rows[0].args);
+    assert!(rows[1].private.is_none() && !rows[1].args.contains("contact"));
     let bad = "organization_id,public_id,name,phone\norg 1,s/1,,abc\norg-1,s-2,x,\norg-1,s-2,y,\n";
     let checked = check(FileKind::Stores, Encoding::Utf8, bad.as_bytes(), &gifts()).unwrap();
     let told: Vec<(u64, &str)> = checked.faults.iter().map(|f| (f.line, f.field.as_deref().unwrap())).collect();

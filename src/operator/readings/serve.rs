@@ -347,20 +347,19 @@ impl Reading {
         })
     }
 
-    /// Whether each row has the recipient that its line of the file has, sealed for its grant, and no other row one.
+    /// Whether each row has the recipient or the contact that its line of the file has, sealed for it, and no other row one.
     async fn addresses(&self, page: &[(i32, intake::Taken)], parts: &mut Parts<'_>) -> Result<(), Stop> {
         let (Some((from, _)), Some((to, _))) = (page.first(), page.last()) else { return Ok(()) };
         let mut kept = readings::recipients(&self.pool, &self.held, (*from, *to)).await?.into_iter().peekable();
         for (row, taken) in page {
             let kept = kept.next_if(|(of, ..)| of == row);
-            let same = match (kept, &taken.recipient, &taken.grant) {
-                (None, None, _) => true,
-                (Some((_, _, sealed)), Some(wanted), Some(grant)) => {
-                    let place = Place { grant, provider: "", column: "recipient" };
-                    let opened = self.vault(&sealed)?.unseal(&place, &sealed);
-                    opened.is_ok_and(|opened| opened.expose_secret() == wanted.expose_secret())
+            let same = match (kept, &taken.private) {
+                (None, None) => true,
+                (Some((_, _, sealed)), Some(wanted)) => {
+                    let opened = self.vault(&sealed)?.unseal(&wanted.place(), &sealed);
+                    opened.is_ok_and(|opened| opened.expose_secret() == wanted.plain.expose_secret())
                 }
-                (Some(_) | None, _, _) => false,
+                (Some(_), None) | (None, Some(_)) => false,
             };
             if !same {
                 return Err(differs());

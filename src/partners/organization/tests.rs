@@ -49,6 +49,7 @@ fn args(organization: &str, public_id: &str) -> Args {
         name: "本店".to_owned(),
         address: Some("東京都".to_owned()),
         phone: None,
+        contact: None,
         request: "7".to_owned(),
     }
 }

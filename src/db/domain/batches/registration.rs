@@ -9,7 +9,7 @@ use noshi_jobs::{
 };
 use sqlx::{Row, types::Json};
 
-use super::PAGE;
+use super::{PAGE, kept_under};
 use crate::{
     basics::chaos::{Bug, planted},
     db::{PgConnection, enqueue, take_time},
@@ -82,7 +82,7 @@ fn announcement(batch: i64, row_no: i32, args: &gift_issuance::Args) -> email::A
     email::Args {
         template: email::Template::GiftGranted,
         reference: args.grant.clone(),
-        recipient: format!("{batch}/{row_no}"),
+        recipient: kept_under(batch, row_no),
         params,
         again_in: None,
     }
