@@ -39,9 +39,12 @@ create table noshi_sealed.sealed (
     provider    text not null,
     key_id      text not null,
     nonce       bytea not null,
+    -- No larger than what we write: whoever inserts one has workers open it.
     ciphertext  bytea not null,
     sealed_at   timestamptz not null default clock_timestamp(),
     primary key (what, subject),
+    constraint key_is_named check (key_id ~ '^[A-Za-z0-9_-]{1,32}$'),
+    constraint is_no_larger check (octet_length(nonce) <= 24 and octet_length(ciphertext) <= case what when 'file' then 33554432 else 16384 end),
     constraint times_are_sane check (sealed_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
 create index sealed_key on noshi_sealed.sealed (key_id);

@@ -117,90 +117,106 @@ async fn rotate(settings: &Settings, out: Out, args: &VaultRotate) -> anyhow::Re
     let mut progress = Progress::begin("sealing again", None).kept(|done, _| {
         format!("{} values are under the new key, and the others open as before: keep the old key in the file, and run the same again", grouped(done))
     });
-    let mut done = Rotation::of(&keys);
-    loop {
-        let mut transaction = pool.begin().await?;
-        let Some(key) = db::domain::facts::another_key(&mut transaction, &done.finished).await? else { break };
-        let rewrapped = done.page(&mut transaction, key).await?;
-        progress.advance(rewrapped);
-        crash_point("rotate.before_commit");
-        transaction.commit().await?;
-        crash_point("rotate.after_commit");
-    }
+    let mut done = Rotation { keys: &keys, pool: &pool, rewrapped: 0, closed: 0, some_closed: vec![] };
+    // Until a pass finds nothing: values came under the old key meanwhile.
+    while done.pass(&mut progress).await? > 0 {}
     drop(progress);
-    done.told(out)
+    done.told(out).await
 }
 
 /// How far a rotation has come.
 struct Rotation<'a> {
     keys: &'a vault::Vault,
+    pool: &'a PgPool,
     rewrapped: u64,
-    /// Keys under which nothing is left that could be sealed again.
-    finished: Vec<String>,
-    /// Keys that the key file does not hold.
-    unknown: Vec<String>,
-    /// What does not open, by what it is and whose: it was sealed by somebody else, or changed.
-    closed: Vec<(String, String)>,
+    /// What does not open in this pass: it was sealed by somebody else, or changed. Some of it by what it is and whose.
+    closed: u64,
+    some_closed: Vec<String>,
 }
 
-/// So many values that do not open are no forgery, but another mistake.
-const MAX_CLOSED: usize = 1_000;
+/// So many are named.
+const MOST_NAMED: usize = 20;
 
-impl<'a> Rotation<'a> {
-    fn of(keys: &'a vault::Vault) -> Self {
-        let finished = vec![keys.current_key().to_owned()];
-        Rotation { keys, rewrapped: 0, finished, unknown: vec![], closed: vec![] }
+impl Rotation<'_> {
+    fn older_keys(&self) -> Vec<String> {
+        self.keys.key_ids().split_off(1)
     }
 
-    /// A page of values of one key. Returns how many are under the new one now: whoever can submit files can seal what opens nowhere, and holds up
-    /// nothing by that.
-    async fn page(&mut self, connection: &mut crate::db::PgConnection, key: String) -> anyhow::Result<u64> {
-        if !self.keys.knows(&key) {
-            self.unknown.push(key.clone());
-            self.finished.push(key);
-            return Ok(0);
+    /// All values under older keys, a page at a time. Returns how many are under the new one now.
+    async fn pass(&mut self, progress: &mut Progress) -> anyhow::Result<u64> {
+        let (older, mut after, mut rewrapped) = (self.older_keys(), Default::default(), 0);
+        (self.closed, self.some_closed) = (0, vec![]);
+        loop {
+            let rows = db::domain::facts::sealed_under(self.pool, &older, &after).await?;
+            let Some(last) = rows.last() else { return Ok(rewrapped) };
+            after = (last.what.clone(), last.subject.clone());
+            let done = self.page(rows).await?;
+            progress.advance(done);
+            rewrapped += done;
+            self.rewrapped += done;
         }
-        let rows = db::domain::facts::sealed_under(connection, &key, &self.closed).await?;
-        if rows.is_empty() {
-            self.finished.push(key);
-            return Ok(0);
-        }
-        let (sealing, mut rewrapped) = (self.keys.begin(), 0);
-        for mut row in rows {
+    }
+
+    /// What does not open is passed over: whoever can submit files can seal what opens nowhere, and holds up nothing by that. Everything is sealed
+    /// before the transaction begins.
+    async fn page(&mut self, rows: Vec<db::domain::facts::SealedRow>) -> anyhow::Result<u64> {
+        let (sealing, mut sealed) = (self.keys.begin(), vec![]);
+        for row in rows {
             let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
-            let Ok(sealed) = self.keys.rewrap(&sealing, &place, &row.sealed) else {
-                ensure!(
-                    self.closed.len() < MAX_CLOSED,
-                    "more than {MAX_CLOSED} values do not open: the key file is not the one that they were sealed with"
-                );
-                self.closed.push((row.what, row.subject));
+            match self.keys.rewrap(&sealing, &place, &row.sealed) {
+                Ok(anew) => sealed.push((row, anew)),
+                Err(_) => {
+                    self.closed += 1;
+                    if self.some_closed.len() < MOST_NAMED {
+                        self.some_closed.push(format!("{} of {}", row.what, row.subject).escape_debug().to_string());
+                    }
+                }
+            }
+        }
+        let (mut transaction, mut rewrapped) = (self.pool.begin().await?, 0);
+        for (mut row, anew) in sealed {
+            if !db::domain::facts::replace_sealed(&mut transaction, &row, &anew).await? {
                 continue;
-            };
-            row.sealed = sealed;
-            db::domain::facts::replace_sealed(connection, &row).await?;
+            }
+            row.sealed = anew;
             if row.what == "suppressed" {
-                digest_again(connection, self.keys, &row).await?;
+                digest_again(&mut transaction, self.keys, &row).await?;
             }
             rewrapped += 1;
         }
-        self.rewrapped += rewrapped;
+        crash_point("rotate.before_commit");
+        transaction.commit().await?;
+        crash_point("rotate.after_commit");
         Ok(rewrapped)
     }
 
-    fn told(self, out: Out) -> anyhow::Result<()> {
+    async fn told(self, out: Out) -> anyhow::Result<()> {
         let (rewrapped, key) = (self.rewrapped, self.keys.current_key());
-        if !self.unknown.is_empty() || !self.closed.is_empty() {
-            let mut left = vec![];
-            left.extend(self.unknown.iter().map(|key| {
-                format!("there are values under the key `{key}`, which the key file does not hold; add it, and run this again")
-            }));
-            left.extend(self.closed.iter().take(20).map(|(what, subject)| {
-                format!(
-                    "the {what} of {subject} does not open: it was changed, or sealed by somebody for another place"
-                )
-            }));
+        let foreign = db::domain::facts::other_keys(self.pool, &self.keys.key_ids()).await?;
+        let mut left = vec![];
+        left.extend(foreign.iter().take(MOST_NAMED).map(|key| {
+            let key = key.escape_debug();
+            format!("there are values under the key `{key}`, which the key file does not hold; if it was ever one of yours, add it, and run this again")
+        }));
+        if foreign.len() > MOST_NAMED {
+            left.push("there are more such keys".to_owned());
+        }
+        if self.closed > 0 {
+            let (closed, some) = (grouped(self.closed), self.some_closed.join(", "));
+            left.push(format!(
+                "{closed} values do not open, since they were changed, or sealed by somebody for another place: {some}"
+            ));
+        }
+        if !left.is_empty() {
+            let older = self.older_keys().join(", ");
+            let retire = match older.is_empty() {
+                true => String::new(),
+                false => {
+                    format!(" Nothing that is left opens with {older}: what is in the key file besides {key} may go.")
+                }
+            };
             bail!(
-                "{} values are under the key {key}; not all. {}. What a cancelled batch left so is deleted by the schema's owner, from noshi_sealed.sealed",
+                "{} values are under the key {key}; not all. {}.{retire} What a cancelled batch left so is deleted by the schema's owner, from noshi_sealed.sealed",
                 grouped(rewrapped),
                 left.join("; ")
             );

@@ -161,6 +161,12 @@ async fn a_rotation_passes_over_what_does_not_open() {
             assert!(told.contains(word), "{told}");
         }
     }
+    // However many there are: some are named, all are counted, and what the old key opened is under the new one.
+    let many = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+        select 'recipient', e'50/\\x1b[2J' || n, 'g', '', $1, decode(repeat('00', 24), 'hex'), decode(repeat('00', 80), 'hex') from generate_series(1, 1200) n";
+    sqlx::query(many).bind(&old).execute(&desk.db.pool).await.unwrap();
+    let told = said(&desk.rotate(None).await);
+    assert!(told.contains("1,202 values do not open") && told.contains("may go") && !told.contains('\u{1b}'), "{told}");
     sqlx::query("delete from noshi_sealed.sealed where subject like '50/%'").execute(&desk.db.pool).await.unwrap();
     assert_eq!(desk.opened(&both).await, (0, 450));
     assert!(desk.rotate(None).await.status.success());
@@ -272,4 +278,24 @@ async fn suppressed_addresses_stay_suppressed() {
     assert!(!mails::is_suppressed(&mut connection, &old.digests(&same)).await.unwrap());
     let other = SecretString::from("taro@example.jp");
     assert!(!mails::is_suppressed(&mut connection, &alone.digests(&other)).await.unwrap());
+}
+
+/// What is sealed has limits, whoever inserts it.
+#[tokio::test(flavor = "multi_thread")]
+async fn sealed_values_are_no_larger_than_ours() {
+    let db = database().await;
+    for (key, nonce, size, fits) in [
+        ("k", 24, 16_384, true),
+        ("k", 24, 16_385, false),
+        ("k", 25, 80, false),
+        ("a key", 24, 80, false),
+        ("k\u{1b}[2J", 24, 80, false),
+        ("k23456789012345678901234567890123", 24, 80, false),
+    ] {
+        let insert = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+            values ('suppressed', $1, '', '', $2, $3, $4)";
+        let insert =
+            sqlx::query(insert).bind(size.to_string()).bind(key).bind(vec![0_u8; nonce]).bind(vec![0_u8; size]);
+        assert_eq!(insert.execute(&db.pool).await.is_ok(), fits, "{key:?} {nonce} {size}");
+    }
 }

@@ -5,7 +5,7 @@ use sqlx::Row;
 
 use crate::{
     basics::chaos::{Bug, planted},
-    db::PgConnection,
+    db::{PgConnection, PgPool},
 };
 
 /// A fact of any kind of job.
@@ -298,16 +298,17 @@ pub async fn tally(connection: &mut PgConnection, name: &str, job: i64) -> Resul
 }
 
 // By the index of keys, each looked at once; a key that nothing is under any more costs nothing.
-const OTHER_KEY: &str = "with recursive k(id) as (
+const OTHER_KEYS: &str = "with recursive k(id) as (
     select min(key_id) from noshi_sealed.sealed
     union all select (select min(key_id) from noshi_sealed.sealed s where s.key_id > k.id) from k where k.id is not null)
-select id from k where id <> all ($1) limit 1";
-// Waits for rows that another rotation holds: passing them over would end this one while they are under the old key.
-const REWRAP_NEXT: &str = "select what, subject, grant_id, provider, key_id, nonce, ciphertext from noshi_sealed.sealed s
-where key_id = $1 and not exists (select from unnest($2::text[], $3::text[]) p(what, subject) where p.what = s.what and p.subject = s.subject)
-limit 200 for update";
-const REWRAP: &str =
-    "update noshi_sealed.sealed set key_id = $3, nonce = $4, ciphertext = $5 where what = $1 and subject = $2";
+select id from k where id <> all ($1) limit 21";
+// In the order of its primary key, and no more at once than a little memory holds; one that is larger alone.
+const SEALED_UNDER: &str = "with next as (
+    select * from noshi_sealed.sealed where key_id = any($1) and (what, subject) > ($2, $3) order by what, subject limit 200),
+sized as (select *, row_number() over w as n, sum(octet_length(ciphertext)) over w as size from next window w as (order by what, subject))
+select what, subject, grant_id, provider, key_id, nonce, ciphertext from sized where n = 1 or size <= 4194304 order by n";
+// Waits for a row that another rotation holds, and passes over what it has done.
+const REWRAP: &str = "update noshi_sealed.sealed set key_id = $3, nonce = $4, ciphertext = $5 where what = $1 and subject = $2 and nonce = $6 and key_id = $7";
 
 /// A sealed value in its place.
 #[derive(Debug)]
@@ -319,19 +320,18 @@ pub struct SealedRow {
     pub sealed: gift_issuance::Sealed,
 }
 
-/// A key under which there are sealed values, and that is none of these.
-pub async fn another_key(connection: &mut PgConnection, done: &[String]) -> Result<Option<String>, sqlx::Error> {
-    sqlx::query_scalar(OTHER_KEY).bind(done).fetch_optional(connection).await
+/// Keys under which there are sealed values, and that are none of these; 21 at most.
+pub async fn other_keys(pool: &PgPool, known: &[String]) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(OTHER_KEYS).bind(known).fetch_all(pool).await
 }
 
-/// The next sealed values under this key but for these (what, subject), locked until the transaction ends.
+/// The next sealed values under these keys, behind this one (what, subject).
 pub async fn sealed_under(
-    connection: &mut PgConnection,
-    key_id: &str,
-    passed: &[(String, String)],
+    pool: &PgPool,
+    keys: &[String],
+    (what, subject): &(String, String),
 ) -> Result<Vec<SealedRow>, sqlx::Error> {
-    let (what, subject): (Vec<&str>, Vec<&str>) = passed.iter().map(|(w, s)| (w.as_str(), s.as_str())).unzip();
-    let rows = sqlx::query(REWRAP_NEXT).bind(key_id).bind(what).bind(subject).fetch_all(connection).await?;
+    let rows = sqlx::query(SEALED_UNDER).bind(keys).bind(what).bind(subject).fetch_all(pool).await?;
     rows.iter()
         .map(|row| {
             Ok(SealedRow {
@@ -345,15 +345,21 @@ pub async fn sealed_under(
         .collect()
 }
 
-pub async fn replace_sealed(connection: &mut PgConnection, row: &SealedRow) -> Result<(), sqlx::Error> {
-    let sealed = &row.sealed;
-    sqlx::query(REWRAP)
+/// False: another rotation has done it.
+pub async fn replace_sealed(
+    connection: &mut PgConnection,
+    row: &SealedRow,
+    sealed: &gift_issuance::Sealed,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(REWRAP)
         .bind(&row.what)
         .bind(&row.subject)
         .bind(&sealed.key_id)
         .bind(&sealed.nonce)
         .bind(&sealed.ciphertext)
+        .bind(&row.sealed.nonce)
+        .bind(&row.sealed.key_id)
         .execute(connection)
         .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
