@@ -21,6 +21,12 @@ CREATE INDEX alone_of ON noshi.alone USING btree (who, what, at);
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.alone FOR EACH ROW EXECUTE FUNCTION noshi.journal_is_append_only();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.alone FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
 
+create unlogged table noshi.asker (
+    who text not null,
+    turns bigint not null default 1,
+    constraint asker_pkey PRIMARY KEY (who)
+);
+
 create table noshi.audit (
     id bigint generated always as identity,
     happened_at timestamp with time zone not null default clock_timestamp(),
@@ -703,7 +709,7 @@ create unlogged table noshi.reading (
     wait double precision not null default 0,
     constraint reading_pkey PRIMARY KEY (id),
     constraint reading_kind_check CHECK (kind = ANY (ARRAY['code'::text, 'report'::text, 'check'::text])),
-    constraint reading_public_key_check CHECK (octet_length(public_key) >= 1 AND octet_length(public_key) <= 200),
+    constraint reading_public_key_check CHECK (octet_length(public_key) >= 1 AND octet_length(public_key) <= 1000),
     constraint reading_sentence_check CHECK (octet_length(sentence) <= 1000),
     constraint reading_trouble_check CHECK (trouble ~ '^[a-z_]{1,30}$'::text),
     constraint reading_wait_check CHECK (wait >= 0::double precision AND wait <= 86400::double precision),
@@ -869,8 +875,7 @@ create table noshi.store (
     organization text not null,
     shop text not null,
     name text not null,
-    address text,
-    phone text,
+    contact text,
     job bigint not null,
     created_at timestamp with time zone not null default clock_timestamp(),
     constraint store_pkey PRIMARY KEY (public_id),
@@ -1036,6 +1041,8 @@ create unlogged table noshi_sealed.reading_part (
     ciphertext bytea not null,
     constraint reading_part_pkey PRIMARY KEY (reading, number),
     constraint reading_part_ciphertext_check CHECK (octet_length(ciphertext) <= 1048576),
+    constraint reading_part_key_id_check CHECK (octet_length(key_id) <= 32),
+    constraint reading_part_nonce_check CHECK (octet_length(nonce) = 24),
     constraint reading_part_number_check CHECK (number > 0)
 );
 
@@ -1049,11 +1056,17 @@ create table noshi_sealed.sealed (
     ciphertext bytea not null,
     sealed_at timestamp with time zone not null default clock_timestamp(),
     constraint sealed_pkey PRIMARY KEY (what, subject),
-    constraint sealed_what_check CHECK (what = ANY (ARRAY['gift_code'::text, 'recipient'::text, 'file'::text, 'suppressed'::text])),
+    constraint is_no_larger CHECK (octet_length(nonce) <= 24 AND octet_length(ciphertext) <=
+CASE what
+    WHEN 'file'::text THEN 33554432
+    ELSE 16384
+END),
+    constraint key_is_named CHECK (key_id ~ '^[A-Za-z0-9_-]{1,32}$'::text),
+    constraint sealed_what_check CHECK (what = ANY (ARRAY['gift_code'::text, 'recipient'::text, 'contact'::text, 'file'::text, 'suppressed'::text])),
     constraint times_are_sane CHECK (sealed_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND sealed_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX sealed_key ON noshi_sealed.sealed USING btree (key_id);
-CREATE TRIGGER only_with_a_batch AFTER INSERT ON noshi_sealed.sealed REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.sealed_guard();
+CREATE TRIGGER only_with_a_batch AFTER INSERT ON noshi_sealed.sealed REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.sealed_guard();
 
 create view noshi.batch_report as
  SELECT b.id AS batch,
@@ -1753,17 +1766,26 @@ begin
             when coalesce(jsonb_typeof(p_args -> 'name'), 'null') = 'null' then 'args.name: this is missing; it must be a text of 1 to 400 bytes'
             when jsonb_typeof(p_args -> 'name') not in ('null', 'string') then 'args.name: this must be a text of 1 to 400 bytes'
             when noshi.text_fault((p_args ->> 'name'), 400) is not null then 'args.name: ' || noshi.text_fault((p_args ->> 'name'), 400)
-            when jsonb_typeof(p_args -> 'address') not in ('null', 'string') then 'args.address: this must be a text of 1 to 1000 bytes'
-            when noshi.text_fault((p_args ->> 'address'), 1000) is not null then 'args.address: ' || noshi.text_fault((p_args ->> 'address'), 1000)
-            when jsonb_typeof(p_args -> 'phone') not in ('null', 'string') or (p_args ->> 'phone') collate "C" !~ '^[0-9+() -]{1,30}$' or (p_args ->> 'phone') collate "C" !~ '[0-9]' then 'args.phone: this must be a telephone number'
+            when jsonb_typeof(p_args -> 'address') <> 'null' then 'args.address: this is sealed before it reaches the database: ask over HTTP or by a file, or seal it with `noshi vault seal-contact`; nothing was taken'
+            when jsonb_typeof(p_args -> 'phone') <> 'null' then 'args.phone: this is sealed before it reaches the database: ask over HTTP or by a file, or seal it with `noshi vault seal-contact`; nothing was taken'
+            when case when jsonb_typeof(p_args -> 'contact') = 'object' then ((p_args -> 'contact') - array['key', 'nonce', 'ciphertext'] = '{}' and (p_args -> 'contact' ->> 'key') collate "C" ~ '^[A-Za-z0-9_-]{1,32}$' and (p_args -> 'contact' ->> 'nonce') collate "C" ~ '^[A-Za-z0-9+/]{32}$' and octet_length(p_args -> 'contact' ->> 'ciphertext') <= 8000 and (p_args -> 'contact' ->> 'ciphertext') collate "C" ~ '^([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$') is not true else jsonb_typeof(p_args -> 'contact') <> 'null' end then 'args.contact: this must be what `noshi vault seal-contact` prints'
             when coalesce(jsonb_typeof(p_args -> 'request'), 'null') = 'null' then 'args.request: this is missing; it must be 1 to 60 letters, digits, `-`, `_` or `.`'
             when jsonb_typeof(p_args -> 'request') not in ('null', 'string') or (p_args ->> 'request') collate "C" !~ '^[A-Za-z0-9_.-]{1,60}$' or (p_args ->> 'request') in ('.', '..') then 'args.request: this must be 1 to 60 letters, digits, `-`, `_` or `.`'
-            when (p_args) - array['organization', 'public_id', 'name', 'address', 'phone', 'request'] <> '{}' then case when jsonb_path_exists(p_args, '$.**{33 to last}') then 'args: these go deeper than 32 levels'
+            when (p_args) - array['organization', 'public_id', 'name', 'address', 'phone', 'contact', 'request'] <> '{}' then case when jsonb_path_exists(p_args, '$.**{33 to last}') then 'args: these go deeper than 32 levels'
                 when jsonb_path_exists(p_args, '$.** ? (@.type() == "number" && (@ > 1e300 || @ < -1e300))') then 'args: these hold a number that is too large'
-                else 'args: there is a field that is not known; there are organization, public_id, name, address, phone, request' end
+                else 'args: there is a field that is not known; there are organization, public_id, name, address, phone, contact, request' end
             end
         end;
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.as_kept(p_kind text, p_key text, p_args jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select case when $1 = 'store_creation' and jsonb_typeof($3 -> 'contact') = 'object' then $3 || jsonb_build_object('contact', $1 || '/' || $2) else $3 end
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.ask(p_job bigint, p_step integer, p_act text, p_reason text)
  RETURNS bigint
@@ -1904,7 +1926,8 @@ AS $function$
     select sha256(convert_to(jsonb_build_object('file', encode(b.digest, 'hex'), 'kind', b.kind, 'mode', b.mode, 'encoding', b.encoding, 'campaign', b.campaign,
         'mails', b.mails, 'issues', b.issues, 'rows', p_rows,
         'recipients', (select encode(sha256(string_agg(sha256(s.nonce || s.ciphertext), '' order by r.row_no)), 'hex')
-                       from batch_row r join noshi_sealed.sealed s on s.what = 'recipient' and s.subject = b.id || '/' || r.row_no where b.mails and r.batch = b.id))::text, 'UTF8'))
+                       from batch_row r join noshi_sealed.sealed s on s.what = case b.kind when 'stores' then 'contact' else 'recipient' end and s.subject = b.id || '/' || r.row_no
+                       where (b.mails or b.kind = 'stores') and r.batch = b.id))::text, 'UTF8'))
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.batch_hindrance(b noshi.batch)
@@ -2113,7 +2136,10 @@ begin
         raise exception 'rows are taken only while their batch is being received, from the login that submits it' using errcode = 'NS403';
     end if;
     select r.row_no, noshi.request_fault(r.kind, r.key, r.args) as fault into bad from (
-        select n.row_no, n.key, case b.kind when 'points' then n.args - array['grant', 'value'] else n.args end as args,
+        select n.row_no, n.key, case b.kind when 'points' then n.args - array['grant', 'value']
+                   when 'stores' then case when n.args ->> 'contact' = n.batch || '/' || n.row_no then n.args - 'contact'
+                       when n.args ? 'contact' then n.args || '{"contact": true}' else n.args end
+                   else n.args end as args,
                case b.kind when 'grants' then 'gift_issuance' when 'points' then 'point_grant' else 'store_creation' end as kind
         from new_rows n join batch b on b.id = n.batch offset 0) r
     where case when noshi.is_usual(r.kind, r.key, r.args) then false else noshi.request_fault(r.kind, r.key, r.args) is not null end
@@ -2717,7 +2743,7 @@ AS $function$
 begin
     perform must('enqueue');
     return query select r.row_no, r.key, coalesce((select jsonb_agg(case when may_be_told(coalesce(j.asked_by, t.asked_by)) then d else d - 'recorded' end) from jsonb_array_elements(field_differences(coalesce(j.args, t.args), r.args)) d), '[]')
-        from unnest(keys, p_args) with ordinality as r(key, args, row_no)
+        from (select u.key, as_kept(p_kind, u.key, u.args) as args, u.row_no from unnest(keys, p_args) with ordinality as u(key, args, row_no)) r
         left join job j on j.kind = p_kind and j.key = r.key
         left join lateral (
             select o.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone o left join job_story s on s.id = o.id
@@ -3208,6 +3234,7 @@ declare
     odd_rows bigint[];
     odd_keys text[];
     odd_args jsonb[];
+    as_sealed jsonb[];
     -- Whatever the locale holds for a space, these leave nothing to see.
     visible constant text := '[^[:space:]\u00a0\u3000]';
 begin
@@ -3276,6 +3303,11 @@ begin
         end if;
     end if;
 
+    if p_kind = 'store_creation' then
+        as_sealed := p_args;
+        p_args := (select array_agg(as_kept(p_kind, r.key, r.args) order by r.n) from unnest(keys, p_args) with ordinality as r(key, args, n));
+    end if;
+
     insert into job (asked_by, kind, key, fingerprint, args, priority, batch, row_no, rank)
     select asker, p_kind, r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, p_priority, p_batch, r.row_no,
            case when p_priority = 0 then 0 else l.vtime + r.row_no end
@@ -3284,6 +3316,16 @@ begin
     order by r.key
     on conflict on constraint job_key do nothing;
     get diagnostics taken = row_count;
+
+    -- Of a request that comes again the first one's stands, and of one that is refused below nothing stays.
+    if as_sealed is not null then
+        insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+        select 'contact', j.args ->> 'contact', j.args ->> 'public_id', '', r.args -> 'contact' ->> 'key',
+               decode(r.args -> 'contact' ->> 'nonce', 'base64'), decode(r.args -> 'contact' ->> 'ciphertext', 'base64')
+        from unnest(keys, as_sealed) as r(key, args)
+        cross join lateral (select * from job j where j.kind = p_kind and j.key = r.key offset 0) j
+        where jsonb_typeof(r.args -> 'contact') = 'object' and j.args ->> 'contact' = p_kind || '/' || r.key on conflict do nothing;
+    end if;
 
     -- A hint without payload; PostgreSQL folds equal ones of a transaction into one.
     if exists (select from bell b where b.until > clock_timestamp()) then
@@ -3376,7 +3418,7 @@ begin
                    or exists (select from gift_outcome o where o.trade = new.trade and o.outcome = 'void'))
             into fits from gift_trade t join job j on j.id = t.job where t.id = new.trade;
         else
-            select is_at_work(j.id) and j.kind = 'store_creation' and j.args ->> 'public_id' = new.public_id into fits from job j where j.id = new.job;
+            select is_at_work(j.id) and j.kind = 'store_creation' and (j.args ->> 'public_id', j.args ->> 'contact') is not distinct from (new.public_id, new.contact) into fits from job j where j.id = new.job;
     end case;
     if fits is not true then
         raise exception 'this is no fact of a job in hand, or not what that job asks for: %', tg_table_name using errcode = 'NS403', hint = 'Nothing was written.';
@@ -3620,7 +3662,7 @@ begin
         perform from reading o where o.id = p_reading for update;
     end if;
     select * into r from reading o where o.id = p_reading and o.worker = p_worker and o.take = p_take and o.ended_at is null
-        and o.deadline > clock_timestamp();
+        and o.deadline > clock_timestamp() and is_own_worker(p_worker);
     if not found then
         raise exception 'reading % is over, or in other hands', p_reading using errcode = 'NS410';
     end if;
@@ -3726,6 +3768,15 @@ AS $function$
                     (select t.batch from tombstone t where t.kind = 'email' and t.key = 'gift_granted:1:' || r.key limit 1))) end
 $function$;
 
+CREATE OR REPLACE FUNCTION noshi.is_own_worker(p_worker bigint)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select exists (select from worker w where w.id = p_worker and w.dead_at is null and w.stopped_at is null and w.login = session_user)
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.is_theirs(p_login oid, p_owner text, p_created_by text)
  RETURNS boolean
  LANGUAGE sql
@@ -3824,11 +3875,9 @@ begin
             and jsonb_typeof($3 -> 'organization') = 'string' and octet_length($3 ->> 'organization') <= 60 and ($3 ->> 'organization') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and jsonb_typeof($3 -> 'public_id') = 'string' and octet_length($3 ->> 'public_id') <= 60 and ($3 ->> 'public_id') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
             and jsonb_typeof($3 -> 'name') = 'string' and octet_length($3 ->> 'name') <= 400
-            and (jsonb_typeof($3 -> 'address') = 'string' and octet_length($3 ->> 'address') <= 1000) is not false
-            and (jsonb_typeof($3 -> 'phone') = 'string' and octet_length($3 ->> 'phone') <= 30 and ($3 ->> 'phone') collate "C" ~ '^[0-9][0-9+() -]*$') is not false
             and jsonb_typeof($3 -> 'request') = 'string' and octet_length($3 ->> 'request') <= 60 and ($3 ->> 'request') collate "C" ~ '^[A-Za-z0-9_-][A-Za-z0-9_.-]*$'
-            and (' ' || ($3 ->> 'name') || coalesce(' ' || ($3 ->> 'address'), '')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
-            and ($3) - array['organization', 'public_id', 'name', 'address', 'phone', 'request'] = '{}';
+            and (' ' || ($3 ->> 'name')) collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$'
+            and ($3) - array['organization', 'public_id', 'name', 'request'] = '{}';
     end if;
     return false;
 end $function$;
@@ -4008,6 +4057,19 @@ begin
         new.burst := 1;
     end if;
     return new;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.kind_guard(p_kind text)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    if exists (select from kind k where k.name = p_kind and k.for_tests) and not pg_has_role(session_user, 'noshi_owner', 'member') then
+        raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind',
+            hint = 'Nothing was taken. The login that owns the schema may ask for it.';
+    end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.known_issued(p_job bigint)
@@ -4233,9 +4295,8 @@ begin
     if coalesce(current_setting('noshi.token', true), '') <> '' or not pg_has_role(session_user, 'noshi_producer', 'member') then
         perform must('enqueue');
     end if;
-    if exists (select from kind k where k.name = p_kind and k.for_tests) and not pg_has_role(session_user, 'noshi_owner', 'member') then
-        raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind',
-            hint = 'Nothing was taken. The login that owns the schema may ask for it.';
+    if exists (select from kind k where k.name = p_kind and k.for_tests) then
+        perform kind_guard(p_kind);
     end if;
 end $function$;
 
@@ -4451,14 +4512,17 @@ CREATE OR REPLACE FUNCTION noshi.open_reading(p_kind text, p_subject text, p_sco
  LANGUAGE plpgsql
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare made bigint;
+declare
+    made bigint;
+    most integer := case p_kind when 'code' then 64 else 4 end;
 begin
-    if coalesce(p_key, '') = '' or octet_length(p_key) > 200 then
+    if coalesce(p_key, '') = '' or octet_length(p_key) > 1000 then
         raise exception 'a reading needs a public key to seal its answer to' using errcode = 'NS400';
     end if;
-    if p_kind <> 'code' and (select count(*) from reading r where r.asked_by = who() and r.kind <> 'code' and r.ended_at is null
-                             and r.deadline > clock_timestamp()) >= 4 then
-        raise exception '% has four files in reading already', who() using errcode = 'NS409', hint = 'Nothing was done. Ask again when one of them is through.';
+    insert into asker (who) values (who()) on conflict (who) do update set turns = asker.turns + 1;
+    if (select count(*) from reading r where r.asked_by = who() and (r.kind = 'code') = (p_kind = 'code') and r.ended_at is null
+        and r.deadline > clock_timestamp()) >= most then
+        raise exception '% has % % in reading already', who(), most, case p_kind when 'code' then 'codes' else 'files' end using errcode = 'NS409', hint = 'Nothing was done. Ask again when one of them is through.';
     end if;
     insert into reading (kind, subject, scope, public_key) values (p_kind, p_subject, p_scope, p_key) returning id into made;
     perform pg_notify('noshi', 'reading');
@@ -5213,9 +5277,20 @@ AS $function$
 declare r reading := held_reading(p_reading, p_worker, p_take, false);
 begin
     return query select n.row_no, s.grant_id, s.key_id, s.nonce, s.ciphertext from generate_series(p_from, p_to) n(row_no)
-        join noshi_sealed.sealed s on s.what = 'recipient' and s.subject = r.subject || '/' || n.row_no
+        join noshi_sealed.sealed s on s.what in ('recipient', 'contact') and s.subject = r.subject || '/' || n.row_no
         where r.kind = 'check' order by 1;
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.readings_open()
+ RETURNS TABLE(asked_by text, waiting bigint, taken bigint, oldest double precision)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select r.asked_by, count(*) filter (where r.worker is null), count(*) filter (where r.worker is not null),
+        extract(epoch from clock_timestamp() - min(r.asked_at))::float8
+    from reading r where r.ended_at is null and r.deadline > clock_timestamp() group by r.asked_by order by 4 desc
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.reason_given(p_reason text)
  RETURNS void
@@ -5809,6 +5884,20 @@ begin
     return s;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.sealed_contacts(p_job bigint, p_worker bigint)
+ RETURNS TABLE(subject text, key_id text, nonce bytea, ciphertext bytea)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select s.subject, s.key_id, s.nonce, s.ciphertext
+    from job j join noshi_sealed.sealed s on s.what = 'contact' and s.grant_id = j.args ->> 'public_id'
+        and s.subject in (j.args ->> 'contact', (select t.contact from store t where t.public_id = j.args ->> 'public_id'))
+    where j.id = p_job and j.kind = 'store_creation' and j.status = 'running' and j.worker = p_worker
+      and exists (select from worker w where w.id = p_worker and w.dead_at is null and coalesce(w.login, session_user) = session_user)
+      and exists (select from job_event e where e.job = j.id and e.lease = j.lease and e.worker = p_worker and e.event = 'claimed')
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.sealed_guard()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -5819,7 +5908,7 @@ begin
     if pg_has_role(session_user, 'noshi_owner', 'member') then
         return null;
     end if;
-    perform from batch b where b.id in (select split_part(subject, '/', 1)::bigint from new_rows where what in ('file', 'recipient') and subject ~ '^[0-9]{1,18}/') order by b.id for share;
+    perform from batch b where b.id in (select split_part(subject, '/', 1)::bigint from new_rows where what in ('file', 'recipient', 'contact') and subject ~ '^[0-9]{1,18}/') order by b.id for share;
     if exists (select from (select distinct what, split_part(subject, '/', 1) as batch from new_rows where what <> 'gift_code') n where not case
             when n.what = 'suppressed' then pg_has_role(session_user, 'noshi_door', 'member')
             else exists (
@@ -5998,6 +6087,9 @@ begin
     if p_kind = 'probe' and coalesce(p_args ->> 'lane', 'probe') !~ '^probe(/|$)' then
         raise exception 'args.lane: the lane of a probe is probe, or begins with probe/' using errcode = 'NS400', column = 'args.lane';
     end if;
+    if p_args ? 'contact' then
+        raise exception 'args.contact: a schedule keeps nothing that is sealed' using errcode = 'NS400', column = 'args.contact';
+    end if;
     if coalesce(strpos(p_key, '{due}'), 0) = 0 then
         raise exception 'args: without {due} two due times would be one job' using errcode = 'NS400';
     end if;
@@ -6163,7 +6255,7 @@ begin
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.take_reading(p_worker bigint, p_long boolean)
- RETURNS TABLE(reading bigint, take integer, kind text, subject text, public_key text)
+ RETURNS TABLE(reading bigint, take integer, kind text, subject text, public_key text, asked_by text)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
@@ -6171,25 +6263,25 @@ CREATE OR REPLACE FUNCTION noshi.take_reading(p_worker bigint, p_long boolean)
 AS $function$
 declare r reading;
 begin
-    if not exists (select from noshi.reading) then
+    if not exists (select from noshi.reading) or not is_own_worker(p_worker) then
         return;
     end if;
     -- Whose asker is gone.
     delete from noshi.reading o where o.id in (
         select l.id from noshi.reading l where l.deadline < clock_timestamp() - interval '10 seconds' for update skip locked);
-    if not exists (select from worker w where w.id = p_worker and w.dead_at is null and w.stopped_at is null) then
-        return;
-    end if;
     select o.* into r from noshi.reading o
     where o.ended_at is null and o.deadline > clock_timestamp() and o.take - cardinality(o.left_by) < 3 and (p_long or o.kind = 'code') and p_worker <> all (o.left_by)
       and (o.worker is null or not exists (select from worker w where w.id = o.worker and w.dead_at is null and w.stopped_at is null))
-    order by o.kind <> 'code', o.id limit 1 for update skip locked;
+      and (o.kind = 'code' or not exists (select from noshi.reading h where h.asked_by = o.asked_by and h.worker = p_worker and h.kind <> 'code'
+                                          and h.ended_at is null and h.deadline > clock_timestamp()))
+    order by o.kind <> 'code', (select count(*) from noshi.reading h where h.asked_by = o.asked_by and h.worker is not null and h.ended_at is null),
+        o.id limit 1 for update skip locked;
     if not found then
         return;
     end if;
     delete from noshi_sealed.reading_part p where p.reading = r.id;
     update noshi.reading o set worker = p_worker, take = o.take + 1 where o.id = r.id;
-    return query select r.id, r.take + 1, r.kind, r.subject, r.public_key;
+    return query select r.id, r.take + 1, r.kind, r.subject, r.public_key, r.asked_by;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.take_store_turn(p_public_id text)
