@@ -48,7 +48,7 @@ impl Bell {
         state.rings += 1;
         if state.rings > OFTEN {
             state.found_at = Instant::now();
-            self.is_wanted.send_if_modified(|wanted| std::mem::take(wanted));
+            self.is_wanted.send_if_modified(std::mem::take);
         }
     }
 
