@@ -204,7 +204,7 @@ create function noshi.is_usual(p_kind text, p_key text, p_args jsonb) returns bo
 as $$
 begin
     -- Not in SQL, and not one expression: the one would be planned, the other made ready, anew for each request.
-    if octet_length($2) > 200 or ' ' || $2 collate "C" !~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$' then
+    if (octet_length($2) <= 200 and ' ' || $2 collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$') is not true then
         return false;
     elsif $1 = 'bulk_grants' then
         return jsonb_typeof($3) = 'object'

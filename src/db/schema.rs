@@ -297,6 +297,23 @@ pub async fn pending(url: &str) -> anyhow::Result<Vec<Pending>> {
         .collect())
 }
 
+/// Whether a migration that was applied reads otherwise in this program: the schema is not the one that it knows.
+pub async fn is_of_others(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    const OTHERS: &str = "select exists (select from unnest($1::bigint[], $2::bytea[]) o(version, checksum)
+        join noshi_migrations._sqlx_migrations m on m.version = o.version and m.success and m.checksum <> o.checksum)";
+    let (versions, checksums): (Vec<i64>, Vec<&[u8]>) =
+        MIGRATIONS.iter().map(|ours| (ours.version, &*ours.checksum)).unzip();
+    match sqlx::query_scalar(OTHERS).bind(versions).bind(checksums).fetch_one(pool).await {
+        Err(error) if is_not_to_be_seen(&error) => Ok(false),
+        found => found,
+    }
+}
+
+/// Not there, or from before this login could read it.
+fn is_not_to_be_seen(error: &sqlx::Error) -> bool {
+    matches!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42P01" | "42501"))
+}
+
 /// Why this program cannot work with the database as it is migrated; `None` where it can. Newer migrations do no harm.
 pub async fn unfit(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
     const UNLIKE: &str =
@@ -315,9 +332,7 @@ pub async fn unfit(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
             let missing = missing.iter().map(|(version, _)| version.to_string()).collect::<Vec<_>>().join(", ");
             Ok(Some(format!("the schema lacks the migrations {missing}; run `noshi migrate up`")))
         }
-        // Not there, or from before this login could read it.
-        Err(error)
-            if matches!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42P01" | "42501")) =>
+        Err(error) if is_not_to_be_seen(&error) =>
         {
             Ok(Some("the schema is older than this program; run `noshi migrate up`".to_owned()))
         }

@@ -102,7 +102,10 @@ impl Worker {
     pub async fn start(url: &str, name: &str, registry: Arc<dyn Registry>, pace: Pace) -> anyhow::Result<Worker> {
         let pool = db::connect(url, Role::Worker, WORK_CONNECTIONS).await?.with_turns(FOR_A_TURN);
         let vital = db::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
-        if let Some(why) = db::schema::unfit(&pool).await? {
+        // On one that is only older it waits, and is not ready.
+        if let Some(why) = db::schema::unfit(&pool).await?
+            && db::schema::is_of_others(&pool).await?
+        {
             anyhow::bail!("{why}");
         }
         // Well before a new server could take this worker for dead.

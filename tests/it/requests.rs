@@ -110,7 +110,7 @@ create function noshi.is_usual(p_kind text, p_key text, p_args jsonb) returns bo
 as $$
 begin
     -- Not in SQL, and not one expression: the one would be planned, the other made ready, anew for each request.
-    if octet_length($2) > {longest} or ' ' || $2 collate "C" !~ '^(?: [{BEGINS}][{SEEN}]*)+$' then
+    if (octet_length($2) <= {longest} and ' ' || $2 collate "C" ~ '^(?: [{BEGINS}][{SEEN}]*)+$') is not true then
         return false;
 "#
     );
