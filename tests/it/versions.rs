@@ -97,6 +97,12 @@ async fn an_older_worker_leaves_newer_kinds_and_states_alone_and_the_rest_goes_o
         let claims = format!("select count(*) from noshi.job_event e join noshi.job j on j.id = e.job where {NEWER}");
         sqlx::query_scalar(AssertSqlSafe(claims)).fetch_one(pool).await.expect("a count")
     };
+    // What was claimed is given back, which is a line of its own.
+    let held = format!("select count(*) from noshi.job where status = 'running' and {NEWER}");
+    until("nothing of theirs is in hand", Duration::from_secs(20), async || {
+        sqlx::query_scalar::<_, i64>(AssertSqlSafe(held.clone())).fetch_one(pool).await.expect("a count") == 0
+    })
+    .await;
     let first = looks().await;
     run(pool, "select noshi.enqueue('probe', 'one more', '{\"id\": \"one more\", \"steps\": 1}')").await;
     fleet.gift("one more", "digital", 500).await;
