@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
 };
 
@@ -12,7 +12,7 @@ use regex::{Captures, Regex};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::debian::program;
+use crate::{debian::program, support::is_as_drawn};
 use noshi::telemetry::metrics::{METRICS, Metric, Of, Type};
 
 const OPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ops");
@@ -213,13 +213,7 @@ fn rule_tests(source: &Source) -> String {
 
 /// Compares a drawn file, or draws it.
 pub fn drawn(file: &str, text: &str) {
-    let path = format!("{OPS}/{file}");
-    if std::env::var_os("NOSHI_REDRAW").is_some() {
-        fs::create_dir_all(Path::new(&path).parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-    }
-    let there = fs::read_to_string(&path).unwrap_or_default();
-    assert!(there == text, "ops/{file} is not what its source says; NOSHI_REDRAW=1 draws it");
+    is_as_drawn(&format!("ops/{file}"), text);
 }
 
 #[test]

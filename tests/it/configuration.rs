@@ -24,11 +24,7 @@ fn shown(settings: anyhow::Result<Settings>) -> Result<String, String> {
 
 #[test]
 fn the_page_is_drawn_from_the_code() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/configuration.md");
-    if std::env::var_os("NOSHI_REDRAW").is_some() {
-        std::fs::write(path, page()).unwrap();
-    }
-    assert_eq!(std::fs::read_to_string(path).unwrap(), page(), "NOSHI_REDRAW=1 draws it");
+    crate::support::is_as_drawn("ops/configuration.md", &page());
     for key in KEYS.iter() {
         assert!(!key.meaning.is_empty(), "{} has no meaning", key.path);
     }

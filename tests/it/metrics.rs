@@ -274,11 +274,7 @@ async fn promtool_has_nothing_to_say() {
 
 #[test]
 fn the_page_is_drawn_from_the_catalogue() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/metrics.md");
-    if std::env::var_os("NOSHI_REDRAW").is_some() {
-        std::fs::write(path, page()).unwrap();
-    }
-    assert_eq!(std::fs::read_to_string(path).unwrap(), page(), "NOSHI_REDRAW=1 draws it");
+    crate::support::is_as_drawn("ops/metrics.md", &page());
 }
 
 /// A counter's family is its name without `_total`: what reads OpenMetrics would take another of that name for the same.

@@ -35,11 +35,7 @@ fn svg(width: i32, height: i32, what: &str, body: &str) -> String {
 }
 
 fn is_drawn(name: &str, picture: &str) {
-    let path = Path::new(ROOT).join("ops/pictures").join(name);
-    if std::env::var_os("NOSHI_REDRAW").is_some() {
-        fs::write(&path, picture).unwrap();
-    }
-    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), picture, "{name} shows something else: NOSHI_REDRAW=1");
+    crate::support::is_as_drawn(&format!("ops/pictures/{name}"), picture);
 }
 
 fn label(out: &mut String, class: &str, x: i32, y: i32, text: &str) {

@@ -183,12 +183,13 @@ async fn start() -> PrivatePostgres {
 pub fn is_as_drawn(file: &str, drawn: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     if std::env::var_os("NOSHI_REDRAW").is_some() {
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         std::fs::write(&path, drawn).expect("a file");
     }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
     let differs = there.lines().zip(drawn.lines()).find(|(there, drawn)| there != drawn);
     assert!(
         there == drawn,
-        "{file} is not what the database says; draw it anew with NOSHI_REDRAW=1. The first difference: {differs:?}"
+        "{file} is not what its source says; draw it anew with NOSHI_REDRAW=1. The first difference: {differs:?}"
     );
 }
