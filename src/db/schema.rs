@@ -297,25 +297,22 @@ pub async fn pending(url: &str) -> anyhow::Result<Vec<Pending>> {
         .collect())
 }
 
-/// Whether a migration that was applied reads otherwise in this program: the schema is not the one that it knows.
-pub async fn is_of_others(pool: &PgPool) -> Result<bool, sqlx::Error> {
-    const OTHERS: &str = "select exists (select from unnest($1::bigint[], $2::bytea[]) o(version, checksum)
-        join noshi_migrations._sqlx_migrations m on m.version = o.version and m.success and m.checksum <> o.checksum)";
-    let (versions, checksums): (Vec<i64>, Vec<&[u8]>) =
-        MIGRATIONS.iter().map(|ours| (ours.version, &*ours.checksum)).unzip();
-    match sqlx::query_scalar(OTHERS).bind(versions).bind(checksums).fetch_one(pool).await {
-        Err(error) if is_not_to_be_seen(&error) => Ok(false),
-        found => found,
+/// Why this program cannot work with a schema.
+#[derive(Debug)]
+pub struct Unfit {
+    pub why: String,
+    /// Not only older: a migration that was applied reads otherwise in this program.
+    pub is_of_others: bool,
+}
+
+impl Unfit {
+    const fn older(why: String) -> Unfit {
+        Unfit { why, is_of_others: false }
     }
 }
 
-/// Not there, or from before this login could read it.
-fn is_not_to_be_seen(error: &sqlx::Error) -> bool {
-    matches!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42P01" | "42501"))
-}
-
-/// Why this program cannot work with the database as it is migrated; `None` where it can. Newer migrations do no harm.
-pub async fn unfit(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
+/// `None` where it can work with the database as it is migrated. Newer migrations do no harm.
+pub async fn unfit(pool: &PgPool) -> Result<Option<Unfit>, sqlx::Error> {
     const UNLIKE: &str =
         "select o.version, m.version is not null from unnest($1::bigint[], $2::bytea[]) o(version, checksum)
         left join noshi_migrations._sqlx_migrations m on m.version = o.version and m.success
@@ -325,16 +322,20 @@ pub async fn unfit(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
     let unlike = sqlx::query_as::<_, (i64, bool)>(UNLIKE).bind(versions).bind(checksums).fetch_all(pool).await;
     match unlike {
         Ok(unlike) if unlike.is_empty() => Ok(None),
-        Ok(unlike) if unlike.iter().any(|(_, applied)| *applied) => Ok(Some(
-            "the schema was migrated by a build whose migrations read otherwise than this program's; `noshi migrate status` names them".to_owned(),
-        )),
+        Ok(unlike) if unlike.iter().any(|(_, applied)| *applied) => Ok(Some(Unfit {
+            why: "the schema was migrated by a build whose migrations read otherwise than this program's; `noshi migrate status` names them"
+                .to_owned(),
+            is_of_others: true,
+        })),
         Ok(missing) => {
             let missing = missing.iter().map(|(version, _)| version.to_string()).collect::<Vec<_>>().join(", ");
-            Ok(Some(format!("the schema lacks the migrations {missing}; run `noshi migrate up`")))
+            Ok(Some(Unfit::older(format!("the schema lacks the migrations {missing}; run `noshi migrate up`"))))
         }
-        Err(error) if is_not_to_be_seen(&error) =>
+        // Not there, or from before this login could read it.
+        Err(error)
+            if matches!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42P01" | "42501")) =>
         {
-            Ok(Some("the schema is older than this program; run `noshi migrate up`".to_owned()))
+            Ok(Some(Unfit::older("the schema is older than this program; run `noshi migrate up`".to_owned())))
         }
         Err(error) => Err(error),
     }

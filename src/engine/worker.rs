@@ -103,10 +103,10 @@ impl Worker {
         let pool = db::connect(url, Role::Worker, WORK_CONNECTIONS).await?.with_turns(FOR_A_TURN);
         let vital = db::connect(url, Role::Worker, VITAL_CONNECTIONS).await?;
         // On one that is only older it waits, and is not ready.
-        if let Some(why) = db::schema::unfit(&pool).await?
-            && db::schema::is_of_others(&pool).await?
+        if let Some(unfit) = db::schema::unfit(&pool).await?
+            && unfit.is_of_others
         {
-            anyhow::bail!("{why}");
+            anyhow::bail!(unfit.why);
         }
         // Well before a new server could take this worker for dead.
         vital.renews(pace.lease / 3);

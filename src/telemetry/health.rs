@@ -111,7 +111,7 @@ async fn look(pool: PgPool, probes: Weak<Inner>) {
     while let Some(probes) = probes.upgrade() {
         let looked = tokio::time::timeout(PATIENCE, db::schema::unfit(&pool)).await;
         if let Ok(Ok(unfit)) = looked {
-            let found = Database { answered: Some(Instant::now()), unfit };
+            let found = Database { answered: Some(Instant::now()), unfit: unfit.map(|unfit| unfit.why) };
             *probes.database.lock().unwrap_or_else(PoisonError::into_inner) = found;
         }
         drop(probes);
