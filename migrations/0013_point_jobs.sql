@@ -35,9 +35,7 @@ begin
         return;
     end if;
     -- As a gift is bought: not where a file grants it otherwise.
-    if exists (select from job j join batch_row r on r.key = j.key join batch b on b.id = r.batch
-               where j.id = p_job and j.batch is null and b.kind = 'points' and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
-                 and jsonb_build_object('zone', 'Asia/Tokyo') || (r.args - array['grant', 'value']) <> jsonb_build_object('zone', 'Asia/Tokyo') || a) then
+    if granted_otherwise(p_job) is not null then
         return query select null::bigint, 'points_conflict', 'a batch grants these points otherwise';
         return;
     end if;

@@ -2537,12 +2537,9 @@ CREATE OR REPLACE FUNCTION noshi.bought_as_granted()
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare other bigint;
+declare other constant bigint := granted_otherwise(new.job);
 begin
-    select b.id into other from job j join batch_row r on r.key = j.key join batch b on b.id = r.batch
-    where j.id = new.job and j.batch is null and b.kind = 'grants' and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
-      and r.args <> j.args limit 1;
-    if found then
+    if other is not null then
         raise exception 'batch % grants % otherwise than this job asks', other, new.grant_id using errcode = 'NS409',
             hint = 'Nothing was bought. See who asked for it, and cancel the job.';
     end if;
@@ -3588,9 +3585,7 @@ begin
         return;
     end if;
     -- As a gift is bought: not where a file grants it otherwise.
-    if exists (select from job j join batch_row r on r.key = j.key join batch b on b.id = r.batch
-               where j.id = p_job and j.batch is null and b.kind = 'points' and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
-                 and jsonb_build_object('zone', 'Asia/Tokyo') || (r.args - array['grant', 'value']) <> jsonb_build_object('zone', 'Asia/Tokyo') || a) then
+    if granted_otherwise(p_job) is not null then
         return query select null::bigint, 'points_conflict', 'a batch grants these points otherwise';
         return;
     end if;
@@ -3608,6 +3603,27 @@ begin
     return query select b.entry, point_refusal(b.outcome), b.detail from book_grant(
         now_at, format('acquire:%s:%s', a ->> 'benefit', a ->> 'source'), a ->> 'user', (a ->> 'points')::bigint, a ->> 'benefit', a ->> 'source',
         expires_at, a ->> 'area', p_job) b;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.granted_otherwise(p_job bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+    return (select b.id from job j join batch_row r on r.key = j.key join batch b on b.id = r.batch
+        where j.id = p_job and j.batch is null and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
+          and case j.kind
+              when 'gift_issuance' then b.kind = 'grants' and r.args <> j.args
+              when 'point_grant' then b.kind = 'points'
+                  and jsonb_build_object('zone', 'Asia/Tokyo') || (r.args - array['grant', 'value']) <> jsonb_build_object('zone', 'Asia/Tokyo') || j.args
+              else false end
+        limit 1);
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.hands_guard()
@@ -3796,7 +3812,7 @@ CREATE OR REPLACE FUNCTION noshi.is_usual(p_kind text, p_key text, p_args jsonb)
 AS $function$
 begin
     -- Not in SQL, and not one expression: the one would be planned, the other made ready, anew for each request.
-    if octet_length($2) > 200 or ' ' || $2 collate "C" !~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$' then
+    if (octet_length($2) <= 200 and ' ' || $2 collate "C" ~ '^(?: [!#--/-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e][!-~\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uff01-\uff5e]*)+$') is not true then
         return false;
     elsif $1 = 'bulk_grants' then
         return jsonb_typeof($3) = 'object'
