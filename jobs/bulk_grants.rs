@@ -1,6 +1,6 @@
 //! Bulk grants (一括付与): the rows of a released batch are granted in one small commit, all or nothing, and then announced.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | registering | register | – | repeat | – | retry → registering, cancel → refused |
 //! | announcing | announce | – | repeat | – | retry → announcing |

@@ -1,6 +1,6 @@
 //! E-mail: one message to one recipient, sent at most as often as its template allows.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | preparing | prepare | – | repeat | – | retry → preparing, cancel → rejected (not in doubt) |
 //! | sending | send | email/c | → waiting | – | retry → sending, in doubt → waiting, cancel → rejected (not in doubt) |
@@ -18,7 +18,7 @@
 //! | sending | rejected |  | fail: rejected (mail_rejected) ! |
 //! | sending | too fast, or no quota left |  | snooze, lane throttled |
 //! | sending | not sent · not to this recipient now |  | retry |
-//! | sending | too many calls in hand |  | snooze |
+//! | sending | too many calls in flight |  | snooze |
 //! | sending | unknown |  | → waiting ? |
 //! | sending | bad credentials or configuration |  | snooze, lane closed: credentials |
 //! | sending | not in this sender's name |  | snooze, lane closed: sender |
@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     JobId, Kind, Problem,
     machine::{
-        Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Tls, Unsure,
+        Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Tls, InDoubt,
         leaves_nothing_behind,
     },
 };
@@ -164,7 +164,7 @@ pub enum Send {
     NotSent,
     /// Not this message, or not to this recipient, now: a full mailbox, a grey list. Nobody else is concerned.
     NotNow,
-    /// This process has as many calls in hand as it may have.
+    /// This process has as many calls in flight as it may have.
     Busy(Duration),
     Unknown,
     /// The account or its configuration does not allow it: nothing can be sent until a person has seen to it.
@@ -225,7 +225,7 @@ impl Job for Email {
             State::Preparing { .. } => Terms::local(Effect::Local("prepare")),
             State::Sending { channel, send_no } => {
                 let waiting = State::Waiting { channel: channel.clone(), send_no: *send_no };
-                let effect = Effect::Write("send", Unsure::GoTo(waiting));
+                let effect = Effect::Write("send", InDoubt::GoTo(waiting));
                 Terms { effect, lane: Lane::writes(channel.lane()), tries: 50, deadline: DEADLINE }
             }
             State::Waiting { .. } => Terms::local(Effect::Local("look_for_event")),
@@ -261,7 +261,7 @@ impl Job for Email {
         match state {
             State::Preparing { sends } => match world.prepare(&this.args).await {
                 // In doubt before its first send here: that send was lost with a server, and an event may tell of it.
-                Prepare::Ready(channel) if this.unsure && sends == 0 => {
+                Prepare::Ready(channel) if this.in_doubt && sends == 0 => {
                     Step::advance("restored", State::Waiting { channel, send_no: 1 })
                 }
                 Prepare::Ready(channel) => Step::advance("ready", State::Sending { channel, send_no: sends + 1 }),

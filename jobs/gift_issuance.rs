@@ -1,6 +1,6 @@
 //! Gift issuance (発券): one grant becomes one gift code, at most once per trade id.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | routing | start_trade | – | repeat | – | retry → routing, inquire → seeking (in doubt), cancel → rejected (not in doubt), attest_void → routing (in doubt) |
 //! | seeking | seek | – | repeat | – | retry → seeking, inquire → seeking (in doubt), attest_void → routing (in doubt) |
@@ -123,7 +123,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     JobId, Kind, Problem, Request,
     machine::{
-        Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Unsure, leaves_nothing_behind,
+        Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, InDoubt, leaves_nothing_behind,
     },
     money::Money,
     point_reversal,
@@ -478,12 +478,12 @@ impl Job for GiftIssuance {
         match state {
             State::Routing { .. } => Terms::local(Effect::Local("start_trade")),
             State::Seeking { .. } => Terms::local(Effect::Local("seek")),
-            State::Asking { trade } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
+            State::Asking { trade } => call(Effect::Read("inquire"), Lane::reserved(trade.lane()), 50),
             State::Issuing { trade } => call(Effect::Write("issue", in_doubt(trade)), Lane::writes(trade.lane()), 20),
-            State::Inquiring { trade, .. } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
-            State::Pending { trade, .. } => call(Effect::Read("inquire"), Lane::relief(trade.lane()), 50),
+            State::Inquiring { trade, .. } => call(Effect::Read("inquire"), Lane::reserved(trade.lane()), 50),
+            State::Pending { trade, .. } => call(Effect::Read("inquire"), Lane::reserved(trade.lane()), 50),
             State::Cancelling { trade, .. } => {
-                call(Effect::Write("cancel", Unsure::Repeat), Lane::relief(trade.lane()), 20)
+                call(Effect::Write("cancel", InDoubt::Repeat), Lane::reserved(trade.lane()), 20)
             }
             State::Void { .. } | State::Issued { .. } | State::Rejected { .. } | State::Lapsed => {
                 Terms::local(Effect::Pure)
@@ -631,13 +631,13 @@ impl Job for GiftIssuance {
 }
 
 /// What a worker's death, or an unknown outcome, means for an issue call.
-fn in_doubt(trade: &Trade) -> Unsure<State> {
+fn in_doubt(trade: &Trade) -> InDoubt<State> {
     if trade.contract.inquiry {
-        Unsure::GoTo(State::inquiring(trade.clone()))
+        InDoubt::GoTo(State::inquiring(trade.clone()))
     } else if trade.contract.replay {
-        Unsure::Repeat
+        InDoubt::Repeat
     } else {
-        Unsure::AskOperator(Problem::DoubtUnresolved)
+        InDoubt::AskOperator(Problem::DoubtUnresolved)
     }
 }
 
@@ -697,7 +697,7 @@ fn asked(trade: Trade, answer: Inquiry) -> Step<GiftIssuance> {
 }
 
 async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftIssuance> {
-    if this.unsure {
+    if this.in_doubt {
         // An earlier call may still land: the same id again only where the provider surely remembers it.
         if !trade.contract.replay {
             return unknown(trade);
@@ -711,13 +711,13 @@ async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftI
         Issue::Pending if trade.contract.inquiry => Step::advance("pending", State::pending(trade, None)).for_sure(),
         Issue::Pending => Step::retry("pending").in_doubt(),
         Issue::Resend => resend(this, trade),
-        Issue::Refused(_) if this.unsure => match in_doubt(&trade) {
+        Issue::Refused(_) if this.in_doubt => match in_doubt(&trade) {
             // The refusal says nothing about the earlier call.
-            Unsure::GoTo(_) => Step::advance(
+            InDoubt::GoTo(_) => Step::advance(
                 "refused_in_doubt",
                 State::Inquiring { trade, not_found: 0, refused: true, reference: None },
             ),
-            Unsure::Repeat | Unsure::AskOperator(_) => {
+            InDoubt::Repeat | InDoubt::AskOperator(_) => {
                 Step::needs_operator("refused_in_doubt", Problem::DoubtUnresolved)
             }
         },
@@ -734,9 +734,9 @@ async fn issue(this: &This<Args>, trade: Trade, world: &dyn World) -> Step<GiftI
 
 fn unknown(trade: Trade) -> Step<GiftIssuance> {
     match in_doubt(&trade) {
-        Unsure::GoTo(state) => Step::advance("unknown", state).in_doubt(),
-        Unsure::Repeat => Step::retry("unknown").in_doubt(),
-        Unsure::AskOperator(why) => Step::needs_operator("unknown", why).in_doubt(),
+        InDoubt::GoTo(state) => Step::advance("unknown", state).in_doubt(),
+        InDoubt::Repeat => Step::retry("unknown").in_doubt(),
+        InDoubt::AskOperator(why) => Step::needs_operator("unknown", why).in_doubt(),
     }
 }
 
@@ -887,7 +887,7 @@ fn cancelled(
             Step::advance("accepted", State::Pending { trade, reference: None, then: Some(then), card }).in_doubt()
         }
         // Perhaps an earlier cancel whose answer is not known took it back: ask, once that one has surely landed.
-        (Cancel::Refused, card @ Some(_)) if this.unsure && trade.contract.inquiry => {
+        (Cancel::Refused, card @ Some(_)) if this.in_doubt && trade.contract.inquiry => {
             let settle = trade.settle();
             Step::advance("refused_in_doubt", State::Pending { trade, reference: None, then: None, card }).after(settle)
         }

@@ -33,8 +33,8 @@ pub enum Effect<S> {
     Pure,
     /// Asks; may be repeated freely.
     Read(&'static str),
-    /// Changes something outside. `Unsure` says what to do when a worker died between the call and its recorded outcome.
-    Write(&'static str, Unsure<S>),
+    /// Changes something outside. `InDoubt` says what to do when a worker died between the call and its recorded outcome.
+    Write(&'static str, InDoubt<S>),
     /// An operation in our own database, committed in one transaction with the transition that its outcome chooses.
     Local(&'static str),
 }
@@ -57,7 +57,7 @@ impl<S> Effect<S> {
 
 /// What a job in doubt does next. A required argument of every write.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Unsure<S> {
+pub enum InDoubt<S> {
     /// The far side dedups on our id: the same call again is the inquiry.
     Repeat,
     /// Doubt is resolved somewhere else: usually by an inquiry.
@@ -71,16 +71,16 @@ pub enum Unsure<S> {
 pub struct Lane {
     pub name: String,
     /// Inquiries and unwinding: a reserved share, and passage through a lane closed to new writes.
-    pub relief: bool,
+    pub reserved: bool,
 }
 
 impl Lane {
     pub fn writes(name: impl Into<String>) -> Option<Lane> {
-        Some(Lane { name: name.into(), relief: false })
+        Some(Lane { name: name.into(), reserved: false })
     }
 
-    pub fn relief(name: impl Into<String>) -> Option<Lane> {
-        Some(Lane { name: name.into(), relief: true })
+    pub fn reserved(name: impl Into<String>) -> Option<Lane> {
+        Some(Lane { name: name.into(), reserved: true })
     }
 }
 
@@ -123,7 +123,7 @@ pub struct This<A> {
     /// `Retry`s in this state so far.
     pub retries: u32,
     /// An earlier call's outcome is not known.
-    pub unsure: bool,
+    pub in_doubt: bool,
 }
 
 /// Where a step leads.
@@ -403,8 +403,8 @@ pub enum Past {
 }
 
 impl Past {
-    pub const fn of(unsure: bool) -> Past {
-        if unsure { Past::InDoubt } else { Past::Clear }
+    pub const fn of(in_doubt: bool) -> Past {
+        if in_doubt { Past::InDoubt } else { Past::Clear }
     }
 }
 
@@ -467,9 +467,9 @@ fn lawful<J: Job>(args: &J::Args, from: Option<&J::State>, next: J::State, act: 
         return Lead::AttestFirst;
     }
     match J::terms(args, &next).effect {
-        Effect::Write(_, Unsure::AskOperator(_)) => Lead::AttestFirst,
-        Effect::Write(_, Unsure::GoTo(elsewhere)) => Lead::To(elsewhere),
-        Effect::Write(_, Unsure::Repeat) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => Lead::To(next),
+        Effect::Write(_, InDoubt::AskOperator(_)) => Lead::AttestFirst,
+        Effect::Write(_, InDoubt::GoTo(elsewhere)) => Lead::To(elsewhere),
+        Effect::Write(_, InDoubt::Repeat) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => Lead::To(next),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Point exchange (ポイント交換): points are used, and in the same commit a gift is ordered for them.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | using | use_points | – | repeat | – | retry → using, cancel → refused |
 //! | ordered | – | – | repeat | – | – |

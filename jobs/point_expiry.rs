@@ -1,6 +1,6 @@
 //! Point expiry (ポイント失効): every lot that is due is closed by an entry, page by page, as of the instant it was due.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | expiring | expire_page | – | repeat | – | retry → expiring |
 //! | expired | – | – | repeat | – | – |

@@ -1,6 +1,6 @@
 //! Point grants (ポイント付与): a benefit that was exercised (特典行使) becomes a lot of points, once per source.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | booking | grant | – | repeat | – | retry → booking, cancel → refused |
 //! | granted | – | – | repeat | – | – |

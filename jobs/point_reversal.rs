@@ -1,6 +1,6 @@
 //! Point reversal (ポイント返還): the points of an exchange come back, because its gift was refused, lapsed or proven void.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | returning | return_points | – | repeat | – | retry → returning |
 //! | returned | – | – | repeat | – | – |

@@ -1,6 +1,6 @@
 //! Point withdrawal (退会失効): a user leaves, and all points that are left expire at once. Their history stays (R47, R48).
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | withdrawing | withdraw | – | repeat | – | retry → withdrawing |
 //! | withdrawn | – | – | repeat | – | – |

@@ -1,6 +1,6 @@
 //! Probe: a job that touches nothing outside. The benchmark runs it, and the engine's tests put it through every transition.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | stepping | – | – | repeat | – | retry → stepping |
 //! | calling | call | probe | → checking | – | retry → calling, in doubt → checking, inquire → checking, attest_void → over (in doubt) |
@@ -26,7 +26,7 @@
 //! | undo: take_back | taken back |  | undone: failed (compensated) |
 //! | undo: take_back | busy |  | retry without end |
 //!
-//! | at | answer | when | unsure: repeat | unsure: go to | unsure: ask |
+//! | at | answer | when | in doubt: repeat | in doubt: go to | in doubt: ask |
 //! |---|---|---|---|---|---|
 //! | calling | unknown |  | → calling ? | → checking ? | ask (probe_asked) ? |
 //! | checking | unknown |  | → calling ? | → checking ? | ask (probe_asked) ? |
@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request,
-    machine::{Act, Acts, Call, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unsure, Unwind},
+    machine::{Act, Acts, Call, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, InDoubt, Unwind},
 };
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ pub struct Args {
     /// What the calls answer, one after another; `ok` where the list ends.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<Answer>,
-    pub unsure: OnDoubt,
+    pub in_doubt: OnDoubt,
     /// A name that only one probe may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tally: Option<String>,
@@ -154,17 +154,17 @@ impl Job for Probe {
     }
 
     fn terms(args: &Args, state: &State) -> Terms<State> {
-        let lane = |relief| args.lane.clone().map(|name| Lane { name, relief });
+        let lane = |reserved| args.lane.clone().map(|name| Lane { name, reserved });
         match state {
             State::Stepping { .. } | State::Over => Terms::local(Effect::Pure),
             State::Calling { left, turn } => {
-                let unsure = match args.unsure {
-                    OnDoubt::Repeat => Unsure::Repeat,
-                    OnDoubt::GoTo => Unsure::GoTo(State::Checking { left: *left, turn: turn + 1 }),
-                    OnDoubt::Ask => Unsure::AskOperator(Problem::ProbeAsked),
+                let in_doubt = match args.in_doubt {
+                    OnDoubt::Repeat => InDoubt::Repeat,
+                    OnDoubt::GoTo => InDoubt::GoTo(State::Checking { left: *left, turn: turn + 1 }),
+                    OnDoubt::Ask => InDoubt::AskOperator(Problem::ProbeAsked),
                 };
                 Terms {
-                    effect: Effect::Write("call", unsure),
+                    effect: Effect::Write("call", in_doubt),
                     lane: lane(false),
                     tries: 10,
                     deadline: Duration::from_secs(5),
@@ -224,7 +224,7 @@ impl Job for Probe {
 
     fn undo_lane(args: &Args, undo: &Undo) -> Option<Lane> {
         match undo {
-            Undo::TakeBack => args.lane.clone().map(|name| Lane { name, relief: true }),
+            Undo::TakeBack => args.lane.clone().map(|name| Lane { name, reserved: true }),
         }
     }
 
@@ -244,7 +244,7 @@ fn called(this: &This<Args>, left: u32, turn: u32, answer: Answer) -> Step<Probe
         Answer::Refused => Step::fail("refused", State::Over, Problem::ProbeRefused),
         Answer::Busy => Step::advance("busy", State::Calling { left, turn: turn + 1 }).after(Duration::from_millis(50)),
         Answer::NotSent => Step::advance("not_sent", State::Calling { left, turn: turn + 1 }),
-        Answer::Unknown | Answer::Panic | Answer::Hang | Answer::Block | Answer::Die => match this.args.unsure {
+        Answer::Unknown | Answer::Panic | Answer::Hang | Answer::Block | Answer::Die => match this.args.in_doubt {
             OnDoubt::Repeat => Step::advance("unknown", State::Calling { left, turn: turn + 1 }).in_doubt(),
             OnDoubt::GoTo => Step::advance("unknown", State::Checking { left, turn: turn + 1 }).in_doubt(),
             OnDoubt::Ask => Step::needs_operator("unknown", Problem::ProbeAsked).in_doubt(),

@@ -105,7 +105,7 @@ problems! {
         "店舗が作成されていないことを運用担当者が確認しました。";
     ShopRefused = "shop_refused", "The organisation platform refused the shop; nothing is left there. Correct the row and submit a new file.",
         "組織基盤が店舗の作成を断りました。内容を修正してください。";
-    OrganizationRefused = "organization_refused", "The organisation may not have this service; its batch is paused. Mend the organisation, then resume.",
+    OrganizationRefused = "organization_refused", "The organisation may not have this service; its batch is paused. Fix the organisation, then resume.",
         "この組織ではサービスを利用できません。";
     AssignSpent = "assign_spent", "The service could not be assigned in many tries; the new shop is deleted again. Look at the platform, then rerun.",
         "サービスの割り当てに失敗したため、作成した店舗を取り消しました。";
@@ -144,6 +144,6 @@ problems! {
     // Of the probe.
     ProbeRefused = "probe_refused", "The probe was told to refuse; nothing outside was touched.",
         "試験用の処理が断られました。";
-    ProbeAsked = "probe_asked", "The probe was told to ask a person; nothing outside was touched.",
+    ProbeAsked = "probe_asked", "The probe was told to need an operator; nothing outside was touched.",
         "試験用の処理が確認を求めています。";
 }

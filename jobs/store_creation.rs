@@ -1,6 +1,6 @@
 //! Store creation (店舗登録): one row of a customer's file becomes one shop on the organisation platform and one store here.
 //!
-//! | at | effect | lane | a worker dies in it | giving up leaves | operator may |
+//! | at | effect | lane | on crash | compensation | operator may |
 //! |---|---|---|---|---|---|
 //! | checking | look_up | – | repeat | – | retry → checking, cancel → refused (not in doubt) |
 //! | creating | create_shop | org-platform | repeat, same id | – | retry → creating, inquire → finding, cancel → refused (not in doubt), attest_void → refused |
@@ -57,7 +57,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unsure, Unwind},
+    machine::{Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, InDoubt, Unwind},
 };
 
 /// The rate budget of the platform, which fans each new shop out to systems of its own (R54).
@@ -271,9 +271,9 @@ impl Job for StoreCreation {
         let call = |effect, lane| Terms { effect, lane, tries: 50, deadline: Duration::from_secs(60) };
         match state {
             State::Checking { .. } => Terms::local(Effect::Local("look_up")),
-            State::Creating { .. } => call(Effect::Write("create_shop", Unsure::Repeat), Lane::writes(LANE)),
-            State::Finding { .. } => call(Effect::Read("find_shop"), Lane::relief(LANE)),
-            State::Assigning { .. } => call(Effect::Write("assign_service", Unsure::Repeat), Lane::writes(LANE)),
+            State::Creating { .. } => call(Effect::Write("create_shop", InDoubt::Repeat), Lane::writes(LANE)),
+            State::Finding { .. } => call(Effect::Read("find_shop"), Lane::reserved(LANE)),
+            State::Assigning { .. } => call(Effect::Write("assign_service", InDoubt::Repeat), Lane::writes(LANE)),
             State::Registering { .. } => Terms::local(Effect::Local("insert_store")),
             State::Created { .. } | State::Skipped | State::Refused { .. } => Terms::local(Effect::Pure),
         }
@@ -329,7 +329,7 @@ impl Job for StoreCreation {
         match state {
             State::Checking { run } => checked(this, run, world.look_up(&this.args).await),
             // An earlier call may have created it, and the platform may have forgotten the key.
-            State::Creating { attempt } if this.unsure && this.since_call.is_some_and(|since| since > HORIZON) => {
+            State::Creating { attempt } if this.in_doubt && this.since_call.is_some_and(|since| since > HORIZON) => {
                 Step::advance("past_horizon", State::Finding { attempt, not_found: 0 })
             }
             State::Creating { attempt } => {
@@ -353,7 +353,7 @@ impl Job for StoreCreation {
 
     fn undo_lane(_: &Args, undo: &Undo) -> Option<Lane> {
         match undo {
-            Undo::DeleteShop { .. } => Lane::relief(LANE),
+            Undo::DeleteShop { .. } => Lane::reserved(LANE),
         }
     }
 

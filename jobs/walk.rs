@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Kind, Problem,
-    machine::{Act, Doubt, Effect, Job, Lead, Past, Step, This, Transition, Unsure, Unwind, lead},
+    machine::{Act, Doubt, Effect, Job, Lead, Past, Step, This, Transition, InDoubt, Unwind, lead},
 };
 
 mod bulk_grants;
@@ -42,7 +42,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 fn this<A>(args: A) -> This<A> {
     let moment = Duration::from_secs(1);
-    This { args, age: moment, in_state: moment, since_call: Some(moment), retries: 0, unsure: false }
+    This { args, age: moment, in_state: moment, since_call: Some(moment), retries: 0, in_doubt: false }
 }
 
 /// The stored name of a state: its serde tag.
@@ -135,20 +135,20 @@ fn lines(columns: &[&str], rows: &[&Row]) -> String {
 fn terms_table<J: Job>(states: &[(J::State, J::Args)]) -> String {
     assert_no_act_calls_blindly::<J>(states);
     let mut out =
-        "| at | effect | lane | a worker dies in it | giving up leaves | operator may |\n|---|---|---|---|---|---|\n"
+        "| at | effect | lane | on crash | compensation | operator may |\n|---|---|---|---|---|---|\n"
             .to_owned();
     for (state, args) in states {
         let terms = J::terms(args, state);
         let lane = match &terms.lane {
             None => "–".to_owned(),
-            Some(lane) if lane.relief => format!("{} (reserved share)", lane.name),
+            Some(lane) if lane.reserved => format!("{} (reserved share)", lane.name),
             Some(lane) => lane.name.clone(),
         };
         let death = match &terms.effect {
             Effect::Pure | Effect::Read(_) | Effect::Local(_) => "repeat".to_owned(),
-            Effect::Write(_, Unsure::Repeat) => "repeat, same id".to_owned(),
-            Effect::Write(_, Unsure::GoTo(state)) => format!("→ {}", at(state)),
-            Effect::Write(_, Unsure::AskOperator(why)) => format!("ask ({})", why.code()),
+            Effect::Write(_, InDoubt::Repeat) => "repeat, same id".to_owned(),
+            Effect::Write(_, InDoubt::GoTo(state)) => format!("→ {}", at(state)),
+            Effect::Write(_, InDoubt::AskOperator(why)) => format!("ask ({})", why.code()),
         };
         let undo = J::leaves_behind(state).map_or("–".to_owned(), |undo| at(&undo));
         let acts: Vec<String> = Act::ALL.into_iter().filter_map(|act| acted::<J>(args, state, act)).collect();
@@ -181,13 +181,13 @@ fn assert_no_act_calls_blindly<J: Job>(states: &[(J::State, J::Args)]) {
         for act in Act::ALL.into_iter().filter(|act| !act.takes_a_word() || *act != Act::AttestVoid) {
             let Lead::To(next) = lead::<J>(args, state, act, Past::InDoubt) else { continue };
             let blind = match J::terms(args, &next).effect {
-                Effect::Write(_, Unsure::GoTo(_) | Unsure::AskOperator(_)) => true,
-                Effect::Write(_, Unsure::Repeat) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => false,
+                Effect::Write(_, InDoubt::GoTo(_) | InDoubt::AskOperator(_)) => true,
+                Effect::Write(_, InDoubt::Repeat) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => false,
             };
             assert!(!blind, "{} at {}: {} calls again, in doubt", J::KIND.name(), at(state), act.name());
             let starts_anew = [Act::Retry, Act::Reissue, Act::Rerun].contains(&act)
                 && next != *state
-                && !matches!(J::terms(args, state).effect, Effect::Write(_, Unsure::GoTo(ref inquiry)) if *inquiry == next);
+                && !matches!(J::terms(args, state).effect, Effect::Write(_, InDoubt::GoTo(ref inquiry)) if *inquiry == next);
             assert!(!starts_anew, "{} at {}: {} starts anew, in doubt", J::KIND.name(), at(state), act.name());
         }
     }

@@ -10,7 +10,7 @@
 do $$
 declare name text;
 begin
-    foreach name in array array['noshi_owner', 'noshi_worker', 'noshi_producer', 'noshi_operator', 'noshi_reader', 'noshi_door', 'noshi_api'] loop
+    foreach name in array array['noshi_owner', 'noshi_worker', 'noshi_producer', 'noshi_operator', 'noshi_reader', 'noshi_webhook', 'noshi_api'] loop
         begin
             execute format('create role %I nologin', name);
         exception when duplicate_object or unique_violation then null;
@@ -23,7 +23,7 @@ create schema noshi authorization noshi_owner;
 -- Gift codes and addresses, sealed by the worker before they reach the database.
 create schema noshi_sealed authorization noshi_owner;
 
-grant usage on schema noshi to noshi_worker, noshi_producer, noshi_operator, noshi_reader, noshi_door, noshi_api;
+grant usage on schema noshi to noshi_worker, noshi_producer, noshi_operator, noshi_reader, noshi_webhook, noshi_api;
 grant usage on schema noshi_sealed to noshi_worker, noshi_operator, noshi_api;
 
 set role noshi_owner;

@@ -13,7 +13,7 @@ create table noshi.zone (name text primary key);
 
 -- DRAWN by tests/it/requests.rs from src/basics/text.rs and src/basics/requests.rs
 -- Why it is no id of at most so many bytes; null where it is one. ASCII that can be seen is the usual case.
-create function noshi.id_fault(p_id text, p_most integer) returns text language sql immutable parallel safe
+create function noshi.id_fault(p_id text, p_max integer) returns text language sql immutable parallel safe
 as $$
     select case
         when $1 collate "C" ~ '^[!-~]+$' and octet_length($1) <= $2 and $1 not in ('.', '..') then null
@@ -26,7 +26,7 @@ as $$
         when $1 in ('.', '..') then 'an id is not . or ..: this cannot be part of an address' end
 $$;
 -- The same of a text that is shown, such as a person's name.
-create function noshi.text_fault(p_text text, p_most integer) returns text language sql immutable parallel safe
+create function noshi.text_fault(p_text text, p_max integer) returns text language sql immutable parallel safe
 as $$
     select case
         when octet_length($1) > $2 then format('this has %s bytes; at most %s fit', octet_length($1), $2)
@@ -315,7 +315,7 @@ begin
         or (p_zone ~ '^[A-Z][A-Za-z_]+(/[A-Za-z0-9_+-]+)+$' and exists (select from pg_timezone_names z where z.name = p_zone));
 end $$;
 
--- An id that a file has granted names that grant for ever, whichever door a request comes by. Before that the file is waited for: whoever
+-- An id that a file has granted names that grant for ever, whichever entry point a request comes by. Before that the file is waited for: whoever
 -- comes second sees the first.
 create function noshi.must_be_as_granted(p_kind text, p_key text, p_args jsonb) returns void language plpgsql security definer
 set search_path = noshi, pg_temp

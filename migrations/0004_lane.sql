@@ -56,7 +56,7 @@ create table noshi.lane_order (
 );
 
 -- Fewer calls than the settings declare; null: as declared.
-create table noshi.lane_most (
+create table noshi.lane_limit (
     lane  text not null,
     per   interval not null,
     most  integer check (most > 0),
@@ -101,7 +101,7 @@ begin
         update lane a set paused = n.paused, closed_until = n.closed_until, closed_code = n.closed_code, closed_at = n.closed_at, obeyed = o.no
         from lane_order o, lane_now n where a.name = l.name and o.lane = a.name and n.name = a.name;
         update lane_budget b set most = m.most, calls = b.declared_calls, burst = b.declared_burst
-        from lane_most m where b.lane = l.name and m.lane = b.lane and m.per = b.per and b.most is distinct from m.most;
+        from lane_limit m where b.lane = l.name and m.lane = b.lane and m.per = b.per and b.most is distinct from m.most;
     end loop;
 end $$;
 
@@ -169,7 +169,7 @@ revoke all on function noshi.lane_steered(text), noshi.lateness(interval, timest
     noshi.spend_token(text, interval, interval) from public;
 grant execute on function noshi.lateness(interval, timestamptz, timestamptz), noshi.obey_orders(text) to noshi_worker;
 grant execute on function noshi.spend_token(text, interval, interval) to noshi_worker;
-grant select on noshi.lane, noshi.lane_budget, noshi.lane_most, noshi.lane_now, noshi.lane_order to noshi_worker, noshi_operator, noshi_api;
+grant select on noshi.lane, noshi.lane_budget, noshi.lane_limit, noshi.lane_now, noshi.lane_order to noshi_worker, noshi_operator, noshi_api;
 grant insert (name) on noshi.lane to noshi_worker;
 grant update (closed_until, closed_code, closed_at, vtime, tokens, server) on noshi.lane to noshi_worker;
 grant insert (lane, per, calls, burst, jitter) on noshi.lane_budget to noshi_worker;

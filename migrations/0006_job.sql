@@ -35,7 +35,7 @@ create table noshi.job (
 
     -- Its place in the queue. The lane '' costs no tokens.
     lane          text not null default '',
-    relief        boolean not null default false,
+    reserved        boolean not null default false,
     priority      smallint not null default 1,
     rank          bigint not null default 0,
     run_at        timestamptz not null default clock_timestamp(),
@@ -45,14 +45,14 @@ create table noshi.job (
     worker        bigint,
     step          integer not null default 0,
     -- Consecutive claims that ended with the death of their worker.
-    lost          smallint not null default 0,
+    crash_count          smallint not null default 0,
     -- `retry` transitions in this state.
     retries       integer not null default 0,
 
     -- The state's effect is a write; a worker's death in it leaves doubt.
     writes        boolean not null default false,
     -- An earlier call's outcome is not known.
-    unsure        boolean not null default false,
+    in_doubt        boolean not null default false,
     -- The first call that this doubt may go back to.
     called_at     timestamptz,
 
@@ -63,13 +63,13 @@ create table noshi.job (
     -- Time spent waiting in lanes; it does not count as age.
     waited        interval not null default '0',
     finished_at   timestamptz,
-    -- Operators ask for an act; a worker, which knows the state tables, carries it out or refuses it. A job's own word for where it rested
+    -- Operators ask for an act; a worker, which knows the state tables, carries it out or refuses it. A job's own word for where it was at rest
     -- is kept meanwhile.
-    asked         text,
-    rested        noshi.job_status,
+    requested_act         text,
+    status_before        noshi.job_status,
     -- The trace that a job belongs to: its producer's, or that of the job which it follows. Null: its own, computed from its number.
     --
-    -- A producer gives it as a setting of the transaction, so that every door takes it and no call has another parameter:
+    -- A producer gives it as a setting of the transaction, so that every entry point takes it and no call has another parameter:
     --     select set_config('noshi.traceparent', '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', true);
     -- It is no part of what a request is: the same id with the same arguments is the same job, and keeps the trace that it came with.
     traceparent   text default case when current_setting('noshi.traceparent', true) <> ''
@@ -87,12 +87,12 @@ create table noshi.job (
         and (finished_at is null or finished_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 -- A step that stays in its worker's hands changes no indexed column, so its update is heap-only.
-create index job_available on noshi.job (lane, relief, priority, rank, id) where status = 'available' and lost = 0;
-create index job_suspect on noshi.job (lane, id) where status = 'available' and lost > 0;
+create index job_available on noshi.job (lane, reserved, priority, rank, id) where status = 'available' and crash_count = 0;
+create index job_suspect on noshi.job (lane, id) where status = 'available' and crash_count > 0;
 create index job_due on noshi.job (run_at) where status in ('scheduled', 'retryable');
 create index job_held on noshi.job (worker) where status = 'running';
 create index job_parked on noshi.job (code) where status = 'needs_operator';
-create index job_unsure on noshi.job (called_at) where unsure;
+create index job_in_doubt on noshi.job (called_at) where in_doubt;
 create index job_batch on noshi.job (batch, row_no) where batch is not null;
 -- Which jobs of a public id are at work: a store is created by one job at a time.
 create index job_store on noshi.job ((args ->> 'public_id')) where kind = 'store_creation' and status not in ('completed', 'failed', 'cancelled');
@@ -139,8 +139,8 @@ revoke all on function noshi.traceparent(text) from public;
 grant execute on function noshi.traceparent(text) to noshi_worker, noshi_producer, noshi_operator, noshi_api;
 grant select on noshi.job, noshi.job_event to noshi_worker, noshi_operator, noshi_api;
 grant insert (kind, key, fingerprint, args, priority, rank, batch, row_no, traceparent) on noshi.job to noshi_worker;
-grant update (at, state, undo, status, outcome, code, detail, lane, relief, rank, run_at, lease, worker, step, lost, retries, writes,
-    unsure, called_at, entered_at, waited, finished_at, asked, rested) on noshi.job to noshi_worker;
+grant update (at, state, undo, status, outcome, code, detail, lane, reserved, rank, run_at, lease, worker, step, crash_count, retries, writes,
+    in_doubt, called_at, entered_at, waited, finished_at, requested_act, status_before) on noshi.job to noshi_worker;
 grant insert (job, event, lease, step, worker, was, became, outcome, code, detail) on noshi.job_event to noshi_worker;
 
 reset role;

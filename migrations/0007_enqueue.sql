@@ -21,7 +21,7 @@ begin
         from (select u.key, as_kept(p_kind, u.key, u.args) as args, u.row_no from unnest(keys, p_args) with ordinality as u(key, args, row_no)) r
         left join job j on j.kind = p_kind and j.key = r.key
         left join lateral (
-            select o.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone o left join job_story s on s.id = o.id
+            select o.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone o left join archived_job s on s.id = o.id
             where j.id is null and o.kind = p_kind and o.key = r.key limit 1) t on true
         where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) and coalesce(j.args, t.args) is distinct from r.args
         order by r.row_no limit 20;
@@ -136,7 +136,7 @@ begin
         loop
             if not noshi.was_taken(p_kind, bad.key, bad.args) then
                 raise exception 'row %: %', bad.row_no, bad.fault using errcode = 'NS400', column = split_part(bad.fault, ': ', 1),
-                    hint = 'Nothing of this request was written. Mend the field, and ask again.';
+                    hint = 'Nothing of this request was written. Fix the field, and ask again.';
             end if;
         end loop;
         if p_kind <> 'probe' and exists (select from unnest(odd_args) a where jsonb_path_exists(a, '$.* ? (@ == null)')) then
@@ -198,7 +198,7 @@ begin
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
     left join lateral (select * from job j where j.kind = p_kind and j.key = r.key offset 0) j on true
     left join lateral (
-        select t.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone t left join job_story s on s.id = t.id
+        select t.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone t left join archived_job s on s.id = t.id
         where j.id is null and t.kind = p_kind and t.key = r.key limit 1) t on true
     cross join lateral (select coalesce(j.args, t.args) as args) k
     where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) and k.args is distinct from r.args
@@ -327,7 +327,7 @@ begin
     delete from job j using new_rows n join tombstone t on t.kind = n.kind and t.key = n.key where j.id = n.id;
     -- Whoever asks again for what was lost after its call gets a job in doubt, and not a second gift.
     if exists (select from lost_call) then
-        update job j set unsure = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
+        update job j set in_doubt = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
         from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
     end if;
     -- Ids that noshi makes by itself are its own: who took one first would stop the batch that needs it. A message goes to the recipients of

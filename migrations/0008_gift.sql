@@ -123,17 +123,17 @@ begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'to reveal a gift needs a reason' using errcode = 'NS400';
     end if;
-    select o.at, o.status::text, o.undo is not null as unwinding, o.asked, o.args, o.state into j
+    select o.at, o.status::text, o.undo is not null as unwinding, o.requested_act, o.args, o.state into j
     from job o where o.kind = 'gift_issuance' and o.key = p_grant for share;
     if not found then
-        select t.at, t.status::text, nullif(s.job -> 'undo', 'null') is not null as unwinding, null::text as asked,
+        select t.at, t.status::text, nullif(s.job -> 'undo', 'null') is not null as unwinding, null::text as requested_act,
                coalesce(s.job -> 'args', jsonb_build_object('user', t.about)) as args, s.job -> 'state' as state into j
-        from tombstone t left join job_story s on s.id = t.id where t.kind = 'gift_issuance' and t.key = p_grant;
+        from tombstone t left join archived_job s on s.id = t.id where t.kind = 'gift_issuance' and t.key = p_grant;
     end if;
     if not found or j.args ->> 'user' is distinct from p_user then
         raise exception 'this user has no gift of grant %', p_grant using errcode = 'NS404';
     end if;
-    if j.at <> 'issued' or j.status <> 'completed' or j.unwinding or j.asked is not null then
+    if j.at <> 'issued' or j.status <> 'completed' or j.unwinding or j.requested_act is not null then
         raise exception 'the gift of grant % is not issued (it is % at %)', p_grant, j.status, j.at using errcode = 'NS409';
     end if;
     if j.state is null then
@@ -159,7 +159,7 @@ begin
     end if;
     perform from batch b where b.id in (select split_part(subject, '/', 1)::bigint from new_rows where what in ('file', 'recipient', 'contact') and subject ~ '^[0-9]{1,18}/') order by b.id for share;
     if exists (select from (select distinct what, split_part(subject, '/', 1) as batch from new_rows where what <> 'gift_code') n where not case
-            when n.what = 'suppressed' then pg_has_role(session_user, 'noshi_door', 'member')
+            when n.what = 'suppressed' then pg_has_role(session_user, 'noshi_webhook', 'member')
             else exists (
                 select from batch b where b.id::text = n.batch and b.submitted_by = who() and b.validated_at is null and b.invalid_at is null and b.cancelled_at is null) end) then
         raise exception 'sealed values are taken with a batch that is being received, from whoever submits it' using errcode = 'NS403';

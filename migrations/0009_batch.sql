@@ -109,11 +109,11 @@ create table noshi.batch_cap (
     kind                text not null check (kind in ('grants', 'stores', 'points')),
     -- '' for stores.
     currency            text not null,
-    most_rows           integer,
-    most_total          bigint,
+    max_rows           integer,
+    max_total          bigint,
     -- In any 24 hours, this batch included.
-    most_per_user       bigint,
-    most_per_day        bigint,
+    max_per_user       bigint,
+    max_per_day        bigint,
     approve_from_rows   integer,
     approve_from_total  bigint,
     approval_lasts      interval not null default '24 hours',
@@ -134,7 +134,7 @@ begin
     perform noshi.must('approve');
     if b.validated_at is null or b.cancelled_at is not null or b.registered_at is not null or not (b.needs_approval or batch_is_large(b, null)) then
         raise exception 'batch % does not await approval', b.id using errcode = 'NS409',
-            hint = case when b.invalid_at is not null then 'Its file has faults; a mended one is a batch of its own.'
+            hint = case when b.invalid_at is not null then 'Its file has faults; a fixed one is a batch of its own.'
                 when b.cancelled_at is not null then 'It was cancelled.'
                 when b.registered_at is not null then 'It is granted already.'
                 when b.validated_at is null then 'It was not received to its end: submit the same file again.'
@@ -216,7 +216,7 @@ as $$
     select noshi.record('batch ' || $2, 'batch/' || $1, $4, null, case when $3 is not null then jsonb_build_object('code', $3) end);
 $$;
 
--- Why this batch may not be granted now: a cap, or grants that exist already. No row: nothing speaks against it.
+-- Why this batch may not be granted now: a cap, or grants that exist already. No row: there are no objections.
 create function noshi.batch_objection(p_batch bigint) returns table (code text, detail text) language plpgsql security definer
 set search_path = noshi, pg_temp
 set enable_seqscan = on set enable_hashjoin = on set enable_mergejoin = on set work_mem = '64MB'
@@ -236,28 +236,28 @@ begin
             return query select 'batch_over_cap', format('no cap is set for %s in %s, so none may be made', b.kind, per.currency);
             return;
         end if;
-        if b.rows > cap.most_rows then
-            return query select 'batch_over_cap', format('%s rows; the cap is %s', b.rows, cap.most_rows);
+        if b.rows > cap.max_rows then
+            return query select 'batch_over_cap', format('%s rows; the cap is %s', b.rows, cap.max_rows);
             return;
         end if;
-        if per.total > cap.most_total then
-            return query select 'batch_over_cap', format('%s %s in all; the cap is %s', per.total, per.currency, cap.most_total);
+        if per.total > cap.max_total then
+            return query select 'batch_over_cap', format('%s %s in all; the cap is %s', per.total, per.currency, cap.max_total);
             return;
         end if;
         select coalesce(sum(r.amount), 0)::bigint into day_total from batch o join batch_row r on r.batch = o.id and r.currency = per.currency
         where o.registered_at > clock_timestamp() - interval '24 hours' and o.kind = b.kind and o.id <> b.id and (o.cancelled_at is null or row_goes_on(o, r.key));
-        if day_total + per.total > cap.most_per_day then
-            return query select 'batch_over_cap', format('%s %s here and %s in the last 24 hours; the cap for a day is %s', per.total, per.currency, day_total, cap.most_per_day);
+        if day_total + per.total > cap.max_per_day then
+            return query select 'batch_over_cap', format('%s %s here and %s in the last 24 hours; the cap for a day is %s', per.total, per.currency, day_total, cap.max_per_day);
             return;
         end if;
-        if cap.most_per_user is not null then
-            select format('line %s: its user would get %s %s within 24 hours; the cap is %s', min(u.line), u.total + u.before, per.currency, cap.most_per_user)
+        if cap.max_per_user is not null then
+            select format('line %s: its user would get %s %s within 24 hours; the cap is %s', min(u.line), u.total + u.before, per.currency, cap.max_per_user)
             into found_text
             from (select m.line, m.total, coalesce(d.before, 0) as before from
                     (select r.user_id, min(r.line) as line, sum(r.amount) as total from batch_row r where r.batch = b.id and r.currency = per.currency group by 1) m
                     left join (select r.user_id, sum(r.amount) as before from batch o join batch_row r on r.batch = o.id and r.currency = per.currency
                                where o.registered_at > clock_timestamp() - interval '24 hours' and o.kind = b.kind and o.id <> b.id and (o.cancelled_at is null or row_goes_on(o, r.key)) group by 1) d using (user_id)
-                    where m.total + coalesce(d.before, 0) > cap.most_per_user order by m.line limit 1) u
+                    where m.total + coalesce(d.before, 0) > cap.max_per_user order by m.line limit 1) u
             group by u.total, u.before;
             if found_text is not null then
                 return query select 'batch_over_cap', found_text;
@@ -434,9 +434,9 @@ begin
     update batch set cancelled_at = clock_timestamp(), paused_at = null, paused_code = null where id = b.id;
     perform batch_log(b.id, 'cancel', null, p_reason);
     with c as (
-        update job set asked = null, rested = null, status = 'cancelled', outcome = 'cancelled', code = revoked_code(kind), lane = '', relief = false,
+        update job set requested_act = null, status_before = null, status = 'cancelled', outcome = 'cancelled', code = revoked_code(kind), lane = '', reserved = false,
             finished_at = clock_timestamp(), worker = null, step = step + 1
-        where batch = b.id and status in ('available', 'scheduled', 'retryable') and called_at is null and undo is null and not unsure
+        where batch = b.id and status in ('available', 'scheduled', 'retryable') and called_at is null and undo is null and not in_doubt
           and at in ('new', 'checking', 'creating', 'routing', 'issuing', 'preparing', 'sending', 'booking') and not (args ? 'paid_by')
           -- Of a mail that may have gone out once already nobody says that it was not sent.
           and coalesce(state ->> 'sends', '0') = '0' and coalesce(state ->> 'send_no', '1') = '1'
@@ -454,7 +454,7 @@ begin
     -- The others that a pause had set aside have begun: they go on.
     update job set status = 'available', run_at = clock_timestamp() where batch = b.id and status = 'scheduled' and run_at = 'infinity';
     perform ask_as(j.id, j.step, 'retry', p_reason, who()) from job j
-    where j.kind = 'bulk_grants' and j.key = 'batch/' || b.id and j.status = 'needs_operator' and j.asked is null;
+    where j.kind = 'bulk_grants' and j.key = 'batch/' || b.id and j.status = 'needs_operator' and j.requested_act is null;
     perform pg_notify('noshi', '');
     return ended;
 end $$;
@@ -530,7 +530,7 @@ begin
     update batch set paused_at = clock_timestamp(), paused_code = p_code where id = b.id;
     perform batch_log(b.id, 'pause', p_code, p_reason);
     update job set status = 'scheduled', run_at = 'infinity'
-    where batch = b.id and status = 'available' and undo is null and not unsure and lost = 0;
+    where batch = b.id and status = 'available' and undo is null and not in_doubt and crash_count = 0;
 end $$;
 
 -- The same file is the same batch: returns the one that exists, or a new one. One that another login is still submitting is refused.
@@ -599,7 +599,7 @@ begin
     perform batch_log(b.id, 'register');
 end $$;
 
--- Lets the rows go: stores become jobs, and grants one job that registers them. Releasing twice is harmless.
+-- Releases the rows: stores become jobs, and grants one job that registers them. Releasing twice is harmless.
 create function noshi.release_batch(p_batch bigint, p_reason text default null) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
@@ -659,7 +659,7 @@ begin
         raise exception 'batch % is paused', b.id using errcode = 'NS409', hint = 'Resume it first.';
     end if;
     select count(coalesce(ask(j.id, j.step, 'rerun', p_reason), 0)) into asked from job j
-    where j.status = 'failed' and j.asked is null and reruns(j.kind) and not j.unsure
+    where j.status = 'failed' and j.requested_act is null and reruns(j.kind) and not j.in_doubt
       and (j.batch = b.id or (j.kind = 'bulk_grants' and j.key = 'batch/' || b.id));
     if asked > 0 then
         update batch set settled_at = null, totals = null, counted_at = null, refused_code = null, refused_detail = null where id = b.id;
@@ -754,11 +754,11 @@ begin
     return needed;
 end $$;
 
-insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows, approve_from_total) values
+insert into noshi.batch_cap (kind, currency, max_rows, max_total, max_per_user, max_per_day, approve_from_rows, approve_from_total) values
     ('grants', 'JPY', 1000000, 100000000, 100000, 100000000, 100, 100000),
     ('grants', 'USD', 1000000, 100000000, 100000, 100000000, 100, 100000),
     ('stores', '', 10000, null, null, null, null, null);
-insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows, approve_from_total) values
+insert into noshi.batch_cap (kind, currency, max_rows, max_total, max_per_user, max_per_day, approve_from_rows, approve_from_total) values
     ('points', 'PT', 1000000, 100000000, 100000, 100000000, 100, 100000);
 
 create trigger append_only before update or delete on noshi.batch_event for each row execute function noshi.journal_is_append_only();
@@ -769,8 +769,8 @@ create trigger append_only before update or delete on noshi.batch_cap for each r
 create trigger only_while_received after insert on noshi.batch_row referencing new table as new_rows
     for each statement execute function noshi.batch_row_guard();
 create trigger audited after insert on noshi.batch_cap for each row execute function noshi.audit_cap();
-create trigger unsettle_batch after update of asked on noshi.job for each row
-    when (new.asked is not null and old.asked is null and new.batch is not null) execute function noshi.unsettle_batch();
+create trigger unsettle_batch after update of requested_act on noshi.job for each row
+    when (new.requested_act is not null and old.requested_act is null and new.batch is not null) execute function noshi.unsettle_batch();
 
 revoke all on function noshi.approve_batch(bigint, bytea, text), noshi.batch_cap_for(text, text),
     noshi.batch_hindrance(noshi.batch), noshi.batch_locked(bigint), noshi.batch_log(bigint, text, text, text),

@@ -126,7 +126,7 @@ begin
         into ours, alien
         from (select j.id, j.key, j.created_at, j.state ->> 'message' as message from job j where j.id = p_job and j.kind = 'email'
               union all
-              select t.id, t.key, t.created_at, (select coalesce((select y.job -> 'state' ->> 'message' from job_story y where y.id = t.id),
+              select t.id, t.key, t.created_at, (select coalesce((select y.job -> 'state' ->> 'message' from archived_job y where y.id = t.id),
                   (select e.message from email_event e where e.job = t.id and e.oddity is null and e.message is not null order by e.received_at limit 1))) from tombstone t where t.id = p_job and t.kind = 'email') m;
         if not found then
             ours := false;
@@ -151,7 +151,7 @@ begin
     return case when alien then 'foreign' when ours then 'ours' else 'other' end;
 end $$;
 
--- A recipient, for the worker that has the job in hand, where the journal has the claim: whoever opens a recipient has left word of it.
+-- A recipient, for the worker that has the job in flight, where the journal has the claim: whoever opens a recipient has left word of it.
 create function noshi.sealed_recipient(p_job bigint, p_worker bigint)
 returns table (grant_id text, key_id text, nonce bytea, ciphertext bytea) language sql stable security definer
 set search_path = noshi, pg_temp
@@ -201,7 +201,7 @@ grant execute on function noshi.digest_address(text, bytea[], text), noshi.mail_
     noshi.sealed_recipient(bigint, bigint), noshi.undigested_addresses(text[]) to noshi_worker;
 grant execute on function noshi.record_email_event(text, bigint, text, text, timestamptz, text),
     noshi.record_email_event(text, bigint, text, boolean, boolean, text, text, timestamptz, text),
-    noshi.suppress_address(text, text, text, text, bytea, bytea) to noshi_door;
+    noshi.suppress_address(text, text, text, text, bytea, bytea) to noshi_webhook;
 grant select on noshi.email_event, noshi.suppression to noshi_worker, noshi_operator;
 grant insert, select, update on noshi.email_quota to noshi_worker;
 grant select on noshi.email_quota to noshi_operator;

@@ -60,7 +60,7 @@ begin
     return found;
 end $$;
 
--- The address and phone of a store that is asked for, and of the one that is here, for the worker that has the job in hand, where the
+-- The address and phone of a store that is asked for, and of the one that is here, for the worker that has the job in flight, where the
 -- journal has the claim.
 create function noshi.sealed_contacts(p_job bigint, p_worker bigint)
 returns table (subject text, key_id text, nonce bytea, ciphertext bytea) language sql stable security definer
@@ -105,7 +105,7 @@ create trigger no_truncate before truncate on noshi.store for each statement exe
 revoke all on function noshi.keep_organization_event(text, text, bigint),
     noshi.keep_shop_event(text, text, text, text, boolean, bigint), noshi.sealed_contacts(bigint, bigint), noshi.take_store_turn(text) from public;
 grant execute on function noshi.keep_organization_event(text, text, bigint),
-    noshi.keep_shop_event(text, text, text, text, boolean, bigint) to noshi_door;
+    noshi.keep_shop_event(text, text, text, text, boolean, bigint) to noshi_webhook;
 grant execute on function noshi.sealed_contacts(bigint, bigint), noshi.take_store_turn(text) to noshi_worker;
 grant select on noshi.organization_cache, noshi.store, noshi.store_cache to noshi_worker, noshi_operator;
 grant select on noshi.store_report to noshi_reader, noshi_operator;

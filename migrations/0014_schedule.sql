@@ -227,7 +227,7 @@ create function noshi.stick_schedule(p_name text, p_was timestamptz, p_why text)
 set search_path = noshi, pg_temp
 as $$ update schedule set stuck = $3 where name = $1 and next_due = $2 $$;
 
--- The schedule that has been due longest and that nobody else has in hand, locked; and the clock that its due times are held against.
+-- The schedule that has been due longest and that nobody else has in flight, locked; and the clock that its due times are held against.
 -- `p_kinds`: what this worker knows.
 create function noshi.take_due_schedule(p_kinds text[]) returns table (name text, cron text, zone text, missed text, next_due timestamptz, clock timestamptz)
 language sql security definer

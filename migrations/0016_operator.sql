@@ -55,8 +55,8 @@ begin
     return null;
 end $$;
 
--- An act that is asked for while a worker has the job waits for the end of the step in hand: nobody fences out a live call and loses
--- its answer. `rested` is 'running' until then.
+-- An act that is asked for while a worker has the job waits for the end of the step in flight: nobody fences out a live call and loses
+-- its answer. `status_before` is 'running' until then.
 create function noshi.ask_as(p_job bigint, p_step integer, p_act text, p_reason text, p_who text) returns void language plpgsql
 set search_path = noshi, pg_temp
 as $$
@@ -71,10 +71,10 @@ begin
     end if;
     perform must_be_askable(j, p_step, p_act);
     if j.status = 'running' then
-        update job set asked = p_act, rested = 'running' where id = p_job;
+        update job set requested_act = p_act, status_before = 'running' where id = p_job;
     else
-        update job set asked = p_act, status = 'available', lane = '', relief = false, run_at = clock_timestamp(), finished_at = null,
-            rested = case when j.status in ('needs_operator', 'completed', 'failed', 'cancelled') then j.status end,
+        update job set requested_act = p_act, status = 'available', lane = '', reserved = false, run_at = clock_timestamp(), finished_at = null,
+            status_before = case when j.status in ('needs_operator', 'completed', 'failed', 'cancelled') then j.status end,
             waited = waited + greatest(clock_timestamp() - coalesce(finished_at, run_at), '0')
         where id = p_job;
     end if;
@@ -91,7 +91,7 @@ as $$
 declare j job := looked_at(p_job, p_step, p_reason);
 begin
     perform must_know_the_past();
-    if j.unsure then
+    if j.in_doubt then
         raise exception 'job % is in doubt: a call was made, and whether it took effect is not known', p_job using errcode = 'NS409',
             hint = 'Inquire, or attest with evidence.';
     end if;
@@ -99,7 +99,7 @@ begin
         raise exception 'job % is % at %: only a row that nobody can read, and that never began, is dismissed', p_job, j.status, j.at using errcode = 'NS409',
             hint = '`noshi job explain` names the acts that are allowed.';
     end if;
-    update job set status = 'cancelled', outcome = 'dismissed', lane = '', relief = false, step = j.step + 1, finished_at = clock_timestamp() where id = p_job;
+    update job set status = 'cancelled', outcome = 'dismissed', lane = '', reserved = false, step = j.step + 1, finished_at = clock_timestamp() where id = p_job;
     insert into job_event (job, event, lease, step, was, became, outcome, code, detail)
     values (j.id, 'dismissed', j.lease, j.step, j.at, j.at, 'dismissed', j.code, p_who || ': ' || p_reason);
     perform record('job dismiss', 'job/' || j.id, p_reason, job_facts(j), jsonb_build_object('status', 'cancelled'), p_who);
@@ -111,7 +111,7 @@ create function noshi.dismissable(j noshi.job) returns boolean language sql stab
 set search_path = noshi, pg_temp
 as $$
     select (j.status = 'needs_operator' or (j.status in ('available', 'scheduled', 'retryable') and not known_kind(j.kind)))
-       and not j.unsure and j.undo is null and (j.called_at is null or j.kind = 'probe')
+       and not j.in_doubt and j.undo is null and (j.called_at is null or j.kind = 'probe')
        and (j.state is null or j.kind = 'probe' or not known_kind(j.kind))
        and not (j.args ? 'paid_by') and j.kind not in ('point_reversal', 'bulk_grants')
 $$;
@@ -119,7 +119,7 @@ $$;
 create function noshi.job_facts(j noshi.job) returns jsonb language sql stable
 set search_path = noshi, pg_temp
 as $$
-    select jsonb_build_object('kind', j.kind, 'id', j.key, 'status', j.status, 'at', j.at, 'step', j.step, 'in_doubt', j.unsure, 'code', j.code)
+    select jsonb_build_object('kind', j.kind, 'id', j.key, 'status', j.status, 'at', j.at, 'step', j.step, 'in_doubt', j.in_doubt, 'code', j.code)
 $$;
 
 create function noshi.keep_to_most() returns trigger language plpgsql
@@ -155,8 +155,8 @@ begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'an act needs a name and a reason' using errcode = 'NS400';
     end if;
-    if j.asked is not null then
-        raise exception 'job % was asked to % already', p_job, j.asked using errcode = 'NS409', hint = 'Look at it again in a moment.';
+    if j.requested_act is not null then
+        raise exception 'job % was asked to % already', p_job, j.requested_act using errcode = 'NS409', hint = 'Look at it again in a moment.';
     end if;
     if p_step is distinct from j.step then
         raise exception 'job % has moved on since it was looked at', p_job using errcode = 'NS409', hint = 'Look at it again.';
@@ -239,13 +239,13 @@ begin
 end $$;
 
 -- Fewer calls than the settings declare; null: as declared.
-create function noshi.set_lane(p_lane text, p_per interval, p_most integer, p_reason text) returns void language plpgsql security definer
+create function noshi.set_lane(p_lane text, p_per interval, p_max integer, p_reason text) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 declare
     was jsonb;
     declared integer;
-    most_before integer;
+    max_before integer;
 begin
     perform must('operate');
     perform say_why(p_reason);
@@ -254,17 +254,17 @@ begin
     if not found then
         raise exception 'the lane % has no budget per %', quote_literal(p_lane), p_per using errcode = 'NS404';
     end if;
-    if p_most > declared then
+    if p_max > declared then
         raise exception 'the settings declare % calls per % for %; more is for them to say', declared, p_per, quote_literal(p_lane) using errcode = 'NS403';
     end if;
-    if p_most < 1 then
+    if p_max < 1 then
         raise exception 'a budget is one call or more' using errcode = 'NS400', hint = 'To stop a lane, pause it.';
     end if;
-    select m.most into most_before from lane_most m where m.lane = p_lane and m.per = p_per;
-    insert into lane_most values (p_lane, p_per, p_most) on conflict (lane, per) do update set most = excluded.most;
+    select m.most into max_before from lane_limit m where m.lane = p_lane and m.per = p_per;
+    insert into lane_limit values (p_lane, p_per, p_max) on conflict (lane, per) do update set most = excluded.most;
     update lane_order set no = no + 1, paused = (was ->> 'paused')::boolean where lane = p_lane;
-    perform record('lane set', 'lane/' || p_lane, p_reason, jsonb_build_object('per', p_per, 'calls', least(declared, most_before)),
-        jsonb_build_object('per', p_per, 'calls', coalesce(p_most, declared)));
+    perform record('lane set', 'lane/' || p_lane, p_reason, jsonb_build_object('per', p_per, 'calls', least(declared, max_before)),
+        jsonb_build_object('per', p_per, 'calls', coalesce(p_max, declared)));
 end $$;
 
 -- What an amount of arguments is worth, in minor units; null where it is no whole positive number of a size that can be money.
@@ -276,8 +276,8 @@ begin
 end $$;
 
 create trigger keep_to_most before insert or update of calls, burst on noshi.lane_budget for each row execute function noshi.keep_to_most();
-create trigger prove_past after update of unsure on noshi.job for each row
-    when (old.unsure and not new.unsure and new.kind = 'gift_issuance') execute function noshi.prove_past();
+create trigger prove_past after update of in_doubt on noshi.job for each row
+    when (old.in_doubt and not new.in_doubt and new.kind = 'gift_issuance') execute function noshi.prove_past();
 create trigger parked_anew before update of status on noshi.job for each row
     when (new.status = 'needs_operator' and old.status <> 'needs_operator' and new.acknowledged is not null) execute function noshi.parked_anew();
 

@@ -104,7 +104,7 @@ begin
     end if;
     if p.job is not null then
         select * into j from job where id = p.job for update;
-        if not found or (j.step, j.at, j.unsure) is distinct from (p.step, p.at, p.in_doubt) then
+        if not found or (j.step, j.at, j.in_doubt) is distinct from (p.step, p.at, p.in_doubt) then
             raise exception 'job % has moved on since that was proposed', p.job using errcode = 'NS409', hint = 'Look at it; if it is still needed, it has to be proposed anew.';
         end if;
     end if;
@@ -145,8 +145,8 @@ begin
     if coalesce(p_act, '') not in ('retry', 'inquire', 'cancel', 'attest_void', 'reissue', 'reject', 'attest_done', 'rerun', 'adopt') then
         raise exception 'there is no act %', quote_nullable(p_act) using errcode = 'NS400', hint = 'Nothing was asked. `noshi job explain` names what may be done with a job.';
     end if;
-    if j.asked is not null then
-        raise exception 'job % was asked to % already', j.id, j.asked using errcode = 'NS409', hint = 'Look at it again in a moment.';
+    if j.requested_act is not null then
+        raise exception 'job % was asked to % already', j.id, j.requested_act using errcode = 'NS409', hint = 'Look at it again in a moment.';
     end if;
     perform must_not_be_ended(j);
     if p_step is distinct from j.step then
@@ -233,7 +233,7 @@ begin
             raise exception 'there is no job %', p_job using errcode = 'NS404';
         end if;
         perform must_be_askable(j, p_step, p_act);
-        p.target := 'job/' || j.id; p.job := j.id; p.step := j.step; p.kind := j.kind; p.key := j.key; p.at := j.at; p.in_doubt := j.unsure;
+        p.target := 'job/' || j.id; p.job := j.id; p.step := j.step; p.kind := j.kind; p.key := j.key; p.at := j.at; p.in_doubt := j.in_doubt;
         p.amount := worth(j.args);
         p.currency := case when p.amount is not null then coalesce(j.args -> 'value' ->> 'currency', '') else '' end;
     elsif p_act = 'restore_mark' and (p_to is null or not isfinite(p_to) or p_to > clock_timestamp()) then

@@ -129,14 +129,14 @@ begin
     for w in select * from redrive_row where redrive = r.id and status = 'waiting' order by n limit most loop
         select * into j from job where id = w.job for update;
         b := (select o.id from batch o where o.id = j.batch and o.paused_at is not null);
-        moved := case when j.id is null then 'gone' when b is not null then format('batch %s is paused', b) when j.asked is not null then format('asked to %s already', j.asked)
+        moved := case when j.id is null then 'gone' when b is not null then format('batch %s is paused', b) when j.requested_act is not null then format('asked to %s already', j.requested_act)
                       when j.step <> w.step or j.status not in ('needs_operator', 'failed') then format('%s at step %s', j.status, j.step) end;
         if moved is null then
             begin
                 update redrive_row set status = 'asked', marked_at = clock_timestamp() where redrive = r.id and n = w.n;
                 perform ask_as(j.id, j.step, w.act, format('re-drive %s: %s', r.id, r.reason), r.applied_by);
             exception when sqlstate 'NS409' then
-                -- Whatever else speaks against it: one job does not hold up the others.
+                -- Whatever else forbids it: one job does not hold up the others.
                 moved := sqlerrm;
             end;
         end if;
@@ -201,7 +201,7 @@ begin
     select count(*), string_agg(w.job::text, ', ' order by w.n) filter (where w.nth <= 20) into moved, named
     from (select w.job, w.n, row_number() over (order by w.n) as nth from redrive_row w left join job j on j.id = w.job
           where w.redrive = r.id and w.status = 'waiting'
-            and (j.id is null or j.step <> w.step or j.asked is not null or j.status not in ('needs_operator', 'failed'))) w;
+            and (j.id is null or j.step <> w.step or j.requested_act is not null or j.status not in ('needs_operator', 'failed'))) w;
     if moved > 0 then
         raise exception '% of the % jobs of re-drive % have moved on since it was planned: job %', moved, r.jobs, r.id, named using errcode = 'NS409', hint = 'Plan again.';
     end if;
@@ -290,15 +290,15 @@ begin
     if coalesce(cardinality(p_jobs), 0) = 0 then
         raise exception 'no job is like that, so there is nothing to plan' using errcode = 'NS404';
     end if;
-    select s.job, s.act, j.status, j.unsure into wrong
+    select s.job, s.act, j.status, j.in_doubt into wrong
     from unnest(p_jobs, p_steps, p_acts, p_refusals) as s(job, step, act, refusal) left join job j on j.id = s.job and j.step = s.step
     where j.id is null
        or (s.refusal is null and (coalesce(s.act, '') not in ('retry', 'inquire', 'rerun') or j.status not in ('needs_operator', 'failed')
-           or j.asked is not null or (j.unsure and s.act = 'rerun')))
+           or j.requested_act is not null or (j.in_doubt and s.act = 'rerun')))
     order by s.job limit 1;
     if wrong.job is not null then
         raise exception 'job % (%) may not be re-driven by %', wrong.job, coalesce(wrong.status::text, 'moved on'), coalesce(wrong.act, 'nothing')
-            using errcode = 'NS409', hint = case when wrong.unsure then 'It is in doubt.'
+            using errcode = 'NS409', hint = case when wrong.in_doubt then 'It is in doubt.'
                 else 'Only a job that is parked or failed, at the step at which it was looked at, and by retry, inquire or rerun.' end;
     end if;
     insert into redrive (filter, jobs, refused, totals, tokens, lasts, digest, needs_approval)
@@ -312,7 +312,7 @@ begin
         coalesce((select jsonb_object_agg(currency, total) from money), '{}'), coalesce((select jsonb_object_agg(lane, tokens) from calls), '{}'),
         coalesce((select max((c.tokens + w.waiting) * b.each) from calls c
             cross join lateral (select max((b.per + b.jitter) / b.calls) as each from lane_budget b where b.lane = c.lane) b
-            cross join lateral (select count(*) as waiting from job j where j.lane = c.lane and j.status = 'available' and j.lost = 0) w), '0'),
+            cross join lateral (select count(*) as waiting from job j where j.lane = c.lane and j.status = 'available' and j.crash_count = 0) w), '0'),
         sha256(convert_to(coalesce((select string_agg(format('%s %s %s', job, step, act), E'\n' order by job) from e), ''), 'UTF8')),
         redrive_is_large(who(), (select count(*) from e), coalesce((select jsonb_object_agg(currency, total) from money), '{}'))
     returning id into made;
@@ -329,8 +329,8 @@ end $$;
 create function noshi.redrive_answers(p_redrive bigint) returns table (unanswered bigint, bad bigint[]) language sql stable
 set search_path = noshi, pg_temp
 as $$
-    select count(*) filter (where j.asked is not null or j.status not in ('needs_operator', 'completed', 'failed', 'cancelled')),
-           array_agg(w.job order by w.n) filter (where j.asked is null and (j.status = 'needs_operator' or (j.status = 'failed' and w.act = 'rerun')))
+    select count(*) filter (where j.requested_act is not null or j.status not in ('needs_operator', 'completed', 'failed', 'cancelled')),
+           array_agg(w.job order by w.n) filter (where j.requested_act is null and (j.status = 'needs_operator' or (j.status = 'failed' and w.act = 'rerun')))
     from redrive_row w join job j on j.id = w.job where w.redrive = $1 and w.status = 'asked'
 $$;
 

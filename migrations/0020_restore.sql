@@ -45,10 +45,10 @@ begin
     select * into s from server_seen for update;
     update server_seen set restored_to = least(restored_to, p_to);
     with r as (
-        update job j set unsure = true, called_at = least(coalesce(called_at, p_to), p_to),
+        update job j set in_doubt = true, called_at = least(coalesce(called_at, p_to), p_to),
             lease = case when status = 'running' then lease + 1 else lease end,
             status = case when status = 'running' then 'available' else status end, worker = null,
-            lane = case when status = 'needs_operator' then lane else '' end, relief = relief and status = 'needs_operator'
+            lane = case when status = 'needs_operator' then lane else '' end, reserved = reserved and status = 'needs_operator'
         where writes and status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator')
         returning id, lease, step, at)
     insert into job_event (job, event, lease, step, became) select id, 'restored', lease, step, at from r;

@@ -122,10 +122,10 @@ as $$
 begin
     select max(id) into reached from (select j.id from job j where j.id > f.reached order by j.id limit p_page) page;
     with r as (
-        update job j set unsure = true, called_at = least(j.called_at, f.known_to),
+        update job j set in_doubt = true, called_at = least(j.called_at, f.known_to),
             lease = case when status = 'running' then lease + 1 else lease end,
             status = case when status = 'running' then 'available' else status end, worker = null,
-            lane = case when status = 'needs_operator' then lane else '' end, relief = relief and status = 'needs_operator'
+            lane = case when status = 'needs_operator' then lane else '' end, reserved = reserved and status = 'needs_operator'
         where j.id > f.reached and j.id <= doubt_everything_page.reached
           and writes and status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator')
         returning id, lease, step, at)
@@ -147,17 +147,17 @@ begin
     doubted := 0;
     paged := f.paged;
     is_last := false;
-    for l in select name, most_calls(name, f.seen_at - f.known_to) as most from lane where name <> '' order by name loop
+    for l in select name, max_calls(name, f.seen_at - f.known_to) as most from lane where name <> '' order by name loop
         if l.name like 'gift/%' then
             gifts := gifts + coalesce(l.most, 0);
         end if;
         with head as (
-            select j.id from job j where j.lane = l.name and not j.relief and j.writes and j.created_at <= f.dealing_since
+            select j.id from job j where j.lane = l.name and not j.reserved and j.writes and j.created_at <= f.dealing_since
               and (j.status = 'available' or (j.status in ('scheduled', 'retryable') and j.run_at <= f.seen_at))
             order by j.status = 'available' desc, j.priority, j.rank, j.id
             limit greatest(0, least(p_page - doubted, l.most - coalesce((paged ->> l.name)::bigint, 0))) for update),
         r as (
-            update job j set unsure = true, called_at = least(j.called_at, f.known_to), lane = '', relief = false
+            update job j set in_doubt = true, called_at = least(j.called_at, f.known_to), lane = '', reserved = false
             from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
         insert into job_event (job, event, lease, step, became, detail)
         select id, 'timeline_changed', lease, step, at, 'a worker that died with the server may have called' from r;
@@ -169,15 +169,15 @@ begin
         end if;
     end loop;
     with head as (
-        select j.id from job j where j.lane = '' and not j.relief and not j.unsure and j.created_at <= f.dealing_since
-          -- What the silent had in hand may have come to its lane, and been called, in what was lost.
+        select j.id from job j where j.lane = '' and not j.reserved and not j.in_doubt and j.created_at <= f.dealing_since
+          -- What the silent had in flight may have come to its lane, and been called, in what was lost.
           and (j.status = 'available' or (j.status = 'running'
               and exists (select from worker w where w.id = j.worker and w.timeline <> timeline() and w.dead_at >= f.seen_at)))
           and j.kind = 'gift_issuance' and j.at in ('new', 'routing')
-        order by j.status = 'running' or j.lost > 0 desc, j.priority, j.rank, j.id
+        order by j.status = 'running' or j.crash_count > 0 desc, j.priority, j.rank, j.id
         limit greatest(0, least(p_page - doubted, gifts - coalesce((paged ->> '')::bigint, 0))) for update),
     r as (
-        update job j set unsure = true, called_at = f.known_to from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
+        update job j set in_doubt = true, called_at = f.known_to from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
     insert into job_event (job, event, lease, step, became, detail)
     select id, 'timeline_changed', lease, step, at, 'a worker that died with the server may have called' from r;
     get diagnostics n = row_count;
@@ -190,7 +190,7 @@ begin
 end $$;
 
 -- How many calls a lane can have begun within a span; null where it has no budget.
-create function noshi.most_calls(p_lane text, p_span interval) returns bigint language sql stable set search_path = noshi, pg_temp
+create function noshi.max_calls(p_lane text, p_span interval) returns bigint language sql stable set search_path = noshi, pg_temp
 as $$
     select min(b.burst + ceil(least(extract(epoch from p_span) / (extract(epoch from b.per + b.jitter) / (b.calls - b.burst + 1)), 1e9)))::bigint
     from lane_budget b where b.lane = p_lane
@@ -261,11 +261,11 @@ begin
         select kind, key, max(lease) as lease, bool_or(calls) as calls, min(called_at) filter (where calls) as called_at
         from testimony t where t.timeline = here and t.worker = p_worker group by kind, key),
     d as (
-        update job j set lease = greatest(j.lease, m.lease) + 1, unsure = j.unsure or m.calls,
+        update job j set lease = greatest(j.lease, m.lease) + 1, in_doubt = j.in_doubt or m.calls,
             called_at = least(j.called_at, m.called_at), worker = null,
             status = case when j.status = 'running' then 'available' else j.status end,
             lane = case when m.calls and j.status <> 'needs_operator' then '' else j.lane end,
-            relief = j.relief and not (m.calls and j.status <> 'needs_operator')
+            reserved = j.reserved and not (m.calls and j.status <> 'needs_operator')
         from m where j.kind = m.kind and j.key = m.key and j.status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator')
         returning j.id, j.lease, j.step, j.at, m.calls)
     insert into job_event (job, event, lease, step, became, detail)
@@ -319,7 +319,7 @@ begin
 end $$;
 
 revoke all on function noshi.deal_with_page(bigint), noshi.doubt_everything_page(noshi.failover, bigint),
-    noshi.doubt_window_page(noshi.failover, bigint), noshi.most_calls(text, interval), noshi.see_server(),
+    noshi.doubt_window_page(noshi.failover, bigint), noshi.max_calls(text, interval), noshi.see_server(),
     noshi.testify(bigint, bigint, interval, boolean, bigint[], bigint[], text[], text[], boolean[], interval[], bigint[], bigint[], integer[]),
     noshi.wait_for_requests(), noshi.went_back() from public;
 grant execute on function noshi.deal_with_page(bigint), noshi.see_server(),

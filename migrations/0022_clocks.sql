@@ -45,7 +45,7 @@ begin
             select w.id, w.seen_at from worker w where w.dead_at is null and w.stopped_at is null and w.seen_at > clock + slack for update)
         update worker w set seen_at = clock from o where w.id = o.id
         returning 'heartbeat', o.id::text, extract(epoch from o.seen_at - clock)::float8;
-    update figures_taken f set next_at = clock, taken_at = least(f.taken_at, clock) where f.next_at > clock + interval '1 minute' + slack;
+    update metric_snapshot_taken f set next_at = clock, taken_at = least(f.taken_at, clock) where f.next_at > clock + interval '1 minute' + slack;
     select * into s from server_seen;
     if not p_trusted or (s.clock_at <= clock + slack and s.back_by is null) then
         return;

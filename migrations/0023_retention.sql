@@ -1,13 +1,13 @@
 set role noshi_owner;
 set local check_function_bodies = off;
 
--- How long what is over is kept at hand. One row; changed by `set_retention`.
+-- How long ended jobs are kept at hand. One row; changed by `set_retention`.
 create table noshi.retention (
     one          boolean primary key default true check (one),
     -- Jobs that are over, with their journals.
     jobs_for     interval not null default '90 days' check (jobs_for >= interval '1 day'),
     -- The stories of pruned jobs.
-    stories_for  interval not null default '2 years' check (stories_for >= interval '90 days'),
+    archive_for  interval not null default '2 years' check (archive_for >= interval '90 days'),
     -- How often the fleet prunes, and when it last began.
     every        interval not null default '1 hour' check (every > interval '0'),
     begun_at     timestamptz not null default clock_timestamp(),
@@ -42,14 +42,14 @@ create index tombstone_finished on noshi.tombstone using brin (finished_at) with
 create index tombstone_about on noshi.tombstone (kind, about);
 
 -- The whole row and journal of a pruned job, for as long as `retention` says.
-create table noshi.job_story (
+create table noshi.archived_job (
     id         bigint primary key references noshi.tombstone (id),
     job        jsonb not null,
     journal    jsonb not null,
     pruned_at  timestamptz not null default clock_timestamp(),
     constraint times_are_sane check (pruned_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
-create index job_story_age on noshi.job_story (pruned_at);
+create index archived_job_age on noshi.archived_job (pruned_at);
 
 -- A journal goes only after its job's tombstone and story are there; a job only when its key will still be known.
 create function noshi.only_what_is_pruned() returns trigger language plpgsql security definer
@@ -59,9 +59,9 @@ declare may boolean;
 begin
     if tg_op = 'DELETE' then
         case tg_table_name
-            when 'job_event' then may := exists (select from job_story s where s.id = old.job);
+            when 'job_event' then may := exists (select from archived_job s where s.id = old.job);
             when 'job' then may := exists (select from tombstone t where t.kind = old.kind and t.key = old.key);
-            when 'job_story' then may := old.pruned_at < clock_timestamp() - (select stories_for from retention);
+            when 'archived_job' then may := old.pruned_at < clock_timestamp() - (select archive_for from retention);
         end case;
         if may then
             return old;
@@ -70,10 +70,10 @@ begin
     raise exception '% is append-only but for what was pruned: % refused', tg_table_name, lower(tg_op) using errcode = 'NS001';
 end $$;
 
--- Moves out jobs that are over: looks at the next `p_most` of them behind (p_after, p_after_id), oldest first, and prunes those that may
+-- Moves out jobs that are over: looks at the next `p_limit` of them behind (p_after, p_after_id), oldest first, and prunes those that may
 -- go. A person's word is nowhere needed for these any more: not parked, not in doubt, not asked for, and of no batch that is not
 -- settled as long ago. One process at a time; no row: another one is at it. Begun again from the start, it goes on where it was.
-create function noshi.prune(p_most integer, p_older_than interval default null, p_after timestamptz default '-infinity', p_after_id bigint default 0) returns table (looked_at integer, pruned integer, stories integer, after timestamptz, after_id bigint) language plpgsql security definer
+create function noshi.prune(p_limit integer, p_older_than interval default null, p_after timestamptz default '-infinity', p_after_id bigint default 0) returns table (looked_at integer, pruned integer, stories integer, after timestamptz, after_id bigint) language plpgsql security definer
 set search_path = noshi, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -91,8 +91,8 @@ begin
     if p_older_than < interval '1 day' then
         raise exception 'what was over within the last day is not pruned' using errcode = 'NS400';
     end if;
-    if p_most is null or p_most not between 1 and 5000 then
-        raise exception 'from 1 to 5000 jobs a transaction, not %', p_most using errcode = 'NS400';
+    if p_limit is null or p_limit not between 1 and 5000 then
+        raise exception 'from 1 to 5000 jobs a transaction, not %', p_limit using errcode = 'NS400';
     end if;
     perform from turn where act = 'prune' for update skip locked;
     if not found then
@@ -102,11 +102,11 @@ begin
     select array_agg(f.id), (array_agg(f.finished_at order by f.finished_at desc, f.id desc))[1], (array_agg(f.id order by f.finished_at desc, f.id desc))[1]
     into seen, after, after_id
     from (select j.id, j.finished_at from job j where j.finished_at < before and (j.finished_at, j.id) > (p_after, p_after_id)
-          order by j.finished_at, j.id limit p_most) f;
+          order by j.finished_at, j.id limit p_limit) f;
     select array_agg(o.id) into gone from (
         select j.id from job j
         where j.id = any(seen) and j.finished_at < before and j.status in ('completed', 'failed', 'cancelled')
-          and not j.unsure and j.asked is null and j.worker is null
+          and not j.in_doubt and j.requested_act is null and j.worker is null
           and not exists (select from batch b where b.id = case when j.kind = 'bulk_grants' then (j.args ->> 'batch')::bigint else j.batch end
                           and coalesce(b.settled_at >= before, true))
         order by j.id for update of j skip locked) o;
@@ -116,7 +116,7 @@ begin
            case j.kind when 'gift_issuance' then j.args ->> 'user' when 'point_grant' then j.args ->> 'user' when 'point_exchange' then j.args ->> 'user' when 'point_withdrawal' then j.args ->> 'user' when 'point_reversal' then j.args ->> 'exchange' when 'email' then j.args ->> 'reference' when 'store_creation' then j.args ->> 'public_id' end,
            j.batch, j.row_no, j.created_at, j.finished_at
     from job j where j.id = any(gone);
-    insert into job_story (id, job, journal)
+    insert into archived_job (id, job, journal)
     select j.id, to_jsonb(j), coalesce(e.lines, '[]')
     from job j left join lateral (
         select jsonb_agg(to_jsonb(e) - 'job' order by e.happened_at, e.step) as lines from job_event e where e.job = j.id) e on true
@@ -124,8 +124,8 @@ begin
     delete from job_event e where e.job = any(gone);
     delete from job j where j.id = any(gone);
 
-    delete from job_story s where s.id in (
-        select o.id from job_story o where o.pruned_at < clock_timestamp() - keep.stories_for order by o.pruned_at limit p_most for update skip locked);
+    delete from archived_job s where s.id in (
+        select o.id from archived_job o where o.pruned_at < clock_timestamp() - keep.archive_for order by o.pruned_at limit p_limit for update skip locked);
     get diagnostics stories = row_count;
     after := coalesce(after, p_after);
     after_id := coalesce(after_id, p_after_id);
@@ -148,7 +148,7 @@ begin
 end $$;
 
 -- How long jobs and stories are kept from now on; null is as before.
-create function noshi.set_retention(p_jobs_for interval, p_stories_for interval, p_every interval, p_reason text) returns void language plpgsql security definer
+create function noshi.set_retention(p_jobs_for interval, p_archive_for interval, p_every interval, p_reason text) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 declare was retention;
@@ -157,11 +157,11 @@ begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'a change of the retention needs a reason' using errcode = 'NS400';
     end if;
-    if p_jobs_for < interval '1 day' or p_stories_for < interval '90 days' or p_every <= interval '0' or greatest(p_jobs_for, p_stories_for, p_every) > interval '100 years' then
+    if p_jobs_for < interval '1 day' or p_archive_for < interval '90 days' or p_every <= interval '0' or greatest(p_jobs_for, p_archive_for, p_every) > interval '100 years' then
         raise exception 'jobs are kept for a day at least, and their stories for 90 days; nothing for more than 100 years' using errcode = 'NS400';
     end if;
     select * into strict was from retention for update;
-    update retention set jobs_for = coalesce(p_jobs_for, jobs_for), stories_for = coalesce(p_stories_for, stories_for), every = coalesce(p_every, every);
+    update retention set jobs_for = coalesce(p_jobs_for, jobs_for), archive_for = coalesce(p_archive_for, archive_for), every = coalesce(p_every, every);
     perform record('retention', 'jobs', p_reason, to_jsonb(was) - 'one' - 'begun_at', (select to_jsonb(r) - 'one' - 'begun_at' from retention r));
 end $$;
 
@@ -203,7 +203,7 @@ create view noshi.email_history with (security_barrier) as
            coalesce(f.fate, case when j.at = 'accepted' then 'accepted' end) as fate,
            j.batch, j.created_at, case when j.at = 'accepted' then j.finished_at end as accepted_at, f.fate_at, j.pruned
     from (
-        select o.id as job, o.key, o.args ->> 'reference' as reference, o.status::text as status, o.at, o.unsure as in_doubt, o.code, o.batch,
+        select o.id as job, o.key, o.args ->> 'reference' as reference, o.status::text as status, o.at, o.in_doubt as in_doubt, o.code, o.batch,
                o.created_at, o.finished_at, false as pruned
         from noshi.job o where o.kind = 'email'
         union all
@@ -234,8 +234,8 @@ comment on column noshi.email_history.fate_at is 'When that became of it.';
 comment on column noshi.email_history.pruned is 'The job was moved out; it cannot be acted upon.';
 
 create trigger append_only before update or delete on noshi.job_event for each row execute function noshi.only_what_is_pruned();
-create trigger append_only before update or delete on noshi.job_story for each row execute function noshi.only_what_is_pruned();
-create trigger no_truncate before truncate on noshi.job_story for each statement execute function noshi.journal_is_append_only();
+create trigger append_only before update or delete on noshi.archived_job for each row execute function noshi.only_what_is_pruned();
+create trigger no_truncate before truncate on noshi.archived_job for each statement execute function noshi.journal_is_append_only();
 create trigger append_only before update or delete on noshi.tombstone for each row execute function noshi.journal_is_append_only();
 create trigger no_truncate before truncate on noshi.tombstone for each statement execute function noshi.journal_is_append_only();
 create trigger only_pruned before delete on noshi.job for each row execute function noshi.only_what_is_pruned();
@@ -248,7 +248,7 @@ grant execute on function noshi.prune(integer, interval, timestamptz, bigint) to
 grant execute on function noshi.prune_is_due() to noshi_worker;
 grant execute on function noshi.set_retention(interval, interval, interval, text) to noshi_operator;
 grant select on noshi.email_history, noshi.gift_grant to noshi_reader, noshi_operator;
-grant select on noshi.job_story, noshi.retention to noshi_operator, noshi_api;
+grant select on noshi.archived_job, noshi.retention to noshi_operator, noshi_api;
 grant select on noshi.tombstone to noshi_worker, noshi_operator, noshi_api;
 grant select (kind, key, status, outcome, code, at, finished_at, pruned_at) on noshi.tombstone to noshi_api;
 

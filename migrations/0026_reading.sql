@@ -65,7 +65,7 @@ begin
     return null;
 end $$;
 
--- Ends a reading for its asker: nothing of it is left. Whether a worker had it in hand, and why others left it.
+-- Ends a reading for its asker: nothing of it is left. Whether a worker had it in flight, and why others left it.
 create function noshi.close_reading(p_reading bigint) returns table (taken boolean, left_why text[]) language sql security definer
 set search_path = noshi, pg_temp
 as $$
@@ -242,7 +242,7 @@ begin
         with j as (
             select o.state, o.args from job o where r.kind = 'code' and o.kind = 'gift_issuance' and o.key = r.subject and o.at = 'issued'
             union all
-            select s.job -> 'state', s.job -> 'args' from tombstone t join job_story s on s.id = t.id
+            select s.job -> 'state', s.job -> 'args' from tombstone t join archived_job s on s.id = t.id
             where r.kind = 'code' and t.kind = 'gift_issuance' and t.key = r.subject and t.at = 'issued')
         select j.state, j.args,
             extract(epoch from t.started_at - clock_timestamp())::float8 + (j.state -> 'trade' -> 'contract' ->> 'horizon_seconds')::float8,
@@ -263,7 +263,7 @@ begin
         where r.kind = 'check' order by 1;
 end $$;
 
--- The next reading for a worker that lives: a code before files, and before all whoever has the fewest in hand. Of one person's files a worker has one in
+-- The next reading for a worker that lives: a code before files, and before all whoever has the fewest in flight. Of one person's files a worker has one in
 -- hand at most: the place beside it is others'. One whose worker is gone is taken again, and begins anew; one that was in three
 -- workers' hands when they ended is left to its asker.
 create function noshi.take_reading(p_worker bigint, p_long boolean)

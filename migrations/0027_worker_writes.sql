@@ -11,7 +11,7 @@ as $$
         where j.id = p_job and (j.status = 'running' or j.xmin = pg_current_xact_id()::xid))
 $$;
 
--- Facts are of the job that is in hand, or that this very transaction settles, and say of it what was asked for.
+-- Facts are of the job that is in flight, or that this very transaction settles, and say of it what was asked for.
 create function noshi.fact_guard() returns trigger language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
@@ -35,7 +35,7 @@ begin
             select is_at_work(j.id) and j.kind = 'store_creation' and (j.args ->> 'public_id', j.args ->> 'contact') is not distinct from (new.public_id, new.contact) into fits from job j where j.id = new.job;
     end case;
     if fits is not true then
-        raise exception 'this is no fact of a job in hand, or not what that job asks for: %', tg_table_name using errcode = 'NS403', hint = 'Nothing was written.';
+        raise exception 'this is no fact of a job in flight, or not what that job asks for: %', tg_table_name using errcode = 'NS403', hint = 'Nothing was written.';
     end if;
     return new;
 end $$;
@@ -119,28 +119,28 @@ begin
     if old.status = 'running' and new.step = old.step + 1 then
         -- A settle, by whoever holds it. No act is asked for by it.
         if ours and new.lease = old.lease and (new.status = 'running') = (new.worker is not null) and (new.worker is null or new.worker = old.worker)
-           and (new.asked is null or new.asked is not distinct from old.asked) then
+           and (new.requested_act is null or new.requested_act is not distinct from old.requested_act) then
             return new;
         end if;
     elsif (new.at, new.state, new.undo, new.step, new.retries, new.writes, new.outcome, new.detail, new.rank, new.entered_at, new.finished_at)
           is not distinct from (old.at, old.state, old.undo, old.step, old.retries, old.writes, old.outcome, old.detail, old.rank, old.entered_at, old.finished_at) then
-        if (new.unsure, new.lost, new.asked, new.code, new.lane, new.relief, new.run_at) is not distinct from (old.unsure, old.lost, old.asked, old.code, old.lane, old.relief, old.run_at) then
+        if (new.in_doubt, new.crash_count, new.requested_act, new.code, new.lane, new.reserved, new.run_at) is not distinct from (old.in_doubt, old.crash_count, old.requested_act, old.code, old.lane, old.reserved, old.run_at) then
             if (case
                 when old.status = 'available' then new.status = 'running' and new.lease = old.lease + 1
                     and exists (select from noshi.worker w where w.id = new.worker and w.dead_at is null and w.login = session_user)
-                when old.status = 'running' then ours and (new.lease, new.rested, new.waited) is not distinct from (old.lease, old.rested, old.waited)
+                when old.status = 'running' then ours and (new.lease, new.status_before, new.waited) is not distinct from (old.lease, old.status_before, old.waited)
                     -- Given back untouched; or it is noted from when on a call may have been made.
                     and case when new.worker is null then new.status = 'available' and new.called_at is not distinct from old.called_at
                         else (new.worker, new.status) is not distinct from (old.worker, old.status) end
                 when old.status in ('scheduled', 'retryable') then new.status = 'available' and old.run_at <= clock_timestamp()
-                    and (new.lease, new.worker, new.rested, new.waited, new.called_at) is not distinct from (old.lease, old.worker, old.rested, old.waited, old.called_at)
+                    and (new.lease, new.worker, new.status_before, new.waited, new.called_at) is not distinct from (old.lease, old.worker, old.status_before, old.waited, old.called_at)
                 else false end) then
                 return new;
             end if;
-        elsif old.status = 'running' and (new.lost, new.unsure, new.lease, new.lane, new.relief, new.waited, new.called_at)
-                is not distinct from ((old.lost + 1)::smallint, old.unsure or old.writes, old.lease, '', false, old.waited, old.called_at)
+        elsif old.status = 'running' and (new.crash_count, new.in_doubt, new.lease, new.lane, new.reserved, new.waited, new.called_at)
+                is not distinct from ((old.crash_count + 1)::smallint, old.in_doubt or old.writes, old.lease, '', false, old.waited, old.called_at)
             and new.worker is null and new.status in ('available', 'needs_operator')
-            and (new.status = 'needs_operator' or (new.asked, new.rested, new.code) is not distinct from (old.asked, old.rested, old.code))
+            and (new.status = 'needs_operator' or (new.requested_act, new.status_before, new.code) is not distinct from (old.requested_act, old.status_before, old.code))
             and (ours or exists (select from noshi.worker w where w.id = old.worker and (w.dead_at is not null or w.stopped_at is not null))) then
             -- A rescue.
             return new;
@@ -188,7 +188,7 @@ begin
         when n.event in ('settled', 'declined') then n.worker is not null and j.step = n.step + 1
         when n.event = 'claimed' then j.worker = n.worker and j.step = n.step
         when n.event = 'handed_back' then n.worker is not null and j.worker is null and j.step = n.step
-        when n.event = 'rescued' then n.worker is null and j.worker is null and j.lost > 0 and j.step = n.step
+        when n.event = 'rescued' then n.worker is null and j.worker is null and j.crash_count > 0 and j.step = n.step
         else false end is not true limit 1;
     if found then
         raise exception 'job % was not % in this transaction by a worker of this login', bad.job, bad.event using errcode = 'NS403', hint = 'Nothing was written.';
@@ -204,9 +204,9 @@ create trigger of_a_saved_trade before update on noshi.job for each row
 create trigger of_its_login before update on noshi.worker for each row when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.worker_guard();
 create trigger follows after insert on noshi.job referencing new table as new_rows for each statement
     when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.follows_guard();
-create trigger of_a_job_in_hand before insert on noshi.gift_trade for each row when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.fact_guard();
-create trigger of_a_job_in_hand before insert on noshi.gift_outcome for each row when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.fact_guard();
-create trigger of_a_job_in_hand before insert on noshi.store for each row when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.fact_guard();
+create trigger of_a_job_in_flight before insert on noshi.gift_trade for each row when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.fact_guard();
+create trigger of_a_job_in_flight before insert on noshi.gift_outcome for each row when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.fact_guard();
+create trigger of_a_job_in_flight before insert on noshi.store for each row when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.fact_guard();
 create trigger of_workers after insert on noshi.job_event referencing new table as new_rows for each statement
     when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.journal_guard();
 

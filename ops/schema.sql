@@ -128,10 +128,10 @@ create table noshi.batch_cap (
     id bigint generated always as identity,
     kind text not null,
     currency text not null,
-    most_rows integer,
-    most_total bigint,
-    most_per_user bigint,
-    most_per_day bigint,
+    max_rows integer,
+    max_total bigint,
+    max_per_user bigint,
+    max_per_day bigint,
     approve_from_rows integer,
     approve_from_total bigint,
     approval_lasts interval not null default '24:00:00'::interval,
@@ -258,22 +258,22 @@ create table noshi.failover (
     constraint times_are_sane CHECK (seen_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND seen_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND known_to >= '1900-01-01 00:00:00+00'::timestamp with time zone AND known_to <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (dealt_at IS NULL OR dealt_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND dealt_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (dealing_since IS NULL OR dealing_since >= '1900-01-01 00:00:00+00'::timestamp with time zone AND dealing_since <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
 
-create table noshi.figure (
+create table noshi.metric_snapshot (
     name text not null,
     labels jsonb not null default '{}'::jsonb,
     value double precision not null,
-    constraint figure_pkey PRIMARY KEY (name, labels)
+    constraint metric_snapshot_pkey PRIMARY KEY (name, labels)
 ) with (fillfactor=50);
 
-create table noshi.figures_taken (
+create table noshi.metric_snapshot_taken (
     one boolean not null default true,
     next_at timestamp with time zone not null default clock_timestamp(),
     taken_at timestamp with time zone,
     took interval,
     oldest xid8,
     oldest_at timestamp with time zone,
-    constraint figures_taken_pkey PRIMARY KEY (one),
-    constraint figures_taken_one_check CHECK (one),
+    constraint metric_snapshot_taken_pkey PRIMARY KEY (one),
+    constraint metric_snapshot_taken_one_check CHECK (one),
     constraint times_are_sane CHECK (next_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND next_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (taken_at IS NULL OR taken_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND taken_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (oldest_at IS NULL OR oldest_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND oldest_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
 
@@ -289,7 +289,7 @@ create table noshi.gift_outcome (
     constraint times_are_sane CHECK (happened_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND happened_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX gift_outcome_time ON noshi.gift_outcome USING brin (happened_at) WITH (pages_per_range='32');
-CREATE TRIGGER of_a_job_in_hand BEFORE INSERT ON noshi.gift_outcome FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.fact_guard();
+CREATE TRIGGER of_a_job_in_flight BEFORE INSERT ON noshi.gift_outcome FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.fact_guard();
 CREATE TRIGGER word_is_not_against_a_fact BEFORE INSERT ON noshi.gift_outcome FOR EACH ROW WHEN (new.outcome = 'void'::text AND new.reason = 'attested'::text) EXECUTE FUNCTION noshi.word_guard();
 
 create table noshi.gift_past (
@@ -320,7 +320,7 @@ create table noshi.gift_trade (
 );
 CREATE INDEX gift_trade_time ON noshi.gift_trade USING brin (started_at) WITH (pages_per_range='32');
 CREATE TRIGGER bought_as_granted BEFORE INSERT ON noshi.gift_trade FOR EACH ROW EXECUTE FUNCTION noshi.bought_as_granted();
-CREATE TRIGGER of_a_job_in_hand BEFORE INSERT ON noshi.gift_trade FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.fact_guard();
+CREATE TRIGGER of_a_job_in_flight BEFORE INSERT ON noshi.gift_trade FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.fact_guard();
 
 create table noshi.job (
     id bigint generated always as identity,
@@ -336,17 +336,17 @@ create table noshi.job (
     code text,
     detail text,
     lane text not null default ''::text,
-    relief boolean not null default false,
+    reserved boolean not null default false,
     priority smallint not null default 1,
     rank bigint not null default 0,
     run_at timestamp with time zone not null default clock_timestamp(),
     lease bigint not null default 0,
     worker bigint,
     step integer not null default 0,
-    lost smallint not null default 0,
+    crash_count smallint not null default 0,
     retries integer not null default 0,
     writes boolean not null default false,
-    unsure boolean not null default false,
+    in_doubt boolean not null default false,
     called_at timestamp with time zone,
     batch bigint,
     row_no integer not null default 0,
@@ -354,8 +354,8 @@ create table noshi.job (
     entered_at timestamp with time zone not null default clock_timestamp(),
     waited interval not null default '00:00:00'::interval,
     finished_at timestamp with time zone,
-    asked text,
-    rested noshi.job_status,
+    requested_act text,
+    status_before noshi.job_status,
     traceparent text default 
 CASE
     WHEN (current_setting('noshi.traceparent'::text, true) <> ''::text) THEN noshi.traceparent(current_setting('noshi.traceparent'::text, true))
@@ -369,7 +369,7 @@ END,
     constraint job_traceparent CHECK (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$'::text),
     constraint times_are_sane CHECK ((run_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND run_at <= '9999-12-31 00:00:00+00'::timestamp with time zone OR run_at = 'infinity'::timestamp with time zone) AND (called_at IS NULL OR called_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND called_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND created_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND created_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND entered_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND entered_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (finished_at IS NULL OR finished_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND finished_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=1000);
-CREATE INDEX job_available ON noshi.job USING btree (lane, relief, priority, rank, id) WHERE ((status = 'available'::noshi.job_status) AND (lost = 0));
+CREATE INDEX job_available ON noshi.job USING btree (lane, reserved, priority, rank, id) WHERE ((status = 'available'::noshi.job_status) AND (crash_count = 0));
 CREATE INDEX job_batch ON noshi.job USING btree (batch, row_no) WHERE (batch IS NOT NULL);
 CREATE INDEX job_code ON noshi.job USING btree (code, id) WHERE (code IS NOT NULL);
 CREATE INDEX job_due ON noshi.job USING btree (run_at) WHERE (status = ANY (ARRAY['scheduled'::noshi.job_status, 'retryable'::noshi.job_status]));
@@ -382,8 +382,8 @@ CREATE INDEX job_of_user ON noshi.job USING btree (((args ->> 'user'::text))) WH
 CREATE INDEX job_parked ON noshi.job USING btree (code) WHERE (status = 'needs_operator'::noshi.job_status);
 CREATE INDEX job_stopped ON noshi.job USING btree (status, id) WHERE (status = ANY (ARRAY['needs_operator'::noshi.job_status, 'failed'::noshi.job_status, 'cancelled'::noshi.job_status]));
 CREATE INDEX job_store ON noshi.job USING btree (((args ->> 'public_id'::text))) WHERE ((kind = 'store_creation'::text) AND (status <> ALL (ARRAY['completed'::noshi.job_status, 'failed'::noshi.job_status, 'cancelled'::noshi.job_status])));
-CREATE INDEX job_suspect ON noshi.job USING btree (lane, id) WHERE ((status = 'available'::noshi.job_status) AND (lost > 0));
-CREATE INDEX job_unsure ON noshi.job USING btree (called_at) WHERE unsure;
+CREATE INDEX job_suspect ON noshi.job USING btree (lane, id) WHERE ((status = 'available'::noshi.job_status) AND (crash_count > 0));
+CREATE INDEX job_in_doubt ON noshi.job USING btree (called_at) WHERE in_doubt;
 CREATE TRIGGER admit AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.admit();
 CREATE TRIGGER follows AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.follows_guard();
 CREATE TRIGGER guard BEFORE INSERT ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.job_guard();
@@ -393,8 +393,8 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.job FOR EACH STATEMENT EXECU
 CREATE TRIGGER of_a_saved_trade BEFORE UPDATE ON noshi.job FOR EACH ROW WHEN (new.kind = 'gift_issuance'::text AND (new.at = ANY (ARRAY['issuing'::text, 'inquiring'::text, 'pending'::text, 'cancelling'::text])) AND (new.state -> 'trade'::text) IS DISTINCT FROM (old.state -> 'trade'::text) AND NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.trade_guard();
 CREATE TRIGGER only_pruned BEFORE DELETE ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
 CREATE TRIGGER parked_anew BEFORE UPDATE OF status ON noshi.job FOR EACH ROW WHEN (new.status = 'needs_operator'::noshi.job_status AND old.status <> 'needs_operator'::noshi.job_status AND new.acknowledged IS NOT NULL) EXECUTE FUNCTION noshi.parked_anew();
-CREATE TRIGGER prove_past AFTER UPDATE OF unsure ON noshi.job FOR EACH ROW WHEN (old.unsure AND NOT new.unsure AND new.kind = 'gift_issuance'::text) EXECUTE FUNCTION noshi.prove_past();
-CREATE TRIGGER unsettle_batch AFTER UPDATE OF asked ON noshi.job FOR EACH ROW WHEN (new.asked IS NOT NULL AND old.asked IS NULL AND new.batch IS NOT NULL) EXECUTE FUNCTION noshi.unsettle_batch();
+CREATE TRIGGER prove_past AFTER UPDATE OF in_doubt ON noshi.job FOR EACH ROW WHEN (old.in_doubt AND NOT new.in_doubt AND new.kind = 'gift_issuance'::text) EXECUTE FUNCTION noshi.prove_past();
+CREATE TRIGGER unsettle_batch AFTER UPDATE OF asked ON noshi.job FOR EACH ROW WHEN (new.requested_act IS NOT NULL AND old.requested_act IS NULL AND new.batch IS NOT NULL) EXECUTE FUNCTION noshi.unsettle_batch();
 
 create table noshi.job_event (
     job bigint not null,
@@ -416,18 +416,18 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.job_event FOR EACH R
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.job_event FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
 CREATE TRIGGER of_workers AFTER INSERT ON noshi.job_event REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.journal_guard();
 
-create table noshi.job_story (
+create table noshi.archived_job (
     id bigint not null,
     job jsonb not null,
     journal jsonb not null,
     pruned_at timestamp with time zone not null default clock_timestamp(),
-    constraint job_story_pkey PRIMARY KEY (id),
-    constraint job_story_id_fkey FOREIGN KEY (id) REFERENCES noshi.tombstone(id),
+    constraint archived_job_pkey PRIMARY KEY (id),
+    constraint archived_job_id_fkey FOREIGN KEY (id) REFERENCES noshi.tombstone(id),
     constraint times_are_sane CHECK (pruned_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND pruned_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
-CREATE INDEX job_story_age ON noshi.job_story USING btree (pruned_at);
-CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.job_story FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
-CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.job_story FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
+CREATE INDEX archived_job_age ON noshi.archived_job USING btree (pruned_at);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.archived_job FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.archived_job FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
 
 create table noshi.kind (
     name text not null,
@@ -476,7 +476,7 @@ create table noshi.lane_budget (
 ) with (fillfactor=50);
 CREATE TRIGGER keep_to_most BEFORE INSERT OR UPDATE OF calls, burst ON noshi.lane_budget FOR EACH ROW EXECUTE FUNCTION noshi.keep_to_most();
 
-create table noshi.lane_most (
+create table noshi.lane_limit (
     lane text not null,
     per interval not null,
     most integer,
@@ -796,14 +796,14 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.redrive_row FOR EACH STATEME
 create table noshi.retention (
     one boolean not null default true,
     jobs_for interval not null default '90 days'::interval,
-    stories_for interval not null default '2 years'::interval,
+    archive_for interval not null default '2 years'::interval,
     every interval not null default '01:00:00'::interval,
     begun_at timestamp with time zone not null default clock_timestamp(),
     constraint retention_pkey PRIMARY KEY (one),
     constraint retention_every_check CHECK (every > '00:00:00'::interval),
     constraint retention_jobs_for_check CHECK (jobs_for >= '1 day'::interval),
     constraint retention_one_check CHECK (one),
-    constraint retention_stories_for_check CHECK (stories_for >= '90 days'::interval),
+    constraint retention_stories_for_check CHECK (archive_for >= '90 days'::interval),
     constraint times_are_sane CHECK (begun_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND begun_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 
@@ -885,7 +885,7 @@ create table noshi.store (
 );
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.store FOR EACH ROW EXECUTE FUNCTION noshi.journal_is_append_only();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.store FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
-CREATE TRIGGER of_a_job_in_hand BEFORE INSERT ON noshi.store FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.fact_guard();
+CREATE TRIGGER of_a_job_in_flight BEFORE INSERT ON noshi.store FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.fact_guard();
 
 create table noshi.store_cache (
     shop text not null,
@@ -1132,7 +1132,7 @@ create view noshi.email_history as
             o.args ->> 'reference'::text AS reference,
             o.status::text AS status,
             o.at,
-            o.unsure AS in_doubt,
+            o.in_doubt AS in_doubt,
             o.code,
             o.batch,
             o.created_at,
@@ -1224,7 +1224,7 @@ create view noshi.gift_issuance_history as
             ELSE j.status::text
         END AS status,
     j.at AS state,
-    j.unsure AS in_doubt,
+    j.in_doubt AS in_doubt,
     j.code,
     o.outcome,
     o.card,
@@ -1380,7 +1380,7 @@ begin
     delete from job j using new_rows n join tombstone t on t.kind = n.kind and t.key = n.key where j.id = n.id;
     -- Whoever asks again for what was lost after its call gets a job in doubt, and not a second gift.
     if exists (select from lost_call) then
-        update job j set unsure = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
+        update job j set in_doubt = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
         from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
     end if;
     -- Ids that noshi makes by itself are its own: who took one first would stop the batch that needs it. A message goes to the recipients of
@@ -1458,14 +1458,14 @@ begin
     for w in select * from redrive_row where redrive = r.id and status = 'waiting' order by n limit most loop
         select * into j from job where id = w.job for update;
         b := (select o.id from batch o where o.id = j.batch and o.paused_at is not null);
-        moved := case when j.id is null then 'gone' when b is not null then format('batch %s is paused', b) when j.asked is not null then format('asked to %s already', j.asked)
+        moved := case when j.id is null then 'gone' when b is not null then format('batch %s is paused', b) when j.requested_act is not null then format('asked to %s already', j.requested_act)
                       when j.step <> w.step or j.status not in ('needs_operator', 'failed') then format('%s at step %s', j.status, j.step) end;
         if moved is null then
             begin
                 update redrive_row set status = 'asked', marked_at = clock_timestamp() where redrive = r.id and n = w.n;
                 perform ask_as(j.id, j.step, w.act, format('re-drive %s: %s', r.id, r.reason), r.applied_by);
             exception when sqlstate 'NS409' then
-                -- Whatever else speaks against it: one job does not hold up the others.
+                -- Whatever else forbids it: one job does not hold up the others.
                 moved := sqlerrm;
             end;
         end if;
@@ -1531,7 +1531,7 @@ begin
     select count(*), string_agg(w.job::text, ', ' order by w.n) filter (where w.nth <= 20) into moved, named
     from (select w.job, w.n, row_number() over (order by w.n) as nth from redrive_row w left join job j on j.id = w.job
           where w.redrive = r.id and w.status = 'waiting'
-            and (j.id is null or j.step <> w.step or j.asked is not null or j.status not in ('needs_operator', 'failed'))) w;
+            and (j.id is null or j.step <> w.step or j.requested_act is not null or j.status not in ('needs_operator', 'failed'))) w;
     if moved > 0 then
         raise exception '% of the % jobs of re-drive % have moved on since it was planned: job %', moved, r.jobs, r.id, named using errcode = 'NS409', hint = 'Plan again.';
     end if;
@@ -1560,7 +1560,7 @@ begin
     perform noshi.must('approve');
     if b.validated_at is null or b.cancelled_at is not null or b.registered_at is not null or not (b.needs_approval or batch_is_large(b, null)) then
         raise exception 'batch % does not await approval', b.id using errcode = 'NS409',
-            hint = case when b.invalid_at is not null then 'Its file has faults; a mended one is a batch of its own.'
+            hint = case when b.invalid_at is not null then 'Its file has faults; a fixed one is a batch of its own.'
                 when b.cancelled_at is not null then 'It was cancelled.'
                 when b.registered_at is not null then 'It is granted already.'
                 when b.validated_at is null then 'It was not received to its end: submit the same file again.'
@@ -1826,10 +1826,10 @@ begin
     end if;
     perform must_be_askable(j, p_step, p_act);
     if j.status = 'running' then
-        update job set asked = p_act, rested = 'running' where id = p_job;
+        update job set asked = p_act, status_before = 'running' where id = p_job;
     else
-        update job set asked = p_act, status = 'available', lane = '', relief = false, run_at = clock_timestamp(), finished_at = null,
-            rested = case when j.status in ('needs_operator', 'completed', 'failed', 'cancelled') then j.status end,
+        update job set asked = p_act, status = 'available', lane = '', reserved = false, run_at = clock_timestamp(), finished_at = null,
+            status_before = case when j.status in ('needs_operator', 'completed', 'failed', 'cancelled') then j.status end,
             waited = waited + greatest(clock_timestamp() - coalesce(finished_at, run_at), '0')
         where id = p_job;
     end if;
@@ -2027,28 +2027,28 @@ begin
             return query select 'batch_over_cap', format('no cap is set for %s in %s, so none may be made', b.kind, per.currency);
             return;
         end if;
-        if b.rows > cap.most_rows then
-            return query select 'batch_over_cap', format('%s rows; the cap is %s', b.rows, cap.most_rows);
+        if b.rows > cap.max_rows then
+            return query select 'batch_over_cap', format('%s rows; the cap is %s', b.rows, cap.max_rows);
             return;
         end if;
-        if per.total > cap.most_total then
-            return query select 'batch_over_cap', format('%s %s in all; the cap is %s', per.total, per.currency, cap.most_total);
+        if per.total > cap.max_total then
+            return query select 'batch_over_cap', format('%s %s in all; the cap is %s', per.total, per.currency, cap.max_total);
             return;
         end if;
         select coalesce(sum(r.amount), 0)::bigint into day_total from batch o join batch_row r on r.batch = o.id and r.currency = per.currency
         where o.registered_at > clock_timestamp() - interval '24 hours' and o.kind = b.kind and o.id <> b.id and (o.cancelled_at is null or row_goes_on(o, r.key));
-        if day_total + per.total > cap.most_per_day then
-            return query select 'batch_over_cap', format('%s %s here and %s in the last 24 hours; the cap for a day is %s', per.total, per.currency, day_total, cap.most_per_day);
+        if day_total + per.total > cap.max_per_day then
+            return query select 'batch_over_cap', format('%s %s here and %s in the last 24 hours; the cap for a day is %s', per.total, per.currency, day_total, cap.max_per_day);
             return;
         end if;
-        if cap.most_per_user is not null then
-            select format('line %s: its user would get %s %s within 24 hours; the cap is %s', min(u.line), u.total + u.before, per.currency, cap.most_per_user)
+        if cap.max_per_user is not null then
+            select format('line %s: its user would get %s %s within 24 hours; the cap is %s', min(u.line), u.total + u.before, per.currency, cap.max_per_user)
             into found_text
             from (select m.line, m.total, coalesce(d.before, 0) as before from
                     (select r.user_id, min(r.line) as line, sum(r.amount) as total from batch_row r where r.batch = b.id and r.currency = per.currency group by 1) m
                     left join (select r.user_id, sum(r.amount) as before from batch o join batch_row r on r.batch = o.id and r.currency = per.currency
                                where o.registered_at > clock_timestamp() - interval '24 hours' and o.kind = b.kind and o.id <> b.id and (o.cancelled_at is null or row_goes_on(o, r.key)) group by 1) d using (user_id)
-                    where m.total + coalesce(d.before, 0) > cap.most_per_user order by m.line limit 1) u
+                    where m.total + coalesce(d.before, 0) > cap.max_per_user order by m.line limit 1) u
             group by u.total, u.before;
             if found_text is not null then
                 return query select 'batch_over_cap', found_text;
@@ -2589,9 +2589,9 @@ begin
     update batch set cancelled_at = clock_timestamp(), paused_at = null, paused_code = null where id = b.id;
     perform batch_log(b.id, 'cancel', null, p_reason);
     with c as (
-        update job set asked = null, rested = null, status = 'cancelled', outcome = 'cancelled', code = revoked_code(kind), lane = '', relief = false,
+        update job set asked = null, status_before = null, status = 'cancelled', outcome = 'cancelled', code = revoked_code(kind), lane = '', reserved = false,
             finished_at = clock_timestamp(), worker = null, step = step + 1
-        where batch = b.id and status in ('available', 'scheduled', 'retryable') and called_at is null and undo is null and not unsure
+        where batch = b.id and status in ('available', 'scheduled', 'retryable') and called_at is null and undo is null and not in_doubt
           and at in ('new', 'checking', 'creating', 'routing', 'issuing', 'preparing', 'sending', 'booking') and not (args ? 'paid_by')
           -- Of a mail that may have gone out once already nobody says that it was not sent.
           and coalesce(state ->> 'sends', '0') = '0' and coalesce(state ->> 'send_no', '1') = '1'
@@ -2609,7 +2609,7 @@ begin
     -- The others that a pause had set aside have begun: they go on.
     update job set status = 'available', run_at = clock_timestamp() where batch = b.id and status = 'scheduled' and run_at = 'infinity';
     perform ask_as(j.id, j.step, 'retry', p_reason, who()) from job j
-    where j.kind = 'bulk_grants' and j.key = 'batch/' || b.id and j.status = 'needs_operator' and j.asked is null;
+    where j.kind = 'bulk_grants' and j.key = 'batch/' || b.id and j.status = 'needs_operator' and j.requested_act is null;
     perform pg_notify('noshi', '');
     return ended;
 end $function$;
@@ -2717,7 +2717,7 @@ begin
     end if;
     if p.job is not null then
         select * into j from job where id = p.job for update;
-        if not found or (j.step, j.at, j.unsure) is distinct from (p.step, p.at, p.in_doubt) then
+        if not found or (j.step, j.at, j.in_doubt) is distinct from (p.step, p.at, p.in_doubt) then
             raise exception 'job % has moved on since that was proposed', p.job using errcode = 'NS409', hint = 'Look at it; if it is still needed, it has to be proposed anew.';
         end if;
     end if;
@@ -2743,7 +2743,7 @@ begin
         from (select u.key, as_kept(p_kind, u.key, u.args) as args, u.row_no from unnest(keys, p_args) with ordinality as u(key, args, row_no)) r
         left join job j on j.kind = p_kind and j.key = r.key
         left join lateral (
-            select o.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone o left join job_story s on s.id = o.id
+            select o.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone o left join archived_job s on s.id = o.id
             where j.id is null and o.kind = p_kind and o.key = r.key limit 1) t on true
         where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) and coalesce(j.args, t.args) is distinct from r.args
         order by r.row_no limit 20;
@@ -2944,7 +2944,7 @@ AS $function$
 declare j job := looked_at(p_job, p_step, p_reason);
 begin
     perform must_know_the_past();
-    if j.unsure then
+    if j.in_doubt then
         raise exception 'job % is in doubt: a call was made, and whether it took effect is not known', p_job using errcode = 'NS409',
             hint = 'Inquire, or attest with evidence.';
     end if;
@@ -2952,7 +2952,7 @@ begin
         raise exception 'job % is % at %: only a row that nobody can read, and that never began, is dismissed', p_job, j.status, j.at using errcode = 'NS409',
             hint = '`noshi job explain` names the acts that are allowed.';
     end if;
-    update job set status = 'cancelled', outcome = 'dismissed', lane = '', relief = false, step = j.step + 1, finished_at = clock_timestamp() where id = p_job;
+    update job set status = 'cancelled', outcome = 'dismissed', lane = '', reserved = false, step = j.step + 1, finished_at = clock_timestamp() where id = p_job;
     insert into job_event (job, event, lease, step, was, became, outcome, code, detail)
     values (j.id, 'dismissed', j.lease, j.step, j.at, j.at, 'dismissed', j.code, p_who || ': ' || p_reason);
     perform record('job dismiss', 'job/' || j.id, p_reason, job_facts(j), jsonb_build_object('status', 'cancelled'), p_who);
@@ -2965,7 +2965,7 @@ CREATE OR REPLACE FUNCTION noshi.dismissable(j noshi.job)
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
     select (j.status = 'needs_operator' or (j.status in ('available', 'scheduled', 'retryable') and not known_kind(j.kind)))
-       and not j.unsure and j.undo is null and (j.called_at is null or j.kind = 'probe')
+       and not j.in_doubt and j.undo is null and (j.called_at is null or j.kind = 'probe')
        and (j.state is null or j.kind = 'probe' or not known_kind(j.kind))
        and not (j.args ? 'paid_by') and j.kind not in ('point_reversal', 'bulk_grants')
 $function$;
@@ -2991,10 +2991,10 @@ AS $function$
 begin
     select max(id) into reached from (select j.id from job j where j.id > f.reached order by j.id limit p_page) page;
     with r as (
-        update job j set unsure = true, called_at = least(j.called_at, f.known_to),
+        update job j set in_doubt = true, called_at = least(j.called_at, f.known_to),
             lease = case when status = 'running' then lease + 1 else lease end,
             status = case when status = 'running' then 'available' else status end, worker = null,
-            lane = case when status = 'needs_operator' then lane else '' end, relief = relief and status = 'needs_operator'
+            lane = case when status = 'needs_operator' then lane else '' end, reserved = reserved and status = 'needs_operator'
         where j.id > f.reached and j.id <= doubt_everything_page.reached
           and writes and status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator')
         returning id, lease, step, at)
@@ -3017,17 +3017,17 @@ begin
     doubted := 0;
     paged := f.paged;
     is_last := false;
-    for l in select name, most_calls(name, f.seen_at - f.known_to) as most from lane where name <> '' order by name loop
+    for l in select name, max_calls(name, f.seen_at - f.known_to) as most from lane where name <> '' order by name loop
         if l.name like 'gift/%' then
             gifts := gifts + coalesce(l.most, 0);
         end if;
         with head as (
-            select j.id from job j where j.lane = l.name and not j.relief and j.writes and j.created_at <= f.dealing_since
+            select j.id from job j where j.lane = l.name and not j.reserved and j.writes and j.created_at <= f.dealing_since
               and (j.status = 'available' or (j.status in ('scheduled', 'retryable') and j.run_at <= f.seen_at))
             order by j.status = 'available' desc, j.priority, j.rank, j.id
             limit greatest(0, least(p_page - doubted, l.most - coalesce((paged ->> l.name)::bigint, 0))) for update),
         r as (
-            update job j set unsure = true, called_at = least(j.called_at, f.known_to), lane = '', relief = false
+            update job j set in_doubt = true, called_at = least(j.called_at, f.known_to), lane = '', reserved = false
             from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
         insert into job_event (job, event, lease, step, became, detail)
         select id, 'timeline_changed', lease, step, at, 'a worker that died with the server may have called' from r;
@@ -3039,15 +3039,15 @@ begin
         end if;
     end loop;
     with head as (
-        select j.id from job j where j.lane = '' and not j.relief and not j.unsure and j.created_at <= f.dealing_since
-          -- What the silent had in hand may have come to its lane, and been called, in what was lost.
+        select j.id from job j where j.lane = '' and not j.reserved and not j.in_doubt and j.created_at <= f.dealing_since
+          -- What the silent had in flight may have come to its lane, and been called, in what was lost.
           and (j.status = 'available' or (j.status = 'running'
               and exists (select from worker w where w.id = j.worker and w.timeline <> timeline() and w.dead_at >= f.seen_at)))
           and j.kind = 'gift_issuance' and j.at in ('new', 'routing')
-        order by j.status = 'running' or j.lost > 0 desc, j.priority, j.rank, j.id
+        order by j.status = 'running' or j.crash_count > 0 desc, j.priority, j.rank, j.id
         limit greatest(0, least(p_page - doubted, gifts - coalesce((paged ->> '')::bigint, 0))) for update),
     r as (
-        update job j set unsure = true, called_at = f.known_to from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
+        update job j set in_doubt = true, called_at = f.known_to from head where j.id = head.id returning j.id, j.lease, j.step, j.at)
     insert into job_event (job, event, lease, step, became, detail)
     select id, 'timeline_changed', lease, step, at, 'a worker that died with the server may have called' from r;
     get diagnostics n = row_count;
@@ -3089,7 +3089,7 @@ begin
             select w.id, w.seen_at from worker w where w.dead_at is null and w.stopped_at is null and w.seen_at > clock + slack for update)
         update worker w set seen_at = clock from o where w.id = o.id
         returning 'heartbeat', o.id::text, extract(epoch from o.seen_at - clock)::float8;
-    update figures_taken f set next_at = clock, taken_at = least(f.taken_at, clock) where f.next_at > clock + interval '1 minute' + slack;
+    update metric_snapshot_taken f set next_at = clock, taken_at = least(f.taken_at, clock) where f.next_at > clock + interval '1 minute' + slack;
     select * into s from server_seen;
     if not p_trusted or (s.clock_at <= clock + slack and s.back_by is null) then
         return;
@@ -3281,7 +3281,7 @@ begin
         loop
             if not noshi.was_taken(p_kind, bad.key, bad.args) then
                 raise exception 'row %: %', bad.row_no, bad.fault using errcode = 'NS400', column = split_part(bad.fault, ': ', 1),
-                    hint = 'Nothing of this request was written. Mend the field, and ask again.';
+                    hint = 'Nothing of this request was written. Fix the field, and ask again.';
             end if;
         end loop;
         if p_kind <> 'probe' and exists (select from unnest(odd_args) a where jsonb_path_exists(a, '$.* ? (@ == null)')) then
@@ -3343,7 +3343,7 @@ begin
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
     left join lateral (select * from job j where j.kind = p_kind and j.key = r.key offset 0) j on true
     left join lateral (
-        select t.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone t left join job_story s on s.id = t.id
+        select t.fingerprint, s.job -> 'args' as args, s.job ->> 'asked_by' as asked_by from tombstone t left join archived_job s on s.id = t.id
         where j.id is null and t.kind = p_kind and t.key = r.key limit 1) t on true
     cross join lateral (select coalesce(j.args, t.args) as args) k
     where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) and k.args is distinct from r.args
@@ -3418,7 +3418,7 @@ begin
             select is_at_work(j.id) and j.kind = 'store_creation' and (j.args ->> 'public_id', j.args ->> 'contact') is not distinct from (new.public_id, new.contact) into fits from job j where j.id = new.job;
     end case;
     if fits is not true then
-        raise exception 'this is no fact of a job in hand, or not what that job asks for: %', tg_table_name using errcode = 'NS403', hint = 'Nothing was written.';
+        raise exception 'this is no fact of a job in flight, or not what that job asks for: %', tg_table_name using errcode = 'NS403', hint = 'Nothing was written.';
     end if;
     return new;
 end $function$;
@@ -3636,28 +3636,28 @@ begin
     if old.status = 'running' and new.step = old.step + 1 then
         -- A settle, by whoever holds it. No act is asked for by it.
         if ours and new.lease = old.lease and (new.status = 'running') = (new.worker is not null) and (new.worker is null or new.worker = old.worker)
-           and (new.asked is null or new.asked is not distinct from old.asked) then
+           and (new.requested_act is null or new.requested_act is not distinct from old.requested_act) then
             return new;
         end if;
     elsif (new.at, new.state, new.undo, new.step, new.retries, new.writes, new.outcome, new.detail, new.rank, new.entered_at, new.finished_at)
           is not distinct from (old.at, old.state, old.undo, old.step, old.retries, old.writes, old.outcome, old.detail, old.rank, old.entered_at, old.finished_at) then
-        if (new.unsure, new.lost, new.asked, new.code, new.lane, new.relief, new.run_at) is not distinct from (old.unsure, old.lost, old.asked, old.code, old.lane, old.relief, old.run_at) then
+        if (new.in_doubt, new.crash_count, new.requested_act, new.code, new.lane, new.reserved, new.run_at) is not distinct from (old.in_doubt, old.crash_count, old.requested_act, old.code, old.lane, old.reserved, old.run_at) then
             if (case
                 when old.status = 'available' then new.status = 'running' and new.lease = old.lease + 1
                     and exists (select from noshi.worker w where w.id = new.worker and w.dead_at is null and w.login = session_user)
-                when old.status = 'running' then ours and (new.lease, new.rested, new.waited) is not distinct from (old.lease, old.rested, old.waited)
+                when old.status = 'running' then ours and (new.lease, new.status_before, new.waited) is not distinct from (old.lease, old.status_before, old.waited)
                     -- Given back untouched; or it is noted from when on a call may have been made.
                     and case when new.worker is null then new.status = 'available' and new.called_at is not distinct from old.called_at
                         else (new.worker, new.status) is not distinct from (old.worker, old.status) end
                 when old.status in ('scheduled', 'retryable') then new.status = 'available' and old.run_at <= clock_timestamp()
-                    and (new.lease, new.worker, new.rested, new.waited, new.called_at) is not distinct from (old.lease, old.worker, old.rested, old.waited, old.called_at)
+                    and (new.lease, new.worker, new.status_before, new.waited, new.called_at) is not distinct from (old.lease, old.worker, old.status_before, old.waited, old.called_at)
                 else false end) then
                 return new;
             end if;
-        elsif old.status = 'running' and (new.lost, new.unsure, new.lease, new.lane, new.relief, new.waited, new.called_at)
-                is not distinct from ((old.lost + 1)::smallint, old.unsure or old.writes, old.lease, '', false, old.waited, old.called_at)
+        elsif old.status = 'running' and (new.crash_count, new.in_doubt, new.lease, new.lane, new.reserved, new.waited, new.called_at)
+                is not distinct from ((old.crash_count + 1)::smallint, old.in_doubt or old.writes, old.lease, '', false, old.waited, old.called_at)
             and new.worker is null and new.status in ('available', 'needs_operator')
-            and (new.status = 'needs_operator' or (new.asked, new.rested, new.code) is not distinct from (old.asked, old.rested, old.code))
+            and (new.status = 'needs_operator' or (new.requested_act, new.status_before, new.code) is not distinct from (old.requested_act, old.status_before, old.code))
             and (ours or exists (select from noshi.worker w where w.id = old.worker and (w.dead_at is not null or w.stopped_at is not null))) then
             -- A rescue.
             return new;
@@ -3685,7 +3685,7 @@ begin
     return r;
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.id_fault(p_id text, p_most integer)
+CREATE OR REPLACE FUNCTION noshi.id_fault(p_id text, p_max integer)
  RETURNS text
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
@@ -3947,7 +3947,7 @@ CREATE OR REPLACE FUNCTION noshi.job_facts(j noshi.job)
  STABLE
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select jsonb_build_object('kind', j.kind, 'id', j.key, 'status', j.status, 'at', j.at, 'step', j.step, 'in_doubt', j.unsure, 'code', j.code)
+    select jsonb_build_object('kind', j.kind, 'id', j.key, 'status', j.status, 'at', j.at, 'step', j.step, 'in_doubt', j.in_doubt, 'code', j.code)
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.job_guard()
@@ -4016,7 +4016,7 @@ begin
         when n.event in ('settled', 'declined') then n.worker is not null and j.step = n.step + 1
         when n.event = 'claimed' then j.worker = n.worker and j.step = n.step
         when n.event = 'handed_back' then n.worker is not null and j.worker is null and j.step = n.step
-        when n.event = 'rescued' then n.worker is null and j.worker is null and j.lost > 0 and j.step = n.step
+        when n.event = 'rescued' then n.worker is null and j.worker is null and j.crash_count > 0 and j.step = n.step
         else false end is not true limit 1;
     if found then
         raise exception 'job % was not % in this transaction by a worker of this login', bad.job, bad.event using errcode = 'NS403', hint = 'Nothing was written.';
@@ -4230,8 +4230,8 @@ begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'an act needs a name and a reason' using errcode = 'NS400';
     end if;
-    if j.asked is not null then
-        raise exception 'job % was asked to % already', p_job, j.asked using errcode = 'NS409', hint = 'Look at it again in a moment.';
+    if j.requested_act is not null then
+        raise exception 'job % was asked to % already', p_job, j.requested_act using errcode = 'NS409', hint = 'Look at it again in a moment.';
     end if;
     if p_step is distinct from j.step then
         raise exception 'job % has moved on since it was looked at', p_job using errcode = 'NS409', hint = 'Look at it again.';
@@ -4269,10 +4269,10 @@ begin
     select * into s from server_seen for update;
     update server_seen set restored_to = least(restored_to, p_to);
     with r as (
-        update job j set unsure = true, called_at = least(coalesce(called_at, p_to), p_to),
+        update job j set in_doubt = true, called_at = least(coalesce(called_at, p_to), p_to),
             lease = case when status = 'running' then lease + 1 else lease end,
             status = case when status = 'running' then 'available' else status end, worker = null,
-            lane = case when status = 'needs_operator' then lane else '' end, relief = relief and status = 'needs_operator'
+            lane = case when status = 'needs_operator' then lane else '' end, reserved = reserved and status = 'needs_operator'
         where writes and status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator')
         returning id, lease, step, at)
     insert into job_event (job, event, lease, step, became) select id, 'restored', lease, step, at from r;
@@ -4316,7 +4316,7 @@ begin
     end if;
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.most_calls(p_lane text, p_span interval)
+CREATE OR REPLACE FUNCTION noshi.max_calls(p_lane text, p_span interval)
  RETURNS bigint
  LANGUAGE sql
  STABLE
@@ -4387,8 +4387,8 @@ begin
     if coalesce(p_act, '') not in ('retry', 'inquire', 'cancel', 'attest_void', 'reissue', 'reject', 'attest_done', 'rerun', 'adopt') then
         raise exception 'there is no act %', quote_nullable(p_act) using errcode = 'NS400', hint = 'Nothing was asked. `noshi job explain` names what may be done with a job.';
     end if;
-    if j.asked is not null then
-        raise exception 'job % was asked to % already', j.id, j.asked using errcode = 'NS409', hint = 'Look at it again in a moment.';
+    if j.requested_act is not null then
+        raise exception 'job % was asked to % already', j.id, j.requested_act using errcode = 'NS409', hint = 'Look at it again in a moment.';
     end if;
     perform must_not_be_ended(j);
     if p_step is distinct from j.step then
@@ -4498,7 +4498,7 @@ begin
         update lane a set paused = n.paused, closed_until = n.closed_until, closed_code = n.closed_code, closed_at = n.closed_at, obeyed = o.no
         from lane_order o, lane_now n where a.name = l.name and o.lane = a.name and n.name = a.name;
         update lane_budget b set most = m.most, calls = b.declared_calls, burst = b.declared_burst
-        from lane_most m where b.lane = l.name and m.lane = b.lane and m.per = b.per and b.most is distinct from m.most;
+        from lane_limit m where b.lane = l.name and m.lane = b.lane and m.per = b.per and b.most is distinct from m.most;
     end loop;
 end $function$;
 
@@ -4512,9 +4512,9 @@ declare may boolean;
 begin
     if tg_op = 'DELETE' then
         case tg_table_name
-            when 'job_event' then may := exists (select from job_story s where s.id = old.job);
+            when 'job_event' then may := exists (select from archived_job s where s.id = old.job);
             when 'job' then may := exists (select from tombstone t where t.kind = old.kind and t.key = old.key);
-            when 'job_story' then may := old.pruned_at < clock_timestamp() - (select stories_for from retention);
+            when 'archived_job' then may := old.pruned_at < clock_timestamp() - (select archive_for from retention);
         end case;
         if may then
             return old;
@@ -4573,7 +4573,7 @@ begin
     update batch set paused_at = clock_timestamp(), paused_code = p_code where id = b.id;
     perform batch_log(b.id, 'pause', p_code, p_reason);
     update job set status = 'scheduled', run_at = 'infinity'
-    where batch = b.id and status = 'available' and undo is null and not unsure and lost = 0;
+    where batch = b.id and status = 'available' and undo is null and not in_doubt and crash_count = 0;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.pause_lane(p_lane text, p_reason text)
@@ -4665,15 +4665,15 @@ begin
     if coalesce(cardinality(p_jobs), 0) = 0 then
         raise exception 'no job is like that, so there is nothing to plan' using errcode = 'NS404';
     end if;
-    select s.job, s.act, j.status, j.unsure into wrong
+    select s.job, s.act, j.status, j.in_doubt into wrong
     from unnest(p_jobs, p_steps, p_acts, p_refusals) as s(job, step, act, refusal) left join job j on j.id = s.job and j.step = s.step
     where j.id is null
        or (s.refusal is null and (coalesce(s.act, '') not in ('retry', 'inquire', 'rerun') or j.status not in ('needs_operator', 'failed')
-           or j.asked is not null or (j.unsure and s.act = 'rerun')))
+           or j.requested_act is not null or (j.in_doubt and s.act = 'rerun')))
     order by s.job limit 1;
     if wrong.job is not null then
         raise exception 'job % (%) may not be re-driven by %', wrong.job, coalesce(wrong.status::text, 'moved on'), coalesce(wrong.act, 'nothing')
-            using errcode = 'NS409', hint = case when wrong.unsure then 'It is in doubt.'
+            using errcode = 'NS409', hint = case when wrong.in_doubt then 'It is in doubt.'
                 else 'Only a job that is parked or failed, at the step at which it was looked at, and by retry, inquire or rerun.' end;
     end if;
     insert into redrive (filter, jobs, refused, totals, tokens, lasts, digest, needs_approval)
@@ -4687,7 +4687,7 @@ begin
         coalesce((select jsonb_object_agg(currency, total) from money), '{}'), coalesce((select jsonb_object_agg(lane, tokens) from calls), '{}'),
         coalesce((select max((c.tokens + w.waiting) * b.each) from calls c
             cross join lateral (select max((b.per + b.jitter) / b.calls) as each from lane_budget b where b.lane = c.lane) b
-            cross join lateral (select count(*) as waiting from job j where j.lane = c.lane and j.status = 'available' and j.lost = 0) w), '0'),
+            cross join lateral (select count(*) as waiting from job j where j.lane = c.lane and j.status = 'available' and j.crash_count = 0) w), '0'),
         sha256(convert_to(coalesce((select string_agg(format('%s %s %s', job, step, act), E'\n' order by job) from e), ''), 'UTF8')),
         redrive_is_large(who(), (select count(*) from e), coalesce((select jsonb_object_agg(currency, total) from money), '{}'))
     returning id into made;
@@ -4801,7 +4801,7 @@ CREATE OR REPLACE FUNCTION noshi.point_expiry_of(p_at timestamp with time zone, 
  SET "TimeZone" TO 'UTC'
 AS $function$ select (($1 at time zone $3)::date + $2 + 1)::timestamp at time zone $3 $function$;
 
-CREATE OR REPLACE FUNCTION noshi.point_figures(OUT expiry_late_seconds double precision, OUT due_lots bigint)
+CREATE OR REPLACE FUNCTION noshi.point_metrics(OUT expiry_late_seconds double precision, OUT due_lots bigint)
  RETURNS record
  LANGUAGE sql
  STABLE SECURITY DEFINER
@@ -5056,7 +5056,7 @@ begin
             raise exception 'there is no job %', p_job using errcode = 'NS404';
         end if;
         perform must_be_askable(j, p_step, p_act);
-        p.target := 'job/' || j.id; p.job := j.id; p.step := j.step; p.kind := j.kind; p.key := j.key; p.at := j.at; p.in_doubt := j.unsure;
+        p.target := 'job/' || j.id; p.job := j.id; p.step := j.step; p.kind := j.kind; p.key := j.key; p.at := j.at; p.in_doubt := j.in_doubt;
         p.amount := worth(j.args);
         p.currency := case when p.amount is not null then coalesce(j.args -> 'value' ->> 'currency', '') else '' end;
     elsif p_act = 'restore_mark' and (p_to is null or not isfinite(p_to) or p_to > clock_timestamp()) then
@@ -5113,7 +5113,7 @@ begin
     return null;
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.prune(p_most integer, p_older_than interval DEFAULT NULL::interval, p_after timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_after_id bigint DEFAULT 0)
+CREATE OR REPLACE FUNCTION noshi.prune(p_max integer, p_older_than interval DEFAULT NULL::interval, p_after timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_after_id bigint DEFAULT 0)
  RETURNS TABLE(looked_at integer, pruned integer, stories integer, after timestamp with time zone, after_id bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -5135,8 +5135,8 @@ begin
     if p_older_than < interval '1 day' then
         raise exception 'what was over within the last day is not pruned' using errcode = 'NS400';
     end if;
-    if p_most is null or p_most not between 1 and 5000 then
-        raise exception 'from 1 to 5000 jobs a transaction, not %', p_most using errcode = 'NS400';
+    if p_max is null or p_max not between 1 and 5000 then
+        raise exception 'from 1 to 5000 jobs a transaction, not %', p_max using errcode = 'NS400';
     end if;
     perform from turn where act = 'prune' for update skip locked;
     if not found then
@@ -5146,11 +5146,11 @@ begin
     select array_agg(f.id), (array_agg(f.finished_at order by f.finished_at desc, f.id desc))[1], (array_agg(f.id order by f.finished_at desc, f.id desc))[1]
     into seen, after, after_id
     from (select j.id, j.finished_at from job j where j.finished_at < before and (j.finished_at, j.id) > (p_after, p_after_id)
-          order by j.finished_at, j.id limit p_most) f;
+          order by j.finished_at, j.id limit p_max) f;
     select array_agg(o.id) into gone from (
         select j.id from job j
         where j.id = any(seen) and j.finished_at < before and j.status in ('completed', 'failed', 'cancelled')
-          and not j.unsure and j.asked is null and j.worker is null
+          and not j.in_doubt and j.requested_act is null and j.worker is null
           and not exists (select from batch b where b.id = case when j.kind = 'bulk_grants' then (j.args ->> 'batch')::bigint else j.batch end
                           and coalesce(b.settled_at >= before, true))
         order by j.id for update of j skip locked) o;
@@ -5160,7 +5160,7 @@ begin
            case j.kind when 'gift_issuance' then j.args ->> 'user' when 'point_grant' then j.args ->> 'user' when 'point_exchange' then j.args ->> 'user' when 'point_withdrawal' then j.args ->> 'user' when 'point_reversal' then j.args ->> 'exchange' when 'email' then j.args ->> 'reference' when 'store_creation' then j.args ->> 'public_id' end,
            j.batch, j.row_no, j.created_at, j.finished_at
     from job j where j.id = any(gone);
-    insert into job_story (id, job, journal)
+    insert into archived_job (id, job, journal)
     select j.id, to_jsonb(j), coalesce(e.lines, '[]')
     from job j left join lateral (
         select jsonb_agg(to_jsonb(e) - 'job' order by e.happened_at, e.step) as lines from job_event e where e.job = j.id) e on true
@@ -5168,8 +5168,8 @@ begin
     delete from job_event e where e.job = any(gone);
     delete from job j where j.id = any(gone);
 
-    delete from job_story s where s.id in (
-        select o.id from job_story o where o.pruned_at < clock_timestamp() - keep.stories_for order by o.pruned_at limit p_most for update skip locked);
+    delete from archived_job s where s.id in (
+        select o.id from archived_job o where o.pruned_at < clock_timestamp() - keep.archive_for order by o.pruned_at limit p_max for update skip locked);
     get diagnostics stories = row_count;
     after := coalesce(after, p_after);
     after_id := coalesce(after_id, p_after_id);
@@ -5275,7 +5275,7 @@ begin
         with j as (
             select o.state, o.args from job o where r.kind = 'code' and o.kind = 'gift_issuance' and o.key = r.subject and o.at = 'issued'
             union all
-            select s.job -> 'state', s.job -> 'args' from tombstone t join job_story s on s.id = t.id
+            select s.job -> 'state', s.job -> 'args' from tombstone t join archived_job s on s.id = t.id
             where r.kind = 'code' and t.kind = 'gift_issuance' and t.key = r.subject and t.at = 'issued')
         select j.state, j.args,
             extract(epoch from t.started_at - clock_timestamp())::float8 + (j.state -> 'trade' -> 'contract' ->> 'horizon_seconds')::float8,
@@ -5400,7 +5400,7 @@ begin
         into ours, alien
         from (select j.id, j.key, j.created_at, j.state ->> 'message' as message from job j where j.id = p_job and j.kind = 'email'
               union all
-              select t.id, t.key, t.created_at, (select coalesce((select y.job -> 'state' ->> 'message' from job_story y where y.id = t.id),
+              select t.id, t.key, t.created_at, (select coalesce((select y.job -> 'state' ->> 'message' from archived_job y where y.id = t.id),
                   (select e.message from email_event e where e.job = t.id and e.oddity is null and e.message is not null order by e.received_at limit 1))) from tombstone t where t.id = p_job and t.kind = 'email') m;
         if not found then
             ours := false;
@@ -5431,8 +5431,8 @@ CREATE OR REPLACE FUNCTION noshi.redrive_answers(p_redrive bigint)
  STABLE
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select count(*) filter (where j.asked is not null or j.status not in ('needs_operator', 'completed', 'failed', 'cancelled')),
-           array_agg(w.job order by w.n) filter (where j.asked is null and (j.status = 'needs_operator' or (j.status = 'failed' and w.act = 'rerun')))
+    select count(*) filter (where j.requested_act is not null or j.status not in ('needs_operator', 'completed', 'failed', 'cancelled')),
+           array_agg(w.job order by w.n) filter (where j.requested_act is null and (j.status = 'needs_operator' or (j.status = 'failed' and w.act = 'rerun')))
     from redrive_row w join job j on j.id = w.job where w.redrive = $1 and w.status = 'asked'
 $function$;
 
@@ -5646,7 +5646,7 @@ begin
         raise exception 'batch % is paused', b.id using errcode = 'NS409', hint = 'Resume it first.';
     end if;
     select count(coalesce(ask(j.id, j.step, 'rerun', p_reason), 0)) into asked from job j
-    where j.status = 'failed' and j.asked is null and reruns(j.kind) and not j.unsure
+    where j.status = 'failed' and j.requested_act is null and reruns(j.kind) and not j.in_doubt
       and (j.batch = b.id or (j.kind = 'bulk_grants' and j.key = 'batch/' || b.id));
     if asked > 0 then
         update batch set settled_at = null, totals = null, counted_at = null, refused_code = null, refused_detail = null where id = b.id;
@@ -5771,17 +5771,17 @@ begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'to reveal a gift needs a reason' using errcode = 'NS400';
     end if;
-    select o.at, o.status::text, o.undo is not null as unwinding, o.asked, o.args, o.state into j
+    select o.at, o.status::text, o.undo is not null as unwinding, o.requested_act, o.args, o.state into j
     from job o where o.kind = 'gift_issuance' and o.key = p_grant for share;
     if not found then
-        select t.at, t.status::text, nullif(s.job -> 'undo', 'null') is not null as unwinding, null::text as asked,
+        select t.at, t.status::text, nullif(s.job -> 'undo', 'null') is not null as unwinding, null::text as requested_act,
                coalesce(s.job -> 'args', jsonb_build_object('user', t.about)) as args, s.job -> 'state' as state into j
-        from tombstone t left join job_story s on s.id = t.id where t.kind = 'gift_issuance' and t.key = p_grant;
+        from tombstone t left join archived_job s on s.id = t.id where t.kind = 'gift_issuance' and t.key = p_grant;
     end if;
     if not found or j.args ->> 'user' is distinct from p_user then
         raise exception 'this user has no gift of grant %', p_grant using errcode = 'NS404';
     end if;
-    if j.at <> 'issued' or j.status <> 'completed' or j.unwinding or j.asked is not null then
+    if j.at <> 'issued' or j.status <> 'completed' or j.unwinding or j.requested_act is not null then
         raise exception 'the gift of grant % is not issued (it is % at %)', p_grant, j.status, j.at using errcode = 'NS409';
     end if;
     if j.state is null then
@@ -5926,7 +5926,7 @@ begin
     end if;
     perform from batch b where b.id in (select split_part(subject, '/', 1)::bigint from new_rows where what in ('file', 'recipient', 'contact') and subject ~ '^[0-9]{1,18}/') order by b.id for share;
     if exists (select from (select distinct what, split_part(subject, '/', 1) as batch from new_rows where what <> 'gift_code') n where not case
-            when n.what = 'suppressed' then pg_has_role(session_user, 'noshi_door', 'member')
+            when n.what = 'suppressed' then pg_has_role(session_user, 'noshi_webhook', 'member')
             else exists (
                 select from batch b where b.id::text = n.batch and b.submitted_by = who() and b.validated_at is null and b.invalid_at is null and b.cancelled_at is null) end) then
         raise exception 'sealed values are taken with a batch that is being received, from whoever submits it' using errcode = 'NS403';
@@ -6022,7 +6022,7 @@ AS $function$
     select timeline() || ' ' || extract(epoch from pg_postmaster_start_time())
 $function$;
 
-CREATE OR REPLACE FUNCTION noshi.set_lane(p_lane text, p_per interval, p_most integer, p_reason text)
+CREATE OR REPLACE FUNCTION noshi.set_lane(p_lane text, p_per interval, p_max integer, p_reason text)
  RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -6031,7 +6031,7 @@ AS $function$
 declare
     was jsonb;
     declared integer;
-    most_before integer;
+    max_before integer;
 begin
     perform must('operate');
     perform say_why(p_reason);
@@ -6040,20 +6040,20 @@ begin
     if not found then
         raise exception 'the lane % has no budget per %', quote_literal(p_lane), p_per using errcode = 'NS404';
     end if;
-    if p_most > declared then
+    if p_max > declared then
         raise exception 'the settings declare % calls per % for %; more is for them to say', declared, p_per, quote_literal(p_lane) using errcode = 'NS403';
     end if;
-    if p_most < 1 then
+    if p_max < 1 then
         raise exception 'a budget is one call or more' using errcode = 'NS400', hint = 'To stop a lane, pause it.';
     end if;
-    select m.most into most_before from lane_most m where m.lane = p_lane and m.per = p_per;
-    insert into lane_most values (p_lane, p_per, p_most) on conflict (lane, per) do update set most = excluded.most;
+    select m.most into max_before from lane_limit m where m.lane = p_lane and m.per = p_per;
+    insert into lane_limit values (p_lane, p_per, p_max) on conflict (lane, per) do update set most = excluded.most;
     update lane_order set no = no + 1, paused = (was ->> 'paused')::boolean where lane = p_lane;
-    perform record('lane set', 'lane/' || p_lane, p_reason, jsonb_build_object('per', p_per, 'calls', least(declared, most_before)),
-        jsonb_build_object('per', p_per, 'calls', coalesce(p_most, declared)));
+    perform record('lane set', 'lane/' || p_lane, p_reason, jsonb_build_object('per', p_per, 'calls', least(declared, max_before)),
+        jsonb_build_object('per', p_per, 'calls', coalesce(p_max, declared)));
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.set_retention(p_jobs_for interval, p_stories_for interval, p_every interval, p_reason text)
+CREATE OR REPLACE FUNCTION noshi.set_retention(p_jobs_for interval, p_archive_for interval, p_every interval, p_reason text)
  RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -6066,11 +6066,11 @@ begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'a change of the retention needs a reason' using errcode = 'NS400';
     end if;
-    if p_jobs_for < interval '1 day' or p_stories_for < interval '90 days' or p_every <= interval '0' or greatest(p_jobs_for, p_stories_for, p_every) > interval '100 years' then
+    if p_jobs_for < interval '1 day' or p_archive_for < interval '90 days' or p_every <= interval '0' or greatest(p_jobs_for, p_archive_for, p_every) > interval '100 years' then
         raise exception 'jobs are kept for a day at least, and their stories for 90 days; nothing for more than 100 years' using errcode = 'NS400';
     end if;
     select * into strict was from retention for update;
-    update retention set jobs_for = coalesce(p_jobs_for, jobs_for), stories_for = coalesce(p_stories_for, stories_for), every = coalesce(p_every, every);
+    update retention set jobs_for = coalesce(p_jobs_for, jobs_for), archive_for = coalesce(p_archive_for, archive_for), every = coalesce(p_every, every);
     perform record('retention', 'jobs', p_reason, to_jsonb(was) - 'one' - 'begun_at', (select to_jsonb(r) - 'one' - 'begun_at' from retention r));
 end $function$;
 
@@ -6351,11 +6351,11 @@ begin
         select kind, key, max(lease) as lease, bool_or(calls) as calls, min(called_at) filter (where calls) as called_at
         from testimony t where t.timeline = here and t.worker = p_worker group by kind, key),
     d as (
-        update job j set lease = greatest(j.lease, m.lease) + 1, unsure = j.unsure or m.calls,
+        update job j set lease = greatest(j.lease, m.lease) + 1, in_doubt = j.in_doubt or m.calls,
             called_at = least(j.called_at, m.called_at), worker = null,
             status = case when j.status = 'running' then 'available' else j.status end,
             lane = case when m.calls and j.status <> 'needs_operator' then '' else j.lane end,
-            relief = j.relief and not (m.calls and j.status <> 'needs_operator')
+            reserved = j.reserved and not (m.calls and j.status <> 'needs_operator')
         from m where j.kind = m.kind and j.key = m.key and j.status in ('scheduled', 'available', 'running', 'retryable', 'needs_operator')
         returning j.id, j.lease, j.step, j.at, m.calls)
     insert into job_event (job, event, lease, step, became, detail)
@@ -6371,9 +6371,9 @@ begin
     if not exists (select from worker w where w.id = p_worker and w.beats >= p_beats) then
         lost := lost + 1;
     end if;
-    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and lost > 0),
+    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and crash_count > 0),
         -- Everything that was acknowledged to a witness is here: so is everything before it.
-        known_to = case when lost = 0 and p_newest is not null
+        known_to = case when crash_count = 0 and p_newest is not null
             -- Nor was anything missing when this was said before, and its answer was lost.
             and not exists (select from testimony t where t.timeline = here and t.worker = p_worker) then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest)) else f.known_to end
     where f.timeline = here;
@@ -6381,7 +6381,7 @@ begin
     return lost;
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.text_fault(p_text text, p_most integer)
+CREATE OR REPLACE FUNCTION noshi.text_fault(p_text text, p_max integer)
  RETURNS text
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE

@@ -77,7 +77,7 @@ fn the_table_is_what_the_code_does() {
         ("too fast, or no quota left", Send::Throttled(Duration::from_secs(1))),
         ("not sent", Send::NotSent),
         ("not to this recipient now", Send::NotNow),
-        ("too many calls in hand", Send::Busy(Duration::from_secs(1))),
+        ("too many calls in flight", Send::Busy(Duration::from_secs(1))),
         ("unknown", Send::Unknown),
         ("bad credentials or configuration", Send::BadCredentials),
         ("not in this sender's name", Send::Sender),

@@ -123,10 +123,10 @@ fn circumstances(when: &str) -> This<Args> {
     let base = this(args());
     match when {
         "" => base,
-        "in doubt" => This { unsure: true, ..base },
+        "in doubt" => This { in_doubt: true, ..base },
         "paid by points" => This { args: paid(args()), ..base },
         "patience spent" => This { in_state: 25 * HOUR, since_call: Some(HOUR), retries: 8, ..base },
-        _ => This { unsure: true, since_call: Some(25 * HOUR), ..base },
+        _ => This { in_doubt: true, since_call: Some(25 * HOUR), ..base },
     }
 }
 
@@ -141,7 +141,7 @@ fn rows(out: &mut Vec<Row>, answer: &str, world: &Scripted, state: impl Fn(&Cont
                 return cell(&step);
             }
             match step.transition {
-                // The answer plays no part.
+                // The answer does not matter.
                 Transition::Advance(_) | Transition::NeedsOperator(_) => format!("no call: {}", cell(&step)),
                 Transition::Retry | Transition::Snooze(_) | Transition::Done(_) | Transition::Fail(..) => cell(&step),
             }
@@ -404,7 +404,7 @@ fn a_refusal_in_doubt_is_never_answered_by_the_same_call() {
         let mut state = State::Issuing { trade: trade(&contract, 0) };
         let mut asked = None;
         for lap in 0..5 {
-            let this = This { unsure: true, in_state: HOUR * lap, ..this(args()) };
+            let this = This { in_doubt: true, in_state: HOUR * lap, ..this(args()) };
             let transition = now(GiftIssuance::step(&this, state.clone(), &world)).transition;
             if let Transition::NeedsOperator(why) = transition {
                 asked = Some(why);

@@ -29,35 +29,35 @@ impl World for Scripted {
 const ANSWERS: [Answer; 6] = [Answer::Ok, Answer::Refused, Answer::Busy, Answer::NotSent, Answer::Unknown, Answer::Ask];
 const DOUBTS: [OnDoubt; 3] = [OnDoubt::Repeat, OnDoubt::GoTo, OnDoubt::Ask];
 
-fn args(unsure: OnDoubt) -> Args {
+fn args(in_doubt: OnDoubt) -> Args {
     Args {
         id: "p".into(),
         steps: 3,
         lane: Some("probe".into()),
         tally: Some("t".into()),
         follow_up: true,
-        unsure,
+        in_doubt,
         ..Args::default()
     }
 }
 
 fn row(state: &State, answer: &str, world: &Scripted) -> Row {
-    let cells = DOUBTS.map(|unsure| cell(&now(Probe::step(&this(args(unsure)), state.clone(), world)))).to_vec();
+    let cells = DOUBTS.map(|in_doubt| cell(&now(Probe::step(&this(args(in_doubt)), state.clone(), world)))).to_vec();
     Row { at: at(state), answer: answer.to_owned(), when: "", cells }
 }
 
 /// A probe's own table lets a retry call again, whatever its terms say of doubt: what holds for every job forbids it.
 #[test]
 fn a_retry_in_doubt_never_calls_again_where_nothing_can_be_known() {
-    for unsure in DOUBTS {
-        let args = args(unsure);
+    for in_doubt in DOUBTS {
+        let args = args(in_doubt);
         let calling = State::Calling { left: 2, turn: 0 };
         let stands = [(calling.clone(), args.clone()), (State::Checking { left: 2, turn: 0 }, args.clone())];
         assert_no_act_calls_blindly::<Probe>(&stands);
         assert_eq!(Probe::acts(&calling, Past::InDoubt).leads(Act::Retry), Some(calling.clone()));
         let led = |past| lead::<Probe>(&args, &calling, Act::Retry, past);
         assert_eq!(led(Past::Clear), Lead::To(calling.clone()));
-        let in_doubt = match unsure {
+        let in_doubt = match in_doubt {
             OnDoubt::Repeat => Lead::To(calling.clone()),
             OnDoubt::GoTo => Lead::To(State::Checking { left: 2, turn: 1 }),
             OnDoubt::Ask => Lead::AttestFirst,
@@ -109,7 +109,7 @@ fn the_table_is_what_the_code_does() {
         State::Over,
     ];
     let states: Vec<_> = states.into_iter().map(|state| (state, args(OnDoubt::GoTo))).collect();
-    let columns = ["unsure: repeat", "unsure: go to", "unsure: ask"];
+    let columns = ["in doubt: repeat", "in doubt: go to", "in doubt: ask"];
     assert_drawn("probe.rs", &[terms_table::<Probe>(&states), table(&columns, &rows)]);
 }
 

@@ -74,7 +74,7 @@ fn spent() -> This<Args> {
 }
 
 fn forgotten() -> This<Args> {
-    This { unsure: true, since_call: Some(Duration::from_secs(24 * 60 * 60)), ..this(args()) }
+    This { in_doubt: true, since_call: Some(Duration::from_secs(24 * 60 * 60)), ..this(args()) }
 }
 
 fn row(state: &State, answer: &str, when: &'static str, world: &Scripted, this: &This<Args>) -> Row {

@@ -2,11 +2,11 @@
 -- the database knows a submitter and an approver by them.
 \set worker_password `cat /run/secrets/worker.password`
 \set api_password `cat /run/secrets/api.password`
-select format('create role %I login', name) from unnest(array['worker_1', 'door_1']) name
+select format('create role %I login', name) from unnest(array['worker_1', 'api_1']) name
 where not exists (select from pg_roles where rolname = name) \gexec
 -- A server that logs statements would log these.
 set log_statement = 'none';
 alter role worker_1 password :'worker_password';
-alter role door_1 password :'api_password';
+alter role api_1 password :'api_password';
 grant noshi_worker to worker_1;
-grant noshi_door, noshi_api to door_1;
+grant noshi_webhook, noshi_api to api_1;

@@ -1,4 +1,4 @@
-//! What the door takes and says: bodies within the limit, and problems as RFC 9457 has them.
+//! What the API takes and says: bodies within the limit, and problems as RFC 9457 has them.
 
 use axum::{
     Json,
@@ -39,7 +39,7 @@ impl IntoResponse for Refused {
     }
 }
 
-/// A whole body, at most as large as the door allows.
+/// A whole body, at most as large as the API allows.
 pub struct Received(pub Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Received {

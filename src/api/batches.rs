@@ -21,7 +21,7 @@ use tokio::io::AsyncReadExt;
 
 use super::{
     body,
-    desk::{Call, Desk, answer},
+    backend::{Call, Backend, answer},
     refusal::Refusal,
 };
 use crate::{
@@ -189,9 +189,9 @@ fn no_disk() -> Refusal {
     Refusal::unavailable("The file could not be kept now. Nothing was done; send it again.")
 }
 
-pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn submit(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let options: Options = call.query()?;
-    let sealer = desk.sealer("no files")?;
+    let sealer = backend.sealer("no files")?;
     let kind = options.kind.file();
     if (options.kind == Kind::Stores && options.campaign.is_some())
         || (!kind.brings_gifts() && (options.mail || options.issue))
@@ -222,8 +222,8 @@ pub async fn submit(desk: &Desk, call: Call) -> Result<Response, Refusal> {
         mails: options.mail,
         issues: options.issue,
     };
-    let pool = desk.pool_of(&call).await?;
-    let submitted = intake::submit(&pool, sealer, &desk.offers, &submission).await?;
+    let pool = backend.pool_of(&call).await?;
+    let submitted = intake::submit(&pool, sealer, &backend.offers, &submission).await?;
     let Progress { digest, approval_digest, .. } = find(&pool, submitted.batch).await?;
     let is_new = submitted.is_new;
     let told = Submitted {
@@ -242,14 +242,14 @@ async fn find(pool: &PgPool, batch: i64) -> Result<Progress, Refusal> {
     found.ok_or_else(|| Refusal::not_found(format!("There is no batch {batch}.")))
 }
 
-pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
-    let all = batches::progress(&*desk.pool_of(&call).await?, None, 50).await?;
+pub async fn list(backend: &Backend, call: Call) -> Result<Response, Refusal> {
+    let all = batches::progress(&*backend.pool_of(&call).await?, None, 50).await?;
     Ok(answer(StatusCode::OK, &all.into_iter().map(Batch::from).collect::<Vec<_>>()))
 }
 
-pub async fn show(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn show(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let batch = call.number("batch")?;
-    shown(&*desk.pool_of(&call).await?, batch).await
+    shown(&*backend.pool_of(&call).await?, batch).await
 }
 
 async fn shown(pool: &PgPool, batch: i64) -> Result<Response, Refusal> {
@@ -272,17 +272,17 @@ pub struct Approved {
     approved_until: DateTime<Utc>,
 }
 
-pub async fn approve(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn approve(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let Approve { digest, reason } = body::json(&call.text)?;
     let number = call.number("batch")?;
     let digest = hex::decode(&digest).ok().filter(|digest| digest.len() == 32);
     let digest = digest
         .ok_or_else(|| Refusal::field("digest", "A digest is the approval_digest of the batch, 64 hex digits."))?;
-    let pool = desk.pool_of(&call).await?;
+    let pool = backend.pool_of(&call).await?;
     let batch = find(&pool, number).await?;
     // What is approved is what is staged: whoever submitted the file could have staged anything. A worker compares them, which can open the file.
     if batch.approval_digest == Some(hex::encode(&digest)) && batch.status == "awaiting_approval" {
-        ask::ask(desk.by(&call), &desk.ears, What::Check { batch: number }).await?.whole().await?;
+        ask::ask(backend.by(&call), &backend.ears, What::Check { batch: number }).await?.whole().await?;
     }
     let approved_until = batches::approve(&pool, number, &digest, &reason).await?;
     Ok(answer(StatusCode::OK, &Approved { batch: number, approved_until }))
@@ -311,46 +311,46 @@ pub fn reason(call: &Call) -> Result<String, Refusal> {
     }
 }
 
-pub async fn release(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn release(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let Release { reason } = body::json(&call.text)?;
     let batch = call.number("batch")?;
-    let pool = desk.pool_of(&call).await?;
+    let pool = backend.pool_of(&call).await?;
     batches::release(&pool, batch, reason.as_deref()).await?;
     shown(&pool, batch).await
 }
 
-pub async fn pause(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn pause(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let (reason, batch) = (reason(&call)?, call.number("batch")?);
-    let pool = desk.pool_of(&call).await?;
+    let pool = backend.pool_of(&call).await?;
     batches::pause(&pool, batch, &reason).await?;
     shown(&pool, batch).await
 }
 
-pub async fn resume(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn resume(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let (reason, batch) = (reason(&call)?, call.number("batch")?);
-    let pool = desk.pool_of(&call).await?;
+    let pool = backend.pool_of(&call).await?;
     batches::resume(&pool, batch, &reason).await?;
     shown(&pool, batch).await
 }
 
-pub async fn cancel(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn cancel(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let (reason, batch) = (reason(&call)?, call.number("batch")?);
-    let pool = desk.pool_of(&call).await?;
+    let pool = backend.pool_of(&call).await?;
     batches::cancel(&pool, batch, &reason).await?;
     shown(&pool, batch).await
 }
 
 /// Written to a nameless file first, so that a slow reader holds up no worker.
-pub async fn report(desk: &Desk, mut call: Call) -> Result<Response, Refusal> {
+pub async fn report(backend: &Backend, mut call: Call) -> Result<Response, Refusal> {
     let batch = call.number("batch")?;
-    let pool = desk.pool_of(&call).await?;
+    let pool = backend.pool_of(&call).await?;
     let progress = find(&pool, batch).await?;
     if progress.status == "received" {
         return Err(Refusal::conflict("This batch is still being received; there is no report yet."));
     }
     pool.close().await;
     let mut file = nameless()?;
-    let asked = ask::ask(desk.by(&call), &desk.ears, What::Report { batch }).await?;
+    let asked = ask::ask(backend.by(&call), &backend.ears, What::Report { batch }).await?;
     asked.write_to(&file, u64::try_from(progress.rows).ok()).await?;
     file.seek(SeekFrom::Start(0)).context("a report cannot be read again")?;
     // It is made; how slowly it is read is the caller's own affair.

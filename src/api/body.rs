@@ -45,7 +45,7 @@ pub type Source = Arc<Mutex<BodyDataStream>>;
 
 /// Of a body that was refused, this much is still read, and for so long: who is still sending would take the end of the
 /// connection for a failure, and never see why.
-const MOST_DRAINED: usize = 16 * 1024 * 1024;
+const MAX_DRAINED: usize = 16 * 1024 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Lets the sender finish, so that it sees the answer.
@@ -55,7 +55,7 @@ pub async fn drain(source: &Source) {
     let all = async {
         while let Some(Ok(piece)) = stream.next().await {
             bytes += piece.len();
-            if bytes > MOST_DRAINED {
+            if bytes > MAX_DRAINED {
                 break;
             }
         }
@@ -177,7 +177,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Asked<'a> {
+    struct JobRequest<'a> {
         id: String,
         #[serde(borrow)]
         args: &'a RawValue,
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_taken_is_told_apart() {
-        fn status(text: &str) -> Result<Asked<'_>, u16> {
+        fn status(text: &str) -> Result<JobRequest<'_>, u16> {
             json(text).map_err(|refusal| refusal.status.as_u16())
         }
         let deep = |levels: usize| format!(r#"{{"id":"a","args":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));

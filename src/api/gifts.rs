@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     body,
-    desk::{Call, Desk, answer},
+    backend::{Call, Backend, answer},
     jobs::Enqueued,
     refusal::Refusal,
 };
@@ -27,10 +27,10 @@ pub struct Issue {
     area: Option<String>,
 }
 
-pub async fn issue(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn issue(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let Issue { user, area } = body::json(&call.text)?;
     let grant = call.part("grant")?;
-    let mut transaction = desk.begin(&call).await?;
+    let mut transaction = backend.begin(&call).await?;
     let job = api::issue_grant(&mut transaction, grant, &user, area.as_deref()).await?;
     transaction.commit().await?;
     Ok(answer(StatusCode::OK, &Enqueued { job, kind: "gift_issuance".to_owned(), id: grant.to_owned() }))
@@ -49,7 +49,7 @@ pub struct Reveal {
 /// A gift, opened. Show it to its user and keep it nowhere.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "RevealedGift")]
-pub struct Shown {
+pub struct GiftView {
     grant: String,
     provider: String,
     category: String,
@@ -59,16 +59,16 @@ pub struct Shown {
     code: String,
 }
 
-pub async fn reveal(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn reveal(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let Reveal { user, reason } = body::json(&call.text)?;
     if reason.trim().is_empty() {
         return Err(Refusal::field("reason", "To reveal a gift needs a reason, for the audit."));
     }
     let grant = call.part("grant")?;
     let what = What::Code { grant, user: &user, reason: &reason };
-    let opened = ask::ask(desk.by(&call), &desk.ears, what).await?.whole().await?;
+    let opened = ask::ask(backend.by(&call), &backend.ears, what).await?.whole().await?;
     let unreadable = |_| Refusal::unavailable("A newer version opened the gift; ask a newer interface.");
     let Opened { provider, category, amount, currency, code } = serde_json::from_slice(&opened).map_err(unreadable)?;
-    let shown = Shown { grant: grant.to_owned(), provider, category, amount, currency, code };
+    let shown = GiftView { grant: grant.to_owned(), provider, category, amount, currency, code };
     Ok(answer(StatusCode::OK, &shown))
 }

@@ -10,14 +10,14 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     body,
-    desk::{Call, Desk, answer},
+    backend::{Call, Backend, answer},
     refusal::Refusal,
 };
 use crate::{
     basics::requests::{self, is_for_producers, whole_numbers},
     db::{
         operator::{
-            api::{self, Asked, Event, Filter, Job},
+            api::{self, JobRequest, Event, Filter, Job},
             jobs,
         },
         queue::settle::Status,
@@ -26,7 +26,7 @@ use crate::{
     vault::contact::sealed_args,
 };
 
-const MOST_JOBS: usize = 10_000;
+const MAX_JOBS: usize = 10_000;
 const JOURNAL: i64 = 30;
 
 /// One job.
@@ -83,22 +83,22 @@ pub struct EnqueuedMany {
     jobs: Vec<i64>,
 }
 
-pub async fn enqueue(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn enqueue(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let new: NewJob<'_> = body::json(&call.text)?;
     let id = id_of(&call, new.id)?;
-    let row = Asked { id: &id, args: new.args };
-    let jobs = take(desk, &call, &new.kind, std::slice::from_ref(&row), new.priority, |_| String::new()).await?;
+    let row = JobRequest { id: &id, args: new.args };
+    let jobs = take(backend, &call, &new.kind, std::slice::from_ref(&row), new.priority, |_| String::new()).await?;
     let job = jobs.into_iter().next().ok_or_else(|| Refusal::unavailable("The job was not told; send it again."))?;
     Ok(answer(StatusCode::OK, &Enqueued { job, kind: new.kind, id }))
 }
 
-pub async fn enqueue_many(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn enqueue_many(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let new: NewJobs<'_> = body::json(&call.text)?;
-    if new.jobs.is_empty() || new.jobs.len() > MOST_JOBS {
-        return Err(Refusal::field("jobs", format!("There are 1 to {MOST_JOBS} jobs in one request.")));
+    if new.jobs.is_empty() || new.jobs.len() > MAX_JOBS {
+        return Err(Refusal::field("jobs", format!("There are 1 to {MAX_JOBS} jobs in one request.")));
     }
-    let rows: Vec<Asked<'_>> = new.jobs.iter().map(|row| Asked { id: &row.id, args: row.args }).collect();
-    let jobs = take(desk, &call, &new.kind, &rows, new.priority, |row| format!("jobs[{row}].")).await?;
+    let rows: Vec<JobRequest<'_>> = new.jobs.iter().map(|row| JobRequest { id: &row.id, args: row.args }).collect();
+    let jobs = take(backend, &call, &new.kind, &rows, new.priority, |row| format!("jobs[{row}].")).await?;
     Ok(answer(StatusCode::OK, &EnqueuedMany { kind: new.kind, jobs }))
 }
 
@@ -125,10 +125,10 @@ fn id_of(call: &Call, id: Option<String>) -> Result<String, Refusal> {
 
 /// Checks the rows and enqueues them. `place` says where in the body a row stands.
 async fn take(
-    desk: &Desk,
+    backend: &Backend,
     call: &Call,
     kind: &str,
-    rows: &[Asked<'_>],
+    rows: &[JobRequest<'_>],
     priority: Option<i16>,
     place: impl Fn(usize) -> String,
 ) -> Result<Vec<i64>, Refusal> {
@@ -157,12 +157,12 @@ async fn take(
         let detail = "This id stands in the request twice, with other arguments. Nothing of it was written.";
         return Err(Refusal::field(&format!("{}id", place(number)), detail));
     }
-    let sealed = |row: &Asked<'_>| sealed_args(known, row.args, || desk.sealer("no address and no phone of a store"));
+    let sealed = |row: &JobRequest<'_>| sealed_args(known, row.args, || backend.sealer("no address and no phone of a store"));
     let sealed = rows.iter().map(sealed).collect::<Result<Vec<_>, Refusal>>()?;
     let asked =
-        rows.iter().zip(&sealed).map(|(row, args)| Asked { id: row.id, args: args.as_deref().unwrap_or(row.args) });
-    let rows: &[Asked<'_>] = &asked.collect::<Vec<_>>();
-    let mut transaction = desk.begin(call).await?;
+        rows.iter().zip(&sealed).map(|(row, args)| JobRequest { id: row.id, args: args.as_deref().unwrap_or(row.args) });
+    let rows: &[JobRequest<'_>] = &asked.collect::<Vec<_>>();
+    let mut transaction = backend.begin(call).await?;
     match api::enqueue(&mut transaction, kind, rows, priority).await {
         Ok(jobs) => {
             transaction.commit().await?;
@@ -170,15 +170,15 @@ async fn take(
         }
         Err(error) if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("NS409") => {
             transaction.rollback().await?;
-            Err(conflict(desk, call, kind, rows, error).await)
+            Err(conflict(backend, call, kind, rows, error).await)
         }
         Err(error) => Err(misfit(&error, &place).unwrap_or_else(|| error.into())),
     }
 }
 
 /// The first row whose id an earlier one has with other arguments.
-fn contrary(rows: &[Asked<'_>]) -> Option<usize> {
-    let read = |row: &Asked<'_>| serde_json::from_str::<Value>(&whole_numbers(row.args.get())).ok();
+fn contrary(rows: &[JobRequest<'_>]) -> Option<usize> {
+    let read = |row: &JobRequest<'_>| serde_json::from_str::<Value>(&whole_numbers(row.args.get())).ok();
     let mut first = HashMap::new();
     rows.iter().enumerate().find_map(|(number, row)| {
         let earlier = *first.entry(row.id).or_insert(row);
@@ -202,9 +202,9 @@ fn misfit(error: &sqlx::Error, place: impl Fn(usize) -> String) -> Option<Refusa
 }
 
 /// Names every field that differs from what was recorded under the id.
-async fn conflict(desk: &Desk, call: &Call, kind: &str, rows: &[Asked<'_>], error: sqlx::Error) -> Refusal {
+async fn conflict(backend: &Backend, call: &Call, kind: &str, rows: &[JobRequest<'_>], error: sqlx::Error) -> Refusal {
     let found = async {
-        let mut transaction = desk.begin(call).await?;
+        let mut transaction = backend.begin(call).await?;
         let found = api::conflicts(&mut transaction, kind, rows).await?;
         transaction.commit().await?;
         Ok::<_, Refusal>(found)
@@ -250,7 +250,7 @@ pub struct Listed {
     next: Option<i64>,
 }
 
-pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn list(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let Listing { kind, status, code, before, limit } = call.query()?;
     let known = |status: String| {
         let statuses = Status::ALL.map(Status::name).join(", ");
@@ -262,7 +262,7 @@ pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     if !(1..=200).contains(&limit) {
         return Err(Refusal::field("limit", "A page has 1 to 200 jobs."));
     }
-    let mut transaction = desk.begin(&call).await?;
+    let mut transaction = backend.begin(&call).await?;
     let jobs = api::jobs(&mut transaction, &Filter { kind, status, code, before, limit }).await?;
     transaction.commit().await?;
     let whole = usize::try_from(limit).is_ok_and(|limit| jobs.len() == limit);
@@ -272,7 +272,7 @@ pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "JobDetail")]
-pub struct Shown {
+pub struct JobView {
     #[serde(flatten)]
     job: Job,
     /// The acts that may be asked for where it stands.
@@ -299,13 +299,13 @@ fn names(acts: &[Act]) -> Vec<String> {
     acts.iter().map(|act| act.name().to_owned()).collect()
 }
 
-pub async fn show(desk: &Desk, call: Call) -> Result<Response, Refusal> {
-    let mut transaction = desk.begin(&call).await?;
+pub async fn show(backend: &Backend, call: Call) -> Result<Response, Refusal> {
+    let mut transaction = backend.begin(&call).await?;
     let job = find(&mut transaction, &call).await?;
     let journal = api::journal(&mut transaction, job.job, JOURNAL).await?;
     transaction.commit().await?;
     let may = names(&acts::allowed(&job.stand()));
-    Ok(answer(StatusCode::OK, &Shown { job, may, journal }))
+    Ok(answer(StatusCode::OK, &JobView { job, may, journal }))
 }
 
 /// An act on a job.
@@ -321,14 +321,14 @@ pub struct NewAct {
 }
 
 #[derive(Serialize, JsonSchema)]
-pub struct AskedFor {
+pub struct RequestedAct {
     job: i64,
     asked: String,
     /// It takes a person's word about money: nothing is done before a second person confirms this proposal. `null`: a worker carries it out.
     proposal: Option<i64>,
 }
 
-pub async fn act(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn act(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let NewAct { act, step, reason } = body::json(&call.text)?;
     let Some(known) = Act::from_name(&act) else {
         let acts = Act::ALL.map(Act::name).join(", ");
@@ -337,13 +337,13 @@ pub async fn act(desk: &Desk, call: Call) -> Result<Response, Refusal> {
     if reason.trim().is_empty() {
         return Err(Refusal::field("reason", "An act needs a reason, for the journal and the audit."));
     }
-    let mut transaction = desk.begin(&call).await?;
+    let mut transaction = backend.begin(&call).await?;
     let job = find(&mut transaction, &call).await?;
     transaction.commit().await?;
     if let Some(why) = acts::refusal(&job.stand(), known) {
         let may = names(&acts::allowed(&job.stand()));
         return Err(Refusal::conflict(format!("{why}.")).with("allowed", may));
     }
-    let proposal = jobs::ask(&*desk.pool_of(&call).await?, job.job, step, known, &reason).await?;
-    Ok(answer(StatusCode::ACCEPTED, &AskedFor { job: job.job, asked: act, proposal }))
+    let proposal = jobs::ask(&*backend.pool_of(&call).await?, job.job, step, known, &reason).await?;
+    Ok(answer(StatusCode::ACCEPTED, &RequestedAct { job: job.job, asked: act, proposal }))
 }

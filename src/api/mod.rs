@@ -3,7 +3,7 @@
 pub mod answer;
 pub mod batches;
 pub mod body;
-pub mod desk;
+pub mod backend;
 pub mod gifts;
 pub mod jobs;
 pub mod openapi;

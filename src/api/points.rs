@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    desk::{Call, Desk, answer},
+    backend::{Call, Backend, answer},
     refusal::Refusal,
 };
 use crate::db::domain::points::{self, Expiring, PointEntry};
@@ -31,10 +31,10 @@ pub struct Owned {
     expiring: Vec<Expiring>,
 }
 
-pub async fn show(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn show(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let When { at, area } = call.query()?;
     let user = call.part("user")?;
-    let mut transaction = desk.begin(&call).await?;
+    let mut transaction = backend.begin(&call).await?;
     let balance = points::balance(&mut *transaction, user, at, area.as_deref()).await?;
     let expiring = points::expiring(&mut *transaction, user, None, at).await?;
     Ok(answer(StatusCode::OK, &Owned { user: user.to_owned(), balance, expiring }))
@@ -58,14 +58,14 @@ pub struct History {
     next: Option<i64>,
 }
 
-pub async fn history(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn history(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let Page { before, limit } = call.query()?;
     let limit = limit.unwrap_or(50);
     if !(1..=1_000).contains(&limit) {
         return Err(Refusal::field("limit", "A page has 1 to 1,000 entries."));
     }
     let user = call.part("user")?;
-    let mut transaction = desk.begin(&call).await?;
+    let mut transaction = backend.begin(&call).await?;
     let entries = points::history(&mut *transaction, user, before, limit).await?;
     let next = entries.last().map(|entry| entry.seq).filter(|seq| *seq > 1);
     Ok(answer(StatusCode::OK, &History { entries, next }))

@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     body,
-    desk::{Call, Desk, answer},
+    backend::{Call, Backend, answer},
     refusal::Refusal,
 };
 use crate::db::operator::proposals;
 
-pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
-    let found = proposals::list(&*desk.pool_of(&call).await?, true, 200).await?;
+pub async fn list(backend: &Backend, call: Call) -> Result<Response, Refusal> {
+    let found = proposals::list(&*backend.pool_of(&call).await?, true, 200).await?;
     Ok(answer(StatusCode::OK, &found))
 }
 
-pub async fn show(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn show(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let number = call.number("proposal")?;
-    match proposals::one(&*desk.pool_of(&call).await?, number).await? {
+    match proposals::one(&*backend.pool_of(&call).await?, number).await? {
         Some(found) => Ok(answer(StatusCode::OK, &found)),
         None => Err(Refusal::not_found(format!("There is no proposal {number}."))),
     }
@@ -41,17 +41,17 @@ pub struct Decided {
     done: String,
 }
 
-pub async fn confirm(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn confirm(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let Confirm { digest, reason } = body::json(&call.text)?;
     let number = call.number("proposal")?;
     let digest = hex::decode(&digest).ok().filter(|digest| digest.len() == 32);
     let digest = digest.ok_or_else(|| Refusal::field("digest", "A digest is that of the proposal, 64 hex digits."))?;
-    let done = proposals::confirm(&*desk.pool_of(&call).await?, number, &digest, &reason).await?;
+    let done = proposals::confirm(&*backend.pool_of(&call).await?, number, &digest, &reason).await?;
     Ok(answer(StatusCode::OK, &Decided { proposal: number, done }))
 }
 
-pub async fn refuse(desk: &Desk, call: Call) -> Result<Response, Refusal> {
+pub async fn refuse(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let (reason, number) = (super::batches::reason(&call)?, call.number("proposal")?);
-    proposals::refuse(&*desk.pool_of(&call).await?, number, &reason).await?;
+    proposals::refuse(&*backend.pool_of(&call).await?, number, &reason).await?;
     Ok(answer(StatusCode::OK, &Decided { proposal: number, done: "refused".to_owned() }))
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     db::ActError,
-    intake::{MOST_FAULTS, Rejected},
+    intake::{MAX_FAULTS, Rejected},
     operator::readings::ask::Unread,
 };
 
@@ -60,7 +60,7 @@ impl Refusal {
     pub fn overloaded() -> Refusal {
         Refusal::later(
             Duration::from_secs(1),
-            "This process has as many requests in hand as it takes. Nothing was done; send it again.",
+            "This process has as many requests in flight as it takes. Nothing was done; send it again.",
         )
     }
 
@@ -197,7 +197,7 @@ impl From<Rejected> for Refusal {
             .iter()
             .map(|fault| json!({"line": fault.line, "field": fault.field, "sentence": fault.sentence}))
             .collect();
-        let more = if faults.len() >= MOST_FAULTS { "; there may be more" } else { "" };
+        let more = if faults.len() >= MAX_FAULTS { "; there may be more" } else { "" };
         let detail = format!("The file has faults, and nothing of it was written{more}.");
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with("faults", faults)
     }

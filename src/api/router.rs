@@ -13,7 +13,7 @@ use axum::{
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Mutex, time::timeout};
 
-use super::desk::{Call, Desk, turn};
+use super::backend::{Call, Backend, turn};
 use crate::{
     api::{
         body, openapi,
@@ -25,26 +25,26 @@ use crate::{
 };
 
 /// The interface as routes.
-pub fn open(desk: Desk) -> Router {
-    let desk = Arc::new(desk);
+pub fn open(backend: Backend) -> Router {
+    let backend = Arc::new(backend);
     ROUTES.iter().fold(Router::new(), |router, route| {
-        let desk = Arc::clone(&desk);
+        let backend = Arc::clone(&backend);
         let handler = move |path: Result<RawPathParams, RawPathParamsRejection>, request: Request| {
-            let desk = Arc::clone(&desk);
+            let backend = Arc::clone(&backend);
             // What does not decode to text names nothing.
             let path = path.iter().flatten().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            serve(desk, route, path, request)
+            serve(backend, route, path, request)
         };
         router.route(route.path, on(route.method.filter(), handler))
     })
 }
 
-async fn serve(desk: Arc<Desk>, route: &'static Route, path: Vec<(String, String)>, request: Request) -> Response {
+async fn serve(backend: Arc<Backend>, route: &'static Route, path: Vec<(String, String)>, request: Request) -> Response {
     let time = if route.takes.is_large() { LONG } else { TIMEOUT };
     let (parts, body) = request.into_parts();
     let waits = parts.headers.contains_key(header::EXPECT);
     let source: body::Source = Arc::new(Mutex::new(body.into_data_stream()));
-    let answered = timeout(time, let_in(&desk, route, path, parts, &source)).await.unwrap_or_else(|_| {
+    let answered = timeout(time, let_in(&backend, route, path, parts, &source)).await.unwrap_or_else(|_| {
         Err(Refusal::unavailable(
             "No answer was found in time. Whether it was done is not known; send it again with the same id, which is safe.",
         ))
@@ -58,23 +58,23 @@ async fn serve(desk: Arc<Desk>, route: &'static Route, path: Vec<(String, String
 }
 
 async fn let_in(
-    desk: &Arc<Desk>,
+    backend: &Arc<Backend>,
     route: &'static Route,
     path: Vec<(String, String)>,
     parts: Parts,
     source: &body::Source,
 ) -> Result<Response, Refusal> {
     let (Some(scope), Some(handle)) = (route.scope, route.handle) else { return Ok(openapi::answer()) };
-    desk.tokens.turn_away_strangers(&desk.pool, &parts.headers).await?;
-    let _place = desk.requests.try_acquire().map_err(|_| Refusal::overloaded())?;
+    backend.tokens.turn_away_strangers(&backend.pool, &parts.headers).await?;
+    let _place = backend.requests.try_acquire().map_err(|_| Refusal::overloaded())?;
     let Admitted { bearer, room: _room, large: own_large } =
-        desk.tokens.admit(&desk.pool, &parts.headers, scope).await?;
+        backend.tokens.admit(&backend.pool, &parts.headers, scope).await?;
     if let Some(media) = route.takes.media_type() {
         body::expect_type(&parts.headers, media)?;
     }
     let large = match route.takes.is_large() {
         // The caller's own turn first: whoever waits for that one holds up nobody else.
-        true => Some([turn(&own_large).await?, turn(&desk.large).await?]),
+        true => Some([turn(&own_large).await?, turn(&backend.large).await?]),
         false => None,
     };
     let text = match route.takes {
@@ -84,7 +84,7 @@ async fn let_in(
     let body = Arc::clone(source);
     let caller = Caller { bearer, traceparent: traceparent(&parts.headers) };
     let call = Call { caller, scope, path, uri: parts.uri, headers: parts.headers, text, body, large };
-    handle(Arc::clone(desk), call).await
+    handle(Arc::clone(backend), call).await
 }
 
 /// For a request beside its body.

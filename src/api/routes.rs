@@ -8,7 +8,7 @@ use schemars::{Schema, SchemaGenerator};
 
 use super::{
     batches,
-    desk::{Call, Desk},
+    backend::{Call, Backend},
     gifts, jobs, points, proposals,
     refusal::Refusal,
     schedules,
@@ -80,7 +80,7 @@ pub const BODY: usize = 256 * 1024;
 pub const MANY: usize = 8 * 1024 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-type Handle = fn(Arc<Desk>, Call) -> BoxFuture<'static, Result<Response, Refusal>>;
+type Handle = fn(Arc<Backend>, Call) -> BoxFuture<'static, Result<Response, Refusal>>;
 
 pub struct Route {
     pub method: Method,
@@ -107,16 +107,16 @@ macro_rules! json {
 }
 macro_rules! handle {
     ($function:path) => {
-        |desk, call| Box::pin(async move { $function(&desk, call).await })
+        |backend, call| Box::pin(async move { $function(&backend, call).await })
     };
 }
 /// Files are read, sealed and written: on a thread that nobody else waits for.
 macro_rules! handle_apart {
     ($function:path) => {
-        |desk, call| {
+        |backend, call| {
             Box::pin(async move {
                 let runtime = tokio::runtime::Handle::current();
-                let done = tokio::task::spawn_blocking(move || runtime.block_on($function(&desk, call))).await;
+                let done = tokio::task::spawn_blocking(move || runtime.block_on($function(&backend, call))).await;
                 done.unwrap_or_else(|_| {
                     Err(Refusal::unavailable("It could not be done now; send it again, which is safe."))
                 })
@@ -150,9 +150,9 @@ pub static ROUTES: [Route; 24] = [
             Takes::Nothing, 200 jobs::Listed, handle!(jobs::list))
     },
     route!(Get "/v1/jobs/{kind}/{id}" "read" "Where a job stands, what may be done to it, and the end of its journal.",
-        Takes::Nothing, 200 jobs::Shown, handle!(jobs::show)),
+        Takes::Nothing, 200 jobs::JobView, handle!(jobs::show)),
     route!(Post "/v1/jobs/{kind}/{id}/acts" "operate" "Asks for an act that the job's state table allows; a worker carries it out.",
-        json!(jobs::NewAct), 202 jobs::AskedFor, handle!(jobs::act)),
+        json!(jobs::NewAct), 202 jobs::RequestedAct, handle!(jobs::act)),
     route!(Post "/v1/grants/{grant}/issue" "enqueue" "A user asks for the gift of a grant (発券), before all bulk work.",
         json!(gifts::Issue), 200 jobs::Enqueued, handle!(gifts::issue)),
     Route {
@@ -164,7 +164,7 @@ pub static ROUTES: [Route; 24] = [
     route!(Get "/v1/batches/{batch}" "read" "How far a batch is.", Takes::Nothing, 200 batches::Batch, handle_apart!(batches::show)),
     route!(Post "/v1/batches/{batch}/approve" "approve" "Approves a batch of somebody else, over its file, its options and its addresses. A worker first compares the file with what is staged.",
         Takes::Json { most: BODY, within: BODY_TIME, large: true, draw: draw!(batches::Approve) }, 200 batches::Approved, handle_apart!(batches::approve)),
-    route!(Post "/v1/batches/{batch}/release" "operate" "Lets the rows of a batch go. Twice is harmless.",
+    route!(Post "/v1/batches/{batch}/release" "operate" "Releases the rows of a batch. Twice is harmless.",
         json!(batches::Release), 200 batches::Batch, handle_apart!(batches::release)),
     route!(Post "/v1/batches/{batch}/pause" "operate" "Holds back every row that has not begun.",
         json!(batches::Why), 200 batches::Batch, handle_apart!(batches::pause)),
@@ -178,7 +178,7 @@ pub static ROUTES: [Route; 24] = [
             Takes::File, 200 (), handle_apart!(batches::report))
     },
     route!(Post "/v1/gifts/{grant}/reveal" "reveal" "Shows the code of an issued gift to its user. Each time is written down first; a worker opens it, and 503 says what it means if none does.",
-        json!(gifts::Reveal), 200 gifts::Shown, handle!(gifts::reveal)),
+        json!(gifts::Reveal), 200 gifts::GiftView, handle!(gifts::reveal)),
     Route {
         query: Some(draw!(points::When)),
         ..route!(Get "/v1/points/{user}" "read" "What a user's points are worth at an instant, and which of them expire soon.",
@@ -190,7 +190,7 @@ pub static ROUTES: [Route; 24] = [
             Takes::Nothing, 200 points::History, handle!(points::history))
     },
     route!(Get "/v1/schedules" "read" "Recurring jobs: when each is due next, and how it stands.",
-        Takes::Nothing, 200 Vec<schedules::Shown>, handle!(schedules::list)),
+        Takes::Nothing, 200 Vec<schedules::ScheduleView>, handle!(schedules::list)),
     route!(Get "/v1/proposals" "read" "What takes a person's word about money, and waits for a second person.",
         Takes::Nothing, 200 Vec<crate::db::operator::proposals::Proposal>, handle!(proposals::list)),
     route!(Get "/v1/proposals/{proposal}" "read" "One of them, and what it stands for.",

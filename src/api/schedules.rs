@@ -5,23 +5,23 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    desk::{Call, Desk, answer},
+    backend::{Call, Backend, answer},
     refusal::Refusal,
 };
 use crate::db::queue::schedules::{self, Schedule};
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "ScheduleDetail")]
-pub struct Shown {
+pub struct ScheduleView {
     /// on, paused or stuck.
     state: &'static str,
     #[serde(flatten)]
     schedule: Schedule,
 }
 
-pub async fn list(desk: &Desk, call: Call) -> Result<Response, Refusal> {
-    let mut transaction = desk.begin(&call).await?;
+pub async fn list(backend: &Backend, call: Call) -> Result<Response, Refusal> {
+    let mut transaction = backend.begin(&call).await?;
     let found = schedules::list(&mut *transaction, None).await?;
-    let shown: Vec<Shown> = found.into_iter().map(|schedule| Shown { state: schedule.state(), schedule }).collect();
+    let shown: Vec<ScheduleView> = found.into_iter().map(|schedule| ScheduleView { state: schedule.state(), schedule }).collect();
     Ok(answer(StatusCode::OK, &shown))
 }

@@ -29,7 +29,7 @@ use tower::ServiceExt;
 use crate::{
     api::{
         answer::Refused,
-        desk::Desk,
+        backend::Backend,
         router,
         strict::Strict,
         webhooks::{organization, ses},
@@ -40,15 +40,15 @@ use crate::{
 };
 
 /// No event of a sender is larger.
-const MOST_BYTES: usize = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 /// For a whole event, its body included.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// For a request's head, from the connection's first byte or the end of the request before it.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-const MOST_HEAD_BYTES: usize = 16 * 1024;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// More connections than this wait until others are done.
-const MOST_OPEN: usize = 1024;
-/// How long a graceful stop waits for requests in hand. An event that is not answered is sent again.
+const MAX_OPEN: usize = 1024;
+/// How long a graceful stop waits for requests in flight. An event that is not answered is sent again.
 const GRACE: Duration = Duration::from_secs(10);
 const CONNECTIONS: u32 = 8;
 
@@ -57,15 +57,15 @@ type Open = fn(&Settings, &PgPool) -> anyhow::Result<Option<Router>>;
 
 const ENDPOINTS: [Open; 2] = [organization::open, ses::open];
 
-/// A door that listens.
-pub struct Door {
+/// An API server that listens.
+pub struct Server {
     listener: TcpListener,
     app: Current,
     probes: Probes,
     unready: Duration,
 }
 
-/// The routes with the secrets that were read last. A request that is in hand ends with those it began with.
+/// The routes with the secrets that were read last. A request that is in flight ends with those it began with.
 #[derive(Clone)]
 pub struct Current {
     app: Arc<RwLock<Router>>,
@@ -85,22 +85,22 @@ impl Current {
     }
 }
 
-impl Door {
-    pub async fn open(settings: &Settings, database_url: &str) -> anyhow::Result<Door> {
+impl Server {
+    pub async fn open(settings: &Settings, database_url: &str) -> anyhow::Result<Server> {
         let listen = settings.api.listen;
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("cannot listen on {listen}; is another process there, or the port below 1024?"))?;
-        Door::on(settings, database_url, listener).await
+        Server::on(settings, database_url, listener).await
     }
 
     /// The same where somebody listens already.
-    pub async fn on(settings: &Settings, database_url: &str, listener: TcpListener) -> anyhow::Result<Door> {
+    pub async fn on(settings: &Settings, database_url: &str, listener: TcpListener) -> anyhow::Result<Server> {
         let (app, looks) = rooms(settings, database_url).await?;
         let probes = Probes::watch(looks, || Ok(()));
         let app = Arc::new(RwLock::new(app.merge(probes.routes())));
         let app = Current { app, probes: probes.clone() };
-        Ok(Door { listener, app, probes, unready: settings.api.unready() })
+        Ok(Server { listener, app, probes, unready: settings.api.unready() })
     }
 
     /// Takes other secrets for the requests to come.
@@ -112,15 +112,15 @@ impl Door {
         self.listener.local_addr()
     }
 
-    /// Answers until `stop`, then for a while longer while it says that it is not ready, and then what is in hand.
+    /// Answers until `stop`, then for a while longer while it says that it is not ready, and then what is in flight.
     pub async fn serve_until(self, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
         let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MOST_HEAD_BYTES);
-        let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MOST_OPEN)));
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD_BYTES);
+        let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MAX_OPEN)));
         let (probes, unready) = (self.probes.clone(), self.unready);
         let mut stop = std::pin::pin!(async move {
             stop.await;
-            // Whoever spreads requests over several doors needs a moment to notice.
+            // Whoever spreads requests over several API servers needs a moment to notice.
             probes.stop();
             tracing::info!(?unready, "not ready any more");
             tokio::time::sleep(unready).await;
@@ -178,16 +178,16 @@ async fn rooms(settings: &Settings, database_url: &str) -> anyhow::Result<(Route
             "this process opens nothing, and its settings name the vault's secret key: name `vault_public_key_file` alone, and keep that key on workers' hosts"
         );
     }
-    let takes_events = db::may_act_as(database_url, "noshi_door").await?;
+    let takes_events = db::may_act_as(database_url, "noshi_webhook").await?;
     let takes_requests = db::may_act_as(database_url, "noshi_api").await?;
     ensure!(
         takes_events || takes_requests,
-        "this login is a member of neither noshi_door, which takes events, nor noshi_api, which serves requests"
+        "this login is a member of neither noshi_webhook, which takes events, nor noshi_api, which serves requests"
     );
     let mut events = Router::new();
     let mut looks = None;
     if takes_events {
-        let pool = db::connect(database_url, Role::Door, CONNECTIONS).await?;
+        let pool = db::connect(database_url, Role::Webhook, CONNECTIONS).await?;
         looks = Some(pool.clone());
         for open in ENDPOINTS {
             if let Some(routes) = open(settings, &pool)? {
@@ -197,19 +197,19 @@ async fn rooms(settings: &Settings, database_url: &str) -> anyhow::Result<(Route
     }
     let requests = match takes_requests {
         true => {
-            let desk = Desk::open(settings, database_url).await?;
-            looks = Some(desk.pool());
-            router::open(desk)
+            let backend = Backend::open(settings, database_url).await?;
+            looks = Some(backend.pool());
+            router::open(backend)
         }
         false => Router::new(),
     };
-    let looks = looks.context("a door without a pool")?;
+    let looks = looks.context("an API server without a pool")?;
     Ok((hardened(events, requests), looks))
 }
 
 fn hardened(events: Router, requests: Router) -> Router {
     events
-        .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_BYTES))
         .layer(middleware::from_fn(in_time))
         .merge(requests)
         .fallback(async || Refused::new(404, "There is no such address here; see /openapi.json."))
@@ -247,11 +247,11 @@ mod tests {
         let request = |method: &str, path: &str, bytes: usize| {
             Request::builder().method(method).uri(path).body(Body::from(vec![b'x'; bytes])).unwrap()
         };
-        assert_eq!(answer(request("POST", "/v1/events/x", MOST_BYTES)).await.0, 200);
+        assert_eq!(answer(request("POST", "/v1/events/x", MAX_BYTES)).await.0, 200);
         for (method, path, bytes, status) in [
             ("POST", "/v1/events/y", 1, 404),
             ("GET", "/v1/events/x", 0, 405),
-            ("POST", "/v1/events/x", MOST_BYTES + 1, 413),
+            ("POST", "/v1/events/x", MAX_BYTES + 1, 413),
         ] {
             let (answered, problem) = answer(request(method, path, bytes)).await;
             assert_eq!((answered, problem["status"].as_u64()), (status, Some(status.into())));

@@ -25,7 +25,7 @@ pub(super) const TURN: Duration = Duration::from_secs(3);
 
 /// How long a revoked token may still read here. What changes anything, the database asks again.
 const REMEMBERED: Duration = Duration::from_secs(15);
-/// Requests that one owner may have in hand, by whichever of their tokens: a quarter of all, so that one caller's overload is not everybody's.
+/// Requests that one owner may have in flight, by whichever of their tokens: a quarter of all, so that one caller's overload is not everybody's.
 const ROOM: usize = 32;
 /// Tokens that this process has not known yet, looked up at once: callers without a good one share this, and take nobody else's room.
 const STRANGERS: usize = 2;
@@ -66,7 +66,7 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// Refuses whoever shows no token of ours, at the cost of nobody else: before a request has a place among those in hand.
+    /// Refuses whoever shows no token of ours, at the cost of nobody else: before a request has a place among those in flight.
     pub async fn turn_away_strangers(&self, pool: &PgPool, headers: &HeaderMap) -> Result<(), Refusal> {
         let bearer = shown(headers)?;
         if self.lock().get(bearer.id()).is_some_and(|entry| entry.bearer == bearer) {
@@ -110,7 +110,7 @@ impl Tokens {
         }
         let Ok(room) = Arc::clone(&entry.room).try_acquire_owned() else {
             let detail = format!(
-                "{} has {ROOM} requests in hand, with all tokens together: as many as one may. Nothing was done; send it again.",
+                "{} has {ROOM} requests in flight, with all tokens together: as many as one may. Nothing was done; send it again.",
                 entry.known.owner
             );
             return Err(Refusal::later(Duration::from_secs(1), detail));

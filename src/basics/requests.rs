@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 use crate::basics::text;
 
 /// Minor units: as far as a number of JSON is exact everywhere.
-pub const MOST_MONEY: i64 = 9_000_000_000_000_000;
-pub const MOST_POINTS: i64 = 1_000_000_000;
-pub const MOST_DAYS: i64 = 3_650;
+pub const MAX_MONEY: i64 = 9_000_000_000_000_000;
+pub const MAX_POINTS: i64 = 1_000_000_000;
+pub const MAX_DAYS: i64 = 3_650;
 /// Of a job's id, in bytes.
 pub const LONGEST_KEY: usize = 200;
 
@@ -85,7 +85,7 @@ const fn or_default(name: &'static str, holds: Holds) -> Field {
 
 const ID: Holds = Holds::Id { most: 100 };
 const MONEY: Holds = Holds::Object(&[needs("amount", Holds::Amount), needs("currency", Holds::OneOf(&["JPY", "USD"]))]);
-const GRACE: Holds = Holds::Whole { least: 0, most: MOST_DAYS };
+const GRACE: Holds = Holds::Whole { least: 0, most: MAX_DAYS };
 
 const BULK_GRANTS: &[Field] = &[needs("batch", Holds::Whole { least: 1, most: i64::MAX })];
 const EMAIL: &[Field] = &[
@@ -100,14 +100,14 @@ const GIFT_ISSUANCE: &[Field] = &[
     needs("category", ID),
     needs("value", MONEY),
     may("provider", ID),
-    may("valid_days", Holds::Whole { least: 1, most: MOST_DAYS }),
+    may("valid_days", Holds::Whole { least: 1, most: MAX_DAYS }),
     may("area", ID),
     may("paid_by", Holds::Nothing),
 ];
 const POINT_EXCHANGE: &[Field] = &[
     needs("exchange", Holds::NoAddress { most: 90 }),
     needs("user", Holds::NoAddress { most: 90 }),
-    needs("points", Holds::Whole { least: 1, most: MOST_POINTS }),
+    needs("points", Holds::Whole { least: 1, most: MAX_POINTS }),
     may("area", ID),
     needs("category", Holds::Id { most: 90 }),
     needs("value", MONEY),
@@ -119,8 +119,8 @@ const POINT_GRANT: &[Field] = &[
     needs("benefit", ID),
     needs("source", Holds::NoAddress { most: 100 }),
     needs("user", Holds::NoAddress { most: 100 }),
-    needs("points", Holds::Whole { least: 1, most: MOST_POINTS }),
-    needs("valid_days", Holds::Whole { least: 0, most: MOST_DAYS }),
+    needs("points", Holds::Whole { least: 1, most: MAX_POINTS }),
+    needs("valid_days", Holds::Whole { least: 0, most: MAX_DAYS }),
     or_default("zone", Holds::Id { most: 60 }),
     may("area", ID),
 ];
@@ -223,7 +223,7 @@ pub fn wanted(holds: Holds) -> String {
         Holds::Text { most } => format!("a text of 1 to {most} bytes"),
         Holds::Phone => "a telephone number".to_owned(),
         Holds::Whole { least, most } => format!("a whole number from {least} to {most}"),
-        Holds::Amount => format!("a whole number of minor units above 0, and at most {MOST_MONEY}"),
+        Holds::Amount => format!("a whole number of minor units above 0, and at most {MAX_MONEY}"),
         Holds::OneOf(names) => format!("one of {}", names.join(", ")),
         Holds::Object(_) => "an object".to_owned(),
         Holds::Texts => "an object of texts".to_owned(),
@@ -264,7 +264,7 @@ fn value_fault(holds: Holds, value: &Value, path: &str) -> Option<Fault> {
             Some(_) | None => other(),
         },
         Holds::Amount => match whole(value) {
-            Some(1..=MOST_MONEY) => None,
+            Some(1..=MAX_MONEY) => None,
             Some(_) | None => other(),
         },
         Holds::OneOf(names) => match text {
@@ -309,7 +309,7 @@ fn whole(value: &Value) -> Option<i64> {
     })
 }
 
-/// Whether the text of some arguments is those of this kind, as every door that is given text judges it: before a reader has made one of two
+/// Whether the text of some arguments is those of this kind, as every entry point that is given text judges it: before a reader has made one of two
 /// fields of the same name, or a whole number of a fraction. What is wrong with it: the path, and a sentence.
 pub fn reads(kind: Kind, args: &str) -> Result<(), Fault> {
     // In the words of files and of the database, where they have some.

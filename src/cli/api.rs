@@ -5,11 +5,11 @@ use std::{net::SocketAddr, sync::Arc};
 use clap::{Args, Subcommand};
 
 use super::{Database, signals};
-use crate::{api::server::Door, basics::durations, settings::Settings};
+use crate::{api::server::Server, basics::durations, settings::Settings};
 
 #[derive(Subcommand)]
 pub enum ApiCommand {
-    /// Serves until it is told to stop: events of other systems where its login is a member of noshi_door, requests of producers
+    /// Serves until it is told to stop: events of other systems where its login is a member of noshi_webhook, requests of producers
     /// and operators where it is one of noshi_api.
     Run(ApiRun),
 }
@@ -18,7 +18,7 @@ pub enum ApiCommand {
 pub struct ApiRun {
     #[command(flatten)]
     database: Database,
-    /// Where to listen (api.listen). It speaks plain HTTP: put it behind what ends TLS for you.
+    /// Where to listen (api.listen). It speaks plain HTTP: put it behind a TLS-terminating proxy.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// Milliseconds for which it says that it is not ready before it stops to listen (api.unready_ms).
@@ -39,8 +39,8 @@ pub async fn run(
             api.listen = args.listen.unwrap_or(api.listen);
             api.unready_ms = args.unready_ms.unwrap_or(api.unready_ms);
             let url = args.database.url()?.to_owned();
-            let door = Door::open(&settings, &url).await?;
-            let (renew, read) = (door.renew(), Arc::new(read));
+            let api = Server::open(&settings, &url).await?;
+            let (renew, read) = (api.renew(), Arc::new(read));
             signals::at_each(hang_ups, move || {
                 let (renew, read, url) = (renew.clone(), Arc::clone(&read), url.clone());
                 async move {
@@ -48,8 +48,8 @@ pub async fn run(
                     signals::tell_read_again(&again.await);
                 }
             });
-            tracing::info!(address = %door.address()?, "the door is open");
-            door.serve_until(stop).await
+            tracing::info!(address = %api.address()?, "the API listens");
+            api.serve_until(stop).await
         }
     }
 }

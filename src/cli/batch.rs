@@ -36,15 +36,15 @@ pub enum BatchCommand {
     Template { kind: FileKind },
     /// The latest batches and how far each is.
     List(BatchList),
-    /// One batch: its figures, what it waits for, what speaks against it.
+    /// One batch: its figures, what it waits for, objections.
     Show(BatchName),
     /// Approves a batch as a second person, over your own copy of its file.
     Approve(BatchApprove),
-    /// Lets the rows of a batch go.
+    /// Releases the rows of a batch.
     Release(BatchRelease),
     /// Holds back every row that has not begun a call.
     Pause(BatchAct),
-    /// Lets the rows of a paused batch go on.
+    /// Resumes a paused batch.
     Resume(BatchAct),
     /// Ends a batch: before its release all of it, after that each row that has not begun, and each grant that nobody has asked for.
     Cancel(BatchAct),
@@ -74,7 +74,7 @@ pub struct BatchSubmit {
     /// Grants: issue each gift at once, instead of when its user asks for it.
     #[arg(long)]
     issue: bool,
-    /// Let the rows go at once, where no second person must approve.
+    /// Release the rows at once, where no second person must approve.
     #[arg(long)]
     release: bool,
     /// Check the file; write nothing.
@@ -157,16 +157,16 @@ pub struct BatchCapSet {
     currency: String,
     /// Rows of one batch.
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
-    most_rows: Option<i32>,
+    max_rows: Option<i32>,
     /// The total of one batch.
     #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
-    most_total: Option<i64>,
+    max_total: Option<i64>,
     /// One user, in any 24 hours.
     #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
-    most_per_user: Option<i64>,
+    max_per_user: Option<i64>,
     /// All users, in any 24 hours.
     #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
-    most_per_day: Option<i64>,
+    max_per_day: Option<i64>,
     /// From this many rows on a second person must approve.
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     approve_from_rows: Option<i32>,
@@ -364,10 +364,10 @@ async fn cap_show(out: Out, database: &Database) -> anyhow::Result<()> {
         &[
             ("KIND", |cap| cap.kind.clone()),
             ("IN", |cap| cap.currency.clone()),
-            ("ROWS", |cap| or(cap.most_rows, "any")),
-            ("TOTAL", |cap| or(cap.most_total, "any")),
-            ("A USER", |cap| or(cap.most_per_user, "any")),
-            ("A DAY", |cap| or(cap.most_per_day, "any")),
+            ("ROWS", |cap| or(cap.max_rows, "any")),
+            ("TOTAL", |cap| or(cap.max_total, "any")),
+            ("A USER", |cap| or(cap.max_per_user, "any")),
+            ("A DAY", |cap| or(cap.max_per_day, "any")),
             ("APPROVED FROM", |cap| match (cap.approve_from_rows, cap.approve_from_total) {
                 (None, None) => "never".to_owned(),
                 (rows, total) => format!("{} rows or {}", or(rows, "any"), or(total, "any")),
@@ -396,10 +396,10 @@ async fn cap(out: Out, args: BatchCap) -> anyhow::Result<()> {
     let cap = batches::Cap {
         kind: kind.name().to_owned(),
         currency: args.currency,
-        most_rows: args.most_rows,
-        most_total: args.most_total,
-        most_per_user: args.most_per_user,
-        most_per_day: args.most_per_day,
+        max_rows: args.max_rows,
+        max_total: args.max_total,
+        max_per_user: args.max_per_user,
+        max_per_day: args.max_per_day,
         approve_from_rows: args.approve_from_rows,
         approve_from_total: args.approve_from_total,
     };

@@ -17,7 +17,7 @@ use crate::{
     cli::{
         api, audit, batch, doctor, enqueue, failure, given, job,
         lab::{bench, demo, simulator},
-        lane, migrate, out, pages, points, proposal, prune, redrive, restored, schedule, signals, token, vault, worker,
+        lane, migrate, out, pages, points, proposal, prune, redrive, restore, schedule, signals, token, vault, worker,
     },
     settings::{Settings, environment},
     telemetry::{logs, traces},
@@ -73,7 +73,7 @@ enum Command {
     /// Recurring jobs: see, set, pause and trigger them.
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
-    /// Whether everything is here that the promises rest on, and how to mend what is not.
+    /// Whether everything is here that the promises rest on, and how to fix what is not.
     Doctor(doctor::DoctorArgs),
     /// Moves out jobs that were over long ago; the fleet does so by itself. A late duplicate is still known.
     Prune(prune::PruneArgs),
@@ -83,10 +83,10 @@ enum Command {
     /// What takes a person's word about money: proposed by one, confirmed by another.
     #[command(subcommand)]
     Proposal(proposal::ProposalCommand),
-    /// After the database was restored to an earlier point.
+    /// After the database was restore to an earlier point.
     #[command(subcommand)]
-    Restored(restored::RestoredCommand),
-    /// How long what is over is kept.
+    Restore(restore::RestoredCommand),
+    /// How long ended jobs are kept.
     #[command(subcommand)]
     Retention(prune::RetentionCommand),
     /// The keys that seal gift codes, recipients and contacts of stores.
@@ -103,7 +103,7 @@ enum Command {
     },
     /// Prints the manual page, or writes one for each command.
     Man(pages::ManArgs),
-    /// Measures steps, jobs and pickup beside the floor, on a private server.
+    /// Measures steps, jobs and pickup beside the raw-SQL baseline, on a private server.
     Bench(bench::BenchArgs),
 }
 
@@ -140,7 +140,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Doctor(args) => doctor::run(&settings(), out, args).await,
         Command::Prune(args) => prune::run(out, args).await,
         Command::Proposal(command) => proposal::run(out, command).await,
-        Command::Restored(command) => restored::run(out, command).await,
+        Command::Restore(command) => restore::run(out, command).await,
         Command::Retention(command) => prune::run_retention(out, command).await,
         Command::Vault(command) => vault::run(settings, out, command).await,
         Command::Token(command) => token::run(command, out).await,
@@ -181,7 +181,7 @@ impl Command {
             | Command::Doctor(_)
             | Command::Prune(_)
             | Command::Proposal(_)
-            | Command::Restored(_)
+            | Command::Restore(_)
             | Command::Retention(_)
             | Command::Vault(_)
             | Command::Token(_)
@@ -231,7 +231,7 @@ pub fn status(ended: anyhow::Result<()>, out: out::Out) -> u8 {
         }
         (Ok(()), None) => 0,
         (Err(error), None) => {
-            let status = if error.is::<enqueue::AsksForAPerson>() { enqueue::AsksForAPerson::STATUS } else { 1 };
+            let status = if error.is::<enqueue::NeedsOperator>() { enqueue::NeedsOperator::STATUS } else { 1 };
             failure::tell(&error, out, status);
             status
         }
@@ -256,7 +256,7 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
         | Command::Doctor(_)
         | Command::Prune(_)
         | Command::Proposal(_)
-        | Command::Restored(_)
+        | Command::Restore(_)
         | Command::Retention(_)
         | Command::Vault(_)
         | Command::Token(_)

@@ -1,4 +1,4 @@
-//! `noshi doctor`: is everything here that the promises rest on? Each fault comes with how to mend it.
+//! `noshi doctor`: is everything here that the promises rest on? Each fault comes with how to fix it.
 
 use anyhow::bail;
 use clap::Args;
@@ -27,7 +27,7 @@ pub async fn run(settings: &anyhow::Result<Settings>, out: Out, args: DoctorArgs
             "examination",
             Health::Bad,
             format!("{error:#}"),
-            "mend what stands above, and run this again",
+            "fix what stands above, and run this again",
         ),
     }
     let bad = findings.0.iter().filter(|it| it.health == Health::Bad).count();
@@ -37,12 +37,12 @@ pub async fn run(settings: &anyhow::Result<Settings>, out: Out, args: DoctorArgs
         &[
             ("", |it| match it.health {
                 Health::Good => "good".to_owned(),
-                Health::Fair => "LOOK".to_owned(),
+                Health::Fair => "WARN".to_owned(),
                 Health::Bad => "BAD".to_owned(),
             }),
             ("WHAT", |it| it.what.to_owned()),
             ("FOUND", |it| it.found.clone()),
-            ("TO MEND IT", |it| it.mend.clone().unwrap_or_default()),
+            ("FIX", |it| it.fix.clone().unwrap_or_default()),
         ],
     )?;
     if bad > 0 {

@@ -55,9 +55,9 @@ fn read(text: &str) -> Result<Box<RawValue>, String> {
 /// It is not over, and goes on only when a person has looked: a status of its own.
 #[derive(Debug, thiserror::Error)]
 #[error("job {0} waits for a person; `noshi job explain {0}` tells why, and what may be done")]
-pub struct AsksForAPerson(i64);
+pub struct NeedsOperator(i64);
 
-impl AsksForAPerson {
+impl NeedsOperator {
     pub const STATUS: u8 = 4;
 }
 
@@ -113,7 +113,7 @@ async fn wait(out: Out, pool: &PgPool, job: i64) -> anyhow::Result<()> {
         out.one(&answer, |_| format!("job {job}: {} at {}\n  {why}", seen.status, seen.at))?;
         return match seen.status.as_str() {
             "completed" => Ok(()),
-            "needs_operator" => Err(AsksForAPerson(job).into()),
+            "needs_operator" => Err(NeedsOperator(job).into()),
             over => bail!("job {job} is {over}"),
         };
     }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     db::{
         self, PgPool, Role,
-        operator::jobs::{self, Filter, Line, Seen},
+        operator::jobs::{self, Filter, Line, JobRow},
         queue::{
             lanes,
             retention::{self, Over},
@@ -250,7 +250,7 @@ fn lines(out: Out, jobs: &[Line]) -> anyhow::Result<()> {
 }
 
 /// The one job of this name; several are listed, and then it must be said which.
-async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<Seen> {
+async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<JobRow> {
     let name = match name.name.as_slice() {
         [kind, id] => {
             if let Some(found) = jobs::look(pool, kind, id).await? {
@@ -287,7 +287,7 @@ fn number(name: &str) -> Option<i64> {
 }
 
 /// Digits are a job's number and nothing else: a slip of the pen must not act on the job of a user or a grant that is called so.
-async fn numbered(out: Out, pool: &PgPool, name: &str, number: i64) -> anyhow::Result<Seen> {
+async fn numbered(out: Out, pool: &PgPool, name: &str, number: i64) -> anyhow::Result<JobRow> {
     if let Some(job) = jobs::look_at(pool, number).await? {
         return Ok(job);
     }
@@ -308,7 +308,7 @@ async fn numbered(out: Out, pool: &PgPool, name: &str, number: i64) -> anyhow::R
 }
 
 /// Why no job of this name is there: it was pruned, or is to come, or never was.
-async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<Seen> {
+async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<JobRow> {
     let over = retention::known(pool, name, &kinds(), 20).await?;
     match over.as_slice() {
         [one] => bail!("{}", was_done(one)),
@@ -327,7 +327,7 @@ async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<Seen>
 }
 
 #[derive(Serialize)]
-struct Asked {
+struct RequestedAct {
     job: i64,
     asked: &'static str,
     /// A second person must confirm it.
@@ -341,7 +341,7 @@ async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
         bail!("{why}");
     }
     let proposal = jobs::ask(&pool, job.id, job.step, act, &args.reason).await?;
-    out.one(&Asked { job: job.id, asked: act.name(), proposal }, |asked| match act {
+    out.one(&RequestedAct { job: job.id, asked: act.name(), proposal }, |asked| match act {
         _ if let Some(number) = asked.proposal => {
             proposed(number, &format!("that job {} is to {}", asked.job, asked.asked))
         }

@@ -21,7 +21,7 @@ pub mod points;
 pub mod proposal;
 pub mod prune;
 pub mod redrive;
-pub mod restored;
+pub mod restore;
 pub mod schedule;
 pub mod signals;
 pub mod token;

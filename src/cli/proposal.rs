@@ -219,7 +219,7 @@ async fn cap_set(out: Out, args: &ProposalCap) -> anyhow::Result<()> {
         "--currency is a code of three capital letters, such as JPY, and not {:?}; nothing was changed",
         args.currency
     );
-    ensure!(args.most.is_none_or(|most| most >= args.alone), "--most is no less than --alone; nothing was changed");
+    ensure!(args.most.is_none_or(|most| most >= args.alone), "--limit is no less than --alone; nothing was changed");
     let pool = db::connect(args.database.url()?, Role::Login, 1).await?;
     proposals::set_cap(&pool, &args.currency, args.alone, args.most).await?;
     let unit = if args.currency.is_empty() { "acts" } else { &args.currency };

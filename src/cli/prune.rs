@@ -1,4 +1,4 @@
-//! `noshi prune` and `noshi retention`: what is over moves out of the way.
+//! `noshi prune` and `noshi retention`: Ended jobs move out of the way.
 
 use std::time::Duration;
 
@@ -37,11 +37,11 @@ pub enum RetentionCommand {
 #[derive(Args)]
 pub struct RetentionSet {
     /// Jobs that are over stay at hand for as long, such as 90d; at least a day.
-    #[arg(long, value_name = "AGE", value_parser = durations::parse_some, required_unless_present_any = ["stories_for", "every"])]
+    #[arg(long, value_name = "AGE", value_parser = durations::parse_some, required_unless_present_any = ["archive_for", "every"])]
     jobs_for: Option<Duration>,
     /// The row and journal of a pruned job are kept for as long, such as 2y; at least 90 days.
     #[arg(long, value_name = "AGE", value_parser = durations::parse_some)]
-    stories_for: Option<Duration>,
+    archive_for: Option<Duration>,
     /// How often the fleet prunes, such as 1h.
     #[arg(long, value_name = "AGE", value_parser = durations::parse_some)]
     every: Option<Duration>,
@@ -102,7 +102,7 @@ pub async fn run_retention(out: Out, command: RetentionCommand) -> anyhow::Resul
         RetentionCommand::Show(database) => db::connect(database.url()?, Role::Operator, 1).await?,
         RetentionCommand::Set(set) => {
             let pool = db::connect(set.database.url()?, Role::Operator, 1).await?;
-            retention::set_retention(&pool, set.jobs_for, set.stories_for, set.every, &set.reason).await?;
+            retention::set_retention(&pool, set.jobs_for, set.archive_for, set.every, &set.reason).await?;
             pool
         }
     };
@@ -113,6 +113,6 @@ fn tell(kept: &Retention) -> String {
     let begun = instants::show(kept.begun_at);
     format!(
         "jobs that are over are kept for {}, their stories for {}; the fleet prunes every {}, last from {begun}",
-        kept.jobs_for, kept.stories_for, kept.every
+        kept.jobs_for, kept.archive_for, kept.every
     )
 }

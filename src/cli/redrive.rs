@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use noshi_jobs::{Kind, machine::Act};
 
-use show::{Shown, amounts, show, tell};
+use show::{RedriveView, amounts, show, tell};
 use watch::watch;
 
 use super::{Database, names, out::Out};
@@ -347,7 +347,7 @@ async fn at_once(args: AtOnce, out: Out) -> anyhow::Result<()> {
     let pool = open(&args.database).await?;
     let made = plan(&pool, &args.which).await?;
     let r = one(&pool, made).await?;
-    let shown = Shown { groups: redrive::groups(&pool, made).await?, redrive: r };
+    let shown = RedriveView { groups: redrive::groups(&pool, made).await?, redrive: r };
     terminal::tell(&tell(&shown));
     let r = shown.redrive;
     if r.needs_approval {

@@ -92,7 +92,7 @@ pub async fn run(out: Out, command: ScheduleCommand) -> anyhow::Result<()> {
             let found = schedules::list(&open(database).await?, Some(&name)).await?.into_iter().next();
             let found =
                 found.with_context(|| format!("there is no schedule `{name}`; `noshi schedule list` shows them"))?;
-            return out.one(&Shown::from(found), tell);
+            return out.one(&ScheduleView::from(found), tell);
         }
         ScheduleCommand::Set(set) => return run_set(out, *set).await,
         ScheduleCommand::Trigger(Steered { name: Name { name, database }, reason }) => {
@@ -143,26 +143,26 @@ struct Triggered {
 
 /// A schedule, and its next due times on the clocks of its zone.
 #[derive(Serialize)]
-struct Shown {
+struct ScheduleView {
     #[serde(flatten)]
     schedule: Schedule,
     state: &'static str,
     next: Vec<String>,
 }
 
-impl From<Schedule> for Shown {
-    fn from(schedule: Schedule) -> Shown {
+impl From<Schedule> for ScheduleView {
+    fn from(schedule: Schedule) -> ScheduleView {
         // What a newer version wrote may be nothing that this one can read.
         let next = Times::read(&schedule.cron, &schedule.zone).map(|times| {
             let all = std::iter::successors(Some(schedule.next_due), |last| times.after(*last));
             all.take(SHOWN).map(|due| times.local(due)).collect()
         });
-        Shown { state: schedule.state(), next: next.unwrap_or_default(), schedule }
+        ScheduleView { state: schedule.state(), next: next.unwrap_or_default(), schedule }
     }
 }
 
 fn table(out: Out, schedules: Vec<Schedule>) -> anyhow::Result<()> {
-    let shown: Vec<Shown> = schedules.into_iter().map(Shown::from).collect();
+    let shown: Vec<ScheduleView> = schedules.into_iter().map(ScheduleView::from).collect();
     out.list(
         "there is no schedule; `noshi schedule set` makes one",
         &shown,
@@ -180,8 +180,8 @@ fn table(out: Out, schedules: Vec<Schedule>) -> anyhow::Result<()> {
     )
 }
 
-fn tell(shown: &Shown) -> String {
-    let Shown { schedule: it, state, next } = shown;
+fn tell(shown: &ScheduleView) -> String {
+    let ScheduleView { schedule: it, state, next } = shown;
     let or_never = |at: Option<DateTime<Utc>>| at.map_or("never".to_owned(), instants::show);
     let mut text = format!(
         "{} is {state}\n  asks for: {} {} {}\n  due: {} in {}; missed times: {}\n  next: {}\n  last due: {}, job {}\n  fired {}, skipped {}\n",
@@ -199,7 +199,7 @@ fn tell(shown: &Shown) -> String {
         it.skipped,
     );
     if let Some(why) = &it.stuck {
-        text += &format!("  stuck: {why}\n  mend it, and `noshi schedule resume {}`\n", it.name);
+        text += &format!("  stuck: {why}\n  fix it, and `noshi schedule resume {}`\n", it.name);
     }
     if let (Some(by), Some(reason)) = (&it.paused_by, &it.paused_reason) {
         text += &format!("  paused by {by} at {}: {reason}\n", or_never(it.paused_at));

@@ -60,7 +60,7 @@ pub fn tell_read_again(read: &anyhow::Result<()>) {
         Ok(()) => tracing::info!("SIGHUP: secrets were read again; what begins from now on goes with them"),
         Err(error) => tracing::error!(
             error = format!("{error:#}"),
-            "SIGHUP: secrets cannot be read again; it goes on with those it has. Mend that, and send SIGHUP again"
+            "SIGHUP: secrets cannot be read again; it goes on with those it has. Fix that, and send SIGHUP again"
         ),
     }
 }

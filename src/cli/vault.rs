@@ -135,7 +135,7 @@ struct Rotation<'a> {
 }
 
 /// So many are named.
-const MOST_NAMED: usize = 20;
+const MAX_NAMED: usize = 20;
 
 impl Rotation<'_> {
     fn older_keys(&self) -> Vec<String> {
@@ -167,7 +167,7 @@ impl Rotation<'_> {
                 Ok(anew) => sealed.push((row, anew)),
                 Err(_) => {
                     self.closed += 1;
-                    if self.some_closed.len() < MOST_NAMED {
+                    if self.some_closed.len() < MAX_NAMED {
                         self.some_closed.push(format!("{} of {}", row.what, row.subject).escape_debug().to_string());
                     }
                 }
@@ -194,11 +194,11 @@ impl Rotation<'_> {
         let (rewrapped, key) = (self.rewrapped, self.keys.current_key());
         let foreign = db::domain::facts::other_keys(self.pool, &self.keys.key_ids()).await?;
         let mut left = vec![];
-        left.extend(foreign.iter().take(MOST_NAMED).map(|key| {
+        left.extend(foreign.iter().take(MAX_NAMED).map(|key| {
             let key = key.escape_debug();
             format!("there are values under the key `{key}`, which the key file does not hold; if it was ever one of yours, add it, and run this again")
         }));
-        if foreign.len() > MOST_NAMED {
+        if foreign.len() > MAX_NAMED {
             left.push("there are more such keys".to_owned());
         }
         if self.closed > 0 {

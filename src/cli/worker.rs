@@ -30,7 +30,7 @@ pub struct WorkerRun {
     /// A name for people; every start is a new worker (worker.name).
     #[arg(long)]
     name: Option<String>,
-    /// Jobs in hand at once (worker.slots).
+    /// Jobs in flight at once (worker.slots).
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     slots: Option<u16>,
     /// Milliseconds of silence after which the worker may be declared dead (worker.lease_ms).
@@ -95,7 +95,7 @@ pub async fn run(
                     ("STATUS", |worker| worker.status.clone()),
                     ("STARTED", |worker| instants::show(worker.started_at)),
                     ("HEARD", |worker| format!("{} ago", seconds(worker.seen_ago))),
-                    ("IN HAND", |worker| worker.in_hand.to_string()),
+                    ("IN FLIGHT", |worker| worker.in_flight.to_string()),
                 ],
             )
         }

@@ -18,7 +18,7 @@ pub enum Role {
     Operator,
     Producer,
     /// Takes events from the network: executes functions, reads and writes no table.
-    Door,
+    Webhook,
     /// Serves the HTTP interface, in the name of whoever's token is shown.
     Api,
     /// The login's own rights: migrations and key rotation.
@@ -32,7 +32,7 @@ impl Role {
             Role::Worker => Some("noshi_worker"),
             Role::Operator => Some("noshi_operator"),
             Role::Producer => Some("noshi_producer"),
-            Role::Door => Some("noshi_door"),
+            Role::Webhook => Some("noshi_webhook"),
             Role::Api => Some("noshi_api"),
             Role::Login => None,
         }
@@ -43,7 +43,7 @@ impl Role {
             Role::Worker => "set role noshi_worker",
             Role::Operator => "set role noshi_operator",
             Role::Producer => "set role noshi_producer",
-            Role::Door => "set role noshi_door",
+            Role::Webhook => "set role noshi_webhook",
             Role::Api => "set role noshi_api",
             Role::Login => "reset role",
         }
@@ -52,7 +52,7 @@ impl Role {
     /// Whether a server that takes no writes is of no use to it.
     const fn writes(self) -> bool {
         match self {
-            Role::Worker | Role::Operator | Role::Producer | Role::Door | Role::Api => true,
+            Role::Worker | Role::Operator | Role::Producer | Role::Webhook | Role::Api => true,
             Role::Login => false,
         }
     }

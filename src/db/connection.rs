@@ -36,8 +36,8 @@ pub(super) const TO_SHOW_LIFE: Duration = Duration::from_secs(2);
 pub(super) const FOR_A_PLACE: Duration = Duration::from_secs(5);
 /// A connection that was answered this recently is used without a look.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
-pub(super) const MOST_IDLE: Duration = Duration::from_secs(10 * 60);
-pub(super) const MOST_AGE: Duration = Duration::from_secs(30 * 60);
+pub(super) const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 /// A migration may rewrite a large table.
 pub(super) const TO_MIGRATE: Duration = Duration::from_secs(2 * 60 * 60);
 /// A listener that heard nothing for this long asks whether anybody is there.

@@ -69,10 +69,10 @@ left join lateral (select t.fingerprint from noshi.tombstone t where j.id is nul
 where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) and j.args is distinct from r.args order by r.n limit 1";
 
 /// Kinds, ids and arguments, as the statements take them.
-type Asked<'a> = (Vec<&'static str>, Vec<String>, Vec<Json<&'a Request>>);
+type Columns<'a> = (Vec<&'static str>, Vec<String>, Vec<Json<&'a Request>>);
 
-fn asked<'a>(requests: impl Iterator<Item = &'a Request>) -> Asked<'a> {
-    let mut asked = Asked::default();
+fn asked<'a>(requests: impl Iterator<Item = &'a Request>) -> Columns<'a> {
+    let mut asked = Columns::default();
     for request in requests {
         asked.0.push(request.kind().name());
         asked.1.push(request.id().0);
@@ -82,7 +82,7 @@ fn asked<'a>(requests: impl Iterator<Item = &'a Request>) -> Asked<'a> {
 }
 
 /// The first of these, counted from 1, whose id exists with other arguments, pruned or not.
-async fn conflicting(connection: &mut PgConnection, asked: &Asked<'_>) -> Result<Option<i64>, sqlx::Error> {
+async fn conflicting(connection: &mut PgConnection, asked: &Columns<'_>) -> Result<Option<i64>, sqlx::Error> {
     let (kinds, ids, args) = asked;
     sqlx::query_scalar(CONFLICTING).bind(kinds).bind(ids).bind(args).fetch_optional(connection).await
 }

@@ -32,7 +32,7 @@ use tokio::{
 
 use super::{
     connection::{
-        FOR_A_PLACE, FRESH, LISTENS, MOST_AGE, MOST_IDLE, PATIENCE, PgConnection, Prepare, Step, TO_CONNECT,
+        FOR_A_PLACE, FRESH, LISTENS, MAX_AGE, MAX_IDLE, PATIENCE, PgConnection, Prepare, Step, TO_CONNECT,
         TO_SHOW_LIFE, TURNS, silent,
     },
     holders,
@@ -80,7 +80,7 @@ impl PgPool {
             idle: Mutex::default(),
             open: AtomicU32::new(0),
             doubted: Mutex::new(Instant::now()),
-            age: Mutex::new(MOST_AGE),
+            age: Mutex::new(MAX_AGE),
             made_in: Mutex::default(),
         };
         PgPool { inner: Arc::new(inner), patience: PATIENCE, for_a_place: FOR_A_PLACE }
@@ -213,7 +213,7 @@ impl Inner {
         while let Some(connection) = idle.pop() {
             let watch = &connection.watch;
             let lives =
-                watch.answered >= doubted && watch.answered.elapsed() < MOST_IDLE && connection.opened.elapsed() < age;
+                watch.answered >= doubted && watch.answered.elapsed() < MAX_IDLE && connection.opened.elapsed() < age;
             if lives {
                 return Some(connection);
             }

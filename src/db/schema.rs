@@ -187,18 +187,18 @@ async fn settle_rights(connection: &mut PgConnection) -> Result<(), sqlx::Error>
     if !sqlx::query_scalar(OWNED).persistent(false).fetch_one(&mut *connection).await? {
         const OWN: &str = "grant usage, create on schema noshi_migrations to noshi_owner;
             alter table noshi_migrations._sqlx_migrations owner to noshi_owner;
-            grant usage on schema noshi_migrations to noshi_operator, noshi_worker, noshi_door, noshi_api";
+            grant usage on schema noshi_migrations to noshi_operator, noshi_worker, noshi_webhook, noshi_api";
         connection.execute(OWN).await?;
     }
     const SETTLED: &str = "set role noshi_owner;
         do $$ begin execute format('grant select, insert, update on noshi_migrations._sqlx_migrations to %I', session_user); end $$;
-        grant select on noshi_migrations._sqlx_migrations to noshi_operator, noshi_worker, noshi_door, noshi_api;
+        grant select on noshi_migrations._sqlx_migrations to noshi_operator, noshi_worker, noshi_webhook, noshi_api;
         select noshi.pin_functions();
         reset role";
     connection.execute(SETTLED).await.map(|_| ())
 }
 
-/// Before anything is made: what no migration could mend.
+/// Before anything is made: what no migration could fix.
 async fn fit_for_us(connection: &mut PgConnection) -> anyhow::Result<()> {
     const PLACE: &str = "select current_setting('server_version_num')::int, pg_is_in_recovery(), getdatabaseencoding()::text, current_database()::text";
     let (version, in_recovery, encoding, name): (i32, bool, String, String) =
@@ -221,7 +221,7 @@ async fn fit_for_us(connection: &mut PgConnection) -> anyhow::Result<()> {
 async fn may_pass_on(connection: &mut PgConnection) -> anyhow::Result<()> {
     const KEPT: &str = "select session_user::text, format('grant %s to %I with admin option', string_agg(r.rolname, ', ' order by r.rolname), session_user)
         from pg_roles r join pg_roles me on me.rolname = session_user and not me.rolsuper
-        where r.rolname in ('noshi_owner', 'noshi_worker', 'noshi_producer', 'noshi_operator', 'noshi_reader', 'noshi_door', 'noshi_api')
+        where r.rolname in ('noshi_owner', 'noshi_worker', 'noshi_producer', 'noshi_operator', 'noshi_reader', 'noshi_webhook', 'noshi_api')
             and current_setting('server_version_num')::int >= 160000 and not pg_has_role(session_user, r.oid, 'member with admin option')
         having bool_or(r.rolname = 'noshi_owner')";
     let kept: Option<(String, String)> = sqlx::query_as(KEPT).persistent(false).fetch_optional(connection).await?;

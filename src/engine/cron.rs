@@ -37,7 +37,7 @@ pub struct Turn {
 }
 
 impl Times {
-    /// `Err` names the field, and how to mend it.
+    /// `Err` names the field, and how to fix it.
     pub fn read(cron: &str, zone: &str) -> Result<Times, String> {
         let zone = Tz::from_str(zone).map_err(|_| unknown_zone(zone))?;
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
@@ -89,7 +89,7 @@ fn unknown_zone(zone: &str) -> String {
     format!("zone: there is no time zone `{zone}`. Did you mean {}?", near.unwrap_or("Asia/Tokyo, or UTC"))
 }
 
-/// The id of the jobs that these arguments ask for, with `{due}` in it. `Err` names the field, and how to mend it.
+/// The id of the jobs that these arguments ask for, with `{due}` in it. `Err` names the field, and how to fix it.
 pub fn id(kind: Kind, args: &Value) -> Result<String, String> {
     with_job!(kind, J => id_of::<J>(args))
 }

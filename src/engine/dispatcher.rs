@@ -16,7 +16,7 @@ use crate::{
     db::{
         self,
         queue::{
-            claim::{Asked, HORIZON, Which},
+            claim::{ClaimRequest, HORIZON, Which},
             slot::Slot,
             testimony::Claim,
         },
@@ -260,7 +260,7 @@ impl Dispatcher {
         }
     }
 
-    /// Lets everything in hand finish, then runs one suspect by itself.
+    /// Lets everything in flight finish, then runs one suspect by itself.
     async fn claim_alone(&mut self, lane: &str) {
         let hand = &self.hand;
         let all = u32::try_from(hand.pace.slots).unwrap_or(u32::MAX);
@@ -301,7 +301,7 @@ impl Dispatcher {
 type Room = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Hand {
-    /// Claims what a lane has for these slots: what was in hand at one death in few of them, everything else in the rest.
+    /// Claims what a lane has for these slots: what was in flight at one death in few of them, everything else in the rest.
     async fn claim(&self, lane: &str, mut slots: Vec<OwnedSemaphorePermit>) -> Result<Found, sqlx::Error> {
         let want = slots.len();
         let sent = Instant::now();
@@ -359,7 +359,7 @@ impl Hand {
     async fn claim_known(&self, lane: &str, want: usize, which: Which) -> Result<db::queue::claim::Catch, sqlx::Error> {
         let engine = &self.engine;
         let late = engine.lateness.allowance(lane);
-        let asked = Asked { want, which, late, unknown: &engine.unknown(), server: &engine.witness.server() };
+        let asked = ClaimRequest { want, which, late, unknown: &engine.unknown(), server: &engine.witness.server() };
         engine.claims.asked();
         let caught = db::queue::claim::claim_as(&engine.pool, engine.worker, lane, &asked).await;
         match &caught {
@@ -371,7 +371,7 @@ impl Hand {
         caught
     }
 
-    /// Waits for the first free slot, then a moment for more, so that claims do not trickle.
+    /// Waits for the first free slot, then a moment for more, so that claims are few and large.
     async fn fair_share(&self) -> Option<Vec<OwnedSemaphorePermit>> {
         let mut share = vec![tokio::select! {
             slot = Arc::clone(&self.slots).acquire_owned() => slot.ok()?,

@@ -32,7 +32,7 @@ use crate::{
     engine::{
         Engine,
         registry::{Outside, Work},
-        settlement::{self, Place},
+        settlement::{self, Target},
     },
     telemetry::traces,
 };
@@ -44,7 +44,7 @@ const UNWIND_DEADLINE: Duration = Duration::from_secs(60);
 const CLOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often our own database may refuse a step before a person is asked: no retry changes its answer, but a migration under way may.
-const MOST_REFUSALS: u32 = 5;
+const MAX_REFUSALS: u32 = 5;
 
 pub async fn execute<J: Job>(engine: &Engine, outside: &dyn Outside<J>, work: &Work)
 where
@@ -72,11 +72,11 @@ where
         args,
         step: claimed.step,
         retries: claimed.retries,
-        unsure: claimed.unsure,
+        in_doubt: claimed.in_doubt,
         fresh: false,
         at: claimed.at.clone(),
     };
-    if let (Ok(state), Ok(undo), Some(asked)) = (&state, &undo, &claimed.asked) {
+    if let (Ok(state), Ok(undo), Some(asked)) = (&state, &undo, &claimed.requested_act) {
         return run.obey(state, undo.as_ref(), asked).await;
     }
     match (state, undo) {
@@ -95,7 +95,7 @@ fn is_known<J: Job>(claimed: &Claimed) -> bool {
 
 async fn unread<J: Job>(engine: &Engine, claimed: &Claimed, why: Problem, detail: String) {
     // Nothing is done that was asked of a job which this version cannot read: it goes back to its rest.
-    if claimed.asked.is_some() && claimed.rests {
+    if claimed.requested_act.is_some() && claimed.rests {
         return decline(engine, (claimed.id, claimed.lease, claimed.step)).await;
     }
     engine.end_step(J::KIND, settlement::unread(claimed, why, detail)).await;
@@ -114,7 +114,7 @@ struct Run<'a, J: Job> {
     args: J::Args,
     step: i32,
     retries: u32,
-    unsure: bool,
+    in_doubt: bool,
     /// The state was entered in this process, a moment ago.
     fresh: bool,
     /// The name of the state that was settled last.
@@ -134,15 +134,15 @@ where
                 return;
             }
             let unpaid = terms.lane.as_ref().is_some_and(|lane| lane.name != self.work.claimed.lane);
-            let in_doubt = self.unsure && terms.effect.is_write() && self.work.claimed.lane.is_empty();
-            let repeats = matches!(terms.effect, Effect::Write(_, noshi_jobs::machine::Unsure::Repeat));
+            let in_doubt = self.in_doubt && terms.effect.is_write() && self.work.claimed.lane.is_empty();
+            let repeats = matches!(terms.effect, Effect::Write(_, noshi_jobs::machine::InDoubt::Repeat));
             if unpaid || (in_doubt && !repeats) {
                 let settlement = self.place().reentered(&state, &terms);
                 self.settle_step(&state, settlement).await;
                 return;
             }
             // How long ago its last call was, nobody can tell now: it waits until the clocks agree, since nothing falls due before.
-            if self.unsure && !self.clock_holds() {
+            if self.in_doubt && !self.clock_holds() {
                 let (settlement, _) = self.place().stepped(&state, &terms, Step::snooze("clock_off", CLOCK_PAUSE));
                 self.settle_step(&state, settlement).await;
                 return;
@@ -243,13 +243,13 @@ where
         self.work.claimed.told.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    const fn place(&self) -> Place<'_, J> {
-        Place {
+    const fn place(&self) -> Target<'_, J> {
+        Target {
             claimed: &self.work.claimed,
             args: &self.args,
             step: self.step,
             retries: self.retries,
-            unsure: self.unsure,
+            in_doubt: self.in_doubt,
         }
     }
 
@@ -264,7 +264,7 @@ where
             in_state: if self.fresh || !holds { Duration::ZERO } else { claimed.in_state + held },
             since_call: claimed.since_call.map(|since| since + held),
             retries: self.retries,
-            unsure: self.unsure,
+            in_doubt: self.in_doubt,
         }
     }
 
@@ -298,7 +298,7 @@ where
         known && !self.engine.stopping() && self.engine.may_call()
     }
 
-    /// From now on this step is in hand for no longer than it may take, and its settle after it. False: it was given up already.
+    /// From now on this step is in flight for no longer than it may take, and its settle after it. False: it was given up already.
     fn takes(&self, step: Duration) -> bool {
         let claimed = &self.work.claimed;
         self.engine.held.takes(claimed.id, claimed.lease, step + self.engine.patience())
@@ -349,8 +349,8 @@ where
         self.step += 1;
         self.retries = 0;
         self.fresh = true;
-        self.unsure = match doubt {
-            Doubt::AsBefore => self.unsure,
+        self.in_doubt = match doubt {
+            Doubt::AsBefore => self.in_doubt,
             Doubt::Raised => true,
             Doubt::Settled => false,
         };

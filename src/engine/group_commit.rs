@@ -111,7 +111,7 @@ async fn write_group(pool: &PgPool, worker: i64, group: &[Entry]) -> Vec<Settled
     }
 }
 
-/// A settle that was applied and not answered is found stale when it is sent again: the journal tells it from one whose lease was lost. Asked
+/// A settle that was applied and not answered is found stale when it is sent again: the journal tells it from one whose lease was lost. ClaimRequest
 /// last, since what a lost connection carried may be applied at any time before the same is sent again, and not after.
 async fn ask_what_was_applied(pool: &PgPool, worker: i64, group: &[Entry], results: &mut [Settled]) {
     let mut backoff = DatabaseBackoff::default();
@@ -164,7 +164,7 @@ async fn one_by_one(
         };
         let why = db::said(&refused);
         let parked = db::queue::settle::park_refused(pool, worker, settlement, why.as_deref()).await;
-        let _in_hand = span.enter();
+        let _in_flight = span.enter();
         match parked {
             Ok(settled) => {
                 tracing::error!(

@@ -126,7 +126,7 @@ async fn deal(engine: &Engine, pool: &PgPool) -> Result<(), sqlx::Error> {
     match dealt {
         Dealt::Known | Dealt::Waits | Dealt::GoesOn => return Ok(()),
         Dealt::Whole { silent } => {
-            tracing::warn!(silent, "the failover lost nothing: only what dead workers had in hand is in doubt")
+            tracing::warn!(silent, "the failover lost nothing: only what dead workers had in flight is in doubt")
         }
         Dealt::Lost { missing, silent, doubted } => {
             metrics::counter!("noshi_commits_lost_total").increment(1);
@@ -196,7 +196,7 @@ async fn look_after(
     Ok(())
 }
 
-/// A step that is in hand for longer than its deadline and its settle together is stuck here: behind the fence it is anybody's again, in
+/// A step that is in flight for longer than its deadline and its settle together is stuck here: behind the fence it is anybody's again, in
 /// doubt if it may have called, and its slot is free.
 async fn end_overdue(engine: &Engine, pool: &PgPool) -> Result<(), sqlx::Error> {
     let (mut stepped, mut waited) = (vec![], vec![]);

@@ -66,7 +66,7 @@ impl BackendConfig for Claims {
     }
 }
 
-/// Runs claimed jobs until `stop` resolves and everything in hand is finished, or `grace` has passed.
+/// Runs claimed jobs until `stop` resolves and everything in flight is finished, or `grace` has passed.
 pub async fn host(
     engine: Arc<Engine>,
     registry: Arc<dyn Registry>,
@@ -101,12 +101,12 @@ fn nothing() -> Claims {
 
 async fn carry(engine: Arc<Engine>, registry: Arc<dyn Registry>, slotted: Slotted) {
     let (id, lease) = (slotted.work.claimed.id, slotted.work.claimed.lease);
-    let span = traces::in_hand(&slotted.work.claimed);
+    let span = traces::in_flight(&slotted.work.claimed);
     let ours = Arc::clone(&engine);
     let task = tokio::spawn(async move { registry.run_job(&ours, &slotted.work).await }.instrument(span.clone()));
     engine.held.runs(id, lease, task.abort_handle());
     if let Err(error) = task.await {
-        let _in_hand = span.enter();
+        let _in_flight = span.enter();
         // Not a step's panic, which is settled: one of the engine's own. The row is found lost and taken back.
         tracing::error!(%error, "a job's task ended abnormally");
     }

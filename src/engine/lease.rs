@@ -9,7 +9,7 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-/// A job in hand.
+/// A job in flight.
 #[derive(Debug)]
 struct Hold {
     lease: i64,

@@ -32,7 +32,7 @@ pub fn begin(engine: &Arc<Engine>) -> Vec<JoinHandle<()>> {
         tokio::spawn(advance_redrives(Arc::clone(engine))),
         tokio::spawn(prune(Arc::clone(engine))),
         tokio::spawn(fire_schedules(Arc::clone(engine))),
-        tokio::spawn(take_figures(Arc::clone(engine))),
+        tokio::spawn(take_metric_snapshot(Arc::clone(engine))),
     ]
 }
 
@@ -215,7 +215,7 @@ async fn fire_next(engine: &Engine, kinds: &[&str]) -> Result<bool, sqlx::Error>
 }
 
 /// Counts what every process shows, on a budget: one process of the fleet at a time.
-async fn take_figures(engine: Arc<Engine>) {
+async fn take_metric_snapshot(engine: Arc<Engine>) {
     loop {
         if let Err(error) = db::operator::snapshot::take(&engine.pool).await {
             tracing::warn!(%error, "the figures could not be taken; those of the last time are shown");

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::shared::Engine;
 use crate::db::{PgPool, local::Local, queue::claim::Claimed};
 
-/// A job in hand, with the moments that its token counts from.
+/// A job in flight, with the moments that its token counts from.
 #[derive(Debug)]
 pub struct Work {
     pub claimed: Claimed,

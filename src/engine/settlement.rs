@@ -5,7 +5,7 @@ use std::time::Duration;
 use noshi_jobs::{
     Problem,
     machine::{
-        Act, Doubt, Effect, Job, Lane, Lead, Past, Redirect, Step, Terms, Transition, Unsure, Unwind, lead,
+        Act, Doubt, Effect, Job, Lane, Lead, Past, Redirect, Step, Terms, Transition, InDoubt, Unwind, lead,
         lead_unwinding,
     },
 };
@@ -29,12 +29,12 @@ use crate::{
 const UNDO_CEILING: Duration = Duration::from_secs(600);
 
 /// Where a claimed job stands, for building its next settlement.
-pub struct Place<'a, J: Job> {
+pub struct Target<'a, J: Job> {
     pub claimed: &'a Claimed,
     pub args: &'a J::Args,
     pub step: i32,
     pub retries: u32,
-    pub unsure: bool,
+    pub in_doubt: bool,
 }
 
 /// A settlement of nothing yet.
@@ -51,7 +51,7 @@ pub fn blank(claimed: &Claimed, step: i32, outcome: &'static str, code: Option<P
         code: code.map(Problem::code),
         detail: None,
         lane: String::new(),
-        relief: false,
+        reserved: false,
         writes: false,
         delay: Duration::ZERO,
         doubt: Doubt::AsBefore,
@@ -73,11 +73,11 @@ pub fn unread(claimed: &Claimed, why: Problem, detail: String) -> Settlement {
     }
 }
 
-impl<J: Job> Place<'_, J>
+impl<J: Job> Target<'_, J>
 where
     facts::Fact: From<J::Fact>,
 {
-    /// What a step decided, and the state to go on with if the job stays in hand.
+    /// What a step decided, and the state to go on with if the job stays in flight.
     pub fn stepped(
         &self,
         state: &J::State,
@@ -89,8 +89,8 @@ where
             step.transition = Transition::Retry;
         }
         let (outcome, doubt) = (step.outcome, step.doubt);
-        let unsure = match doubt {
-            Doubt::AsBefore => self.unsure,
+        let in_doubt = match doubt {
+            Doubt::AsBefore => self.in_doubt,
             Doubt::Raised => true,
             Doubt::Settled => false,
         };
@@ -103,7 +103,7 @@ where
                 status: if pause.is_zero() { Status::Available } else { Status::Scheduled },
                 ..self.next(state, outcome, *pause, doubt)
             },
-            Transition::Done(_) | Transition::Fail(..) if unsure => {
+            Transition::Done(_) | Transition::Fail(..) if in_doubt => {
                 self.parked(state, outcome, Problem::UnsettledDoubt, doubt)
             }
             Transition::Done(end) => Settlement { status: Status::Completed, doubt, ..self.placed(end, outcome, None) },
@@ -140,11 +140,11 @@ where
             Effect::Pure | Effect::Read(_) | Effect::Local(_) => {
                 self.again(state, terms, outcome, Duration::ZERO, Doubt::AsBefore, why)
             }
-            Effect::Write(_, Unsure::Repeat) => self.again(state, terms, outcome, Duration::ZERO, Doubt::Raised, why),
-            Effect::Write(_, Unsure::GoTo(elsewhere)) => {
+            Effect::Write(_, InDoubt::Repeat) => self.again(state, terms, outcome, Duration::ZERO, Doubt::Raised, why),
+            Effect::Write(_, InDoubt::GoTo(elsewhere)) => {
                 released(self.next(elsewhere, outcome, Duration::ZERO, Doubt::Raised))
             }
-            Effect::Write(_, Unsure::AskOperator(_)) => self.parked(state, outcome, why, Doubt::Raised),
+            Effect::Write(_, InDoubt::AskOperator(_)) => self.parked(state, outcome, why, Doubt::Raised),
         }
     }
 
@@ -155,8 +155,8 @@ where
             ..released(self.next(to, outcome, Duration::ZERO, Doubt::AsBefore))
         };
         match &terms.effect {
-            Effect::Write(_, Unsure::GoTo(elsewhere)) if self.unsure => goes(elsewhere, "in_doubt"),
-            Effect::Write(_, Unsure::AskOperator(why)) if self.unsure => {
+            Effect::Write(_, InDoubt::GoTo(elsewhere)) if self.in_doubt => goes(elsewhere, "in_doubt"),
+            Effect::Write(_, InDoubt::AskOperator(why)) if self.in_doubt => {
                 self.parked(state, "in_doubt", *why, Doubt::AsBefore)
             }
             Effect::Write(..) | Effect::Pure | Effect::Read(_) | Effect::Local(_) => goes(state, "reentered"),
@@ -174,7 +174,7 @@ where
             // The database's own, which no worker is asked for.
             Act::Dismiss | Act::Acknowledge => return None,
         };
-        let past = Past::of(self.unsure);
+        let past = Past::of(self.in_doubt);
         let forward = |next: &J::State| {
             let facts = J::recorded(state, next, act).into_iter().map(facts::Fact::from).collect();
             Settlement { facts, ..released(self.next(next, act.name(), Duration::ZERO, doubt)) }
@@ -246,7 +246,7 @@ where
         Settlement { writes, doubt, ..self.placed(state, outcome, Some(why)) }
     }
 
-    /// On to `state`: in hand where it needs no lane, released where it does.
+    /// On to `state`: in flight where it needs no lane, released where it does.
     fn next(&self, state: &J::State, outcome: &'static str, delay: Duration, doubt: Doubt) -> Settlement {
         let terms = J::terms(self.args, state);
         let status = match (&terms.lane, delay.is_zero()) {
@@ -254,11 +254,11 @@ where
             (Some(_), true) => Status::Available,
             (_, false) => Status::Scheduled,
         };
-        let lane = terms.lane.unwrap_or(Lane { name: String::new(), relief: false });
+        let lane = terms.lane.unwrap_or(Lane { name: String::new(), reserved: false });
         Settlement {
             status,
             lane: lane.name,
-            relief: lane.relief,
+            reserved: lane.reserved,
             writes: terms.effect.is_write(),
             delay,
             doubt,
@@ -273,14 +273,14 @@ where
         state: &J::State,
         terms: &Terms<J::State>,
         outcome: &'static str,
-        floor: Duration,
+        at_least: Duration,
         doubt: Doubt,
         why: Problem,
     ) -> Settlement {
         if self.retries >= terms.tries {
             return self.parked(state, outcome, why, doubt);
         }
-        let delay = durable_delay(self.retries).max(floor);
+        let delay = durable_delay(self.retries).max(at_least);
         Settlement { progress: Progress::Retry, status: Status::Retryable, ..self.next(state, outcome, delay, doubt) }
     }
 
@@ -292,12 +292,12 @@ where
         delay: Duration,
         progress: Progress,
     ) -> Settlement {
-        let lane = J::undo_lane(self.args, undo).unwrap_or(Lane { name: String::new(), relief: true });
+        let lane = J::undo_lane(self.args, undo).unwrap_or(Lane { name: String::new(), reserved: true });
         Settlement {
             undo: Some(raw(undo)),
             status: if delay.is_zero() { Status::Available } else { Status::Retryable },
             lane: lane.name,
-            relief: lane.relief,
+            reserved: lane.reserved,
             delay,
             progress,
             ..self.placed(end, outcome, None)
@@ -316,7 +316,7 @@ fn void_by_word<S: Serialize + serde::de::DeserializeOwned>(state: &S) -> Option
     serde_json::from_value(serde_json::json!({"at": "void", "trade": trade, "then": "ask"})).ok()
 }
 
-/// Not to be kept in hand, whatever the state.
+/// Not to be kept in flight, whatever the state.
 fn released(settlement: Settlement) -> Settlement {
     match settlement.status {
         Status::Running => Settlement { status: Status::Available, ..settlement },

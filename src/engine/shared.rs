@@ -279,7 +279,7 @@ impl Engine {
 /// How a worker runs.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    /// Jobs in hand at once.
+    /// Jobs in flight at once.
     pub slots: usize,
     /// A worker silent for this long may be declared dead.
     pub lease: Duration,

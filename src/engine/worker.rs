@@ -33,13 +33,13 @@ use crate::{
         retry::DatabaseBackoff,
         witness::Witness,
     },
-    telemetry::{health::Probes, metrics as figures},
+    telemetry::{health::Probes, metrics as fleet_metrics},
 };
 
 /// Connections of one worker: the work pool, and two for the heartbeat that work can never starve.
 const WORK_CONNECTIONS: u32 = 8;
 const VITAL_CONNECTIONS: u32 = 2;
-/// All that is in hand may wait for its turn at a database that is half a second away.
+/// All that is in flight may wait for its turn at a database that is half a second away.
 const FOR_A_TURN: Duration = Duration::from_secs(30);
 
 pub struct Worker {
@@ -194,12 +194,12 @@ impl Worker {
         let engine = Arc::downgrade(&self.engine);
         let own = move || {
             if let Some(engine) = engine.upgrade() {
-                metrics::gauge!("noshi_jobs_in_hand").set(engine.held.len() as f64);
+                metrics::gauge!("noshi_jobs_in_flight").set(engine.held.len() as f64);
                 metrics::gauge!("noshi_heartbeat_age_seconds").set(engine.clock.silent_for().as_secs_f64());
             }
         };
         // Never on the heartbeat's connections.
-        figures::serve(listener, recorder, self.engine.pool.clone(), own, self.probes.routes());
+        fleet_metrics::serve(listener, recorder, self.engine.pool.clone(), own, self.probes.routes());
     }
 
     /// Says which keys it has, from now on: a rotation of them waits until all workers have the new one.
@@ -245,7 +245,7 @@ impl Worker {
     /// Stops claiming, lets steps in flight finish or hands them back, writes everything, and signs off.
     async fn stop(self) {
         let engine = self.engine;
-        tracing::info!(worker = engine.worker, in_hand = engine.held.len(), "stopping: no more claims");
+        tracing::info!(worker = engine.worker, in_flight = engine.held.len(), "stopping: no more claims");
         engine.stopping.store(true, Ordering::Relaxed);
         engine.hints.all();
         // Each phase ends by itself; none may hold the process past its grace because something in it does not.
@@ -260,7 +260,7 @@ impl Worker {
         self.stop.notify_one();
         let mut host = self.host;
         if tokio::time::timeout_at(end, &mut host).await.is_err() {
-            tracing::warn!("the grace is over: what is in hand is left to be taken over");
+            tracing::warn!("the grace is over: what is in flight is left to be taken over");
             host.abort();
         }
         // Heartbeat and flushers outlive apalis: what it left running is still settled under a living lease.

@@ -20,7 +20,7 @@ use crate::{basics::address::sendable, partners::gifts::Offers};
 
 /// In bytes, as the job takes them.
 const LONGEST_ID: usize = 100;
-const MOST_DAYS: u32 = 3650;
+const MAX_DAYS: u32 = 3650;
 
 pub const COLUMNS: [Column; 10] = [
     Column { name: "grant_id", required: true, longest: LONGEST_ID, example: "G-0001" },
@@ -172,9 +172,9 @@ fn days(text: &str, faults: &mut Faults<'_>) -> Option<u32> {
         return None;
     }
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let days = text.parse().ok().filter(|days| digits && (1..=MOST_DAYS).contains(days));
+    let days = text.parse().ok().filter(|days| digits && (1..=MAX_DAYS).contains(days));
     if days.is_none() {
-        faults.add("valid_days", format!("write a whole number of days from 1 to {MOST_DAYS}, or nothing"));
+        faults.add("valid_days", format!("write a whole number of days from 1 to {MAX_DAYS}, or nothing"));
     }
     days
 }

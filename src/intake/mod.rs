@@ -14,7 +14,7 @@ pub mod submission;
 
 pub use encoding::Encoding;
 pub use kind::FileKind;
-pub use row::{Fault, MOST_FAULTS, Private, Rejected, Taken};
+pub use row::{Fault, MAX_FAULTS, Private, Rejected, Taken};
 pub use submission::{
-    Addresses, Checked, MOST_ROWS, Submission, Submitted, campaign_fault, check, digest_of, file_fault, submit, verify,
+    Addresses, Checked, MAX_ROWS, Submission, Submitted, campaign_fault, check, digest_of, file_fault, submit, verify,
 };

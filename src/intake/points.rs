@@ -12,11 +12,11 @@ use super::{
     header::{Column, Faults, Header, as_asked},
     lines::Row,
 };
-use crate::basics::requests::MOST_POINTS;
+use crate::basics::requests::MAX_POINTS;
 
 /// The unit that points are counted in where money has a currency.
 pub const UNIT: &str = "PT";
-const MOST_DAYS: u32 = 3650;
+const MAX_DAYS: u32 = 3650;
 
 pub const COLUMNS: [Column; 6] = [
     Column { name: "benefit", required: true, longest: 100, example: "autumn_campaign" },
@@ -43,13 +43,13 @@ pub fn take(header: &Header, row: &Row, faults: &mut Vec<Fault>) -> Option<Taken
     if text("benefit").contains(':') {
         faults.add("benefit", "this must not contain a colon");
     }
-    let points = whole(text("points")).filter(|points| (1..=MOST_POINTS).contains(points));
+    let points = whole(text("points")).filter(|points| (1..=MAX_POINTS).contains(points));
     if points.is_none() {
-        faults.add("points", format!("write a whole number of points from 1 to {MOST_POINTS}"));
+        faults.add("points", format!("write a whole number of points from 1 to {MAX_POINTS}"));
     }
-    let days = whole(text("valid_days")).and_then(|days| u32::try_from(days).ok()).filter(|days| *days <= MOST_DAYS);
+    let days = whole(text("valid_days")).and_then(|days| u32::try_from(days).ok()).filter(|days| *days <= MAX_DAYS);
     if days.is_none() {
-        faults.add("valid_days", format!("write a whole number of days from 0 to {MOST_DAYS}"));
+        faults.add("valid_days", format!("write a whole number of days from 0 to {MAX_DAYS}"));
     }
     let (Some(points), Some(valid_days), true) = (points, days, faults.none()) else { return None };
     let args = Args {

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::vault::Place;
 
 /// Faults told at once.
-pub const MOST_FAULTS: usize = 20;
+pub const MAX_FAULTS: usize = 20;
 
 /// A checked row.
 #[derive(Debug)]
@@ -66,8 +66,8 @@ impl fmt::Display for Rejected {
             }
             write!(f, ": {sentence}")?;
         }
-        if self.faults.len() >= MOST_FAULTS {
-            write!(f, "\nthese are the first {MOST_FAULTS}; there may be more")?;
+        if self.faults.len() >= MAX_FAULTS {
+            write!(f, "\nthese are the first {MAX_FAULTS}; there may be more")?;
         }
         Ok(())
     }

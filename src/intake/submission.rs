@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use super::{
     encoding::Encoding,
     kind::FileKind,
-    row::{Fault, MOST_FAULTS, Rejected, Taken},
+    row::{Fault, MAX_FAULTS, Rejected, Taken},
 };
 use crate::{
     basics::{terminal::progress::Progress, text},
@@ -39,9 +39,9 @@ use crate::{
 };
 
 /// Rows of one file.
-pub const MOST_ROWS: usize = 1_000_000;
+pub const MAX_ROWS: usize = 1_000_000;
 /// Bytes of the name of a file, or of a campaign.
-const MOST_NAME: usize = 200;
+const MAX_NAME: usize = 200;
 
 /// A file, and how it is to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -81,12 +81,12 @@ pub fn file_fault(name: &str) -> Option<String> {
     if name.contains(['/', '\\']) {
         return Some("this holds a slash; a name is no path".to_owned());
     }
-    text::text_fault(name, MOST_NAME)
+    text::text_fault(name, MAX_NAME)
 }
 
 /// The same of a campaign.
 pub fn campaign_fault(campaign: &str) -> Option<String> {
-    text::text_fault(campaign, MOST_NAME)
+    text::text_fault(campaign, MAX_NAME)
 }
 
 /// What a check found of a whole file.
@@ -180,11 +180,11 @@ pub fn check(kind: FileKind, encoding: Encoding, input: impl BufRead, offers: &O
                     }),
                 }
             }
-            if rows > MOST_ROWS {
-                let sentence = format!("the file has more than {MOST_ROWS} rows; split it");
+            if rows > MAX_ROWS {
+                let sentence = format!("the file has more than {MAX_ROWS} rows; split it");
                 faults.push(Fault { line: reading.lines.number(), field: None, sentence });
             }
-            if faults.len() >= MOST_FAULTS || rows > MOST_ROWS {
+            if faults.len() >= MAX_FAULTS || rows > MAX_ROWS {
                 break;
             }
         }
@@ -193,7 +193,7 @@ pub fn check(kind: FileKind, encoding: Encoding, input: impl BufRead, offers: &O
             faults.push(Fault { line: 1, field: None, sentence: "no row follows the header".to_owned() });
         }
     }
-    faults.truncate(MOST_FAULTS);
+    faults.truncate(MAX_FAULTS);
     let digest = reading.lines.digest().context("the file cannot be read to its end")?;
     Ok(Checked { digest, rows, faults })
 }

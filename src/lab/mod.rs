@@ -1,4 +1,4 @@
-//! What noshi is tried on: partners that are played, a server of our own, the demo, the benchmark, and the conformance of adapters.
+//! What noshi is tried on: simulated partners, a server of our own, the demo, the benchmark, and the conformance of adapters.
 
 pub mod bench;
 pub mod demo;

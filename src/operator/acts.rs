@@ -56,7 +56,7 @@ fn is_dismissable(stand: &Stand<'_>) -> bool {
     let began = stand.state.is_some() && kind.is_some() && kind != Some(Kind::Probe);
     let called = stand.called && kind != Some(Kind::Probe);
     rests
-        && !stand.unsure
+        && !stand.in_doubt
         && !called
         && stand.undo.is_none()
         && !began
@@ -85,7 +85,7 @@ fn of_the_table<J: Job>(stand: &Stand<'_>, act: Act) -> Answer {
         None => J::start(&args).ok(),
     };
     let Some(state) = state else { return Answer::No };
-    let past = Past::of(stand.unsure);
+    let past = Past::of(stand.in_doubt);
     let Some(undo) = stand.undo else { return answer(leads(lead::<J>(&args, &state, act, past))) };
     let Some(undo) = parse::<J::Undo>(undo) else { return Answer::No };
     answer(leads(lead_unwinding::<J>(&args, &undo, act, past)))
@@ -177,7 +177,7 @@ mod tests {
             state: Some(&end),
             undo: None,
             status: "failed",
-            unsure: false,
+            in_doubt: false,
             called: true,
             acknowledged: false,
         };
@@ -196,7 +196,7 @@ mod tests {
         let unread = json!({"organization": "O"});
         let parked = Stand { args: &unread, status: "needs_operator", ..new };
         assert_eq!(names(allowed(&parked)), ["dismiss", "acknowledge"]);
-        assert_eq!(names(allowed(&Stand { unsure: true, ..parked })), ["acknowledge"]);
+        assert_eq!(names(allowed(&Stand { in_doubt: true, ..parked })), ["acknowledge"]);
         let unknown = Stand { kind: "gift_isuance", ..new };
         assert_eq!(names(allowed(&unknown)), ["dismiss"]);
         assert_eq!(names(allowed(&Stand { kind: "gift_isuance", ..stand })), [""; 0]);

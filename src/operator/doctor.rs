@@ -1,4 +1,4 @@
-//! Is everything here that the promises rest on? Each fault comes with how to mend it.
+//! Is everything here that the promises rest on? Each fault comes with how to fix it.
 
 pub mod findings;
 mod keys;
@@ -38,8 +38,8 @@ pub async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Fi
         return Ok(());
     }
     if !doctor::sessions_hold(url).await? {
-        let mend = "connect directly or through a pooler in session mode: roles and time-outs are set per session";
-        it.wrong("pooler", Health::Bad, "a session's settings are lost between its statements", mend);
+        let fix = "connect directly or through a pooler in session mode: roles and time-outs are set per session";
+        it.wrong("pooler", Health::Bad, "a session's settings are lost between its statements", fix);
         return Ok(());
     }
     it.good("pooler", "none, or one in session mode");
@@ -73,10 +73,10 @@ fn look_at_link(it: &mut Findings) {
     if silent + unfit == 0 {
         return it.good("link", "every answer came, from a server that takes writes");
     }
-    let mend =
+    let fix =
         "look at the network, the pooler and the NAT between this machine and the server, and where DATABASE_URL leads";
     let found = format!("{silent} connections fell silent, and {unfit} led to a server that takes no writes");
-    it.wrong("link", Health::Fair, found, mend);
+    it.wrong("link", Health::Fair, found, fix);
 }
 
 /// Whether there is a schema to look further into.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     basics::instants,
     db::{
-        operator::jobs::{Granted, Seen},
+        operator::jobs::{Granted, JobRow},
         queue::retention::Over,
     },
     operator::acts,
@@ -21,7 +21,7 @@ pub struct Explained {
     pub runbook: Option<String>,
 }
 
-pub fn explain(job: &Seen) -> Explained {
+pub fn explain(job: &JobRow) -> Explained {
     let may = match job.asked {
         Some(_) => vec![],
         None => acts::allowed(&job.stand()),
@@ -48,10 +48,10 @@ pub fn explain_grant(granted: &Granted) -> String {
     format!("Grant {grant} is line {line} of batch {batch}, which is {status}: {then}.")
 }
 
-fn why(job: &Seen) -> String {
+fn why(job: &JobRow) -> String {
     if let Some(asked) = &job.asked {
         return match job.status.as_str() {
-            "running" => format!("It was asked to {asked}, which its worker obeys when the step in hand has ended"),
+            "running" => format!("It was asked to {asked}, which its worker obeys when the step in flight has ended"),
             _ => format!("It was asked to {asked}, and the next worker sees to it{}", nobody(job)),
         };
     }
@@ -92,7 +92,7 @@ fn why(job: &Seen) -> String {
     }
 }
 
-fn over(job: &Seen) -> String {
+fn over(job: &JobRow) -> String {
     let outcome = job.outcome.as_deref().unwrap_or(&job.at);
     match &job.code {
         Some(code) if job.status == "failed" => {
@@ -103,7 +103,7 @@ fn over(job: &Seen) -> String {
 }
 
 /// Available, and not claimed.
-fn waiting(job: &Seen) -> String {
+fn waiting(job: &JobRow) -> String {
     let lane = &job.lane;
     if job.lane.is_empty() {
         return format!("It can be claimed at once{}", nobody(job));
@@ -124,11 +124,11 @@ fn waiting(job: &Seen) -> String {
              then `noshi lane resume {lane}`"
         ),
         (Some(code), _) if code.starts_with("tls_") => format!(
-            "Its lane {lane} was closed because there is no private connection to the partner ({code}); nothing was sent; mend that, \
+            "Its lane {lane} was closed because there is no private connection to the partner ({code}); nothing was sent; fix that, \
              then `noshi lane resume {lane}`"
         ),
         (Some(code), _) => format!(
-            "Its lane {lane} was closed by an answer of the provider: {code}; mend that, then `noshi lane resume {lane}`"
+            "Its lane {lane} was closed by an answer of the provider: {code}; fix that, then `noshi lane resume {lane}`"
         ),
         (None, Some(time)) => {
             format!("Its lane {lane} is closed for {} more: the provider asked us to slow down", seconds(time))
@@ -139,20 +139,20 @@ fn waiting(job: &Seen) -> String {
     }
 }
 
-fn nobody(job: &Seen) -> &'static str {
+fn nobody(job: &JobRow) -> &'static str {
     if job.workers == 0 { "; but NO WORKER is alive" } else { "" }
 }
 
-fn due(job: &Seen) -> String {
+fn due(job: &JobRow) -> String {
     seconds(job.due_in.max(0.0))
 }
 
-fn detail(job: &Seen) -> String {
+fn detail(job: &JobRow) -> String {
     job.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default()
 }
 
-fn doubt(job: &Seen) -> String {
-    if !job.unsure {
+fn doubt(job: &JobRow) -> String {
+    if !job.in_doubt {
         return String::new();
     }
     // Of a parked job the last answer counts no more.
@@ -174,7 +174,7 @@ pub fn seconds(time: f64) -> String {
 }
 
 /// Why an act is refused where the job stands, and what is allowed instead; `None` where it is allowed.
-pub fn refusal(job: &Seen, act: Act) -> Option<String> {
+pub fn refusal(job: &JobRow, act: Act) -> Option<String> {
     acts::refusal(&job.stand(), act)
 }
 
@@ -203,32 +203,32 @@ mod tests {
 
     #[test]
     fn one_sentence_says_why_it_does_not_move() {
-        let job = |status: &str| Seen {
+        let job = |status: &str| JobRow {
             status: status.to_owned(),
             lane: "gift/x".to_owned(),
             lane_known: true,
             workers: 1,
-            ..Seen::default()
+            ..JobRow::default()
         };
-        let why = |job: Seen| explain(&job).why;
+        let why = |job: JobRow| explain(&job).why;
         for (job, says) in [
-            (Seen { lane_paused: true, lane_paused_by: Some("sato".to_owned()), ..job("available") }, "paused by sato"),
-            (Seen { lane_closed_for: Some(61.0), ..job("available") }, "closed for 61 s more"),
-            (Seen { lane_closed_code: Some("funds".to_owned()), ..job("available") }, "top up"),
-            (Seen { due_in: -300.0, ..job("available") }, "a token of lane gift/x for 5 min"),
-            (Seen { workers: 0, ..job("available") }, "NO WORKER"),
-            (Seen { retries: 2, due_in: 8.0, ..job("retryable") }, "Try 2 did not succeed; the next is due in 8 s"),
+            (JobRow { lane_paused: true, lane_paused_by: Some("sato".to_owned()), ..job("available") }, "paused by sato"),
+            (JobRow { lane_closed_for: Some(61.0), ..job("available") }, "closed for 61 s more"),
+            (JobRow { lane_closed_code: Some("funds".to_owned()), ..job("available") }, "top up"),
+            (JobRow { due_in: -300.0, ..job("available") }, "a token of lane gift/x for 5 min"),
+            (JobRow { workers: 0, ..job("available") }, "NO WORKER"),
+            (JobRow { retries: 2, due_in: 8.0, ..job("retryable") }, "Try 2 did not succeed; the next is due in 8 s"),
             (
-                Seen { retries: 1, last_answer: Some("unknown: no answer".to_owned()), ..job("retryable") },
+                JobRow { retries: 1, last_answer: Some("unknown: no answer".to_owned()), ..job("retryable") },
                 "Try 1 did not succeed (unknown: no answer); the next",
             ),
-            (Seen { due_in: 1e9, batch: Some(3), ..job("scheduled") }, "batch 3 is paused"),
+            (JobRow { due_in: 1e9, batch: Some(3), ..job("scheduled") }, "batch 3 is paused"),
             (
-                Seen { due_in: 8.0, batch_paused: true, args: json!({"batch": 4}), ..job("scheduled") },
+                JobRow { due_in: 8.0, batch_paused: true, args: json!({"batch": 4}), ..job("scheduled") },
                 "`noshi batch resume 4`",
             ),
             (
-                Seen {
+                JobRow {
                     due_in: 8.0,
                     kind: "email".to_owned(),
                     last_answer: Some("not_ready".to_owned()),
@@ -237,20 +237,20 @@ mod tests {
                 "have no [email]",
             ),
             (
-                Seen { due_in: 8.0, last_answer: Some("not_opened".to_owned()), ..job("scheduled") },
+                JobRow { due_in: 8.0, last_answer: Some("not_opened".to_owned()), ..job("scheduled") },
                 "lacks the key, or it was sealed for another store",
             ),
             (
-                Seen { worker: Some(7), worker_name: Some("w".to_owned()), worker_silent: Some(1.0), ..job("running") },
+                JobRow { worker: Some(7), worker_name: Some("w".to_owned()), worker_silent: Some(1.0), ..job("running") },
                 "worker 7 (w)",
             ),
-            (Seen { code: Some("gift_void".to_owned()), ..job("needs_operator") }, "waits for a person (gift_void)"),
-            (Seen { asked: Some("cancel".to_owned()), ..job("running") }, "obeys when the step in hand has ended"),
+            (JobRow { code: Some("gift_void".to_owned()), ..job("needs_operator") }, "waits for a person (gift_void)"),
+            (JobRow { asked: Some("cancel".to_owned()), ..job("running") }, "obeys when the step in flight has ended"),
             (
-                Seen { unsure: true, state: Some(json!({"not_found": 1})), ..job("retryable") },
+                JobRow { in_doubt: true, state: Some(json!({"not_found": 1})), ..job("retryable") },
                 "1 of 2 inquiries found nothing",
             ),
-            (Seen { outcome: Some("issued".to_owned()), ..job("completed") }, "It is over: completed, issued."),
+            (JobRow { outcome: Some("issued".to_owned()), ..job("completed") }, "It is over: completed, issued."),
         ] {
             let sentence = why(job);
             assert!(sentence.contains(says) && sentence.ends_with('.'), "{sentence} has no {says}");

@@ -69,14 +69,14 @@ pub fn choose(job: &Candidate, wanted: Option<Act>) -> Choice {
         let harmless = match act {
             Act::Inquire => true,
             // Of a job in doubt the law of acts lets through only what resolves the doubt.
-            Act::Retry => lead.stays || wanted.is_some() || job.unsure,
-            Act::Rerun => !job.unsure && job.status == "failed",
+            Act::Retry => lead.stays || wanted.is_some() || job.in_doubt,
+            Act::Rerun => !job.in_doubt && job.status == "failed",
             Act::Cancel | Act::AttestVoid | Act::Reissue | Act::Reject | Act::AttestDone | Act::Adopt => false,
             Act::Dismiss | Act::Acknowledge => false,
         };
         harmless.then_some((act, lead))
     };
-    let order = match (wanted, job.unsure) {
+    let order = match (wanted, job.in_doubt) {
         (Some(act), _) => vec![act],
         (None, true) => ACTS.to_vec(),
         (None, false) => vec![Act::Retry, Act::Inquire, Act::Rerun],
@@ -101,7 +101,7 @@ fn hindrance(job: &Candidate) -> Option<String> {
 fn refusal(job: &Candidate, wanted: Option<Act>, may: &[Act]) -> String {
     let what = wanted.map_or("a re-drive", Act::name);
     let at = &job.at;
-    if job.unsure && wanted.is_some_and(|act| may.contains(&act)) {
+    if job.in_doubt && wanted.is_some_and(|act| may.contains(&act)) {
         return format!(
             "{what} at `{at}` would send again, and it is in doubt whether the last call took effect: inquire first"
         );
@@ -139,7 +139,7 @@ fn lead<J: Job>(job: &Candidate, act: Act) -> Option<Lead> {
         Some(state) => parse(state)?,
         None => J::start(&args).ok()?,
     };
-    let past = Past::of(job.unsure);
+    let past = Past::of(job.in_doubt);
     let forward =
         |next: &J::State| Lead { lane: J::terms(&args, next).lane.map(|lane| lane.name), stays: *next == state };
     let Some(undo) = &job.undo else {
@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    fn email(status: &str, state: Value, unsure: bool) -> Candidate {
+    fn email(status: &str, state: Value, in_doubt: bool) -> Candidate {
         Candidate {
             id: 1,
             kind: "email".to_owned(),
@@ -177,8 +177,8 @@ mod tests {
             args: json!({"template": "gift_granted", "reference": "r", "recipient": "1/1", "params": {}}),
             state: Some(state),
             undo: None,
-            unsure,
-            called: unsure,
+            in_doubt,
+            called: in_doubt,
             acknowledged: false,
             asked: None,
             paused_batch: None,
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn what_is_in_doubt_is_never_sent_again() {
         let waiting = json!({"at": "waiting", "channel": {"name": "ses", "settle_seconds": 5}, "send_no": 1});
-        let parked = |unsure| email("needs_operator", waiting.clone(), unsure);
+        let parked = |in_doubt| email("needs_operator", waiting.clone(), in_doubt);
         assert_eq!(told(choose(&parked(true), None)), "inquire");
         assert_eq!(told(choose(&parked(false), None)), "inquire");
         assert_eq!(told(choose(&parked(false), Some(Act::Retry))), "retry");

@@ -27,7 +27,7 @@ use super::{Budget, tls};
 use crate::{basics::chaos::crash_point, db::queue::slot::Told, telemetry::metrics::time_call};
 
 /// An answer larger than this is not read to its end: no provider sends one.
-const MOST_BYTES: usize = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 /// A longer Retry-After is a mistake or an attack; after an hour it is worth asking again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// Where a 429 says nothing of use.
@@ -309,10 +309,10 @@ impl Http {
         let error_type = error_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
         // Reserved at once, since growing would leave copies behind.
         let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
-        let mut bytes = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(8 * 1024).min(MOST_BYTES)));
+        let mut bytes = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(8 * 1024).min(MAX_BYTES)));
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if bytes.len() + chunk.len() <= MOST_BYTES => bytes.extend_from_slice(&chunk),
+                Ok(Some(chunk)) if bytes.len() + chunk.len() <= MAX_BYTES => bytes.extend_from_slice(&chunk),
                 Ok(Some(_)) => {
                     tracing::warn!(provider = self.provider, "an answer is larger than 256 KiB; outcome not known");
                     return Answer::Unknown;

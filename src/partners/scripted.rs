@@ -1,4 +1,4 @@
-//! For tests: a listener that plays a script, one act a connection, byte by byte as written.
+//! For tests: a listener that follows a script, one act a connection, byte by byte as written.
 
 use std::{
     collections::VecDeque,
@@ -51,7 +51,7 @@ impl Scripted {
                 let seen = Arc::clone(&seen);
                 tokio::spawn(async move {
                     // The client may be gone; what the test asserts is what the client made of it.
-                    let _ = play(stream, act, &seen).await;
+                    let _ = run(stream, act, &seen).await;
                 });
             }
         });
@@ -64,7 +64,7 @@ impl Scripted {
     }
 }
 
-async fn play(mut stream: TcpStream, act: Act, seen: &Mutex<Vec<String>>) -> io::Result<()> {
+async fn run(mut stream: TcpStream, act: Act, seen: &Mutex<Vec<String>>) -> io::Result<()> {
     if matches!(act, Act::ResetAtOnce) {
         seen.lock().unwrap().push(String::new());
         return stream.set_zero_linger();

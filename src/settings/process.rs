@@ -14,7 +14,7 @@ use crate::engine::Pace;
 pub struct WorkerSettings {
     /// A name for people; every start is a new worker.
     pub name: String,
-    /// Jobs in hand at once, 1 to 4096.
+    /// Jobs in flight at once, 1 to 4096.
     pub slots: u16,
     /// Milliseconds of silence after which the worker may be declared dead, 500 at least. The same for the whole fleet.
     pub lease_ms: u64,
@@ -68,7 +68,7 @@ impl WorkerSettings {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiSettings {
-    /// Where it listens. It speaks plain HTTP: put it behind what ends TLS for you.
+    /// Where it listens. It speaks plain HTTP: put it behind a TLS-terminating proxy.
     pub listen: SocketAddr,
     /// Milliseconds for which /readyz already says 503 before a stopping API stops to listen, so that a load balancer notices in time.
     pub unready_ms: u64,

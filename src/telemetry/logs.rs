@@ -18,11 +18,11 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-use crate::telemetry::traces::IN_HAND;
+use crate::telemetry::traces::IN_FLIGHT;
 
 /// Of one field; a statement of the database driver is the longest that is met.
-const MOST_BYTES: usize = 2048;
-const MOST_FIELDS: usize = 48;
+const MAX_BYTES: usize = 2048;
+const MAX_FIELDS: usize = 48;
 /// What says which job a line is about stands beside its fields, not among them.
 const OF_THE_JOB: [&str; 5] = ["job", "kind", "at", "lease", "trace"];
 
@@ -62,7 +62,7 @@ struct Fields(Vec<(&'static str, Value)>);
 
 impl Fields {
     fn put(&mut self, field: &Field, value: Value) {
-        let (name, has_room) = (field.name(), self.0.len() < MOST_FIELDS);
+        let (name, has_room) = (field.name(), self.0.len() < MAX_FIELDS);
         match self.0.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = value,
             None => self.0.extend(has_room.then_some((name, value))),
@@ -110,7 +110,7 @@ struct Capped {
 
 impl fmt::Write for Capped {
     fn write_str(&mut self, more: &str) -> fmt::Result {
-        let mut room = MOST_BYTES.saturating_sub(self.text.len()).min(more.len());
+        let mut room = MAX_BYTES.saturating_sub(self.text.len()).min(more.len());
         if self.left_out > 0 {
             room = 0;
         }
@@ -162,7 +162,7 @@ impl Lines {
         }
         let mut fields = Map::new();
         for (name, value) in event.0 {
-            // Where no job is in hand, an event may name one itself.
+            // Where no job is in flight, an event may name one itself.
             let place = if OF_THE_JOB.contains(&name) && job.0.is_empty() { &mut of_the_job } else { &mut fields };
             place.insert(name.to_owned(), value);
         }
@@ -199,7 +199,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let Some(span) = context.span(id).filter(|span| span.metadata().target() == IN_HAND) else { return };
+        let Some(span) = context.span(id).filter(|span| span.metadata().target() == IN_FLIGHT) else { return };
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         span.extensions_mut().insert(fields);
@@ -222,8 +222,8 @@ where
         if is_indiscreet(event.metadata().target()) || fields.0.iter().any(by_name) {
             return;
         }
-        let in_hand = context.event_scope(event).into_iter().flatten().find(|span| span.metadata().target() == IN_HAND);
-        let mut line = match &in_hand {
+        let in_flight = context.event_scope(event).into_iter().flatten().find(|span| span.metadata().target() == IN_FLIGHT);
+        let mut line = match &in_flight {
             Some(span) => {
                 self.line(event.metadata(), span.extensions().get::<Fields>().unwrap_or(&Fields::default()), fields)
             }

@@ -41,7 +41,7 @@ const CALL_OUTCOMES: [&str; 15] = [
     "not_found",
     "failed",
 ];
-/// Between two looks at the fleet's figures.
+/// Between two looks at the fleet's samples.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 /// From a local step to a call that hangs.
 const SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -148,18 +148,18 @@ pub fn time_call(provider: &'static str, took: Duration) {
     metrics::histogram!("noshi_provider_request_seconds", "provider" => provider).record(took);
 }
 
-/// When the figures were taken, as far as this process knows. It grows old also where the database does not answer.
+/// When the samples were taken, as far as this process knows. It grows old also where the database does not answer.
 type Taken = Arc<Mutex<Option<Instant>>>;
 
 /// Shows what the fleet has counted last.
 async fn refresh(pool: &PgPool, taken: &Taken) -> Result<(), sqlx::Error> {
-    let (figures, age, clock) = db::operator::snapshot::read(pool).await?;
+    let (samples, age, clock) = db::operator::snapshot::read(pool).await?;
     let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     metrics::gauge!("noshi_clock_ahead_seconds").set(clock - here);
     *taken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_sub(age);
-    // Of another version, figures may be left, or be there already.
-    let ours = |figure: &db::operator::snapshot::Figure| METRICS.iter().any(|metric| metric.name == figure.name);
-    for db::operator::snapshot::Figure { name, labels, value } in figures.into_iter().filter(ours) {
+    // Of another version, samples may be left, or be there already.
+    let ours = |sample: &db::operator::snapshot::Sample| METRICS.iter().any(|metric| metric.name == sample.name);
+    for db::operator::snapshot::Sample { name, labels, value } in samples.into_iter().filter(ours) {
         if name == "noshi_lane_open" && labels.iter().any(|(_, lane)| !lane.is_empty()) {
             metrics::counter!("noshi_lane_tokens_forfeited_total", &labels).absolute(0);
         }
@@ -171,7 +171,7 @@ async fn refresh(pool: &PgPool, taken: &Taken) -> Result<(), sqlx::Error> {
 /// What a scrape has to show even if the database does not answer.
 fn show_own(pool: &PgPool, taken: &Taken) {
     if let Some(taken) = *taken.lock().unwrap_or_else(PoisonError::into_inner) {
-        metrics::gauge!("noshi_figures_age_seconds").set(taken.elapsed().as_secs_f64());
+        metrics::gauge!("noshi_metric_snapshot_age_seconds").set(taken.elapsed().as_secs_f64());
     }
     let idle = pool.num_idle();
     for (state, connections) in [("idle", idle), ("used", (pool.size() as usize).saturating_sub(idle))] {
@@ -196,7 +196,7 @@ pub async fn bind(listen: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr
     Ok((listener, address))
 }
 
-/// Serves `/metrics`, and `beside` it other routes; what is shown of the fleet is at most 10 s older than its figures. `own` sets what this process knows of itself.
+/// Serves `/metrics`, and `beside` it other routes; what is shown of the fleet is at most 10 s older than its samples. `own` sets what this process knows of itself.
 pub fn serve(
     listener: TcpListener,
     handle: PrometheusHandle,

@@ -17,7 +17,7 @@ use tracing::field::Empty;
 use crate::db::queue::claim::Claimed;
 
 /// The target of the spans that give log lines their job; they are not exported.
-pub const IN_HAND: &str = "noshi::in_hand";
+pub const IN_FLIGHT: &str = "noshi::in_flight";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
@@ -62,14 +62,14 @@ fn read(traceparent: &str) -> Option<([u8; 16], [u8; 8], bool)> {
 }
 
 /// For as long as a worker has the job in its hands: what is logged meanwhile says which job it is about.
-pub fn in_hand(claimed: &Claimed) -> Span {
+pub fn in_flight(claimed: &Claimed) -> Span {
     let trace = hex::encode(Trace::of(claimed).id);
     let Claimed { id, kind, at, lease, .. } = claimed;
     // At the level of errors, so that no filter that lets a line through takes its job away.
-    tracing::error_span!(target: IN_HAND, "job", job = id, kind, at, lease, trace)
+    tracing::error_span!(target: IN_FLIGHT, "job", job = id, kind, at, lease, trace)
 }
 
-/// The job in hand stands at another state now.
+/// The job in flight stands at another state now.
 pub fn moved(at: &str) {
     Span::current().record("at", at);
 }

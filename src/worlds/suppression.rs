@@ -11,7 +11,7 @@ use crate::{
 
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
-/// The door seals the addresses that bounced. Who has the keys digests them, and from then on they are found.
+/// The API seals the addresses that bounced. Who has the keys digests them, and from then on they are found.
 pub async fn suppress_addresses(engine: Arc<Engine>, partners: Arc<Current>) {
     loop {
         if let Some(vault) = partners.now().vault.clone() {

@@ -32,8 +32,8 @@ fn claims_without_settle(job: &Job, events: &[JobEvent], report: &mut Report) {
             report.add(I11, format!("job {}: claimed for the {open}th time without a step, at {when}", job.id));
         }
     }
-    if job.lost > 3 {
-        report.add(I11, format!("job {}: {} deaths are counted, and it was not parked at the third", job.id, job.lost));
+    if job.crash_count > 3 {
+        report.add(I11, format!("job {}: {} deaths are counted, and it was not parked at the third", job.id, job.crash_count));
     }
 }
 

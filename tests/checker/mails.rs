@@ -10,14 +10,14 @@ use crate::{
 
 const MAIL: &str = "email";
 /// How often a message may go out where earlier sends are in doubt, whatever its template.
-const MOST_SENDS: usize = 2;
+const MAX_SENDS: usize = 2;
 
 pub fn check(history: &History, report: &mut Report) {
     // Every line counts, however new: a message too many is one already when it leaves.
     let sent = by_job(history.ledger.iter().filter(|line| line.is("mail_sent")));
     for (id, times) in &sent {
-        if times.len() > MOST_SENDS {
-            let when = clock(times[MOST_SENDS]);
+        if times.len() > MAX_SENDS {
+            let when = clock(times[MAX_SENDS]);
             report.add(M1, format!("job {id}: {} messages went out; the third at {when}", times.len()));
         }
     }

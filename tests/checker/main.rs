@@ -23,7 +23,7 @@ mod secrecy;
 mod shops;
 mod tables;
 #[cfg(test)]
-mod teeth;
+mod planted_bugs;
 mod trades;
 
 use std::{io::Write, process::ExitCode};

@@ -23,7 +23,7 @@ pub struct Job {
     pub lease: i64,
     pub worker: Option<i64>,
     pub step: i64,
-    pub lost: i64,
+    pub crash_count: i64,
     #[serde(default)]
     pub batch: Option<i64>,
     #[serde(default)]

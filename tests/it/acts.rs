@@ -176,7 +176,7 @@ fn others() -> Vec<Place> {
         }
         places.push(place::<BulkGrants>(&args, state, None));
     }
-    let args = json!({"id": "p", "steps": 1, "lane": "nobody", "unsure": "repeat", "follow_up": false});
+    let args = json!({"id": "p", "steps": 1, "lane": "nobody", "in_doubt": "repeat", "follow_up": false});
     let probes = [
         State::Stepping { left: 1 },
         State::Calling { left: 1, turn: 0 },
@@ -256,9 +256,9 @@ async fn unguarded(pool: &PgPool) {
 }
 
 /// Puts a job there, in this status.
-async fn put(pool: &PgPool, place: &Place, status: &str, unsure: bool, n: usize) -> i64 {
+async fn put(pool: &PgPool, place: &Place, status: &str, in_doubt: bool, n: usize) -> i64 {
     const PUT: &str =
-        "insert into noshi.job (kind, key, fingerprint, args, at, state, undo, status, code, run_at, unsure, called_at)
+        "insert into noshi.job (kind, key, fingerprint, args, at, state, undo, status, code, run_at, in_doubt, called_at)
         values ($1, $2, '', $3, $4, $5, $6, $7::noshi.job_status, 'too_old', clock_timestamp() + interval '1 hour', $8,
             case when $8 then clock_timestamp() end) returning id";
     // Each with a trade of its own: what an act says of a trade is recorded.
@@ -279,7 +279,7 @@ async fn put(pool: &PgPool, place: &Place, status: &str, unsure: bool, n: usize)
         .bind(&state)
         .bind(&place.undo)
         .bind(status)
-        .bind(unsure)
+        .bind(in_doubt)
         .fetch_one(pool)
         .await
         .unwrap();
@@ -320,8 +320,8 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
         for (act, (clear, doubt)) in Act::ALL.into_iter().zip(place.leads.iter().zip(&place.leads_in_doubt)) {
             let stands = statuses(&place).iter().flat_map(|status| [(*status, false), (*status, true)]);
             // What is over is not in doubt.
-            for (status, unsure) in stands.filter(|(status, unsure)| !unsure || *status == "needs_operator") {
-                let id = put(pool, &place, status, unsure, asked.len() + ended + by_the_database).await;
+            for (status, in_doubt) in stands.filter(|(status, in_doubt)| !in_doubt || *status == "needs_operator") {
+                let id = put(pool, &place, status, in_doubt, asked.len() + ended + by_the_database).await;
                 let job = jobs::look_at(pool, id).await.unwrap().expect("the job");
                 let told = explain::refusal(&job, act);
                 if let Some(why) = &told {
@@ -332,14 +332,14 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
                 if [Act::Dismiss, Act::Acknowledge].contains(&act) {
                     // The database carries these out by itself, and judges by the same words as the program.
                     assert_eq!(told.is_none(), answer.is_ok(), "{} {} {}: {told:?}", place.kind, place.at, act.name());
-                    let probe = place.kind == "probe" && place.undo.is_none() && !unsure;
+                    let probe = place.kind == "probe" && place.undo.is_none() && !in_doubt;
                     let due = status == "needs_operator" && (act == Act::Acknowledge || probe);
                     assert_eq!(answer.is_ok(), due, "{} {} {status}: {}", place.kind, place.at, act.name());
                     ended += 1;
                     done += i64::from(due);
                     continue;
                 }
-                let leads = if unsure { doubt } else { clear };
+                let leads = if in_doubt { doubt } else { clear };
                 assert_eq!(told.is_none(), leads.is_some(), "{} {} {status}: {told:?}", place.kind, place.at);
                 // Also past the commands, by the function that they call: the worker decides by the table; of a card that is known the
                 // database does.
@@ -386,7 +386,7 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
             .unwrap();
         assert_eq!(rests.1, None, "{place}");
         if outcome.as_deref() == Some("declined") && status != "retryable" {
-            assert_eq!(rests.0, status, "{place}: it is back where it rested");
+            assert_eq!(rests.0, status, "{place}: it is back where it was at rest");
         }
     }
     worker.stop().await;
@@ -397,7 +397,7 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
     assert_eq!(faults, 0);
 }
 
-/// An act asked of a job that this version cannot read leaves it where it rested.
+/// An act asked of a job that this version cannot read leaves it where it was at rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_goes_back_to_its_rest() {
     let db = database().await;
@@ -449,7 +449,7 @@ async fn what_is_asked_of_a_running_job_its_holder_obeys_after_the_step() {
     assert!(!attested.status.success(), "nobody attests anything about a call that is on its way");
     let why = fleet.command(&["job", "explain", "g-amazon"]).await;
     let why = String::from_utf8_lossy(&why.stdout).into_owned();
-    assert!(why.contains("asked to cancel") && why.contains("when the step in hand has ended"), "{why}");
+    assert!(why.contains("asked to cancel") && why.contains("when the step in flight has ended"), "{why}");
     let at = async |job: i64| -> (String, String, Option<String>) {
         sqlx::query_as("select status::text, at, code from noshi.job where id = $1")
             .bind(job)

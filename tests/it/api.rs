@@ -23,7 +23,7 @@ use crate::{
 };
 use noshi::{
     api::{
-        desk::{MOST_LARGE, MOST_REQUESTS},
+        desk::{MAX_LARGE, MAX_REQUESTS},
         openapi,
         routes::{Method, ROUTES, Route, Takes},
     },
@@ -35,7 +35,7 @@ use noshi::{
 
 pub struct Api {
     pub fleet: Fleet,
-    pub door: Process,
+    pub api: Process,
     pub address: String,
     client: Client,
 }
@@ -56,7 +56,7 @@ impl Api {
 
     /// Its login may what the interface must, and nothing else.
     pub async fn of(fleet: Fleet) -> Api {
-        let host = fleet.dir.path().join("door");
+        let host = fleet.dir.path().join("api");
         Api::on(fleet, &host).await
     }
 
@@ -67,9 +67,9 @@ impl Api {
         sqlx::raw_sql(AssertSqlSafe(create)).execute(&fleet.pool).await.expect("a login");
         let url = fleet.url.replacen("//postgres@", &format!("//api_of_{name}@"), 1);
         assert_ne!(url, fleet.url);
-        let door = fleet::open_door(&url, host, "127.0.0.1:0");
-        let address = fleet::address(&door, "the door is open").await;
-        Api { fleet, door, address, client: Client::builder().no_proxy().build().unwrap() }
+        let api = fleet::start_api(&url, host, "127.0.0.1:0");
+        let address = fleet::address(&api, "the API listens").await;
+        Api { fleet, api, address, client: Client::builder().no_proxy().build().unwrap() }
     }
 
     pub async fn token(&self, owner: &str, scopes: &[&str]) -> SecretString {
@@ -115,7 +115,7 @@ impl Api {
     }
 
     fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.door.pid())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.api.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     }
@@ -413,7 +413,7 @@ async fn a_job_is_asked_for_once_and_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixty_four_ask_for_one_job_through_both_doors() {
+async fn sixty_four_ask_for_one_job_through_both_entry_points() {
     let api = Api::open().await;
     let producer = api.token("shop", &["enqueue"]).await;
     let sql = db::connect(&api.fleet.url, Role::Producer, 16).await.unwrap();
@@ -526,7 +526,7 @@ async fn a_token_ends_when_it_is_revoked_and_keeps_its_pace() {
         .fetch_one(&api.fleet.pool)
         .await
         .unwrap();
-    assert!(!kept.contains(secret) && !std::fs::read_to_string(&api.door.log).unwrap().contains(secret));
+    assert!(!kept.contains(secret) && !std::fs::read_to_string(&api.api.log).unwrap().contains(secret));
     // A database that lets nobody in is neither bad input nor a promise.
     let shut = "do $$ declare l text := (select 'api_of_' || current_database()); begin
         execute format('alter role %I nologin', l);
@@ -822,7 +822,7 @@ fn the_description_is_the_one_that_callers_have() {
     );
 }
 
-/// A request whose head is whole and whose body is not: it stays in hand until the rest comes.
+/// A request whose head is whole and whose body is not: it stays in flight until the rest comes.
 struct Held {
     stream: TcpStream,
     rest: Vec<u8>,
@@ -886,11 +886,11 @@ async fn more_than_it_takes_at_once_is_refused_and_comes_again() {
     assert_eq!(api.post("/v1/jobs", &token, &job("first")).await.0, 200);
 
     let begin = async |n: usize| Held::begin(&api, "/v1/jobs", &tokens[n % 5], &job(&format!("held-{n}"))).await;
-    let mut held = join_all((0..=MOST_REQUESTS).map(begin)).await;
+    let mut held = join_all((0..=MAX_REQUESTS).map(begin)).await;
     one_is_refused(&mut held).await;
     let (status, problem) = api.post("/v1/jobs", &token, &job("late")).await;
-    assert!(status == 429 && problem["detail"].as_str().unwrap().contains("as many requests in hand"), "{problem}");
-    assert_eq!(take_answered(&mut held), [""; 0], "those in hand go on");
+    assert!(status == 429 && problem["detail"].as_str().unwrap().contains("as many requests in flight"), "{problem}");
+    assert_eq!(take_answered(&mut held), [""; 0], "those in flight go on");
     let done = held.pop().unwrap().end().await;
     assert!(done.starts_with("HTTP/1.1 200"), "{done}");
     assert_eq!(api.post("/v1/jobs", &token, &job("late")).await.0, 200, "a place is free again");
@@ -900,7 +900,7 @@ async fn more_than_it_takes_at_once_is_refused_and_comes_again() {
 
     let many = |id: &str| json!({"kind": "gift_issuance", "jobs": [{"id": id, "args": gift(id, 5)}]});
     let begin = async |n: usize| Held::begin(&api, "/v1/jobs/many", &tokens[n % 5], &many(&format!("large-{n}"))).await;
-    let mut large = join_all((0..=MOST_LARGE).map(begin)).await;
+    let mut large = join_all((0..=MAX_LARGE).map(begin)).await;
     one_is_refused(&mut large).await;
     assert_eq!(api.post("/v1/jobs/many", &token, &many("late large")).await.0, 429);
     assert_eq!(api.post("/v1/jobs", &token, &job("small")).await.0, 200, "small ones go on");
@@ -913,5 +913,5 @@ async fn more_than_it_takes_at_once_is_refused_and_comes_again() {
     }
     let held = "select count(*) from noshi.job where key like 'held-%' or key like 'large-%'";
     let held: i64 = sqlx::query_scalar(held).fetch_one(&api.fleet.pool).await.unwrap();
-    assert_eq!(usize::try_from(held), Ok(MOST_REQUESTS + MOST_LARGE), "what was let in was done");
+    assert_eq!(usize::try_from(held), Ok(MAX_REQUESTS + MAX_LARGE), "what was let in was done");
 }

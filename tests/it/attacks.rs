@@ -18,7 +18,7 @@ use crate::{
     support::{busy, database, turn},
 };
 use noshi::{
-    api::desk::MOST_LARGE,
+    api::backend::MAX_LARGE,
     db::{self, PgPool, Role, domain::batches},
 };
 
@@ -263,7 +263,7 @@ async fn slow_readers_hold_up_themselves() {
     let report = format!("/v1/batches/{}/report", batch["batch"]);
     let worker = api.fleet.worker("reads", &[], &[]);
     let mut slow = vec![];
-    for n in 0..MOST_LARGE {
+    for n in 0..MAX_LARGE {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4_096).expect("a small one");
         let mut stream = socket.connect(api.address.parse().expect("an address")).await.expect("a connection");
@@ -321,7 +321,7 @@ async fn nobody_takes_the_place_of_a_sealed_code() {
         "create role sato_{name} login in role noshi_operator; create role door_{name} login in role noshi_api"
     );
     db.pool.execute(sqlx::AssertSqlSafe(logins)).await.expect("two logins");
-    for login in ["sato", "door"] {
+    for login in ["sato", "api"] {
         let url = db.url.replacen("//postgres@", &format!("//{login}_{name}@"), 1);
         let pool = PgPool::connect(&url).await.expect("a session");
         let places = [("gift_code", "trade-1"), ("file", "1/0"), ("recipient", "1/1"), ("suppressed", "x")];

@@ -55,22 +55,22 @@ async fn release(pool: &PgPool, rows: i32, category: &str, (mails, issues): (boo
 }
 
 /// A database, a configuration, and two people who may operate it.
-struct Desk {
+struct Operators {
     db: TestDatabase,
     files: TempDir,
     sato: PgPool,
     suzuki: PgPool,
 }
 
-impl Desk {
-    async fn open() -> Desk {
+impl Operators {
+    async fn open() -> Operators {
         let (db, files) = (database().await, tempfile::tempdir().unwrap());
         let [sato, suzuki] = [person(&db, "sato").await, person(&db, "suzuki").await];
-        let desk = Desk { db, files, sato, suzuki };
-        desk.write("vault.key", vault::generate_key_line().expose_secret().as_bytes());
-        desk.write("secret", b"secret");
-        desk.write("noshi.toml", CONFIG.replace("DIR", desk.files.path().to_str().unwrap()).as_bytes());
-        desk
+        let operators = Operators { db, files, sato, suzuki };
+        operators.write("vault.key", vault::generate_key_line().expose_secret().as_bytes());
+        operators.write("secret", b"secret");
+        operators.write("noshi.toml", CONFIG.replace("DIR", operators.files.path().to_str().unwrap()).as_bytes());
+        operators
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -179,17 +179,17 @@ fn sentence(error: impl std::fmt::Display) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear() {
-    let desk = Desk::open().await;
-    let first = desk.submit(&desk.sato, &rows(0, 3)).await.unwrap();
+    let operators = Operators::open().await;
+    let first = operators.submit(&operators.sato, &rows(0, 3)).await.unwrap();
     assert!(first.is_new && first.rows == 3 && !first.needs_approval, "{first:?}");
-    let again = desk.submit(&desk.suzuki, &rows(0, 3)).await.unwrap();
+    let again = operators.submit(&operators.suzuki, &rows(0, 3)).await.unwrap();
     assert_eq!((again.batch, again.is_new), (first.batch, false));
-    assert_eq!(desk.count("select count(*) from noshi.batch_row").await, 3);
+    assert_eq!(operators.count("select count(*) from noshi.batch_row").await, 3);
     let args: Vec<String> =
-        sqlx::query_scalar("select args::text from noshi.batch_row").fetch_all(&desk.db.pool).await.unwrap();
+        sqlx::query_scalar("select args::text from noshi.batch_row").fetch_all(&operators.db.pool).await.unwrap();
     assert!(args.iter().all(|args| !args.contains("山田") && !args.contains("example.jp")), "{args:?}");
     let options = Submission {
-        path: &desk.files.path().join("grants.csv"),
+        path: &operators.files.path().join("grants.csv"),
         held: None,
         kind: FileKind::Grants,
         encoding: Encoding::Utf8,
@@ -197,17 +197,17 @@ async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear()
         mails: true,
         issues: false,
     };
-    let settings = desk.settings();
-    let other = intake::submit(&desk.sato, &settings.sealer().unwrap(), &settings.offers().unwrap(), &options).await;
+    let settings = operators.settings();
+    let other = intake::submit(&operators.sato, &settings.sealer().unwrap(), &settings.offers().unwrap(), &options).await;
     assert!(sentence(other.unwrap_err()).contains("already, with other options"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_files_bytes_come_back_as_they_were() {
     let _turn = crate::support::busy().await;
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let text = format!("\u{feff}{HEADER}\r\n\r\n{}\r\n\r\n", rows(0, 12_000).replace('\n', "\r\n"));
-    let path = desk.write("grants.csv", text.as_bytes());
+    let path = operators.write("grants.csv", text.as_bytes());
     let submission = Submission {
         path: &path,
         held: None,
@@ -217,12 +217,12 @@ async fn the_files_bytes_come_back_as_they_were() {
         mails: false,
         issues: false,
     };
-    let settings = desk.settings();
+    let settings = operators.settings();
     let keys = settings.vault().unwrap();
-    let submitted = intake::submit(&desk.sato, &keys, &settings.offers().unwrap(), &submission).await.unwrap();
+    let submitted = intake::submit(&operators.sato, &keys, &settings.offers().unwrap(), &submission).await.unwrap();
     let mut bytes = vec![];
     for chunk in 0.. {
-        let Some(sealed) = file_chunk(&desk.db.pool, submitted.batch, chunk).await else { break };
+        let Some(sealed) = file_chunk(&operators.db.pool, submitted.batch, chunk).await else { break };
         bytes.extend_from_slice(
             &keys.open_bytes(&vault::Place::of_chunk(&batches::chunk_name(submitted.batch, chunk)), &sealed).unwrap(),
         );
@@ -232,22 +232,22 @@ async fn the_files_bytes_come_back_as_they_were() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_with_a_fault_is_on_record_and_writes_nothing_else() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let bad = format!("{}G-9,U-9,花子,hanako@example.jp,tea,500,JPY,,\n", rows(0, 50));
-    let error = sentence(desk.submit(&desk.sato, &bad).await.unwrap_err());
+    let error = sentence(operators.submit(&operators.sato, &bad).await.unwrap_err());
     assert!(error.contains("grants.csv line 52, field `category`: nobody offers this category"), "{error}");
     for sql in [
         "select count(*) from noshi.job",
         "select count(*) from noshi.batch_row",
         "select count(*) from noshi_sealed.sealed",
     ] {
-        assert_eq!(desk.count(sql).await, 0, "{sql}");
+        assert_eq!(operators.count(sql).await, 0, "{sql}");
     }
     let (batch, faults): (i64, String) =
-        sqlx::query_as("select id, faults::text from noshi.batch").fetch_one(&desk.db.pool).await.unwrap();
+        sqlx::query_as("select id, faults::text from noshi.batch").fetch_one(&operators.db.pool).await.unwrap();
     assert!(faults.contains(r#""line": 52"#) && !faults.contains("花子"), "{faults}");
-    assert_eq!(desk.progress(batch).await.status, "invalid");
-    let report = desk.report(&[&batch.to_string()]).await;
+    assert_eq!(operators.progress(batch).await.status, "invalid");
+    let report = operators.report(&[&batch.to_string()]).await;
     let report = String::from_utf8(report.stdout).unwrap();
     assert!(report.contains("52,category,nobody offers this category"), "{report}");
 }
@@ -255,45 +255,45 @@ async fn a_file_with_a_fault_is_on_record_and_writes_nothing_else() {
 /// Whoever takes files in, approves them or lets them go needs no key with which a gift could be bought.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_taken_in_where_no_partners_key_is() {
-    let desk = Desk::open().await;
-    fs::remove_file(desk.files.path().join("secret")).unwrap();
-    let path = desk.write("grants.csv", format!("{HEADER}\n{}", rows(0, 150)).as_bytes());
+    let operators = Operators::open().await;
+    fs::remove_file(operators.files.path().join("secret")).unwrap();
+    let path = operators.write("grants.csv", format!("{HEADER}\n{}", rows(0, 150)).as_bytes());
     let file = path.to_str().unwrap();
     for arguments in
         [vec!["batch", "submit", file, "--dry-run"], vec!["batch", "submit", file], vec!["batch", "show", "1"]]
     {
-        let said = desk.command(&arguments).await;
+        let said = operators.command(&arguments).await;
         assert!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
     }
     let approve = ["batch", "approve", "1", "--file", file, "--reason", "read"];
-    let said = desk.command(&approve).await;
+    let said = operators.command(&approve).await;
     assert!(String::from_utf8_lossy(&said.stderr).contains("another person must approve it"));
 }
 
 /// Whoever takes files in needs no key that opens them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_taken_in_where_nothing_can_be_opened() {
-    let desk = Desk::open().await;
-    let keys = desk.settings().vault().unwrap();
-    let printed = desk.command(&["vault", "public"]).await;
+    let operators = Operators::open().await;
+    let keys = operators.settings().vault().unwrap();
+    let printed = operators.command(&["vault", "public"]).await;
     assert_eq!(String::from_utf8(printed.stdout.clone()).unwrap().trim(), keys.public_line());
-    desk.write("vault.pub", &printed.stdout);
+    operators.write("vault.pub", &printed.stdout);
     let config = CONFIG.replace("vault_key_file = \"DIR/vault.key\"", "vault_public_key_file = \"DIR/vault.pub\"");
-    desk.write("noshi.toml", config.replace("DIR", desk.files.path().to_str().unwrap()).as_bytes());
+    operators.write("noshi.toml", config.replace("DIR", operators.files.path().to_str().unwrap()).as_bytes());
     for file in ["secret", "vault.key"] {
-        fs::remove_file(desk.files.path().join(file)).unwrap();
+        fs::remove_file(operators.files.path().join(file)).unwrap();
     }
-    let path = desk.write("grants.csv", format!("{HEADER}\n{}", rows(0, 3)).as_bytes());
-    let said = desk.command(&["batch", "submit", path.to_str().unwrap()]).await;
+    let path = operators.write("grants.csv", format!("{HEADER}\n{}", rows(0, 3)).as_bytes());
+    let said = operators.command(&["batch", "submit", path.to_str().unwrap()]).await;
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    let sealed = file_chunk(&desk.db.pool, 1, 0).await.unwrap();
+    let sealed = file_chunk(&operators.db.pool, 1, 0).await.unwrap();
     let bytes = keys.open_bytes(&vault::Place::of_chunk("1/0"), &sealed).unwrap();
     assert!(*bytes == fs::read(&path).unwrap());
-    assert_eq!(desk.count("select count(*) from noshi_sealed.sealed where what = 'recipient'").await, 3);
+    assert_eq!(operators.count("select count(*) from noshi_sealed.sealed where what = 'recipient'").await, 3);
     // A file of other keys beside those that open is told before anything is sealed that would stay closed.
-    desk.write("vault.key", vault::generate_key_line().expose_secret().as_bytes());
-    let both = desk.settings();
-    let both = Settings { vault_key_file: Some(desk.files.path().join("vault.key")), ..both };
+    operators.write("vault.key", vault::generate_key_line().expose_secret().as_bytes());
+    let both = operators.settings();
+    let both = Settings { vault_key_file: Some(operators.files.path().join("vault.key")), ..both };
     assert!(both.check_vault().unwrap_err().to_string().contains("would not be opened here"));
 }
 
@@ -301,17 +301,17 @@ async fn a_file_is_taken_in_where_nothing_can_be_opened() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_of_a_file_opens_at_its_own_place_only() {
     let _turn = crate::support::busy().await;
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     for from in [0, 10_000] {
-        desk.submit(&desk.sato, &rows(from, from + 5_100)).await.unwrap();
+        operators.submit(&operators.sato, &rows(from, from + 5_100)).await.unwrap();
     }
-    let report = async || desk.report(&["1"]).await;
+    let report = async || operators.report(&["1"]).await;
     assert!(report().await.status.success());
     for [one, other] in [["1/0", "1/1"], ["1/0", "2/0"]] {
         let swap = "update noshi_sealed.sealed s set grant_id = o.grant_id, nonce = o.nonce, ciphertext = o.ciphertext from noshi_sealed.sealed o
             where s.what = 'file' and o.what = 'file' and s.subject <> o.subject and s.subject = any($1) and o.subject = any($1)";
         let swap = async || {
-            assert_eq!(sqlx::query(swap).bind([one, other]).execute(&desk.db.pool).await.unwrap().rows_affected(), 2);
+            assert_eq!(sqlx::query(swap).bind([one, other]).execute(&operators.db.pool).await.unwrap().rows_affected(), 2);
         };
         swap().await;
         let said = report().await;
@@ -324,22 +324,22 @@ async fn a_chunk_of_a_file_opens_at_its_own_place_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
-    let desk = Desk::open().await;
-    let submitted = desk.submit(&desk.sato, &rows(0, 150)).await.unwrap();
+    let operators = Operators::open().await;
+    let submitted = operators.submit(&operators.sato, &rows(0, 150)).await.unwrap();
     assert!(submitted.needs_approval);
     let batch = submitted.batch;
-    assert_eq!(desk.progress(batch).await.status, "awaiting_approval");
-    let digest = intake::digest_of(&desk.files.path().join("grants.csv")).unwrap();
-    let own = batches::approve(&desk.sato, batch, &digest, "mine").await.unwrap_err();
+    assert_eq!(operators.progress(batch).await.status, "awaiting_approval");
+    let digest = intake::digest_of(&operators.files.path().join("grants.csv")).unwrap();
+    let own = batches::approve(&operators.sato, batch, &digest, "mine").await.unwrap_err();
     assert!(sentence(&own).contains("another person must approve it"), "{own}");
-    let wrong = batches::approve(&desk.suzuki, batch, &[0; 32], "unread").await.unwrap_err();
+    let wrong = batches::approve(&operators.suzuki, batch, &[0; 32], "unread").await.unwrap_err();
     assert!(sentence(&wrong).contains("this digest does not stand for"), "{wrong}");
-    let early = batches::release(&desk.suzuki, batch, None).await.unwrap_err();
+    let early = batches::release(&operators.suzuki, batch, None).await.unwrap_err();
     assert!(sentence(&early).contains("a second person must approve it"), "{early}");
 
     // Direct sessions of both roles find no way round.
-    let worker = db::connect(&desk.db.url, Role::Worker, 1).await.unwrap();
-    for pool in [&worker, &desk.sato] {
+    let worker = db::connect(&operators.db.url, Role::Worker, 1).await.unwrap();
+    for pool in [&worker, &operators.sato] {
         for sql in [
             "update noshi.batch set approved_by = 'x', approved_at = now(), approved_until = 'infinity', released_at = now()",
             "insert into noshi.batch (kind, mode, digest, file, registered_at) values ('grants', 'all_or_nothing', sha256('x'), 'f', now())",
@@ -354,7 +354,7 @@ async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
         }
     }
     let late = "insert into noshi.batch_row (batch, row_no, line, key, args) values (1, 999, 999, 'x', '{}')";
-    let error = desk.sato.execute(late).await.unwrap_err().to_string();
+    let error = operators.sato.execute(late).await.unwrap_err().to_string();
     assert!(error.contains("rows are taken only while their batch is being received"), "{error}");
     let forced: Option<String> = sqlx::query_scalar("select code from noshi.register_batch($1)")
         .bind(batch)
@@ -363,91 +363,91 @@ async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
         .unwrap();
     assert_eq!(forced.as_deref(), Some("batch_not_approved"));
 
-    desk.approve(batch).await.unwrap();
-    desk.db
+    operators.approve(batch).await.unwrap();
+    operators.db
         .pool
         .execute("alter table noshi.batch disable trigger user; update noshi.batch set approved_until = now()")
         .await
         .unwrap();
-    let expired = batches::release(&desk.sato, batch, None).await.unwrap_err();
+    let expired = batches::release(&operators.sato, batch, None).await.unwrap_err();
     assert!(sentence(&expired).contains("ran out at"), "{expired}");
-    desk.approve(batch).await.unwrap();
-    batches::release(&desk.sato, batch, None).await.unwrap();
+    operators.approve(batch).await.unwrap();
+    batches::release(&operators.sato, batch, None).await.unwrap();
     // The approval is judged again at the very commit that grants.
-    desk.db.pool.execute("update noshi.batch set approved_until = now()").await.unwrap();
-    desk.register(batch).await;
-    assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 0);
-    let refused = desk.progress(batch).await;
+    operators.db.pool.execute("update noshi.batch set approved_until = now()").await.unwrap();
+    operators.register(batch).await;
+    assert_eq!(operators.count("select count(*) from noshi.gift_grant").await, 0);
+    let refused = operators.progress(batch).await;
     assert!(refused.refused.is_some_and(|why| why.contains("batch_not_approved")) && refused.failed == 150);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn caps_hold_for_rows_totals_users_and_days() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let cap = async |column: &str, value: i64| {
         let sql = format!("insert into noshi.batch_cap (kind, currency, {column}) values ('grants', 'JPY', {value})");
-        desk.db.pool.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
+        operators.db.pool.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
     };
-    let submitted = desk.submit(&desk.sato, &rows(0, 10)).await.unwrap();
+    let submitted = operators.submit(&operators.sato, &rows(0, 10)).await.unwrap();
     for (column, value, sentence) in [
-        ("most_rows", 9, "10 rows; the cap is 9"),
-        ("most_total", 4_999, "5000 JPY in all; the cap is 4999"),
-        ("most_per_user", 499, "line 2: its user would get 500 JPY within 24 hours; the cap is 499"),
-        ("most_per_day", 4_999, "5000 JPY here and 0 in the last 24 hours"),
+        ("max_rows", 9, "10 rows; the cap is 9"),
+        ("max_total", 4_999, "5000 JPY in all; the cap is 4999"),
+        ("max_per_user", 499, "line 2: its user would get 500 JPY within 24 hours; the cap is 499"),
+        ("max_per_day", 4_999, "5000 JPY here and 0 in the last 24 hours"),
     ] {
         cap(column, value).await;
-        let error = batches::release(&desk.sato, submitted.batch, None).await.unwrap_err().to_string();
+        let error = batches::release(&operators.sato, submitted.batch, None).await.unwrap_err().to_string();
         assert!(error.contains(sentence), "{error}");
     }
-    cap("most_per_day", 7_000).await;
-    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
-    desk.register(submitted.batch).await;
-    let second = desk.submit(&desk.sato, &rows(100, 105)).await.unwrap();
-    let error = batches::release(&desk.sato, second.batch, None).await.unwrap_err().to_string();
+    cap("max_per_day", 7_000).await;
+    batches::release(&operators.sato, submitted.batch, None).await.unwrap();
+    operators.register(submitted.batch).await;
+    let second = operators.submit(&operators.sato, &rows(100, 105)).await.unwrap();
+    let error = batches::release(&operators.sato, second.batch, None).await.unwrap_err().to_string();
     assert!(error.contains("2500 JPY here and 5000 in the last 24 hours; the cap for a day is 7000"), "{error}");
-    cap("most_per_user", 900).await;
-    let same_user = desk.submit(&desk.sato, "H-1,U-3,,,coffee,500,JPY,,\n").await.unwrap();
-    let error = batches::release(&desk.sato, same_user.batch, None).await.unwrap_err().to_string();
+    cap("max_per_user", 900).await;
+    let same_user = operators.submit(&operators.sato, "H-1,U-3,,,coffee,500,JPY,,\n").await.unwrap();
+    let error = batches::release(&operators.sato, same_user.batch, None).await.unwrap_err().to_string();
     assert!(error.contains("line 2: its user would get 1000 JPY"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_granted_whole_and_then_announced() {
-    let desk = Desk::open().await;
-    let submitted = desk.submit(&desk.sato, &format!("{}H-1,U-x,,,coffee,500,JPY,,\n", rows(0, 20))).await.unwrap();
-    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
-    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
-    assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 0);
-    desk.register(submitted.batch).await;
-    assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 21);
+    let operators = Operators::open().await;
+    let submitted = operators.submit(&operators.sato, &format!("{}H-1,U-x,,,coffee,500,JPY,,\n", rows(0, 20))).await.unwrap();
+    batches::release(&operators.sato, submitted.batch, None).await.unwrap();
+    batches::release(&operators.sato, submitted.batch, None).await.unwrap();
+    assert_eq!(operators.count("select count(*) from noshi.gift_grant").await, 0);
+    operators.register(submitted.batch).await;
+    assert_eq!(operators.count("select count(*) from noshi.gift_grant").await, 21);
     // The row without an address has no mail.
-    assert_eq!(desk.count("select count(*) from noshi.job where kind = 'email' and batch is not null").await, 20);
-    let progress = desk.progress(submitted.batch).await;
+    assert_eq!(operators.count("select count(*) from noshi.job where kind = 'email' and batch is not null").await, 20);
+    let progress = operators.progress(submitted.batch).await;
     assert!(progress.holds, "{progress:?}");
     assert_eq!((progress.rows, progress.completed, progress.open), (21, 1, 20));
 
     // The same grants in another file: reported before, and refused if insisted on.
-    let again = desk.submit(&desk.sato, &rows(18, 25)).await.unwrap();
-    let objection = batches::objection(&desk.sato, again.batch).await.unwrap().unwrap();
+    let again = operators.submit(&operators.sato, &rows(18, 25)).await.unwrap();
+    let objection = batches::objection(&operators.sato, again.batch).await.unwrap().unwrap();
     assert_eq!(objection, "batch_duplicates: granted by another batch already: line 2, line 3");
-    assert_eq!(batches::repeated_users(&desk.sato, again.batch).await.unwrap(), Some(2));
-    assert!(batches::release(&desk.sato, again.batch, None).await.is_err());
+    assert_eq!(batches::repeated_users(&operators.sato, again.batch).await.unwrap(), Some(2));
+    assert!(batches::release(&operators.sato, again.batch, None).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_released_batches_with_one_grant_in_common_one_is_granted() {
-    let desk = Desk::open().await;
-    let one = desk.submit(&desk.sato, &rows(0, 10)).await.unwrap();
-    let other = desk.submit(&desk.sato, &rows(9, 19)).await.unwrap();
+    let operators = Operators::open().await;
+    let one = operators.submit(&operators.sato, &rows(0, 10)).await.unwrap();
+    let other = operators.submit(&operators.sato, &rows(9, 19)).await.unwrap();
     for batch in [one.batch, other.batch] {
-        batches::release(&desk.sato, batch, None).await.unwrap();
+        batches::release(&operators.sato, batch, None).await.unwrap();
     }
-    desk.register(one.batch).await;
-    desk.register(other.batch).await;
-    assert_eq!(desk.count("select count(*) from noshi.gift_grant").await, 10);
-    assert_eq!(desk.count("select count(*) from noshi.batch where registered_at is not null").await, 1);
+    operators.register(one.batch).await;
+    operators.register(other.batch).await;
+    assert_eq!(operators.count("select count(*) from noshi.gift_grant").await, 10);
+    assert_eq!(operators.count("select count(*) from noshi.batch where registered_at is not null").await, 1);
     assert_eq!(
-        desk.count("select count(*) from noshi.job where code = 'batch_duplicates' and status = 'failed'").await,
+        operators.count("select count(*) from noshi.job where code = 'batch_duplicates' and status = 'failed'").await,
         1
     );
 }
@@ -455,43 +455,43 @@ async fn of_two_released_batches_with_one_grant_in_common_one_is_granted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_submission_is_gone_on_with() {
     let _turn = crate::support::busy().await;
-    let desk = Desk::open().await;
-    let path = desk.write("grants.csv", format!("{HEADER}\n{}", rows(0, 11_000)).as_bytes());
+    let operators = Operators::open().await;
+    let path = operators.write("grants.csv", format!("{HEADER}\n{}", rows(0, 11_000)).as_bytes());
     let path = path.to_str().unwrap();
     let broken = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
         .args(["batch", "submit", path])
-        .env("DATABASE_URL", &desk.db.url)
-        .env("NOSHI_CONFIG", desk.files.path().join("noshi.toml"))
+        .env("DATABASE_URL", &operators.db.url)
+        .env("NOSHI_CONFIG", operators.files.path().join("noshi.toml"))
         .env("NOSHI_CRASH", "stage.after@1")
         .output()
         .await
         .unwrap();
     assert_eq!(broken.status.code(), None, "{broken:?}");
-    assert_eq!(desk.count("select count(*) from noshi.batch_row").await, 5_000);
-    assert_eq!(desk.count("select count(*) from noshi.batch where validated_at is not null").await, 0);
-    let done = desk.command(&["batch", "submit", path]).await;
+    assert_eq!(operators.count("select count(*) from noshi.batch_row").await, 5_000);
+    assert_eq!(operators.count("select count(*) from noshi.batch where validated_at is not null").await, 0);
+    let done = operators.command(&["batch", "submit", path]).await;
     assert!(done.status.success(), "{done:?}");
-    assert_eq!(desk.count("select count(*) from noshi.batch_row").await, 11_000);
-    assert_eq!(desk.count("select count(distinct row_no) from noshi.batch_row").await, 11_000);
-    assert_eq!(desk.count("select count(*) from noshi.batch where validated_at is not null").await, 1);
+    assert_eq!(operators.count("select count(*) from noshi.batch_row").await, 11_000);
+    assert_eq!(operators.count("select count(distinct row_no) from noshi.batch_row").await, 11_000);
+    assert_eq!(operators.count("select count(*) from noshi.batch where validated_at is not null").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_that_submit_the_same_file_at_once_stage_each_row_once() {
     let _turn = crate::support::busy().await;
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let text = rows(0, 6_000);
-    let (one, other) = tokio::join!(desk.submit(&desk.sato, &text), desk.submit(&desk.sato, &text));
+    let (one, other) = tokio::join!(operators.submit(&operators.sato, &text), operators.submit(&operators.sato, &text));
     assert_eq!(one.unwrap().batch, other.unwrap().batch);
-    assert_eq!(desk.count("select count(*) from noshi.batch_row").await, 6_000);
+    assert_eq!(operators.count("select count(*) from noshi.batch_row").await, 6_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_asks_for_a_gift_within_its_area_and_its_days() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let rows = "G-1,U-1,,,coffee,500,JPY,90,\nG-2,U-2,,,coffee,500,JPY,,kyoto\nG-3,U-3,,,coffee,500,JPY,1,\n";
-    let submitted = desk.submit(&desk.sato, rows).await.unwrap();
-    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let submitted = operators.submit(&operators.sato, rows).await.unwrap();
+    let producer = db::connect(&operators.db.url, Role::Producer, 1).await.unwrap();
     let issue = async |grant: &str, user: &str, area: Option<&str>| -> Result<i64, String> {
         sqlx::query_scalar("select noshi.issue_grant($1, $2, $3)")
             .bind(grant)
@@ -502,58 +502,58 @@ async fn a_user_asks_for_a_gift_within_its_area_and_its_days() {
             .map_err(|error| error.to_string())
     };
     assert!(issue("G-1", "U-1", None).await.unwrap_err().contains("this user has no grant G-1"));
-    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
-    desk.register(submitted.batch).await;
+    batches::release(&operators.sato, submitted.batch, None).await.unwrap();
+    operators.register(submitted.batch).await;
     let job = issue("G-1", "U-1", None).await.unwrap();
     assert_eq!(issue("G-1", "U-1", None).await, Ok(job));
     assert!(issue("G-1", "U-2", None).await.unwrap_err().contains("this user has no grant"));
     assert!(issue("G-2", "U-2", Some("osaka")).await.unwrap_err().contains("is for the area kyoto"));
     assert!(issue("G-2", "U-2", Some("kyoto")).await.is_ok());
-    desk.db.pool.execute("update noshi.batch set registered_at = now() - interval '2 days'").await.unwrap();
+    operators.db.pool.execute("update noshi.batch set registered_at = now() - interval '2 days'").await.unwrap();
     assert!(issue("G-3", "U-3", None).await.unwrap_err().contains("has lapsed"));
-    assert_eq!(desk.count("select count(*) from noshi.job where kind = 'gift_issuance' and priority = 0").await, 2);
+    assert_eq!(operators.count("select count(*) from noshi.job where kind = 'gift_issuance' and priority = 0").await, 2);
 }
 
 /// What was registered and cancelled is as if it had never been granted, but for what had begun.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
-    const CAP: &str = "insert into noshi.batch_cap (kind, currency, most_per_user, most_per_day) values ('grants', 'JPY', 1000, 1000)";
+    const CAP: &str = "insert into noshi.batch_cap (kind, currency, max_per_user, max_per_day) values ('grants', 'JPY', 1000, 1000)";
     const STAND: &str = "select count(*) from noshi.gift_grant";
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let row = |grant: &str, user: &str| format!("{grant},{user},,,coffee,500,JPY,90,\n");
-    let first = desk.submit(&desk.sato, &(row("G-1", "U-1") + &row("G-2", "U-2"))).await.unwrap().batch;
-    batches::release(&desk.sato, first, None).await.unwrap();
-    desk.register(first).await;
-    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let first = operators.submit(&operators.sato, &(row("G-1", "U-1") + &row("G-2", "U-2"))).await.unwrap().batch;
+    batches::release(&operators.sato, first, None).await.unwrap();
+    operators.register(first).await;
+    let producer = db::connect(&operators.db.url, Role::Producer, 1).await.unwrap();
     let issue = async |grant: &'static str, user: &'static str| -> Result<i64, sqlx::Error> {
         sqlx::query_scalar("select noshi.issue_grant($1, $2)").bind(grant).bind(user).fetch_one(&producer).await
     };
     // It would have asked for its gifts by itself, and has come to the first: a row without its job is not at its end.
-    desk.db.pool.execute("update noshi.batch set issues = true, settled_at = null").await.unwrap();
+    operators.db.pool.execute("update noshi.batch set issues = true, settled_at = null").await.unwrap();
     let begun = issue("G-1", "U-1").await.unwrap();
-    desk.db.pool.execute(CAP).await.unwrap();
-    assert_eq!(desk.count(STAND).await, 2);
-    batches::cancel(&desk.sato, first, "a slip").await.unwrap();
-    assert_eq!(desk.count(STAND).await, 1, "what was asked for");
+    operators.db.pool.execute(CAP).await.unwrap();
+    assert_eq!(operators.count(STAND).await, 2);
+    batches::cancel(&operators.sato, first, "a slip").await.unwrap();
+    assert_eq!(operators.count(STAND).await, 1, "what was asked for");
 
     // 500 of the day are spent, by the gift that goes on; G-2 may be granted again.
-    let again = desk.submit(&desk.sato, &row("G-2", "U-2")).await.unwrap().batch;
-    let both = desk.submit(&desk.sato, &(row("G-3", "U-3") + &row("G-4", "U-4"))).await.unwrap().batch;
-    let said = batches::release(&desk.sato, both, None).await.unwrap_err().to_string();
+    let again = operators.submit(&operators.sato, &row("G-2", "U-2")).await.unwrap().batch;
+    let both = operators.submit(&operators.sato, &(row("G-3", "U-3") + &row("G-4", "U-4"))).await.unwrap().batch;
+    let said = batches::release(&operators.sato, both, None).await.unwrap_err().to_string();
     assert!(said.contains("1000 JPY here and 500 in the last 24 hours"), "{said}");
     assert!(issue("G-2", "U-2").await.unwrap_err().to_string().contains("was cancelled with its batch"));
-    batches::release(&desk.sato, again, None).await.unwrap();
-    desk.register(again).await;
-    assert_eq!(desk.progress(again).await.refused, None);
-    assert_eq!(desk.count(STAND).await, 2);
+    batches::release(&operators.sato, again, None).await.unwrap();
+    operators.register(again).await;
+    assert_eq!(operators.progress(again).await.refused, None);
+    assert_eq!(operators.count(STAND).await, 2);
     assert_eq!(issue("G-1", "U-1").await.unwrap(), begun);
     issue("G-2", "U-2").await.unwrap();
     // What goes on is not granted again.
-    let twice = desk.submit(&desk.sato, &row("G-1", "U-1")).await.unwrap().batch;
-    let said = batches::release(&desk.sato, twice, None).await.unwrap_err().to_string();
+    let twice = operators.submit(&operators.sato, &row("G-1", "U-1")).await.unwrap().batch;
+    let said = batches::release(&operators.sato, twice, None).await.unwrap_err().to_string();
     assert!(said.contains("500 JPY here and 1000 in the last 24 hours"), "{said}");
-    desk.db.pool.execute("insert into noshi.batch_cap (kind, currency) values ('grants', 'JPY')").await.unwrap();
-    let said = batches::release(&desk.sato, twice, None).await.unwrap_err().to_string();
+    operators.db.pool.execute("insert into noshi.batch_cap (kind, currency) values ('grants', 'JPY')").await.unwrap();
+    let said = batches::release(&operators.sato, twice, None).await.unwrap_err().to_string();
     assert!(said.contains("granted by another batch already: line 2"), "{said}");
 }
 
@@ -562,89 +562,89 @@ async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
 async fn what_a_cancelled_batch_announced_is_announced_anew() {
     const MAILS: &str =
         "select count(*) from noshi.job where kind = 'email' and batch = 2 and key like 'gift_granted:1/2:G-%'";
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let without = "G-8,U-8,,,coffee,500,JPY,90,\nG-9,U-9,,,coffee,500,JPY,90,\n";
-    let first = desk.submit(&desk.sato, &(rows(0, 3) + without)).await.unwrap().batch;
-    batches::release(&desk.sato, first, None).await.unwrap();
-    desk.register(first).await;
-    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let first = operators.submit(&operators.sato, &(rows(0, 3) + without)).await.unwrap().batch;
+    batches::release(&operators.sato, first, None).await.unwrap();
+    operators.register(first).await;
+    let producer = db::connect(&operators.db.url, Role::Producer, 1).await.unwrap();
     let issue = async |grant: String| -> Result<i64, sqlx::Error> {
         let issue = sqlx::query_scalar("select noshi.issue_grant($1, $2)").bind(&grant);
         issue.bind(grant.replace('G', "U")).fetch_one(&producer).await
     };
     let begun = [issue("G-0".to_owned()).await.unwrap(), issue("G-8".to_owned()).await.unwrap()];
-    let said = desk.command(&["batch", "cancel", &first.to_string(), "--reason", "a slip"]).await;
+    let said = operators.command(&["batch", "cancel", &first.to_string(), "--reason", "a slip"]).await;
     let said = String::from_utf8(said.stdout).unwrap();
     assert!(said.contains("3 rows are cancelled, 2 were done before and stay"), "{said}");
-    let report = String::from_utf8(desk.report(&[&first.to_string()]).await.stdout).unwrap();
+    let report = String::from_utf8(operators.report(&[&first.to_string()]).await.stdout).unwrap();
     for line in report.lines().skip(1) {
         let stands = line.starts_with("G-0") || line.starts_with("G-8");
         let told = if stands { ",completed,granted," } else { ",cancelled,cancelled," };
         assert!(line.contains(told) && line.contains("cancelled with its batch") != stands, "{line}");
     }
-    let progress = desk.progress(first).await;
+    let progress = operators.progress(first).await;
     assert_eq!((progress.completed, progress.cancelled, progress.holds), (2, 3, true), "{progress:?}");
     // What was moved out goes on all the same.
-    desk.db
+    operators.db
         .pool
         .execute("update noshi.job set status = 'completed', finished_at = now() - interval '1 year' where key = 'G-0'")
         .await
         .unwrap();
-    desk.db.pool.execute("select noshi.prune(100, interval '1 day')").await.unwrap();
-    assert_eq!(desk.count("select count(*) from noshi.tombstone where key = 'G-0'").await, 1);
+    operators.db.pool.execute("select noshi.prune(100, interval '1 day')").await.unwrap();
+    assert_eq!(operators.count("select count(*) from noshi.tombstone where key = 'G-0'").await, 1);
     assert_eq!([issue("G-0".to_owned()).await.unwrap(), issue("G-8".to_owned()).await.unwrap()], begun);
     assert!(issue("G-1".to_owned()).await.is_err() && issue("G-9".to_owned()).await.is_err());
 
-    let again = desk.submit(&desk.sato, &(rows(1, 3) + "G-9,U-9,,,coffee,500,JPY,90,\n")).await.unwrap().batch;
-    batches::release(&desk.sato, again, None).await.unwrap();
-    desk.register(again).await;
-    assert_eq!(desk.progress(again).await.refused, None);
-    assert_eq!(desk.count("select count(*) from noshi.job where key = 'batch/2' and status = 'completed'").await, 1);
-    assert_eq!(desk.count(MAILS).await, 2, "each is announced by this batch");
+    let again = operators.submit(&operators.sato, &(rows(1, 3) + "G-9,U-9,,,coffee,500,JPY,90,\n")).await.unwrap().batch;
+    batches::release(&operators.sato, again, None).await.unwrap();
+    operators.register(again).await;
+    assert_eq!(operators.progress(again).await.refused, None);
+    assert_eq!(operators.count("select count(*) from noshi.job where key = 'batch/2' and status = 'completed'").await, 1);
+    assert_eq!(operators.count(MAILS).await, 2, "each is announced by this batch");
     issue("G-9".to_owned()).await.unwrap();
     // And once more: the mails of both stand in nobody's way.
-    batches::cancel(&desk.sato, again, "again").await.unwrap();
-    let third = desk.submit(&desk.sato, &rows(1, 2)).await.unwrap().batch;
-    batches::release(&desk.sato, third, None).await.unwrap();
-    desk.register(third).await;
-    assert_eq!(desk.count("select count(*) from noshi.job where key = 'gift_granted:1/3:G-1' and batch = 3").await, 1);
+    batches::cancel(&operators.sato, again, "again").await.unwrap();
+    let third = operators.submit(&operators.sato, &rows(1, 2)).await.unwrap().batch;
+    batches::release(&operators.sato, third, None).await.unwrap();
+    operators.register(third).await;
+    assert_eq!(operators.count("select count(*) from noshi.job where key = 'gift_granted:1/3:G-1' and batch = 3").await, 1);
 }
 
 /// A batch's own job that is parked ends with its batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_cancelled_batch_stays_parked() {
-    let desk = Desk::open().await;
-    let batch = desk.submit(&desk.sato, &rows(0, 2)).await.unwrap().batch;
+    let operators = Operators::open().await;
+    let batch = operators.submit(&operators.sato, &rows(0, 2)).await.unwrap().batch;
     // A producer has taken the id of one of its mails.
     let taken = r#"{"template": "gift_granted", "reference": "G-1", "recipient": "x", "params": {}}"#;
     let take = sqlx::query("select noshi.enqueue('email', 'gift_granted:1:G-1', $1::jsonb)").bind(taken);
-    take.execute(&desk.db.pool).await.unwrap();
-    batches::release(&desk.sato, batch, None).await.unwrap();
+    take.execute(&operators.db.pool).await.unwrap();
+    batches::release(&operators.sato, batch, None).await.unwrap();
     let pace = Pace { slots: 8, ..Pace::default() };
-    let worker = Worker::start(&desk.db.url, "test", Partners::default(), pace).await.unwrap();
+    let worker = Worker::start(&operators.db.url, "test", Partners::default(), pace).await.unwrap();
     let parked = until("it is parked", Duration::from_secs(60), async || {
-        desk.count("select count(*) from noshi.job where kind = 'bulk_grants' and code = 'follow_up_conflict'").await
+        operators.count("select count(*) from noshi.job where kind = 'bulk_grants' and code = 'follow_up_conflict'").await
             == 1
     });
     worker.run_until(parked).await;
-    assert_eq!(desk.progress(batch).await.status, "parked");
-    batches::cancel(&desk.sato, batch, "a conflict").await.unwrap();
-    desk.register(batch).await;
+    assert_eq!(operators.progress(batch).await.status, "parked");
+    batches::cancel(&operators.sato, batch, "a conflict").await.unwrap();
+    operators.register(batch).await;
     assert_eq!(
-        desk.count("select count(*) from noshi.job where kind = 'bulk_grants' and status = 'completed'").await,
+        operators.count("select count(*) from noshi.job where kind = 'bulk_grants' and status = 'completed'").await,
         1
     );
-    assert_eq!(desk.progress(batch).await.status, "cancelled");
+    assert_eq!(operators.progress(batch).await.status, "cancelled");
 }
 
-/// One id names one request for ever, whichever door it comes by: what a file has granted nobody takes with another user or amount.
+/// One id names one request for ever, whichever entry point it comes by: what a file has granted nobody takes with another user or amount.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_a_file_has_granted_is_taken() {
-    let desk = Desk::open().await;
-    let batch = desk.submit(&desk.sato, &rows(0, 2)).await.unwrap().batch;
-    batches::release(&desk.sato, batch, None).await.unwrap();
-    desk.register(batch).await;
-    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let operators = Operators::open().await;
+    let batch = operators.submit(&operators.sato, &rows(0, 2)).await.unwrap().batch;
+    batches::release(&operators.sato, batch, None).await.unwrap();
+    operators.register(batch).await;
+    let producer = db::connect(&operators.db.url, Role::Producer, 1).await.unwrap();
     let ask = async |user: &str, amount: i64| {
         let args = serde_json::json!({"grant": "G-0", "user": user, "category": "coffee", "value": {"amount": amount, "currency": "JPY"}, "valid_days": 90});
         let ask = sqlx::query_scalar::<_, i64>("select noshi.enqueue('gift_issuance', 'G-0', $1)").bind(args);
@@ -658,13 +658,13 @@ async fn an_id_that_a_file_has_granted_is_taken() {
     }
     let job = ask("U-0", 500).await.unwrap();
     let issue = sqlx::query_scalar("select noshi.issue_grant('G-0', 'U-0')").fetch_one(&producer).await;
-    assert_eq!(issue.unwrap_or(0_i64), job, "the same request, by another door");
+    assert_eq!(issue.unwrap_or(0_i64), job, "the same request, by another entry point");
 }
 
-/// Whoever approves a batch reads what its file and its campaign are called: by each door the same, and all of it can be seen.
+/// Whoever approves a batch reads what its file and its campaign are called: by each entry point the same, and all of it can be seen.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_files_and_campaigns_can_be_seen() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let sql = "select noshi.receive_batch('grants', 'all_or_nothing', sha256('x'), $1, 'utf-8', $2, false, false)";
     let long = "x".repeat(201);
     for (file, campaign) in [
@@ -678,32 +678,32 @@ async fn names_of_files_and_campaigns_can_be_seen() {
         ("f.csv", "a\tb"),
     ] {
         let ours = intake::file_fault(file).or_else(|| intake::campaign_fault(campaign));
-        let theirs = sqlx::query(sql).bind(file).bind(campaign).execute(&desk.sato).await.unwrap_err();
+        let theirs = sqlx::query(sql).bind(file).bind(campaign).execute(&operators.sato).await.unwrap_err();
         assert!(ours.is_some() && theirs.to_string().contains(&ours.clone().unwrap()), "{file:?} {ours:?} {theirs}");
     }
     assert_eq!(intake::file_fault("付与 2026.csv").or_else(|| intake::campaign_fault("夏の特典")), None);
-    let path = desk.write("plain.csv", format!("{HEADER}\n{}", rows(0, 1)).as_bytes());
-    let said = desk.command(&["batch", "submit", path.to_str().unwrap(), "--campaign", &long]).await;
+    let path = operators.write("plain.csv", format!("{HEADER}\n{}", rows(0, 1)).as_bytes());
+    let said = operators.command(&["batch", "submit", path.to_str().unwrap(), "--campaign", &long]).await;
     assert!(String::from_utf8_lossy(&said.stderr).contains("at most 200 fit"), "{said:?}");
     // Reasons too.
-    let unseen = batches::cancel(&desk.sato, 1, "\u{200b}").await.unwrap_err().to_string();
+    let unseen = batches::cancel(&operators.sato, 1, "\u{200b}").await.unwrap_err().to_string();
     assert!(unseen.contains("there is no batch") || unseen.contains("can be seen"), "{unseen}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let text = "organization_id,public_id,name\norg-1,s-1,\"=cmd()\"\norg-1,s-2,二号店\norg-1,s-3,三号店\n";
-    let path = desk.write("stores.csv", text.as_bytes());
-    let submitted = desk.command(&["batch", "submit", "--kind", "stores", "--release", path.to_str().unwrap()]).await;
+    let path = operators.write("stores.csv", text.as_bytes());
+    let submitted = operators.command(&["batch", "submit", "--kind", "stores", "--release", path.to_str().unwrap()]).await;
     let said = String::from_utf8(submitted.stdout).unwrap();
-    assert!(said.contains("3 rows = 0 completed + 0 failed + 0 cancelled + 0 ask a person + 3 open"), "{said}");
-    batches::pause(&desk.sato, 1, "a look").await.unwrap();
-    assert_eq!(desk.count("select count(*) from noshi.job where status = 'scheduled'").await, 3);
-    assert_eq!(desk.progress(1).await.status, "paused");
-    batches::resume(&desk.sato, 1, "it is well").await.unwrap();
-    assert_eq!(desk.count("select count(*) from noshi.job where status = 'available'").await, 3);
-    desk.db
+    assert!(said.contains("3 rows = 0 completed + 0 failed + 0 cancelled + 0 needs operator + 3 open"), "{said}");
+    batches::pause(&operators.sato, 1, "a look").await.unwrap();
+    assert_eq!(operators.count("select count(*) from noshi.job where status = 'scheduled'").await, 3);
+    assert_eq!(operators.progress(1).await.status, "paused");
+    batches::resume(&operators.sato, 1, "it is well").await.unwrap();
+    assert_eq!(operators.count("select count(*) from noshi.job where status = 'available'").await, 3);
+    operators.db
         .pool
         .execute(
             r#"update noshi.job set status = 'failed', code = 'shop_refused', outcome = 'refused', at = 'refused', finished_at = now(),
@@ -711,16 +711,16 @@ async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
         )
         .await
         .unwrap();
-    let report = String::from_utf8(desk.report(&["1"]).await.stdout).unwrap();
+    let report = String::from_utf8(operators.report(&["1"]).await.stdout).unwrap();
     let mut lines = report.lines();
     assert_eq!(lines.next(), Some("\u{feff}organization_id,public_id,name,line,result,outcome,reason_ja,reason,mail"));
     let first = lines.next().unwrap();
     assert!(first.starts_with("org-1,s-1,'=cmd(),2,failed,refused,組織基盤が店舗の作成を断りました。"), "{first}");
     assert!(first.contains("(bad_name)"), "{first}");
-    assert_eq!(batches::rerun(&desk.sato, 1, "mended there").await.unwrap(), 1);
-    assert_eq!(desk.count("select count(*) from noshi.job where asked = 'rerun' and status = 'available'").await, 1);
-    assert_eq!(batches::cancel(&desk.sato, 1, "not wanted").await.unwrap(), 2);
-    let progress = desk.progress(1).await;
+    assert_eq!(batches::rerun(&operators.sato, 1, "fixed there").await.unwrap(), 1);
+    assert_eq!(operators.count("select count(*) from noshi.job where asked = 'rerun' and status = 'available'").await, 1);
+    assert_eq!(batches::cancel(&operators.sato, 1, "not wanted").await.unwrap(), 2);
+    let progress = operators.progress(1).await;
     assert_eq!((progress.cancelled, progress.open), (2, 1), "{progress:?}");
     assert!(progress.holds);
 }
@@ -728,19 +728,19 @@ async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
 /// A report holds names and addresses: nobody else reads it, and it is written over nothing and through no link.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_in_a_file_is_its_writers_alone() {
-    let desk = Desk::open().await;
-    let path = desk.write("stores.csv", "organization_id,public_id,name\norg-1,s-1,一号店\n".as_bytes());
-    let submitted = desk.command(&["batch", "submit", "--kind", "stores", path.to_str().unwrap()]).await;
+    let operators = Operators::open().await;
+    let path = operators.write("stores.csv", "organization_id,public_id,name\norg-1,s-1,一号店\n".as_bytes());
+    let submitted = operators.command(&["batch", "submit", "--kind", "stores", path.to_str().unwrap()]).await;
     assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
-    let (report, link) = (desk.files.path().join("report.csv"), desk.files.path().join("link.csv"));
+    let (report, link) = (operators.files.path().join("report.csv"), operators.files.path().join("link.csv"));
     let write = async |path: &std::path::Path, more: &[&str]| {
         let words = [&["1", "--out", path.to_str().unwrap()], more].concat();
-        desk.report(&words).await.status.success()
+        operators.report(&words).await.status.success()
     };
     assert!(write(&report, &[]).await);
     assert_eq!(fs::metadata(&report).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!write(&report, &[]).await);
-    let kept = desk.write("kept", b"of somebody");
+    let kept = operators.write("kept", b"of somebody");
     std::os::unix::fs::symlink(&kept, &link).unwrap();
     assert!(!write(&link, &[]).await && !write(&link, &["--force"]).await);
     assert_eq!(fs::read(&kept).unwrap(), b"of somebody");
@@ -761,19 +761,19 @@ async fn what_is_missing_is_said() {
         String::from_utf8(output.stderr).unwrap()
     };
     assert!(run(None).await.contains("the configuration names no gift provider"));
-    let desk = Desk::open().await;
-    assert!(run(Some(desk.files.path().join("noshi.toml"))).await.contains("set DATABASE_URL"));
+    let operators = Operators::open().await;
+    assert!(run(Some(operators.files.path().join("noshi.toml"))).await.contains("set DATABASE_URL"));
 }
 
 /// Whoever submits can stage anything by hand; what is staged is judged all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_file_could_not_hold_are_refused_whoever_stages_them() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let stage = async |digest: &str, rows: &[(&str, &str, i64)]| -> Result<(), String> {
         let receive = format!(
             "select batch from noshi.receive_batch('grants', 'all_or_nothing', sha256('{digest}'), 'f', 'utf-8', null, false, true)"
         );
-        let batch: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(receive)).fetch_one(&desk.sato).await.unwrap();
+        let batch: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(receive)).fetch_one(&operators.sato).await.unwrap();
         for (row, (key, grant, amount)) in rows.iter().enumerate() {
             let row = row + 1;
             let args = format!(
@@ -782,10 +782,10 @@ async fn rows_that_a_file_could_not_hold_are_refused_whoever_stages_them() {
             let insert = format!(
                 "insert into noshi.batch_row (batch, row_no, line, key, args) values ({batch}, {row}, {row}, '{key}', '{args}')"
             );
-            desk.sato.execute(sqlx::AssertSqlSafe(insert)).await.map_err(|error| error.to_string())?;
+            operators.sato.execute(sqlx::AssertSqlSafe(insert)).await.map_err(|error| error.to_string())?;
         }
         let validate = format!("select noshi.validate_batch({batch}, {})", rows.len());
-        desk.sato.execute(sqlx::AssertSqlSafe(validate)).await.map(drop).map_err(|error| error.to_string())
+        operators.sato.execute(sqlx::AssertSqlSafe(validate)).await.map(drop).map_err(|error| error.to_string())
     };
     assert_eq!(stage("good", &[("g1", "g1", 500)]).await, Ok(()));
     for (digest, rows, sentence) in [
@@ -798,42 +798,42 @@ async fn rows_that_a_file_could_not_hold_are_refused_whoever_stages_them() {
         assert!(error.contains(sentence), "{digest}: {error}");
     }
     let nothing = "select noshi.receive_batch('grants', 'per_row', sha256('m'), 'f', 'utf-8', null, false, true)";
-    assert!(desk.sato.execute(nothing).await.is_err(), "grants are granted all or nothing");
+    assert!(operators.sato.execute(nothing).await.is_err(), "grants are granted all or nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_is_of_what_is_staged_and_says_why() {
-    let desk = Desk::open().await;
-    let submitted = desk.submit(&desk.sato, &rows(0, 120)).await.unwrap();
-    let good = desk.files.path().join("grants.csv");
+    let operators = Operators::open().await;
+    let submitted = operators.submit(&operators.sato, &rows(0, 120)).await.unwrap();
+    let good = operators.files.path().join("grants.csv");
     let approve = async |file: &str, reason: &str| {
-        let url = support::server().await.url_as("suzuki", &desk.db.name);
+        let url = support::server().await.url_as("suzuki", &operators.db.name);
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
             .args(["batch", "approve", &submitted.batch.to_string(), "--file", file, "--reason", reason])
             .env("DATABASE_URL", url)
-            .env("NOSHI_CONFIG", desk.files.path().join("noshi.toml"))
+            .env("NOSHI_CONFIG", operators.files.path().join("noshi.toml"))
             .output()
             .await
             .unwrap();
         (output.status.success(), String::from_utf8(output.stderr).unwrap())
     };
-    let other = desk.write("other.csv", format!("{HEADER}\n{}", rows(0, 120).replace(",500,", ",600,")).as_bytes());
+    let other = operators.write("other.csv", format!("{HEADER}\n{}", rows(0, 120).replace(",500,", ",600,")).as_bytes());
     let (approved, said) = approve(other.to_str().unwrap(), "read").await;
     assert!(!approved && said.contains("line 2 is not staged in batch 1 as this file has it"), "{said}");
-    let fewer = desk.write("fewer.csv", format!("{HEADER}\n{}", rows(0, 119)).as_bytes());
+    let fewer = operators.write("fewer.csv", format!("{HEADER}\n{}", rows(0, 119)).as_bytes());
     let (approved, said) = approve(fewer.to_str().unwrap(), "read").await;
     assert!(!approved && said.contains("batch 1 has 120 rows, and this file 119"), "{said}");
     let (approved, said) = approve(good.to_str().unwrap(), " ").await;
     assert!(!approved && said.contains("--reason is empty"), "{said}");
     let nothing = "select noshi.approve_batch(1, null, 'x')";
-    assert!(desk.suzuki.execute(nothing).await.unwrap_err().to_string().contains("this digest does not stand for"));
+    assert!(operators.suzuki.execute(nothing).await.unwrap_err().to_string().contains("this digest does not stand for"));
     // What only a worker can see: an address that is not the file's, one more, one less, and a file that is not what the batch says.
-    let sealer = desk.settings().sealer().unwrap();
+    let sealer = operators.settings().sealer().unwrap();
     let place = vault::Place { grant: "G-7", provider: "", column: "recipient" };
     let forged = sealer.seal(&place, &SecretString::from(r#"{"name":"山田太郎","address":"evil@attacker.example"}"#));
     let of = |row: i32| format!("what = 'recipient' and subject = '{}/{row}'", submitted.batch);
     let keep = "create table public.kept as select * from noshi_sealed.sealed";
-    desk.db.pool.execute(keep).await.unwrap();
+    operators.db.pool.execute(keep).await.unwrap();
     let forge = format!(
         "update noshi_sealed.sealed set nonce = '\\x{}', ciphertext = '\\x{}' where {}",
         hex::encode(&forged.nonce),
@@ -850,50 +850,50 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
         of(1)
     );
     for change in [forge, swap, format!("delete from noshi_sealed.sealed where {}", of(120)), other_file] {
-        desk.db.pool.execute(sqlx::AssertSqlSafe(change.clone())).await.unwrap();
-        let (approved, said) = desk.beside_a_worker(approve(good.to_str().unwrap(), "read")).await;
+        operators.db.pool.execute(sqlx::AssertSqlSafe(change.clone())).await.unwrap();
+        let (approved, said) = operators.beside_a_worker(approve(good.to_str().unwrap(), "read")).await;
         let why = ["not what its file has", "does not open", "not the one that was submitted"];
         assert!(!approved && why.iter().any(|why| said.contains(why)), "{change}: {said}");
         let back = "delete from noshi_sealed.sealed; insert into noshi_sealed.sealed select * from public.kept";
-        desk.db.pool.execute("alter table noshi_sealed.sealed disable trigger user").await.unwrap();
+        operators.db.pool.execute("alter table noshi_sealed.sealed disable trigger user").await.unwrap();
         for part in back.split("; ") {
-            desk.db.pool.execute(part).await.unwrap();
+            operators.db.pool.execute(part).await.unwrap();
         }
-        desk.db.pool.execute("alter table noshi_sealed.sealed enable trigger user").await.unwrap();
+        operators.db.pool.execute("alter table noshi_sealed.sealed enable trigger user").await.unwrap();
     }
-    let (approved, said) = desk.beside_a_worker(approve(good.to_str().unwrap(), "read")).await;
+    let (approved, said) = operators.beside_a_worker(approve(good.to_str().unwrap(), "read")).await;
     assert!(approved, "{said}");
 }
 
 /// The address and phone of a store are a part of what is approved, and come with their own row.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contact_of_a_store_is_approved_as_its_file_has_it() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let cap =
-        "insert into noshi.batch_cap (kind, currency, most_rows, approve_from_rows) values ('stores', '', 100, 1)";
-    desk.db.pool.execute(cap).await.unwrap();
+        "insert into noshi.batch_cap (kind, currency, max_rows, approve_from_rows) values ('stores', '', 100, 1)";
+    operators.db.pool.execute(cap).await.unwrap();
     let text =
         "organization_id,public_id,name,address,phone\nO,S-1,本店,渋谷 1,03-1\nO,S-2,支店,渋谷 2,\nO,S-3,支店,,\n";
-    let file = desk.write("stores.csv", text.as_bytes());
+    let file = operators.write("stores.csv", text.as_bytes());
     let noshi = async |login: &str, args: &[&str]| {
-        let url = support::server().await.url_as(login, &desk.db.name);
+        let url = support::server().await.url_as(login, &operators.db.name);
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
         command.arg("batch").args(args).arg(file.to_str().unwrap()).env("DATABASE_URL", url);
-        let said = command.env("NOSHI_CONFIG", desk.files.path().join("noshi.toml")).output().await.unwrap();
+        let said = command.env("NOSHI_CONFIG", operators.files.path().join("noshi.toml")).output().await.unwrap();
         (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
     };
     let (submitted, said) = noshi("sato", &["submit", "--kind", "stores"]).await;
     assert!(submitted, "{said}");
     let contacts = "select count(*) from noshi_sealed.sealed where what = 'contact' and subject in ('1/1', '1/2')";
-    assert_eq!(desk.count(contacts).await, 2);
+    assert_eq!(operators.count(contacts).await, 2);
     let plain =
         "select count(*) from noshi.batch_row where args::text ~ '渋谷|03-1' or (args ? 'contact') <> (row_no < 3)";
-    assert_eq!(desk.count(plain).await, 0);
+    assert_eq!(operators.count(plain).await, 0);
 
-    let approve = async || desk.beside_a_worker(noshi("suzuki", &["approve", "1", "--reason", "read", "--file"])).await;
-    desk.db.pool.execute("create table public.kept as select * from noshi_sealed.sealed").await.unwrap();
+    let approve = async || operators.beside_a_worker(noshi("suzuki", &["approve", "1", "--reason", "read", "--file"])).await;
+    operators.db.pool.execute("create table public.kept as select * from noshi_sealed.sealed").await.unwrap();
     let forged = vault::contact::Contact::of(Some("another".to_owned()), Some("03-1".to_owned()));
-    let forged = desk.settings().sealer().unwrap().seal(&vault::contact::Contact::place("S-1"), &forged.text());
+    let forged = operators.settings().sealer().unwrap().seal(&vault::contact::Contact::place("S-1"), &forged.text());
     let forge = format!(
         "update noshi_sealed.sealed set nonce = '\\x{}', ciphertext = '\\x{}' where subject = '1/1' and what = 'contact'",
         hex::encode(&forged.nonce),
@@ -902,11 +902,11 @@ async fn the_contact_of_a_store_is_approved_as_its_file_has_it() {
     let less = "delete from noshi_sealed.sealed where subject = '1/2' and what = 'contact'".to_owned();
     let more = "insert into noshi_sealed.sealed select what, '1/3', grant_id, provider, key_id, nonce, ciphertext from public.kept where subject = '1/1' and what = 'contact'".to_owned();
     for change in [forge, less, more] {
-        desk.db.pool.execute(sqlx::AssertSqlSafe(change.clone())).await.unwrap();
+        operators.db.pool.execute(sqlx::AssertSqlSafe(change.clone())).await.unwrap();
         let (approved, said) = approve().await;
         assert!(!approved && said.contains("not what its file has"), "{change}: {said}");
         for part in ["delete from noshi_sealed.sealed", "insert into noshi_sealed.sealed select * from public.kept"] {
-            desk.db.pool.execute(part).await.unwrap();
+            operators.db.pool.execute(part).await.unwrap();
         }
     }
     let (approved, said) = approve().await;
@@ -914,13 +914,13 @@ async fn the_contact_of_a_store_is_approved_as_its_file_has_it() {
 
     // By hand: no row has another's, and none brings what was sealed along.
     let receive = "select noshi.receive_batch('stores', 'per_row', sha256('x'), 'x', 'utf-8', null, false, false)";
-    desk.sato.execute(receive).await.unwrap();
+    operators.sato.execute(receive).await.unwrap();
     for contact in ["\"1/1\"", "\"2/2\"", "{\"key\": \"k\", \"nonce\": \"n\", \"ciphertext\": \"c\"}", "true"] {
         let row = format!(
             "insert into noshi.batch_row (batch, row_no, line, key, args) values (2, 1, 2, 'O/S-1/2',
                 '{{\"organization\": \"O\", \"public_id\": \"S-1\", \"name\": \"n\", \"request\": \"2\", \"contact\": {contact}}}')"
         );
-        let error = desk.sato.execute(sqlx::AssertSqlSafe(row)).await.unwrap_err().to_string();
+        let error = operators.sato.execute(sqlx::AssertSqlSafe(row)).await.unwrap_err().to_string();
         assert!(error.contains("args.contact"), "{contact}: {error}");
     }
 }
@@ -928,7 +928,7 @@ async fn the_contact_of_a_store_is_approved_as_its_file_has_it() {
 /// The same bytes twice, or nothing: what a first reading left behind of another file is never granted under this one's name.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_file_left_behind_is_not_gone_on_with() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     let text = format!("{HEADER}\n{}", rows(0, 10));
     let digest = hex::encode(Sha256::digest(text.as_bytes()));
     let forged = format!(
@@ -936,26 +936,26 @@ async fn what_another_file_left_behind_is_not_gone_on_with() {
          insert into noshi.batch_row (batch, row_no, line, key, args) values (1, 1, 2, 'G-0',
             '{{\"grant\": \"G-0\", \"user\": \"U-0\", \"category\": \"c\", \"value\": {{\"amount\": 900, \"currency\": \"JPY\"}}}}')"
     );
-    desk.sato.execute(sqlx::AssertSqlSafe(forged)).await.unwrap();
-    let error = sentence(desk.submit(&desk.sato, &rows(0, 10)).await.unwrap_err());
-    assert!(desk.count("select count(*) from noshi.batch where validated_at is not null").await == 0, "{error}");
-    assert_eq!(desk.progress(1).await.status, "cancelled", "{error}");
-    let again = desk.submit(&desk.sato, &rows(0, 10)).await.unwrap();
+    operators.sato.execute(sqlx::AssertSqlSafe(forged)).await.unwrap();
+    let error = sentence(operators.submit(&operators.sato, &rows(0, 10)).await.unwrap_err());
+    assert!(operators.count("select count(*) from noshi.batch where validated_at is not null").await == 0, "{error}");
+    assert_eq!(operators.progress(1).await.status, "cancelled", "{error}");
+    let again = operators.submit(&operators.sato, &rows(0, 10)).await.unwrap();
     assert!(again.is_new && again.batch != 1, "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_puts_nothing_into_a_batch_and_names_the_user() {
-    let desk = Desk::open().await;
-    let submitted = desk.submit(&desk.sato, "G-1,U-1,,,coffee,500,JPY,,\n").await.unwrap();
-    batches::release(&desk.sato, submitted.batch, None).await.unwrap();
-    desk.register(submitted.batch).await;
-    let producer = db::connect(&desk.db.url, Role::Producer, 1).await.unwrap();
+    let operators = Operators::open().await;
+    let submitted = operators.submit(&operators.sato, "G-1,U-1,,,coffee,500,JPY,,\n").await.unwrap();
+    batches::release(&operators.sato, submitted.batch, None).await.unwrap();
+    operators.register(submitted.batch).await;
+    let producer = db::connect(&operators.db.url, Role::Producer, 1).await.unwrap();
     let into = "select noshi.enqueue_rows('email', array['k'], array['{}'::jsonb], 1::smallint, 1)";
     assert!(producer.execute(into).await.unwrap_err().to_string().contains("does not exist"));
     let nobody = "select noshi.issue_grant('G-1', null)";
     assert!(producer.execute(nobody).await.unwrap_err().to_string().contains("this user has no grant"));
-    let worker = db::connect(&desk.db.url, Role::Worker, 1).await.unwrap();
+    let worker = db::connect(&operators.db.url, Role::Worker, 1).await.unwrap();
     let old = "begin isolation level repeatable read; select noshi.register_batch(1)";
     assert!(worker.execute(old).await.unwrap_err().to_string().contains("read committed"));
 }

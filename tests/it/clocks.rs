@@ -64,7 +64,7 @@ fn left_by(ahead: &str) -> String {
          update noshi.server_seen set seen_at = clock_timestamp() + interval '{ahead}', clock_at = clock_timestamp() + interval '{ahead}';
          update noshi.schedule set next_due = next_due + interval '{ahead}' + interval '1 day';
          update noshi.retention set begun_at = clock_timestamp() + interval '{ahead}';
-         update noshi.figures_taken set next_at = clock_timestamp() + interval '{ahead}';
+         update noshi.metric_snapshot_taken set next_at = clock_timestamp() + interval '{ahead}';
          insert into noshi.job_event (job, event, lease, step, became, happened_at)
              select id, 'retried', lease, step, at, clock_timestamp() + interval '{ahead}' from noshi.job where key = 'waits';
          update noshi.job set status = 'retryable', run_at = clock_timestamp() + interval '{ahead}' + interval '10 seconds' where key = 'waits'"
@@ -95,7 +95,7 @@ async fn what_was_stored_ahead_of_the_clock_is_drawn_back() {
             "select status = 'completed' from noshi.job where key = 'waits'",
             "select next_due < clock_timestamp() + interval '1 day' from noshi.schedule",
             "select begun_at <= clock_timestamp() from noshi.retention",
-            "select next_at < clock_timestamp() + interval '1 minute' from noshi.figures_taken",
+            "select next_at < clock_timestamp() + interval '1 minute' from noshi.metric_snapshot_taken",
             "select coalesce(closed_until < clock_timestamp() + interval '61 minutes', true) from noshi.lane where name = 'gift/tango_card'",
             "select dead_at is not null from noshi.worker where name = 'gone'",
         ] {
@@ -161,7 +161,7 @@ async fn while_the_clocks_disagree_nothing_falls_due_and_nobody_is_declared_dead
 /// Nothing lapses, nothing that waits falls due, and what is in doubt is not judged by how long ago its call was.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_clocks_disagree_no_deadline_passes() {
-    const LONG_AGO: &str = r#"insert into noshi.job (kind, key, fingerprint, args, at, state, unsure, created_at, called_at)
+    const LONG_AGO: &str = r#"insert into noshi.job (kind, key, fingerprint, args, at, state, in_doubt, created_at, called_at)
         select 'gift_issuance', key, '', jsonb_build_object('grant', key, 'user', 'u', 'category', 'amazon',
             'value', '{"amount": 500, "currency": "JPY"}'::jsonb, 'valid_days', days), 'routing', '{"at": "routing", "generation": 0}', doubt,
             now() - interval '9 days', case when doubt then now() - interval '1 hour' end
@@ -281,7 +281,7 @@ async fn a_worker_with_a_wrong_clock_keeps_away_from_a_partner_who_checks_signat
         fleet.at_rest(SOON).await.unwrap();
         for (what, sql) in [
             ("each is issued", "select count(*) = 10 from noshi.job where status = 'completed'"),
-            ("nothing is in doubt", "select not exists (select from noshi.job where unsure)"),
+            ("nothing is in doubt", "select not exists (select from noshi.job where in_doubt)"),
             (
                 "the lane was never closed",
                 "select closed_code is null from noshi.lane where name = 'gift/amazon_incentives'",

@@ -402,7 +402,7 @@ async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
         (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
     };
     for (to, expected) in [("2999-01-01", "in the future"), ("2001-01-01", "before noshi was installed")] {
-        let (done, text) = said(&["restored", "mark", "--to", to, "--reason", "r", "--yes"]);
+        let (done, text) = said(&["restore", "mark", "--to", to, "--reason", "r", "--yes"]);
         assert!(!done && text.contains(expected), "{to}: {text}");
     }
     let now: String =
@@ -410,10 +410,10 @@ async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
             .fetch_one(&fleet.pool)
             .await
             .unwrap();
-    let (done, text) = said(&["restored", "mark", "--to", &now, "--reason", "r"]);
+    let (done, text) = said(&["restore", "mark", "--to", &now, "--reason", "r"]);
     assert!(!done && text.contains("0 unfinished writes would be in doubt") && text.contains("--yes"), "{text}");
     assert!(said(&["restored", "show"]).1.contains("no restore is marked"));
-    assert!(said(&["restored", "mark", "--to", &now, "--reason", "r", "--yes"]).0);
+    assert!(said(&["restore", "mark", "--to", &now, "--reason", "r", "--yes"]).0);
     let (done, text) = said(&["lane", "resume", "gift/x", "--reason", "r"]);
     assert!(done && text.contains("nothing changed"), "{text}");
     assert!(said(&["lane", "pause", "gift/x", "--reason", "their desk asked"]).0);
@@ -430,7 +430,7 @@ async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
     let newest: i64 = sqlx::query_scalar("select max(id) from noshi.batch").fetch_one(&fleet.pool).await.unwrap();
     let (_, text) = said(&["batch", "list", "--before", &newest.to_string()]);
     assert!(text.contains("older") && !text.contains("newer"), "{text}");
-    assert!(!said(&["batch", "list", "--most", "1"]).1.contains("older"));
+    assert!(!said(&["batch", "list", "--limit", "1"]).1.contains("older"));
     let (done, text) = said(&["batch", "pause", &newest.to_string(), "--reason", "r"]);
     assert!(done && text.contains("cancelled already; nothing changed"), "{text}");
     for act in ["release", "resume"] {

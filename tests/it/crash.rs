@@ -2,7 +2,7 @@
 //! provider, and of store creation; another one takes over; and the independent checker judges what is left.
 //!
 //! A dry run of each scene lists the points that it passes; then there is one run for each of them, on a database and a
-//! ledger of its own. `NOSHI_CRASH_PAIRS=1` also kills the worker that takes over, at each of its points; `NOSHI_CRASH_SCENES=NAME` plays only
+//! ledger of its own. `NOSHI_CRASH_PAIRS=1` also kills the worker that takes over, at each of its points; `NOSHI_CRASH_SCENES=NAME` runs only
 //! the scenes whose names begin so.
 
 mod exchanges;
@@ -125,7 +125,7 @@ impl Case<'_> {
     /// Until the worker is killed; or until all is at rest, when it is told to stop.
     async fn live(&self, fleet: &Fleet, mut worker: Process, first: bool) -> Result<Life, String> {
         let pid = worker.pid();
-        let played = async {
+        let ran = async {
             if first {
                 drive(fleet, self, pid).await?;
             }
@@ -135,8 +135,8 @@ impl Case<'_> {
         };
         let status = tokio::select! {
             status = worker.child.wait() => status,
-            played = played => {
-                played?;
+            ran = ran => {
+                ran?;
                 match tokio::time::timeout(REST, worker.child.wait()).await {
                     Ok(status) => status,
                     Err(_) => return Err("a worker at rest does not stop".to_owned()),
@@ -280,8 +280,8 @@ async fn a_sigkill_at_any_point_breaks_no_rule() {
         .chain(exchanges::EXCHANGES.iter().map(|scene| (scene, 0)));
     let only = std::env::var("NOSHI_CRASH_SCENES").ok();
     let wanted = |scene: &Scene| only.as_deref().is_none_or(|only| scene.name.starts_with(only));
-    let played = scenes().chain(others).filter(|(scene, _)| wanted(scene));
-    let dry: Vec<Case> = played.map(|(scene, provider)| with(scene, provider, vec![])).collect();
+    let ran = scenes().chain(others).filter(|(scene, _)| wanted(scene));
+    let dry: Vec<Case> = ran.map(|(scene, provider)| with(scene, provider, vec![])).collect();
     let (mut rows, mut failures) = (BTreeMap::<&str, Row>::new(), vec![]);
     let (mut cases, mut second) = (vec![], vec![]);
     for (case, ran, took) in run_all(dry).await {

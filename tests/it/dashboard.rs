@@ -124,9 +124,9 @@ fn its_expressions_name_what_the_catalogue_has() {
                 let expr = expr.replace("$__rate_interval", "1m");
                 assert_eq!(unknown(&expr), [""; 0], "{}: {expr}", panel.title);
                 for (name, _) in selectors(&expr) {
-                    // Each process shows the fleet's figures: without `max` there would be as many lines as processes.
+                    // Each process shows the fleet's metric snapshot: without `max` there would be as many lines as processes.
                     let fleets = metric(&name).is_some_and(|metric| metric.of == Of::Fleet);
-                    let each = ["noshi_figures_age_seconds"].contains(&name.as_str());
+                    let each = ["noshi_metric_snapshot_age_seconds"].contains(&name.as_str());
                     assert!(!fleets || each || expr.contains("max"), "{}: {expr}", panel.title);
                 }
                 for word in legend.split("{{").skip(1) {

@@ -77,7 +77,7 @@ async fn datadogs_own_code_reads_it() {
     fleet.gift("g", "amazon", 500).await;
     fleet.at_rest(std::time::Duration::from_secs(30)).await.unwrap();
     let address = fleet::address(&worker, "serving /metrics").await;
-    crate::processes::until("the fleet's figures", std::time::Duration::from_secs(30), async || {
+    crate::processes::until("the fleet's metric snapshot", std::time::Duration::from_secs(30), async || {
         let text = crate::metrics::scrape(&worker).await;
         text.contains("noshi_oldest_available_seconds{") && text.contains("noshi_database_standbys")
     })

@@ -12,12 +12,12 @@ async fn examined(fleet: &Fleet) -> (bool, Vec<Value>) {
 
 fn health<'a>(findings: &'a [Value], what: &str) -> &'a str {
     let found = findings.iter().find(|it| it["what"] == what).unwrap_or_else(|| panic!("{what} was not looked at"));
-    assert!(found["health"] == "good" || found["mend"].as_str().is_some_and(|mend| mend.len() > 10), "{found}");
+    assert!(found["health"] == "good" || found["fix"].as_str().is_some_and(|fix| fix.len() > 10), "{found}");
     found["health"].as_str().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
+async fn it_finds_what_is_wrong_and_says_how_to_fix_it() {
     let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
     let (well, found) = examined(&fleet).await;
@@ -76,7 +76,7 @@ async fn it_finds_what_is_wrong_and_says_how_to_mend_it() {
     // A point before there was a noshi is refused.
     let earlier = "update noshi_migrations._sqlx_migrations set installed_on = '2026-10-01'";
     sqlx::query(earlier).execute(&fleet.pool).await.unwrap();
-    let mark = ["restored", "mark", "--to", "2026-11-01T00:00:00Z", "--reason", "the disk was lost", "--yes"];
+    let mark = ["restore", "mark", "--to", "2026-11-01T00:00:00Z", "--reason", "the disk was lost", "--yes"];
     assert!(fleet.command(&mark).await.status.success());
     assert_eq!(health(&examined(&fleet).await.1, "restores"), "fair");
     assert!(worker.stop().await.success());

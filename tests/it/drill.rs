@@ -1,7 +1,7 @@
-//! The fire drill: each alert's fault is provoked in a real fleet, is heard of, and is over when the fault is mended.
+//! The fire drill: each alert's fault is provoked in a real fleet, is heard of, and is over when the fault is fixed.
 //!
 //! What is shorter than in production: every span of the rules and of Alertmanager (by one factor, see `stage`), Prometheus's
-//! intervals (1 s), the pauses between tries of a deletion and between two looks at the fleet's figures (by a superuser's hand).
+//! intervals (1 s), the pauses between tries of a deletion and between two looks at the fleet's metric snapshot (by a superuser's hand).
 //! What is no real fault but a superuser's hand in the rows: the batch that does not add up, and the hour after which bounces
 //! are forgotten.
 
@@ -66,7 +66,7 @@ pub async fn hurry(pool: PgPool) {
     loop {
         tick.tick().await;
         // Not while a fault of the drill holds these rows.
-        let figures = "update noshi.figures_taken set next_at = clock_timestamp() where next_at > clock_timestamp() + interval '1 second'
+        let figures = "update noshi.metric_snapshot_taken set next_at = clock_timestamp() where next_at > clock_timestamp() + interval '1 second'
             and next_at < clock_timestamp() + interval '50 seconds'";
         let deletions = "update noshi.job set run_at = clock_timestamp() where status = 'retryable' and undo is not null and run_at > clock_timestamp()";
         for statement in ["set lock_timeout = '100ms'", figures, deletions] {
@@ -189,7 +189,7 @@ impl Drill {
     fn scene(&self, scene: &Value) {
         let mut command = scene.clone();
         command["do"] = "platform".into();
-        self.fleet.control().apply(serde_json::from_value(command).expect("a scene")).expect("it is played");
+        self.fleet.control().apply(serde_json::from_value(command).expect("a scene")).expect("it is simulated");
     }
 
     /// A session that leaves a transaction open.
@@ -246,8 +246,8 @@ impl Drill {
 impl Drop for Drill {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let open = "select json_agg(j)::text from (select id, kind, key, status, at, code, lane, unsure, retries, run_at - now() as due from noshi.job
-                where unsure or status not in ('completed', 'failed') order by id limit 20) j";
+            let open = "select json_agg(j)::text from (select id, kind, key, status, at, code, lane, in_doubt, retries, run_at - now() as due from noshi.job
+                where in_doubt or status not in ('completed', 'failed') order by id limit 20) j";
             let open = tokio::task::block_in_place(|| {
                 tokio::runtime::Handle::current()
                     .block_on(sqlx::query_scalar::<_, Option<String>>(open).fetch_one(&self.fleet.pool))
@@ -257,15 +257,15 @@ impl Drop for Drill {
     }
 }
 
-/// Each fault, its alert, its mending. They run side by side where they do not meet.
+/// Each fault, its alert, its fixing. They run side by side where they do not meet.
 impl Drill {
     async fn a_lane_is_paused(&self) {
         let began = Instant::now();
         self.says(&["lane", "pause", "quiet", "--reason", "drill"]).await;
         self.stage.arrives("NoshiLanePaused", &[("lane", "quiet")], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         self.says(&["lane", "resume", "quiet", "--reason", "drill"]).await;
-        self.stage.resolves("NoshiLanePaused", mended).await;
+        self.stage.resolves("NoshiLanePaused", fixed).await;
     }
 
     /// Answers are lost after the effect, for writes and for questions.
@@ -276,7 +276,7 @@ impl Drill {
         self.stage.arrives("NoshiProviderErrors", &[("provider", "amazon_incentives")], began).await;
         self.stage.arrives("NoshiInDoubt", &[], began).await;
         drop(feeding);
-        let mended = Instant::now();
+        let fixed = Instant::now();
         self.fleet.control().mode(Provider::AmazonIncentives, None).unwrap();
         // The fleet had left the partner alone for a while: whoever knows that it is well says so.
         self.says(&["lane", "resume", "gift/amazon_incentives", "--reason", "it is well again"]).await;
@@ -286,10 +286,10 @@ impl Drill {
             let mut tick = tokio::time::interval(Duration::from_secs(1));
             loop {
                 tick.tick().await;
-                sql(&pool, "update noshi.job set run_at = clock_timestamp() where status in ('retryable', 'scheduled') and unsure").await;
+                sql(&pool, "update noshi.job set run_at = clock_timestamp() where status in ('retryable', 'scheduled') and in_doubt").await;
             }
         });
-        tokio::join!(self.stage.resolves("NoshiProviderErrors", mended), self.stage.resolves("NoshiInDoubt", mended));
+        tokio::join!(self.stage.resolves("NoshiProviderErrors", fixed), self.stage.resolves("NoshiInDoubt", fixed));
     }
 
     async fn an_account_is_empty(&self) {
@@ -297,10 +297,10 @@ impl Drill {
         self.fleet.control().fund(Provider::TangoCard, 0).unwrap();
         let gift = self.fleet.gift("no-funds", "prepaid", 500).await;
         self.stage.arrives("NoshiLaneOutOfFunds", &[("lane", "gift/tango_card")], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         self.fleet.control().fund(Provider::TangoCard, 10_000_000).unwrap();
         self.says(&["lane", "resume", "gift/tango_card", "--reason", "topped up"]).await;
-        self.stage.resolves("NoshiLaneOutOfFunds", mended).await;
+        self.stage.resolves("NoshiLaneOutOfFunds", fixed).await;
         self.ends(gift, "completed").await;
     }
 
@@ -324,7 +324,7 @@ impl Drill {
         self.fleet.control().script(Provider::GiftOnDemand, Op::Issue, Fault::ResetBeforeEffect, 1).unwrap();
         let gift = self.fleet.gift("asks", "digital", 500).await;
         self.stage.arrives("NoshiNeedsOperator", &[("code", "not_found_in_doubt")], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         let job = gift.to_string();
         // As the schema's owner may say it: for once one person suffices.
         self.says(&["proposal", "cap", "set", "--currency", "JPY", "--alone", "1000"]).await;
@@ -335,15 +335,15 @@ impl Drill {
                 code => self.parked(&[gift], code).await,
             }
         }
-        self.stage.resolves("NoshiNeedsOperator", mended).await;
+        self.stage.resolves("NoshiNeedsOperator", fixed).await;
     }
 
-    async fn probe(&self, name: &str, answer: &str, unsure: &str) -> i64 {
-        let args = json!({"id": name, "steps": 2, "lane": "probe", "answers": [answer], "unsure": unsure});
+    async fn probe(&self, name: &str, answer: &str, in_doubt: &str) -> i64 {
+        let args = json!({"id": name, "steps": 2, "lane": "probe", "answers": [answer], "in_doubt": in_doubt});
         probe(&self.fleet.pool, args).await
     }
 
-    /// A step that panics, one that never ends, and a re-drive before anything is mended.
+    /// A step that panics, one that never ends, and a re-drive before anything is fixed.
     async fn bugs(&self) {
         let began = Instant::now();
         let panics = self.probe("panics", "panic", "ask").await;
@@ -363,7 +363,7 @@ impl Drill {
             self.stage.arrives("NoshiBudgetExhausted", &[("code", "over_deadline")], began),
             self.stage.arrives("NoshiRedrivePaused", &[], began),
         );
-        let mended = Instant::now();
+        let fixed = Instant::now();
         sql(
             &self.fleet.pool,
             "update noshi.job set args = args - 'answers' where kind = 'probe' and key not like 'held-%'",
@@ -371,13 +371,13 @@ impl Drill {
         .await;
         for job in [panics, hangs, asks[0]] {
             let act = if job == asks[0] { "retry" } else { "inquire" };
-            self.says(&["job", act, &job.to_string(), "--reason", "mended"]).await;
+            self.says(&["job", act, &job.to_string(), "--reason", "fixed"]).await;
         }
-        self.says(&["redrive", "resume", &redrive, "--reason", "mended"]).await;
+        self.says(&["redrive", "resume", &redrive, "--reason", "fixed"]).await;
         tokio::join!(
-            self.stage.resolves("NoshiUnexpectedOutcome", mended),
-            self.stage.resolves("NoshiBudgetExhausted", mended),
-            self.stage.resolves("NoshiRedrivePaused", mended),
+            self.stage.resolves("NoshiUnexpectedOutcome", fixed),
+            self.stage.resolves("NoshiBudgetExhausted", fixed),
+            self.stage.resolves("NoshiRedrivePaused", fixed),
         );
         for job in [panics, hangs].into_iter().chain(asks) {
             self.ends(job, "completed").await;
@@ -399,12 +399,12 @@ impl Drill {
             self.stage.arrives("NoshiBatchEquationBroken", &[], began),
             self.stage.arrives("NoshiCompensationStuck", &[], began),
         );
-        let mended = Instant::now();
+        let fixed = Instant::now();
         sql(&self.fleet.pool, &miscount(-1)).await;
         self.scene(&json!({"scene": "deletes", "answer": "normal"}));
         tokio::join!(
-            self.stage.resolves("NoshiBatchEquationBroken", mended),
-            self.stage.resolves("NoshiCompensationStuck", mended),
+            self.stage.resolves("NoshiBatchEquationBroken", fixed),
+            self.stage.resolves("NoshiCompensationStuck", fixed),
         );
     }
 
@@ -415,9 +415,9 @@ impl Drill {
             self.fleet.mail(&format!("mail-{n}"), &format!("{local}@d{n}.example.jp")).await;
         }
         self.stage.arrives("NoshiMailBounces", &[], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         sql(&self.fleet.pool, "update noshi.email_event set received_at = received_at - interval '2 hours'").await;
-        self.stage.resolves("NoshiMailBounces", mended).await;
+        self.stage.resolves("NoshiMailBounces", fixed).await;
     }
 
     /// The account may not send in this sender's name any more.
@@ -426,10 +426,10 @@ impl Drill {
         self.fleet.control().apply(Order::Sending { state: Sending::Unverified }).unwrap();
         self.fleet.mail("refused", "hana@d.example.jp").await;
         self.stage.arrives("NoshiLaneRefusesSender", &[("lane", "email/ses")], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         self.fleet.control().apply(Order::Sending { state: Sending::Enabled }).unwrap();
         self.says(&["lane", "resume", "email/ses", "--reason", "verified"]).await;
-        self.stage.resolves("NoshiLaneRefusesSender", mended).await;
+        self.stage.resolves("NoshiLaneRefusesSender", fixed).await;
     }
 
     /// An event of a shape that nobody knows.
@@ -438,13 +438,13 @@ impl Drill {
         let event = "insert into noshi.email_event (id, event, oddity) values ('odd', 'unheard_of', 'unread')";
         sql(&self.fleet.pool, event).await;
         self.stage.arrives("NoshiMailEventsUnread", &[], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         sql(
             &self.fleet.pool,
             "update noshi.email_event set received_at = received_at - interval '2 days' where id = 'odd'",
         )
         .await;
-        self.stage.resolves("NoshiMailEventsUnread", mended).await;
+        self.stage.resolves("NoshiMailEventsUnread", fixed).await;
     }
 
     /// One machine has lost its keys; then it is told of a mail service that speaks no TLS.
@@ -456,8 +456,8 @@ impl Drill {
         self.stage.arrives("NoshiProcessKeptAway", &instance, began).await;
         assert!(odd.stop().await.success());
         self.keys_are_there();
-        let (mended, odd) = (Instant::now(), self.odd("noshi.toml"));
-        self.stage.resolves("NoshiProcessKeptAway", mended).await;
+        let (fixed, odd) = (Instant::now(), self.odd("noshi.toml"));
+        self.stage.resolves("NoshiProcessKeptAway", fixed).await;
         assert!(odd.stop().await.success());
 
         let config = std::fs::read_to_string(self.fleet.dir.path().join("noshi.toml")).unwrap();
@@ -468,9 +468,9 @@ impl Drill {
         let (began, odd) = (Instant::now(), self.odd("odd.toml"));
         self.stage.arrives("NoshiLaneNotPrivate", &[("lane", "email/ses")], began).await;
         assert!(odd.stop().await.success());
-        let (mended, odd) = (Instant::now(), self.odd("noshi.toml"));
-        self.says(&["lane", "resume", "email/ses", "--reason", "mended"]).await;
-        self.stage.resolves("NoshiLaneNotPrivate", mended).await;
+        let (fixed, odd) = (Instant::now(), self.odd("noshi.toml"));
+        self.says(&["lane", "resume", "email/ses", "--reason", "fixed"]).await;
+        self.stage.resolves("NoshiLaneNotPrivate", fixed).await;
         odd
     }
 
@@ -488,18 +488,18 @@ impl Drill {
         let began = Instant::now();
         let session = self.session(&["begin isolation level repeatable read", "select count(*) from noshi.job"]).await;
         self.stage.arrives("NoshiSnapshotHeld", &[], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         session.close().await.unwrap();
-        self.stage.resolves("NoshiSnapshotHeld", mended).await;
+        self.stage.resolves("NoshiSnapshotHeld", fixed).await;
     }
 
     async fn the_standby_goes(&self, mut standby: Child) -> Child {
         let began = Instant::now();
         standby.kill().await.unwrap();
         self.stage.arrives("NoshiStandbyGone", &[], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         let standby = self.standby().await;
-        self.stage.resolves("NoshiStandbyGone", mended).await;
+        self.stage.resolves("NoshiStandbyGone", fixed).await;
         standby
     }
 
@@ -509,7 +509,7 @@ impl Drill {
         let old = "select noshi.book_grant(clock_timestamp() - interval '9 days', 'acquire:old:1', 'u1', 5, 'old', '1', clock_timestamp() - interval '1 day', null, null)";
         sql(pool, old).await;
         self.stage.arrives("NoshiPointsExpiryLate", &[], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         self.says(&[
             "schedule",
             "set",
@@ -529,24 +529,24 @@ impl Drill {
         ])
         .await;
         self.says(&["schedule", "trigger", "expiry", "--reason", "late"]).await;
-        self.stage.resolves("NoshiPointsExpiryLate", mended).await;
+        self.stage.resolves("NoshiPointsExpiryLate", fixed).await;
 
         // Its due time comes, and it is stuck.
         let began = Instant::now();
         sql(pool, "update noshi.schedule set next_due = clock_timestamp() - interval '1 hour', stuck = 'its id exists with other arguments'").await;
         self.stage.arrives("NoshiScheduleLate", &[], began).await;
-        let mended = Instant::now();
-        self.says(&["schedule", "resume", "expiry", "--reason", "the arguments are mended"]).await;
-        self.stage.resolves("NoshiScheduleLate", mended).await;
+        let fixed = Instant::now();
+        self.says(&["schedule", "resume", "expiry", "--reason", "the arguments are fixed"]).await;
+        self.stage.resolves("NoshiScheduleLate", fixed).await;
     }
 
     async fn a_clock_runs_ahead(&self) {
         let began = Instant::now();
         self.clock("+30s");
         self.stage.arrives("NoshiClockOff", &[("instance", &self.addresses[2])], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         self.clock("+0s");
-        self.stage.resolves("NoshiClockOff", mended).await;
+        self.stage.resolves("NoshiClockOff", fixed).await;
     }
 
     /// SIGKILL, with jobs in its hands.
@@ -563,10 +563,10 @@ impl Drill {
             self.stage.arrives("NoshiRescues", &[], began),
             self.stage.arrives("NoshiTargetDown", &instance, began),
         );
-        let mended = Instant::now();
+        let fixed = Instant::now();
         sql(&self.fleet.pool, "update noshi.job set args = args - 'answers' where key like 'held-%'").await;
         let worker = self.worker("b", 1);
-        tokio::join!(self.stage.resolves("NoshiRescues", mended), self.stage.resolves("NoshiTargetDown", mended));
+        tokio::join!(self.stage.resolves("NoshiRescues", fixed), self.stage.resolves("NoshiTargetDown", fixed));
         for job in held {
             self.ends(job, "completed").await;
         }
@@ -591,9 +591,9 @@ impl Drill {
             () = leaks => {}
             () = self.stage.arrives("NoshiConnectionsLow", &[], began) => {}
         }
-        let mended = Instant::now();
+        let fixed = Instant::now();
         drop(sessions);
-        self.stage.resolves("NoshiConnectionsLow", mended).await;
+        self.stage.resolves("NoshiConnectionsLow", fixed).await;
     }
 
     async fn a_key_is_refused(&self) {
@@ -601,10 +601,10 @@ impl Drill {
         self.fleet.control().block(Provider::AmazonIncentives, true).unwrap();
         let gift = self.fleet.gift("blocked", "amazon", 500).await;
         self.stage.arrives("NoshiLaneBadCredentials", &[("lane", "gift/amazon_incentives")], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         self.fleet.control().block(Provider::AmazonIncentives, false).unwrap();
-        self.says(&["lane", "resume", "gift/amazon_incentives", "--reason", "mended"]).await;
-        self.stage.resolves("NoshiLaneBadCredentials", mended).await;
+        self.says(&["lane", "resume", "gift/amazon_incentives", "--reason", "fixed"]).await;
+        self.stage.resolves("NoshiLaneBadCredentials", fixed).await;
         self.ends(gift, "completed").await;
     }
 
@@ -620,9 +620,9 @@ impl Drill {
         let feeding = feed(&self.fleet, "throttled", "digital");
         self.stage.arrives("NoshiThrottled", &[("provider", "gift_on_demand")], began).await;
         drop(feeding);
-        let mended = Instant::now();
+        let fixed = Instant::now();
         self.fleet.control().apply(mode(None)).unwrap();
-        self.stage.resolves("NoshiThrottled", mended).await;
+        self.stage.resolves("NoshiThrottled", fixed).await;
     }
 
     /// An operator's session that touched every lane and was left open.
@@ -634,9 +634,9 @@ impl Drill {
             self.probe(&format!("stalled-{n}"), "ok", "ask").await;
         }
         tokio::join!(self.stage.arrives("NoshiStalled", &[], began), self.stage.arrives("NoshiJobsWait", &[], began));
-        let mended = Instant::now();
+        let fixed = Instant::now();
         session.close().await.unwrap();
-        tokio::join!(self.stage.resolves("NoshiStalled", mended), self.stage.resolves("NoshiJobsWait", mended));
+        tokio::join!(self.stage.resolves("NoshiStalled", fixed), self.stage.resolves("NoshiJobsWait", fixed));
     }
 
     /// A lock on a table that every gift has to write before its first call.
@@ -647,14 +647,14 @@ impl Drill {
             self.fleet.gift(&format!("locked-{n}"), "digital", 500).await;
         }
         tokio::join!(
-            self.stage.arrives("NoshiFiguresStale", &[], began),
+            self.stage.arrives("NoshiMetricSnapshotStale", &[], began),
             self.stage.arrives("NoshiPoolExhausted", &[], began),
         );
-        let mended = Instant::now();
+        let fixed = Instant::now();
         session.close().await.unwrap();
         tokio::join!(
-            self.stage.resolves("NoshiFiguresStale", mended),
-            self.stage.resolves("NoshiPoolExhausted", mended),
+            self.stage.resolves("NoshiMetricSnapshotStale", fixed),
+            self.stage.resolves("NoshiPoolExhausted", fixed),
         );
     }
 
@@ -665,9 +665,9 @@ impl Drill {
             assert!(ended.await.expect("it is awaited").success());
         }
         self.stage.arrives("NoshiNoWorker", &[], began).await;
-        let mended = Instant::now();
+        let fixed = Instant::now();
         let workers = [self.worker("a", 0), self.worker("b", 1), self.worker("clock", 2), self.odd("noshi.toml")];
-        self.stage.resolves("NoshiNoWorker", mended).await;
+        self.stage.resolves("NoshiNoWorker", fixed).await;
         workers
     }
 
@@ -685,20 +685,20 @@ impl Drill {
                     "--since",
                     "1h",
                     "--reason",
-                    "mended",
+                    "fixed",
                     "--yes",
                 ])
                 .await;
             }
         }
         self.fleet.at_rest(SOON * 2).await.unwrap();
-        let parked = "select count(*) from noshi.job where status = 'needs_operator' or unsure";
+        let parked = "select count(*) from noshi.job where status = 'needs_operator' or in_doubt";
         assert_eq!(number(&self.fleet.pool, parked).await, 0);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_alert_is_heard_and_is_over_when_its_fault_is_mended() {
+async fn every_alert_is_heard_and_is_over_when_its_fault_is_fixed() {
     let _turn = crate::support::alone().await;
     let drill = match Drill::begin().await {
         Ok(drill) => drill,
@@ -813,8 +813,8 @@ async fn a_lost_server_and_a_silent_way_to_it_are_heard_of() {
     scene.pair.fail_over().await;
     tokio::join!(stage.arrives("NoshiTimelineChanged", &[], began), stage.arrives("NoshiCommitsLost", &[], began),);
     drop(feeding);
-    let mended = Instant::now();
-    tokio::join!(stage.resolves("NoshiTimelineChanged", mended), stage.resolves("NoshiCommitsLost", mended));
+    let fixed = Instant::now();
+    tokio::join!(stage.resolves("NoshiTimelineChanged", fixed), stage.resolves("NoshiCommitsLost", fixed));
     for worker in [a, b, far] {
         assert!(worker.stop().await.success());
     }

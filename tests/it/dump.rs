@@ -95,7 +95,7 @@ mod tests {
             ("c", json!(["unknown", "ok"])),
             ("d", json!(["ask"])),
         ] {
-            probe(pool, json!({"id": id, "steps": 3, "lane": "probe", "answers": answers, "unsure": "go_to"})).await;
+            probe(pool, json!({"id": id, "steps": 3, "lane": "probe", "answers": answers, "in_doubt": "go_to"})).await;
         }
         // Claimed, handed back, claimed again, and never heard of again: another worker takes the job over.
         let dies = db::queue::workers::register(pool, "dies").await.expect("a worker");

@@ -103,7 +103,7 @@ async fn no_act_calls_again_while_it_is_in_doubt() {
         .execute(&fleet.pool)
         .await
         .unwrap();
-    let args = json!({"id": "p", "steps": 2, "lane": "probe", "answers": ["unknown", "unknown"], "unsure": "ask"});
+    let args = json!({"id": "p", "steps": 2, "lane": "probe", "answers": ["unknown", "unknown"], "in_doubt": "ask"});
     let job: i64 =
         sqlx::query_scalar("select noshi.enqueue('probe', 'p', $1)").bind(args).fetch_one(&fleet.pool).await.unwrap();
     let worker = fleet.worker("w", &[], &[]);
@@ -138,7 +138,7 @@ async fn what_nobody_can_read_is_acknowledged_and_dismissed() {
         let args = json!({"grant": key, "usr": "uc"});
         sqlx::query_scalar(put).bind(kind).bind(key).bind(args).fetch_one(&fleet.pool).await.unwrap()
     };
-    // Past the doors, as rows of earlier versions are.
+    // Past the entry points, as rows of earlier versions are.
     sqlx::query("alter table noshi.job disable trigger guard").execute(&fleet.pool).await.unwrap();
     let unread = put("gift_issuance", "c3").await;
     let unknown = put("gift_isuance", "c2").await;
@@ -146,7 +146,7 @@ async fn what_nobody_can_read_is_acknowledged_and_dismissed() {
     comes_to(&fleet.pool, unread, "needs_operator", Some("bad_args")).await;
     // One process of the fleet counts, every few seconds.
     let figures = async |open: f64, seen: f64| {
-        let value = "select value from noshi.figure where name = $1 and labels ->> 'code' = 'bad_args'";
+        let value = "select value from noshi.metric_snapshot where name = $1 and labels ->> 'code' = 'bad_args'";
         for (name, wanted) in [("noshi_parked_jobs", open), ("noshi_parked_acknowledged_jobs", seen)] {
             until(&format!("{name} {wanted}"), SOON, async || {
                 let found: Option<f64> =

@@ -67,7 +67,7 @@ pub async fn at_rest(pool: &PgPool) {
 }
 
 async fn standing(pool: &PgPool, id: i64) -> (String, String, Option<String>, Option<String>, bool) {
-    sqlx::query_as("select status::text, at, outcome, code, unsure from noshi.job where id = $1")
+    sqlx::query_as("select status::text, at, outcome, code, in_doubt from noshi.job where id = $1")
         .bind(id)
         .fetch_one(pool)
         .await
@@ -79,9 +79,9 @@ fn stands(
     at: &str,
     outcome: &str,
     code: Option<&str>,
-    unsure: bool,
+    in_doubt: bool,
 ) -> (String, String, Option<String>, Option<String>, bool) {
-    (status.into(), at.into(), Some(outcome.into()), code.map(Into::into), unsure)
+    (status.into(), at.into(), Some(outcome.into()), code.map(Into::into), in_doubt)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,15 +95,15 @@ async fn probes_go_through_every_transition() {
             .await;
     let checked = probe(
         pool,
-        json!({"id": "checked", "steps": 2, "lane": "probe", "answers": ["unknown", "ok"], "unsure": "go_to"}),
+        json!({"id": "checked", "steps": 2, "lane": "probe", "answers": ["unknown", "ok"], "in_doubt": "go_to"}),
     )
     .await;
     let asked =
-        probe(pool, json!({"id": "asked", "steps": 2, "lane": "probe", "answers": ["unknown"], "unsure": "ask"})).await;
+        probe(pool, json!({"id": "asked", "steps": 2, "lane": "probe", "answers": ["unknown"], "in_doubt": "ask"})).await;
     let doubtful =
         probe(pool, json!({"id": "doubtful", "steps": 2, "lane": "probe", "answers": ["unknown", "refused"]})).await;
     let panicking =
-        probe(pool, json!({"id": "panicking", "steps": 2, "lane": "probe", "answers": ["panic"], "unsure": "go_to"}))
+        probe(pool, json!({"id": "panicking", "steps": 2, "lane": "probe", "answers": ["panic"], "in_doubt": "go_to"}))
             .await;
     let first = probe(pool, json!({"id": "first", "steps": 2, "lane": "probe", "tally": "name"})).await;
     let bad = probe(pool, json!({"id": "bad", "steps": 0})).await;

@@ -350,7 +350,7 @@ fn host_act(chance: &mut StdRng, n: usize) -> String {
     };
     let settle = |of: &str, status: &str, at: &str| {
         format!(
-            "update noshi.job set status = '{status}', at = '{at}', state = null, step = step + 1, worker = null, unsure = false, lane = '', run_at = clock_timestamp() where id = {of};"
+            "update noshi.job set status = '{status}', at = '{at}', state = null, step = step + 1, worker = null, in_doubt = false, lane = '', run_at = clock_timestamp() where id = {of};"
         )
     };
     match chance.random_range(0..20) {
@@ -358,7 +358,7 @@ fn host_act(chance: &mut StdRng, n: usize) -> String {
         1..=3 => claim(any(chance, &["(select id from noshi.job where status = 'available' order by random() limit 1)", JOB])),
         4..=5 => settle(any(chance, &[running, JOB]), status, any(chance, &["new", "issued", "returning", "using", "void", "ordered"])),
         6 => {
-            let column = any(chance, &["args = '{}'", "key = 'k'", "fingerprint = ''", "lease = lease + 1", "worker = null", "step = 0", "unsure = not unsure", "run_at = now()",
+            let column = any(chance, &["args = '{}'", "key = 'k'", "fingerprint = ''", "lease = lease + 1", "worker = null", "step = 0", "in_doubt = not in_doubt", "run_at = now()",
                 "asked = 'attest_void'", "asked = 'reissue'", "rested = 'failed'", "batch = 1", "finished_at = now()", "asked_by = 'operator1'"]);
             format!("update noshi.job set {column} where id = {JOB};")
         }

@@ -280,10 +280,10 @@ impl Scene {
         let grants = i64::try_from(self.grants.len()).unwrap();
         assert_eq!(self.count("select count(*) from noshi.job where kind = 'gift_issuance'").await, grants, "{what}");
         let delivered = self.count("select count(*) from noshi.gift_outcome where outcome = 'issued'").await;
-        let parked = self.count("select count(*) from noshi.job where status = 'needs_operator' and unsure").await;
-        let others = "select coalesce(json_agg(json_build_object('key', key, 'status', status, 'at', at, 'unsure', unsure, 'code', code,
+        let parked = self.count("select count(*) from noshi.job where status = 'needs_operator' and in_doubt").await;
+        let others = "select coalesce(json_agg(json_build_object('key', key, 'status', status, 'at', at, 'in_doubt', in_doubt, 'code', code,
             'journal', (select json_agg(concat_ws(' ', e.event, e.was, e.outcome, e.detail) order by e.happened_at) from noshi.job_event e where e.job = j.id)))::text, '')
-            from noshi.job j where kind = 'gift_issuance' and not (status = 'needs_operator' and unsure)
+            from noshi.job j where kind = 'gift_issuance' and not (status = 'needs_operator' and in_doubt)
                 and not exists (select from noshi.gift_trade t join noshi.gift_outcome o on o.trade = t.id and o.outcome = 'issued' where t.grant_id = j.key)";
         let others: String = sqlx::query_scalar(others).fetch_one(&self.fleet.pool).await.unwrap_or_default();
         assert_eq!(delivered + parked, grants, "{what}: a grant has neither its gift nor a question: {others}");
@@ -328,7 +328,7 @@ async fn a_failover_that_lost_nothing_puts_nothing_in_doubt_that_was_not_claimed
         scene.pair.fail_over().await;
         let (verdict, missing, _) = scene.dealt_with().await;
         assert_eq!((verdict.as_str(), missing), ("whole", 0), "round {round}");
-        let never_called = "select count(*) from noshi.job j where unsure and not exists (
+        let never_called = "select count(*) from noshi.job j where in_doubt and not exists (
             select from noshi.job_event e where e.job = j.id and e.event = 'claimed' and e.was = 'issuing')";
         assert_eq!(scene.count(never_called).await, 0, "round {round}: in doubt, and never claimed for a call");
         if backlog < 1_000 {
@@ -465,7 +465,7 @@ async fn a_worker_that_died_with_its_server_leaves_a_bounded_doubt() {
         verdict == "lost" && doubted > 0 && (doubted as f64) < most,
         "{verdict}, {doubted} in doubt, at most {most}"
     );
-    let untouched = "select count(*) from noshi.job where not unsure and status in ('available', 'running')";
+    let untouched = "select count(*) from noshi.job where not in_doubt and status in ('available', 'running')";
     assert!(scene.count(untouched).await > 0, "the whole backlog is in doubt after {window} s");
     println!("{doubted} in doubt, of at most {most:.0}, after a window of {window:.1} s");
     scene.judge("a worker that died with its server").await;

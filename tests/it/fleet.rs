@@ -38,7 +38,7 @@ pub struct Fleet {
     pub simulator: Simulator,
     pub dir: TempDir,
     /// Where events about mails go, if the terms have it.
-    pub door: Option<Process>,
+    pub api: Option<Process>,
 }
 
 /// How the providers and their adapters are set up.
@@ -54,9 +54,9 @@ pub struct Terms {
     pub jitter: Duration,
     /// With a mail service.
     pub mails: bool,
-    /// And a door for its events.
-    pub door: bool,
-    /// With a door for the events of the organisation platform.
+    /// And an API server for its events.
+    pub api: bool,
+    /// With an API server for the events of the organisation platform.
     pub events: bool,
 }
 
@@ -71,7 +71,7 @@ impl Default for Terms {
             call_timeout: Duration::from_millis(700),
             jitter: Duration::from_millis(50),
             mails: false,
-            door: true,
+            api: true,
             events: false,
         }
     }
@@ -109,18 +109,18 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
         hang: Duration::from_secs(5),
         ..simulator::Config::new(dir.path().join("ledger.jsonl"))
     };
-    let mut door = None;
-    if (terms.mails && terms.door) || terms.events {
-        // The simulator has to know the door, and the workers both.
+    let mut api = None;
+    if (terms.mails && terms.api) || terms.events {
+        // The simulator has to know the api, and the workers both.
         let nobody = "http://127.0.0.1:9";
         let mut text = if terms.mails { mail_config(dir.path(), nobody, &terms) } else { String::new() };
         text += &platform_config(dir.path(), nobody, &terms);
-        configure_door(dir.path(), &text);
-        let process = open_door(&url, &dir.path().join("door"), "127.0.0.1:0");
-        let base = format!("http://{}/v1/events", address(&process, "the door is open").await);
+        configure_api(dir.path(), &text);
+        let process = start_api(&url, &dir.path().join("api"), "127.0.0.1:0");
+        let base = format!("http://{}/v1/events", address(&process, "the API listens").await);
         config.ses.events_url = Some(format!("{base}/ses"));
         config.organization_platform.events_url = terms.events.then(|| format!("{base}/organization"));
-        door = Some(process);
+        api = Some(process);
     }
     config.ses.limit = Some(terms.limit);
     let simulator = Simulator::start(config).await.expect("a simulator");
@@ -128,8 +128,8 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
     Fleet { url, pool, simulator, dir, door }
 }
 
-pub fn open_door(url: &str, dir: &Path, listen: &str) -> Process {
-    let log = dir.join("door.log");
+pub fn start_api(url: &str, dir: &Path, listen: &str) -> Process {
+    let log = dir.join("api.log");
     let child = Command::new(env!("CARGO_BIN_EXE_noshi"))
         .args(["api", "run", "--listen", listen])
         .env("DATABASE_URL", url)
@@ -140,7 +140,7 @@ pub fn open_door(url: &str, dir: &Path, listen: &str) -> Process {
         .stderr(fs::File::create(&log).expect("a log file"))
         .kill_on_drop(true)
         .spawn()
-        .expect("a door");
+        .expect("a api");
     Process { child, log }
 }
 
@@ -239,15 +239,15 @@ fn write_config(dir: &Path, simulator: &Simulator, terms: &Terms) {
         );
     }
     text += &platform_config(dir, &simulator.base_url(Partner::OrganizationPlatform), terms);
-    configure_door(dir, &text);
+    configure_api(dir, &text);
     fs::write(dir.join("noshi.toml"), text).expect("a configuration");
 }
 
-/// The workers' settings without the key that opens, in a folder of the door's.
-fn configure_door(dir: &Path, text: &str) {
+/// The workers' settings without the key that opens, in a folder of the API's.
+fn configure_api(dir: &Path, text: &str) {
     let text = text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub");
-    fs::create_dir_all(dir.join("door")).expect("a folder");
-    fs::write(dir.join("door/noshi.toml"), text).expect("the door's settings");
+    fs::create_dir_all(dir.join("api")).expect("a folder");
+    fs::write(dir.join("api/noshi.toml"), text).expect("the API's settings");
 }
 
 /// A worker process; it dies with the test.

@@ -141,9 +141,9 @@ async fn a_503_that_says_how_long_is_heeded_before_the_inquiry() {
         fleet.configure(|text| text.replace(&fleet.partners().to_string(), &address));
         let job = fleet.gift("g", "digital", 500).await;
         let worker = fleet.worker("a", &[], &[]);
-        let unsure = "select unsure from noshi.job where id = $1";
+        let in_doubt = "select in_doubt from noshi.job where id = $1";
         until("it is in doubt", Duration::from_secs(20), async || {
-            sqlx::query_scalar(unsure).bind(job).fetch_one(&fleet.pool).await.unwrap()
+            sqlx::query_scalar(in_doubt).bind(job).fetch_one(&fleet.pool).await.unwrap()
         })
         .await;
         assert_eq!(calls.lock().unwrap().len(), 1);
@@ -203,11 +203,11 @@ fn per_second(calls: u32) -> Budget {
     Budget { per: Duration::from_secs(1), calls, burst: 1, jitter: Duration::from_millis(50) }
 }
 
-/// Puts probes straight into a lane, `relief` of them as inquiries.
-async fn in_lane(pool: &PgPool, lane: &str, writes: usize, relief: usize) {
-    for i in 0..writes + relief {
+/// Puts probes straight into a lane, `reserved` of them as inquiries.
+async fn in_lane(pool: &PgPool, lane: &str, writes: usize, reserved: usize) {
+    for i in 0..writes + reserved {
         let job = probe(pool, json!({"id": format!("{lane}-{i}"), "steps": 2})).await;
-        sqlx::query("update noshi.job set lane = $2, relief = $3, run_at = clock_timestamp() where id = $1")
+        sqlx::query("update noshi.job set lane = $2, reserved = $3, run_at = clock_timestamp() where id = $1")
             .bind(job)
             .bind(lane)
             .bind(i >= writes)
@@ -245,19 +245,19 @@ async fn every_fifth_token_goes_to_inquiries_first_and_is_lent_when_unused() {
     let db = database().await;
     let worker = lane_of(&db.pool, "shared", &[]).await;
     in_lane(&db.pool, "shared", 200, 200).await;
-    let relief = |catch: &Catch, ids: &[i64]| catch.jobs.iter().filter(|job| ids.contains(&job.id)).count();
-    let ids: Vec<i64> = sqlx::query_scalar("select id from noshi.job where relief").fetch_all(&db.pool).await.unwrap();
+    let reserved = |catch: &Catch, ids: &[i64]| catch.jobs.iter().filter(|job| ids.contains(&job.id)).count();
+    let ids: Vec<i64> = sqlx::query_scalar("select id from noshi.job where reserved").fetch_all(&db.pool).await.unwrap();
     let catch = claim(&db.pool, worker, "shared", 50, false).await.unwrap();
-    assert_eq!((catch.jobs.len(), relief(&catch, &ids)), (50, 10));
+    assert_eq!((catch.jobs.len(), reserved(&catch, &ids)), (50, 10));
     // Single tokens add up to the same share.
-    let mut reliefs = 0;
+    let mut reserved = 0;
     for _ in 0..50 {
-        reliefs += relief(&claim(&db.pool, worker, "shared", 1, false).await.unwrap(), &ids);
+        reserved += reserved(&claim(&db.pool, worker, "shared", 1, false).await.unwrap(), &ids);
     }
-    assert_eq!(reliefs, 10);
+    assert_eq!(reserved, 10);
     // Nothing but inquiries left: they may use every token. (300 of 400 are left, 180 of them inquiries.)
     let rest = claim(&db.pool, worker, "shared", 1_000, false).await.unwrap();
-    assert_eq!((rest.jobs.len(), relief(&rest, &ids)), (300, 180));
+    assert_eq!((rest.jobs.len(), reserved(&rest, &ids)), (300, 180));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,20 +269,20 @@ async fn a_closed_lane_lets_through_what_it_must() {
     let want = async |want| claim(pool, worker, "l", want, false).await.unwrap();
     close(pool, "l", Closing::Funds).await.unwrap();
     let funds = want(2).await;
-    let relief: i64 = sqlx::query_scalar("select count(*) from noshi.job where status = 'running' and relief")
+    let reserved: i64 = sqlx::query_scalar("select count(*) from noshi.job where status = 'running' and reserved")
         .fetch_one(pool)
         .await
         .unwrap();
-    assert_eq!((funds.jobs.len(), relief), (2, 2), "out of funds, inquiries pass and new writes wait");
+    assert_eq!((funds.jobs.len(), reserved), (2, 2), "out of funds, inquiries pass and new writes wait");
     close(pool, "l", Closing::Credentials).await.unwrap();
     assert!(want(2).await.closed, "nobody calls with bad credentials");
     close(pool, "l", Closing::Funds).await.unwrap();
     assert!(want(2).await.closed, "a lesser reason does not reopen it");
-    resume(pool, "l", Some("mended")).await.unwrap();
+    resume(pool, "l", Some("fixed")).await.unwrap();
     assert_eq!(want(1).await.jobs.len(), 1);
     pause(pool, "l", Some("a look")).await.unwrap();
     assert!(want(1).await.closed);
-    resume(pool, "l", Some("mended")).await.unwrap();
+    resume(pool, "l", Some("fixed")).await.unwrap();
     close(pool, "l", Closing::Throttled(Duration::from_millis(300))).await.unwrap();
     close(pool, "l", Closing::Throttled(Duration::from_millis(1))).await.unwrap();
     assert!(want(1).await.closed, "a shorter wait does not shorten a longer one");

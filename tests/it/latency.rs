@@ -28,7 +28,7 @@ fn round_trips() -> Vec<Duration> {
 /// A fleet whose partners are all behind the link, with the timeouts that are used when none are set.
 async fn far_from_partners(round_trip: Duration) -> (Fleet, Link) {
     let terms =
-        Terms { limit: LIMIT, mails: true, door: false, jitter: Duration::from_millis(200), ..Terms::default() };
+        Terms { limit: LIMIT, mails: true, api: false, jitter: Duration::from_millis(200), ..Terms::default() };
     let fleet = fleet(terms).await;
     let link = Link::start(fleet.partners()).await.expect("a link");
     link.round_trip(round_trip);
@@ -57,7 +57,7 @@ fn arrivals(fleet: &Fleet) -> BTreeMap<String, Vec<i64>> {
 
 /// Gifts are asked for over the interface, which is as far away; shops and mails beside it.
 async fn ask_for_all(api: &Api) -> Duration {
-    // As many as one token may have in hand are fewer than all of these.
+    // As many as one token may have in flight are fewer than all of these.
     let tokens = [
         ("amazon", api.token("a", &["enqueue"]).await),
         ("digital", api.token("d", &["enqueue"]).await),
@@ -118,7 +118,7 @@ async fn every_partner_and_the_interface_may_be_far_away() {
         let doubted =
             "select count(*) from noshi.job_event where event = 'parked' or outcome in ('unknown', 'network')";
         assert_eq!(number(fleet, doubted).await, 0, "{round_trip:?}");
-        assert_eq!(number(fleet, "select count(*) from noshi.job where unsure or code is not null").await, 0);
+        assert_eq!(number(fleet, "select count(*) from noshi.job where in_doubt or code is not null").await, 0);
         let made = ["issued", "shop_created", "mail_sent"].map(|event| count(fleet, event));
         assert_eq!(made, [OF_EACH * 3, OF_EACH, OF_EACH], "{round_trip:?}: each once");
         assert_eq!(count(fleet, "throttled"), 0, "{round_trip:?}");

@@ -1,4 +1,4 @@
-//! Mails, with real workers, a real door, and SES played by the simulator: what is sent, what events tell, what is suppressed.
+//! Mails, with real workers, a real api, and SES simulated: what is sent, what events tell, what is suppressed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -125,7 +125,7 @@ async fn a_mail_goes_out_once_and_events_tell_what_became_of_it() {
     let sends = fleet.sends();
     assert!(sends.values().all(|sends| *sends == 1) && sends.len() == 5, "{sends:?}");
 
-    // The door could seal them and nothing more: a worker opened and digested them.
+    // The API could seal them and nothing more: a worker opened and digested them.
     let digested = "select count(*) filter (where digest is null), count(*) from noshi.suppression";
     until("digests of what bounced", Duration::from_secs(10), async || {
         sqlx::query_as::<_, (i64, i64)>(digested).fetch_one(&fleet.pool).await.unwrap() == (0, 2)
@@ -145,7 +145,7 @@ async fn a_mail_goes_out_once_and_events_tell_what_became_of_it() {
     assert!(worker.stop().await.success());
     judge(&fleet).await;
     let mut fleet = fleet;
-    assert!(fleet.door.take().expect("a door").stop().await.success());
+    assert!(fleet.api.take().expect("a api").stop().await.success());
 }
 
 /// A build before the marks sent it: its events carry none, and may come before the answer to the send is settled.
@@ -240,7 +240,7 @@ async fn the_lane_keeps_to_the_account_and_closes_when_it_is_told() {
     until("a lane closed for ten minutes", Duration::from_secs(10), is_closed).await;
 
     fleet.control().apply(Command::Sending { state: Sending::Suspended }).unwrap();
-    db::queue::lanes::resume(&fleet.pool, "email/ses", Some("mended")).await.unwrap();
+    db::queue::lanes::resume(&fleet.pool, "email/ses", Some("fixed")).await.unwrap();
     fleet.mail("suspended", "c@example.jp").await;
     let code = "select closed_code is not distinct from 'credentials' from noshi.lane where name = 'email/ses'";
     let by_code = async || sqlx::query_scalar::<_, bool>(code).fetch_one(&fleet.pool).await.unwrap();
@@ -252,7 +252,7 @@ async fn the_lane_keeps_to_the_account_and_closes_when_it_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_found_in_a_profile_and_a_process_without_any_keeps_away() {
     let _turn = turn().await;
-    let fleet = fleet(Terms { mails: true, door: false, ..Terms::default() }).await;
+    let fleet = fleet(Terms { mails: true, api: false, ..Terms::default() }).await;
     let job = fleet.mail("a", "a@example.jp").await;
     let file = fleet.dir.path().join("credentials");
     let env = [("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap()), ("HOME", "/nowhere")];
@@ -311,19 +311,19 @@ async fn post(address: &str, path: &str, body: &Value) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_door_keeps_nothing_that_is_not_signed() {
+async fn the_api_keeps_nothing_that_is_not_signed() {
     let _turn = turn().await;
     let fleet = mails().await;
-    let door = fleet.door.as_ref().unwrap();
-    let door = address(door, "the door is open").await;
+    let api = fleet.api.as_ref().unwrap();
+    let api = address(api, "the API listens").await;
     let forged = json!({
         "Type": "Notification", "MessageId": "m", "TopicArn": TOPIC, "Timestamp": "2030-01-01T00:00:00.000Z",
         "Message": "{\"eventType\":\"Bounce\"}", "SignatureVersion": "2", "Signature": "AAAA",
         "SigningCertURL": "https://sns.ap-northeast-1.amazonaws.com/x.pem",
     });
-    assert_eq!(post(&door, "/v1/events/ses", &forged).await, 403);
-    assert_eq!(post(&door, "/v1/events/ses", &json!({})).await, 400);
-    assert_eq!(post(&door, "/v1/events/elsewhere", &forged).await, 404);
+    assert_eq!(post(&api, "/v1/events/ses", &forged).await, 403);
+    assert_eq!(post(&api, "/v1/events/ses", &json!({})).await, 400);
+    assert_eq!(post(&api, "/v1/events/elsewhere", &forged).await, 404);
     let kept: i64 = sqlx::query_scalar("select count(*) from noshi.email_event").fetch_one(&fleet.pool).await.unwrap();
     assert_eq!(kept, 0);
 }

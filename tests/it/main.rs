@@ -63,7 +63,7 @@ mod smtp;
 mod store;
 mod stores;
 mod support;
-mod teeth;
+mod planted_bugs;
 mod traces;
 mod trust;
 mod unheld;

@@ -213,7 +213,7 @@ async fn series_do_not_grow_with_jobs() {
     let most = std::env::var("NOSHI_JOBS").map_or(3_000, |most| most.parse().expect("a number"));
     let fleet = fleet(Terms::default()).await;
     let worker = fleet.worker("counts", &[], &["--metrics", "127.0.0.1:0"]);
-    until("the fleet's figures", Duration::from_secs(20), async || {
+    until("the fleet's metric snapshot", Duration::from_secs(20), async || {
         scrape(&worker).await.contains("noshi_oldest_available_seconds{lane=\"org-platform\"}")
     })
     .await;
@@ -255,7 +255,7 @@ async fn promtool_has_nothing_to_say() {
     let worker = fleet.worker("counts", &[], &["--metrics", "127.0.0.1:0"]);
     fleet.at_rest(Duration::from_secs(20)).await.unwrap();
     let mut text = scrape(&worker).await;
-    until("the fleet's figures", Duration::from_secs(20), async || {
+    until("the fleet's metric snapshot", Duration::from_secs(20), async || {
         text = scrape(&worker).await;
         text.contains("noshi_oldest_available_seconds")
     })

@@ -116,7 +116,7 @@ async fn a_number_names_no_other_job() {
     fleet.gift("900", "digital", 500).await;
     assert_eq!(json(&fleet, &["job", "show", &first.to_string()]).await["job"]["id"], first);
     assert_eq!(json(&fleet, &["job", "show", "gift_issuance", &first.to_string()]).await["job"]["id"], second);
-    let asked = "select count(*) from noshi.job where asked is not null";
+    let asked = "select count(*) from noshi.job where requested_act is not null";
     for arguments in [
         &["job", "show", "900"][..],
         &["job", "explain", "900"],
@@ -146,9 +146,9 @@ async fn points_are_found_by_user_and_source() {
     assert_eq!(json(&fleet, &["job", "list", "--of", "u4"]).await[0]["id"], exchange);
 }
 
-/// The command line reads arguments as the other doors do: no field twice, and every digit of a number.
+/// The command line reads arguments as the other entry points do: no field twice, and every digit of a number.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_reads_money_as_every_door() {
+async fn the_command_line_reads_money_as_every_entry_point() {
     let _turn = crate::support::turn().await;
     let fleet = fleet(Terms::default()).await;
     let args = |user: &str, amount: &str| {

@@ -16,12 +16,12 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; text-anchor: middle }
 .end { fill: #dafbe1; stroke: #1a7f37 }
 .doubt { fill: #fff8c5; stroke: #9a6700 }
 .way { fill: none; stroke: #59636e; stroke-width: 1.2; marker-end: url(#tip) }
-.unsure { stroke: #9a6700; stroke-dasharray: 5 3 }
+.in_doubt { stroke: #9a6700; stroke-dasharray: 5 3 }
 .tip { fill: #59636e }
 .asks { fill: #cf222e }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 } .small { fill: #9198a1 } .box { fill: #151b23; stroke: #9198a1 } .end { fill: #12261e; stroke: #3fb950 }
-.doubt { fill: #272115; stroke: #d29922 } .way { stroke: #9198a1 } .unsure { stroke: #d29922 } .tip { fill: #9198a1 } .asks { fill: #f85149 }
+.doubt { fill: #272115; stroke: #d29922 } .way { stroke: #9198a1 } .in_doubt { stroke: #d29922 } .tip { fill: #9198a1 } .asks { fill: #f85149 }
 }
 </style>
 <defs><marker id=\"tip\" viewBox=\"0 0 10 10\" refX=\"9\" refY=\"5\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\"><path class=\"tip\" d=\"M0 0L10 5L0 10z\"/></marker></defs>
@@ -64,7 +64,7 @@ fn the_path_of_a_job() {
         (370, 450, 62, "", "src/engine/dispatcher.rs", 410, 30),
         (450, 370, 96, "", "src/db/queue/settle.rs", 410, 132),
         (600, 680, 62, "", "src/partners", 640, 30),
-        (680, 600, 96, " unsure", "", 0, 0),
+        (680, 600, 96, " in_doubt", "", 0, 0),
     ];
     for (from, to, y, class, file, x, text_y) in ways {
         writeln!(out, "<path class=\"way{class}\" d=\"M{from} {y}H{to}\"/>").unwrap();
@@ -129,7 +129,7 @@ fn the_states_of_a_gift() {
         let (dx, dy) = if x == to_x { ((to_y - y).signum() * aside, 0) } else { (0, (to_x - x).signum() * aside) };
         from_at = (from_at.0 + dx, from_at.1 + dy);
         to_at = (to_at.0 + dx, to_at.1 + dy);
-        let class = if *in_doubt { " unsure" } else { "" };
+        let class = if *in_doubt { " in_doubt" } else { "" };
         writeln!(out, "<path class=\"way{class}\" d=\"M{} {}L{} {}\"/>", from_at.0, from_at.1, to_at.0, to_at.1)
             .unwrap();
     }
@@ -147,8 +147,8 @@ fn the_states_of_a_gift() {
         }
     }
     writeln!(out, "<circle class=\"asks\" cx=\"222\" cy=\"366\" r=\"4.5\"/>").unwrap();
-    label(&mut out, "small left", 234, 370, "may stop here and ask a person");
-    writeln!(out, "<path class=\"way unsure\" d=\"M440 366H476\"/>").unwrap();
+    label(&mut out, "small left", 234, 370, "may stop here for an operator");
+    writeln!(out, "<path class=\"way in_doubt\" d=\"M440 366H476\"/>").unwrap();
     label(&mut out, "small left", 486, 370, "in doubt: the money may have moved, and the partner is asked");
     is_drawn("gift.svg", &svg(830, 396, "the states of a gift", &out));
 }

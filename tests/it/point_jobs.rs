@@ -213,7 +213,7 @@ async fn points_come_back_after_their_gift_was_moved_out() {
     sqlx::query(hold).execute(&mut *held).await.expect("the user's turn");
     assert!(lane("resume").await);
     until("a refused gift", REST, async || stands(pool, "gift_issuance", "exchange/slow").await.0 == "failed").await;
-    until("a reversal in hand", REST, async || stands(pool, "point_reversal", "slow").await.0 == "running").await;
+    until("a reversal in flight", REST, async || stands(pool, "point_reversal", "slow").await.0 == "running").await;
     let faults = "select count(*) from noshi.verify_exchanges()";
     let open = "update noshi.job set finished_at = finished_at - interval '100 days' where key = 'exchange/slow'";
     sqlx::query(open).execute(pool).await.expect("a gift of long ago");
@@ -246,7 +246,7 @@ async fn zones_are_names() {
         enqueue(pool, "point_grant", &format!("zone:{zone}"), args(zone)).await;
     }
     for zone in others {
-        // Where it is asked for, and not when it is too late to mend it.
+        // Where it is asked for, and not when it is too late to fix it.
         let ask = sqlx::query("select noshi.enqueue('point_grant', $1, $2)").bind(format!("zone:{zone}"));
         let refused = ask.bind(args(zone)).execute(pool).await.expect_err(zone).to_string();
         assert!(refused.contains("args.zone: there is no such time zone"), "{refused}");

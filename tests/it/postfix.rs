@@ -230,9 +230,9 @@ async fn a_hundred_mails_go_through_a_real_postfix_far_away() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!((ids.len(), postfix.delivered().len()), (MAILS - 1, MAILS - 1), "each once");
-    let unsure: i64 =
-        sqlx::query_scalar("select count(*) from noshi.job where unsure").fetch_one(&fleet.pool).await.unwrap();
-    assert_eq!(unsure, 0);
+    let in_doubt: i64 =
+        sqlx::query_scalar("select count(*) from noshi.job where in_doubt").fetch_one(&fleet.pool).await.unwrap();
+    assert_eq!(in_doubt, 0);
     assert!(worker.stop().await.success() && stranger.stop().await.success());
 }
 
@@ -275,7 +275,7 @@ async fn mails_wait_while_the_server_cannot_look_up_logins() {
     let worker = fleet.worker("a", &[], &[]);
     tokio::time::sleep(Duration::from_secs(10)).await;
     let tried = "select exists (select from noshi.job_event where outcome = 'not_sent')
-        and (select bool_and(at = 'sending' and status <> 'needs_operator' and not unsure) from noshi.job where kind = 'email')
+        and (select bool_and(at = 'sending' and status <> 'needs_operator' and not in_doubt) from noshi.job where kind = 'email')
         and (select closed_code is null from noshi.lane where name = 'email/smtp')";
     assert!(sqlx::query_scalar::<_, bool>(tried).fetch_one(&fleet.pool).await.unwrap(), "they wait as not sent");
     assert!(postfix.delivered().is_empty());

@@ -105,10 +105,10 @@ async fn the_incident_is_resolved_as_its_page_says() {
     if std::env::var_os("NOSHI_REDRAW").is_some() {
         fs::write(PAGE, redrawn + rest).unwrap();
     }
-    // What is written there would prove nothing if the jobs were not mended.
+    // What is written there would prove nothing if the jobs were not fixed.
     let left = run("noshi job list --status needs_operator -o json", &exports).await;
     assert_eq!(left.trim(), "[]");
-    let issued = run("noshi job list --kind gift_issuance --status completed --most 100 -o json", &exports).await;
+    let issued = run("noshi job list --kind gift_issuance --status completed --limit 100 -o json", &exports).await;
     assert_eq!(issued.matches("\"spring-").count(), 10);
     assert!(run("noshi audit verify", &exports).await.contains("whole"));
     practice.end().await;

@@ -15,7 +15,7 @@ use sqlx::{Connection, Executor};
 use crate::support;
 use noshi::lab::private_postgres::{PrivatePostgres, Settings};
 
-/// Set for the process that plays the owner which dies.
+/// Set for the process that is the owner which dies.
 const OWNER: &str = "NOSHI_TEST_OWNER";
 
 async fn start() -> PrivatePostgres {

@@ -145,13 +145,13 @@ async fn an_api_says_that_it_is_going_before_it_stops_to_listen() {
     until_ready(&address, Ok(())).await;
 
     let told = Instant::now();
-    api.door.signal(Signal::TERM);
+    api.api.signal(Signal::TERM);
     until_ready(&address, Err("stopping")).await;
     // As usual, to callers old and new.
     let job = json!({"kind": "gift_issuance", "id": "late", "args": {"grant": "late", "user": "u", "category": "digital",
         "value": {"amount": 500, "currency": "JPY"}}});
     assert_eq!(api.post("/v1/jobs", &token, &job).await.0, 200);
-    let end = tokio::time::timeout(Duration::from_secs(20), api.door.child.wait()).await.expect("it ends").unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(20), api.api.child.wait()).await.expect("it ends").unwrap();
     assert!(end.success() && told.elapsed() >= Duration::from_secs(3), "{end} after {:?}", told.elapsed());
     assert_eq!(ask(&address, "/readyz").await, None);
 }

@@ -175,9 +175,9 @@ async fn a_job_that_kills_its_workers_is_parked_and_its_neighbours_are_not() {
     assert_eq!(completed, 10, "a neighbour was blamed");
 }
 
-/// What a dead worker had in hand is looked after beside the work of the others, not instead of it.
+/// What a dead worker had in flight is looked after beside the work of the others, not instead of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_killed_with_forty_calls_in_hand_does_not_stop_the_others() {
+async fn a_worker_killed_with_forty_calls_in_flight_does_not_stop_the_others() {
     const A_SECOND: usize = 20;
     let _turn = crate::support::turn().await;
     let fleet = fleet(Terms { call_timeout: Duration::from_secs(4), ..Terms::default() }).await;

@@ -1,4 +1,4 @@
-//! What is over moves out; an id stays known for ever, whichever way and at whatever moment it comes again.
+//! Ended jobs move out; an id stays known for ever, whichever way and at whatever moment it comes again.
 
 use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
@@ -72,9 +72,9 @@ async fn a_late_duplicate_is_known_whichever_way_it_comes() {
         .and_then(|e| e.detail());
     assert_eq!((code(&other).as_str(), detail), ("NS409", Some("steps: recorded 3, now 4")));
     // Once its story is gone too, the difference is known, and not told.
-    run(&pool, "update noshi.retention set stories_for = '90 days'; alter table noshi.job_story disable trigger append_only;
-        update noshi.job_story set pruned_at = now() - interval '91 days'; alter table noshi.job_story enable trigger append_only").await;
-    assert_eq!((prune(&pool).await, count(&pool, "noshi.job_story").await), (0, 0));
+    run(&pool, "update noshi.retention set archive_for = '90 days'; alter table noshi.archived_job disable trigger append_only;
+        update noshi.archived_job set pruned_at = now() - interval '91 days'; alter table noshi.archived_job enable trigger append_only").await;
+    assert_eq!((prune(&pool).await, count(&pool, "noshi.archived_job").await), (0, 0));
     assert_eq!(code(&enqueue(&pool, "a", 4).await.expect_err("other arguments")), "NS409");
     assert_eq!(enqueue(&pool, "a", 3).await.expect("the job of before"), first);
 
@@ -159,7 +159,7 @@ async fn only_what_is_over_and_old_goes_and_its_story_is_whole() {
     let TestDatabase { pool, .. } = database().await;
     for (key, then) in [
         ("parked", "status = 'needs_operator', finished_at = null"),
-        ("in doubt", "unsure = true"),
+        ("in doubt", "in_doubt = true"),
         ("asked", "status = 'available', asked = 'rerun', rested = 'failed', finished_at = null"),
         ("open", "status = 'retryable', finished_at = null"),
         ("young", "finished_at = now() - interval '89 days'"),
@@ -184,22 +184,22 @@ async fn only_what_is_over_and_old_goes_and_its_story_is_whole() {
     assert_eq!(left, ["parked", "in doubt", "asked", "open", "young"]);
     assert_eq!(count(&pool, "noshi.job_event").await, 2 * 5);
     let stories = "select array_agg(format('%s %s %s', t.key, t.status, jsonb_array_length(s.journal)) order by t.id)
-        from noshi.tombstone t join noshi.job_story s using (id) where s.job ->> 'key' = t.key and s.journal @> '[{\"event\": \"settled\"}]'";
+        from noshi.tombstone t join noshi.archived_job s using (id) where s.job ->> 'key' = t.key and s.journal @> '[{\"event\": \"settled\"}]'";
     let stories: Vec<String> = sqlx::query_scalar(stories).fetch_one(&pool).await.expect("stories");
     assert_eq!(stories, ["completed completed 2", "failed failed 2", "cancelled cancelled 2"]);
     let young = sqlx::query_scalar::<_, i32>("select pruned from noshi.prune(10, '23 hours')").fetch_one(&pool).await;
-    assert_eq!(code(&young.expect_err("the floor")), "NS400");
+    assert_eq!(code(&young.expect_err("the shortest time")), "NS400");
     // Not even the owner takes away what was not pruned.
     for sql in [
         "delete from noshi.job_event",
         "delete from noshi.job",
-        "delete from noshi.job_story",
+        "delete from noshi.archived_job",
         "delete from noshi.tombstone",
         "update noshi.job_event set detail = ''",
-        "update noshi.job_story set journal = '[]'",
+        "update noshi.archived_job set journal = '[]'",
         "update noshi.tombstone set key = ''",
         "truncate noshi.job",
-        "truncate noshi.job_story",
+        "truncate noshi.archived_job",
         "truncate noshi.job_event",
     ] {
         assert_eq!(code(&sqlx::query(sql).execute(&pool).await.expect_err(sql)), "NS001", "{sql}");
@@ -344,7 +344,7 @@ async fn killed_at_any_moment_it_goes_on_and_ends_exactly() {
         .expect("counts");
     assert_eq!(BTreeMap::from_iter(statuses), BTreeMap::from([("needs_operator".to_owned(), JOBS / 10)]));
     let told = "select md5(string_agg(format('%s %s %s', s.id, l ->> 'event', (l ->> 'happened_at')::timestamptz), ',' order by s.id, l ->> 'event'))
-        from noshi.job_story s, jsonb_array_elements(s.journal) l";
+        from noshi.archived_job s, jsonb_array_elements(s.journal) l";
     let told: String = sqlx::query_scalar(told).fetch_one(pool).await.expect("a digest");
     assert_eq!(told, journal);
     assert_eq!(count(pool, "noshi.job_event").await, 0);

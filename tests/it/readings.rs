@@ -50,7 +50,7 @@ fn host(fleet: &Fleet) -> PathBuf {
         "vault_key_file = '/nowhere/vault.key'",
         &format!("vault_public_key_file = '{}/vault.pub'", host.display()),
     );
-    // The secret of the platform's events is the door's own; this one takes none.
+    // The secret of the platform's events is the API's own; this one takes none.
     let text: String =
         text.lines().filter(|line| !line.starts_with("events_secret_file")).map(|line| format!("{line}\n")).collect();
     fs::write(host.join("noshi.toml"), text).expect("the settings");
@@ -466,7 +466,7 @@ async fn a_workers_login_without_its_keys_answers_nothing() {
         let said = answer.whole().await.expect_err("no answer").to_string();
         assert!(said.contains("not the whole answer"), "{said}");
     }
-    // What another login's worker has in hand is not told, and not ended, by this one.
+    // What another login's worker has in flight is not told, and not ended, by this one.
     let _answer = ask::ask(By::Login(&operator), &ears, What::Report { batch: 1 }).await.expect("asked");
     let held = db::operator::readings::take(&db.pool, ours, true).await.expect("taken").expect("a reading");
     assert!(db::operator::readings::end(&evil, &held).await.is_err());

@@ -28,7 +28,7 @@ async fn run(pool: &PgPool, sql: &'static str) {
 }
 
 async fn job(pool: &PgPool, id: i64) -> (String, String, Option<String>, bool, i64) {
-    sqlx::query_as("select status::text, at, code, unsure, lease from noshi.job where id = $1")
+    sqlx::query_as("select status::text, at, code, in_doubt, lease from noshi.job where id = $1")
         .bind(id)
         .fetch_one(pool)
         .await
@@ -41,7 +41,7 @@ async fn another_timeline(pool: &PgPool) {
     run(pool, "update noshi.worker set timeline = '00000000'").await;
 }
 
-/// Two jobs of which one is in hand and one waits for its call, and one that nobody has seen.
+/// Two jobs of which one is in flight and one waits for its call, and one that nobody has seen.
 async fn called_waiting_and_fresh(pool: &PgPool) -> (i64, i64, i64) {
     let writing = probe(pool, json!({"id": "writing", "steps": 2, "lane": "l"})).await;
     let waiting = probe(pool, json!({"id": "waiting", "steps": 2, "lane": "l"})).await;
@@ -173,12 +173,12 @@ async fn what_is_asked_again_beside_a_testimony_is_in_doubt() {
         let (testified, took) = tokio::join!(testimony, asked);
         testified.unwrap();
         if took < Duration::from_millis(900) {
-            let unsure: bool = sqlx::query_scalar("select unsure from noshi.job where key = $1")
+            let in_doubt: bool = sqlx::query_scalar("select in_doubt from noshi.job where key = $1")
                 .bind(&key)
                 .fetch_one(&pool)
                 .await
                 .unwrap();
-            assert!(unsure, "asked again beside the testimony, and not in doubt");
+            assert!(in_doubt, "asked again beside the testimony, and not in doubt");
             return;
         }
     }
@@ -208,7 +208,7 @@ async fn what_a_worker_that_cannot_testify_may_have_called_is_bounded_by_its_lan
             false => Dealt::Lost { missing: 0, silent: 1, doubted },
         };
         assert_eq!(recover::deal(pool, recover::PAGE).await.unwrap(), expected);
-        let in_doubt = "select coalesce(array_agg(key order by id), '{}') from noshi.job where unsure";
+        let in_doubt = "select coalesce(array_agg(key order by id), '{}') from noshi.job where in_doubt";
         let in_doubt: Vec<String> = sqlx::query_scalar(in_doubt).fetch_one(pool).await.unwrap();
         let first: Vec<String> = (0..doubted).map(|n| format!("p{n}")).collect();
         assert_eq!(in_doubt, first);
@@ -255,7 +255,7 @@ async fn a_large_loss_is_dealt_with_in_pages_that_no_heartbeat_waits_for() {
         assert!(matches!(dealt, Dealt::Lost { doubted: 100_000, .. }), "{dealt:?}");
         assert!(pages >= 20 && longest < Duration::from_secs(6), "{pages}: {longest:?}");
         let in_doubt: i64 =
-            sqlx::query_scalar("select count(*) from noshi.job where unsure").fetch_one(pool).await.unwrap();
+            sqlx::query_scalar("select count(*) from noshi.job where in_doubt").fetch_one(pool).await.unwrap();
         assert_eq!(in_doubt, 100_000);
         let known: String = sqlx::query_scalar("select timeline from noshi.server_seen").fetch_one(pool).await.unwrap();
         assert_eq!((known, recover::deal(pool, 1).await.unwrap()), (timeline, Dealt::Known));
@@ -273,7 +273,7 @@ async fn a_claim_that_was_never_answered_raises_no_doubt() {
     assert_eq!(recover::never_held(pool, worker, &[(held.id, 0)]).await.unwrap(), 0, "another lease");
     assert_eq!(recover::never_held(pool, worker, &[(held.id, held.lease)]).await.unwrap(), 1);
     assert_eq!(job(pool, writing).await, ("available".into(), "calling".into(), None, false, 1));
-    let lost: i32 = sqlx::query_scalar("select lost::int from noshi.job where id = $1")
+    let lost: i32 = sqlx::query_scalar("select crash_count::int from noshi.job where id = $1")
         .bind(writing)
         .fetch_one(pool)
         .await
@@ -334,8 +334,8 @@ async fn a_job_that_its_own_worker_lost_sight_of_is_found() {
     let found = "select count(*) filter (where event = 'handed_back'), count(*) filter (where event = 'rescued') from noshi.job_event where job = $1";
     let found: (i64, i64) = sqlx::query_as(found).bind(lost).fetch_one(pool).await.unwrap();
     // Nothing was called: it is given back, and no death is counted.
-    let (status, _, _, unsure, _) = job(pool, lost).await;
-    assert_eq!((status.as_str(), unsure, found), ("completed", false, (1, 0)));
+    let (status, _, _, in_doubt, _) = job(pool, lost).await;
+    assert_eq!((status.as_str(), in_doubt, found), ("completed", false, (1, 0)));
     worker.stop().await;
 }
 
@@ -364,8 +364,8 @@ async fn every_job_is_bounded_in_age_and_steps_and_a_newer_kind_is_left_alone() 
     let parked =
         |why: Problem, at: &str| ("needs_operator".to_owned(), at.to_owned(), Some(why.code().to_owned()), false);
     let stands = async |id| {
-        let (status, at, code, unsure, _) = job(pool, id).await;
-        (status, at, code, unsure)
+        let (status, at, code, in_doubt, _) = job(pool, id).await;
+        (status, at, code, in_doubt)
     };
     assert_eq!(stands(old).await, parked(Problem::TooOld, "stepping"));
     assert_eq!(stands(circling).await, parked(Problem::TooManySteps, "stepping"));
@@ -399,7 +399,7 @@ async fn begin_trade(pool: &PgPool, job: i64, partners: &[&str], settings: &[&st
     let partners = Partners { able: &able, known: &known, any: true };
     let mut transaction = pool.begin().await.unwrap();
     let saved = save_trade(&mut transaction, &trade, &partners).await.unwrap();
-    let doubt = "update noshi.job set unsure = true where id = $1";
+    let doubt = "update noshi.job set in_doubt = true where id = $1";
     if matches!(saved, Saved::Unclear | Saved::InDoubt) {
         sqlx::query(doubt).bind(job).execute(&mut *transaction).await.unwrap();
     }
@@ -437,12 +437,12 @@ async fn a_gift_that_may_be_at_another_partner_is_bought_nowhere_before_its_past
     // Partner a is taken out of the settings: it may have been called all the same.
     assert_eq!(begin_trade(pool, job, &["b"], &["b"]).await, Saved::Unclear);
     // A person attests that nothing came of it: that holds, and spends one.
-    sqlx::query("update noshi.job set unsure = false where id = $1").bind(job).execute(pool).await.unwrap();
+    sqlx::query("update noshi.job set in_doubt = false where id = $1").bind(job).execute(pool).await.unwrap();
     assert_eq!(owed(pool).await, 2);
     assert_eq!(begin_trade(pool, job, &both, &both).await, Saved::Saved);
     assert_eq!(owed(pool).await, 2);
     // Its claim for a call is lost after that: doubt is doubt.
-    sqlx::query("update noshi.job set unsure = true where id = $1").bind(job).execute(pool).await.unwrap();
+    sqlx::query("update noshi.job set in_doubt = true where id = $1").bind(job).execute(pool).await.unwrap();
     assert_eq!(begin_trade(pool, job, &both, &both).await, Saved::Unclear);
     // A partner that was gone from the settings before anybody asked again, and had its lane.
     run(pool, "insert into noshi.lane (name, tokens) values ('gift/gone', 7), ('gift/b', 7), ('gift/never', 0)").await;
@@ -450,13 +450,13 @@ async fn a_gift_that_may_be_at_another_partner_is_bought_nowhere_before_its_past
     assert_eq!(begin_trade(pool, other, &["b"], &["b"]).await, Saved::Unclear);
     let third = gift(pool, "g3").await;
     assert_eq!(begin_trade(pool, third, &["b"], &["b", "gone"]).await, Saved::InDoubt);
-    sqlx::query("update noshi.job set unsure = false where id = $1").bind(third).execute(pool).await.unwrap();
+    sqlx::query("update noshi.job set in_doubt = false where id = $1").bind(third).execute(pool).await.unwrap();
     assert_eq!(owed(pool).await, 1);
     // After a restore, too, a person's word is heeded.
     run(pool, "update noshi.server_seen set owed = 0, restored_to = clock_timestamp()").await;
     let fourth = gift(pool, "g4").await;
     assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Unclear);
-    sqlx::query("update noshi.job set unsure = false where id = $1").bind(fourth).execute(pool).await.unwrap();
+    sqlx::query("update noshi.job set in_doubt = false where id = $1").bind(fourth).execute(pool).await.unwrap();
     assert_eq!(begin_trade(pool, fourth, &both, &both).await, Saved::Saved);
 }
 
@@ -555,7 +555,7 @@ async fn what_is_parked_anew_is_not_acknowledged() {
     let parked = probe(pool, json!({"id": "parked", "steps": 2})).await;
     let worker = workers::register(pool, "w").await.unwrap();
     run(pool, "update noshi.job set status = 'needs_operator', code = 'probe_asked', acknowledged = step").await;
-    sqlx::query("update noshi.job set status = 'running', worker = $1, lost = 2")
+    sqlx::query("update noshi.job set status = 'running', worker = $1, crash_count = 2")
         .bind(worker)
         .execute(pool)
         .await

@@ -22,15 +22,15 @@ use noshi::{
 };
 
 /// Two operators with logins of their own, and the fleet's way in.
-pub struct Desk {
+pub struct Operators {
     pub db: TestDatabase,
     pub ada: PgPool,
     ben: PgPool,
     fleet: PgPool,
 }
 
-impl Desk {
-    pub async fn open() -> Desk {
+impl Operators {
+    pub async fn open() -> Operators {
         let db = database().await;
         // Roles belong to the server that all tests share.
         for login in ["ada", "ben"] {
@@ -45,7 +45,7 @@ impl Desk {
         let (ada, ben) = (open(&url("ada"), Role::Operator).await, open(&url("ben"), Role::Operator).await);
         let fleet = open(&db.url, Role::Worker).await;
         db::queue::lanes::declare(&db.pool, "probe", &[]).await.expect("a lane");
-        Desk { db, ada, ben, fleet }
+        Operators { db, ada, ben, fleet }
     }
 
     async fn sql(&self, sql: &str) {
@@ -90,7 +90,7 @@ fn parked(kind: &str) -> Filter {
 }
 
 async fn apply(by: &PgPool, number: i64) -> Result<(), ActError> {
-    redrive::apply(by, number, "the lane is mended", &Conditions::default()).await
+    redrive::apply(by, number, "the lane is fixed", &Conditions::default()).await
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, ActError>, why: &str) {
@@ -100,18 +100,18 @@ fn refused<T: std::fmt::Debug>(result: Result<T, ActError>, why: &str) {
     }
 }
 
-/// Probes that ask a person at their call, every time, until somebody takes that answer away.
+/// Probes that need an operator at their call, every time, until somebody takes that answer away.
 async fn parked_probes(pool: &PgPool, probes: i32, answer: &str) {
     let sql = "select noshi.enqueue_rows('probe', array_agg($2 || i), array_agg(jsonb_build_object('id', $2 || i, 'steps', 2, 'lane', 'probe',
-        'answers', jsonb_build_array($2), 'unsure', case $2 when 'unknown' then 'ask' else 'repeat' end))) from generate_series(1, $1) i";
+        'answers', jsonb_build_array($2), 'in_doubt', case $2 when 'unknown' then 'ask' else 'repeat' end))) from generate_series(1, $1) i";
     sqlx::query(sql).bind(probes).bind(answer).execute(pool).await.expect("probes");
 }
 
-async fn mend(pool: &PgPool) {
+async fn fix(pool: &PgPool) {
     sqlx::query("update noshi.job set args = args - 'answers' where kind = 'probe'")
         .execute(pool)
         .await
-        .expect("mended");
+        .expect("fixed");
 }
 
 /// Every job was asked as often as this, each time with its row in the audit, and the chain is whole.
@@ -127,32 +127,32 @@ async fn each_asked(pool: &PgPool, jobs: i64, times: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_operators_at_once_ask_each_job_once() {
-    let desk = Desk::open().await;
-    parked_probes(&desk.db.pool, 3, "ask").await;
-    let worker = start(&desk.db, pace()).await;
-    at_rest(&desk.db.pool).await;
+    let operators = Operators::open().await;
+    parked_probes(&operators.db.pool, 3, "ask").await;
+    let worker = start(&operators.db, pace()).await;
+    at_rest(&operators.db.pool).await;
     // In parts, it is more than one person may in a day.
-    desk.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 0)").await;
+    operators.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 0)").await;
     let mut drifted = 0;
     for round in 1..=100 {
-        let (a, b) = (desk.plan(&desk.ada, parked("probe")).await, desk.plan(&desk.ben, parked("probe")).await);
-        let (first, second) = tokio::join!(apply(&desk.ada, a), apply(&desk.ben, b));
+        let (a, b) = (operators.plan(&operators.ada, parked("probe")).await, operators.plan(&operators.ben, parked("probe")).await);
+        let (first, second) = tokio::join!(apply(&operators.ada, a), apply(&operators.ben, b));
         assert!(first.is_ok() || second.is_ok(), "{first:?} {second:?}");
         let other = async |number: i64, applied: bool| {
             if applied {
                 until("the end", Duration::from_secs(20), async || {
-                    let _ = desk.advance().await;
-                    desk.look(number).await.status == "done"
+                    let _ = operators.advance().await;
+                    operators.look(number).await.status == "done"
                 })
                 .await;
             }
         };
         tokio::join!(other(a, first.is_ok()), other(b, second.is_ok()));
-        at_rest(&desk.db.pool).await;
-        let (a, b) = (desk.look(a).await, desk.look(b).await);
+        at_rest(&operators.db.pool).await;
+        let (a, b) = (operators.look(a).await, operators.look(b).await);
         assert_eq!(a.asked + b.asked, 3, "{a:?} {b:?}");
         drifted += a.drifted + b.drifted;
-        each_asked(&desk.db.pool, 3, round).await;
+        each_asked(&operators.db.pool, 3, round).await;
     }
     assert!(drifted > 0, "no two re-drives ever met");
     stop(worker).await;
@@ -171,7 +171,7 @@ async fn a_re_drive_of_5000_jobs_ends_exactly_though_workers_are_killed() {
     parked_probes(pool, 5000, "ask").await;
     let mut workers: Vec<_> = (0..2).map(|n| fleet.worker(&format!("w{n}"), &[], &[])).collect();
     fleet.at_rest(Duration::from_secs(120)).await.unwrap();
-    mend(pool).await;
+    fix(pool).await;
     sqlx::query("insert into noshi.redrive_cap (jobs, amount) values (10000, 0)").execute(pool).await.unwrap();
 
     let planned = fleet.command(&["-o", "json", "redrive", "plan", "--kind", "probe", "--code", "probe_asked"]).await;
@@ -180,7 +180,7 @@ async fn a_re_drive_of_5000_jobs_ends_exactly_though_workers_are_killed() {
     let number = planned["id"].as_i64().unwrap().to_string();
     // Whoever applies it may go away: the plan is the fleet's from then on.
     let mut applies = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"))
-        .args(["redrive", "apply", &number, "--reason", "the probes are mended"])
+        .args(["redrive", "apply", &number, "--reason", "the probes are fixed"])
         .env("DATABASE_URL", &fleet.url)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
@@ -216,19 +216,19 @@ async fn a_re_drive_of_5000_jobs_ends_exactly_though_workers_are_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_holds_what_may_be_asked_and_names_what_may_not() {
-    let desk = Desk::open().await;
+    let operators = Operators::open().await;
     for (answer, probes) in [("ask", 2), ("unknown", 2), ("refused", 1), ("ok", 1)] {
-        parked_probes(&desk.db.pool, probes, answer).await;
+        parked_probes(&operators.db.pool, probes, answer).await;
     }
-    let worker = start(&desk.db, pace()).await;
-    at_rest(&desk.db.pool).await;
+    let worker = start(&operators.db, pace()).await;
+    at_rest(&operators.db.pool).await;
     stop(worker).await;
-    parked_probes(&desk.db.pool, 1, "busy").await;
+    parked_probes(&operators.db.pool, 1, "busy").await;
 
     // By a filter: never what is completed or open.
-    let all = desk.plan(&desk.ada, Filter { kind: Some("probe".to_owned()), ..Filter::default() }).await;
+    let all = operators.plan(&operators.ada, Filter { kind: Some("probe".to_owned()), ..Filter::default() }).await;
     let rows = "select j.key, coalesce(w.act, w.refusal) from noshi.redrive_row w join noshi.job j on j.id = w.job where w.redrive = $1 order by 1";
-    let rows: Vec<(String, String)> = sqlx::query_as(rows).bind(all).fetch_all(&desk.db.pool).await.unwrap();
+    let rows: Vec<(String, String)> = sqlx::query_as(rows).bind(all).fetch_all(&operators.db.pool).await.unwrap();
     let row = |key: &str, what: &str| (key.to_owned(), what.to_owned());
     assert_eq!(
         rows,
@@ -243,8 +243,8 @@ async fn a_plan_holds_what_may_be_asked_and_names_what_may_not() {
     );
     // By name: each with the reason for which it is left out.
     let ids = Some(["ok1", "busy1", "ask1"].map(str::to_owned).to_vec());
-    let named = desk.plan(&desk.ada, Filter { ids, ..parked("probe") }).await;
-    let groups = redrive::groups(&desk.ada, named).await.unwrap();
+    let named = operators.plan(&operators.ada, Filter { ids, ..parked("probe") }).await;
+    let groups = redrive::groups(&operators.ada, named).await.unwrap();
     let told: Vec<_> = groups.iter().map(|it| (it.status.as_str(), it.what.as_str(), it.such_as.join(" "))).collect();
     assert_eq!(
         told,
@@ -255,69 +255,69 @@ async fn a_plan_holds_what_may_be_asked_and_names_what_may_not() {
         ]
     );
     let unknown = Filter { ids: Some(vec!["nobody".to_owned()]), ..parked("probe") };
-    refused(plan(&desk.ada, &unknown, None).await, "there is no probe with the id nobody");
-    refused(plan(&desk.ada, &parked("email"), None).await, "nothing to plan");
-    let retried = plan(&desk.ada, &parked("probe"), Some(Act::Reissue)).await.expect("a plan of refusals");
-    assert_eq!((desk.look(retried).await.jobs, desk.look(retried).await.refused), (0, 4));
-    refused(apply(&desk.ada, retried).await, "no job that may be asked");
+    refused(plan(&operators.ada, &unknown, None).await, "there is no probe with the id nobody");
+    refused(plan(&operators.ada, &parked("email"), None).await, "nothing to plan");
+    let retried = plan(&operators.ada, &parked("probe"), Some(Act::Reissue)).await.expect("a plan of refusals");
+    assert_eq!((operators.look(retried).await.jobs, operators.look(retried).await.refused), (0, 4));
+    refused(apply(&operators.ada, retried).await, "no job that may be asked");
 
     // Past the planner, by hand: the database refuses by itself.
     for (key, act) in
         [("ok1", "retry"), ("busy1", "retry"), ("ask1", "reissue"), ("ask1", "attest_void"), ("unknown1", "rerun")]
     {
         let sql = "select noshi.plan_redrive('{}', array[id], array[step], array[$2], array[null], array[null]) from noshi.job where key = $1";
-        let by_hand = sqlx::query(sql).bind(key).bind(act).execute(&desk.ada).await.map_err(ActError::from);
+        let by_hand = sqlx::query(sql).bind(key).bind(act).execute(&operators.ada).await.map_err(ActError::from);
         refused(by_hand, "may not be re-driven");
     }
-    desk.sql("update noshi.job set asked = 'retry' where key = 'ask2'").await;
-    assert_eq!(desk.look(desk.plan(&desk.ada, parked("probe")).await).await.jobs, 3);
+    operators.sql("update noshi.job set asked = 'retry' where key = 'ask2'").await;
+    assert_eq!(operators.look(operators.plan(&operators.ada, parked("probe")).await).await.jobs, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_that_no_longer_holds_is_refused() {
-    let desk = Desk::open().await;
-    desk.parked_gifts(3).await;
-    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
-    assert_eq!(desk.look(number).await.totals, json!({"JPY": 1500}));
+    let operators = Operators::open().await;
+    operators.parked_gifts(3).await;
+    let number = operators.plan(&operators.ada, parked("gift_issuance")).await;
+    assert_eq!(operators.look(number).await.totals, json!({"JPY": 1500}));
     let on = |conditions: Conditions<'static>| {
-        let ada = desk.ada.clone();
+        let ada = operators.ada.clone();
         async move { redrive::apply(&ada, number, "why", &conditions).await }
     };
     refused(on(Conditions { max_amount: Some(1499), ..Conditions::default() }).await, "more than 1499");
     refused(on(Conditions { digest: Some(&[0; 32]), ..Conditions::default() }).await, "not the digest");
-    refused(redrive::apply(&desk.ada, number, " ", &Conditions::default()).await, "say why");
-    refused(apply(&desk.ada, number + 100).await, "there is no re-drive");
+    refused(redrive::apply(&operators.ada, number, " ", &Conditions::default()).await, "say why");
+    refused(apply(&operators.ada, number + 100).await, "there is no re-drive");
 
     // One job moves between the plan and its application.
-    desk.sql("update noshi.job set step = step + 1 where key = 'g2'").await;
-    let job = desk.count("select id from noshi.job where key = 'g2'").await;
+    operators.sql("update noshi.job set step = step + 1 where key = 'g2'").await;
+    let job = operators.count("select id from noshi.job where key = 'g2'").await;
     refused(
-        apply(&desk.ada, number).await,
+        apply(&operators.ada, number).await,
         &format!("1 of the 3 jobs of re-drive {number} have moved on since it was planned: job {job}"),
     );
-    assert_eq!(desk.count("select count(*) from noshi.job where asked is not null").await, 0);
+    assert_eq!(operators.count("select count(*) from noshi.job where requested_act is not null").await, 0);
 
-    let stale = desk.plan(&desk.ada, parked("gift_issuance")).await;
-    desk.sql("update noshi.redrive set expires_at = clock_timestamp()").await;
-    refused(apply(&desk.ada, stale).await, "too old");
-    assert_eq!(desk.look(stale).await.status, "expired");
+    let stale = operators.plan(&operators.ada, parked("gift_issuance")).await;
+    operators.sql("update noshi.redrive set expires_at = clock_timestamp()").await;
+    refused(apply(&operators.ada, stale).await, "too old");
+    assert_eq!(operators.look(stale).await.status, "expired");
 
     // One moves after the application: it is left alone and reported, the others go on.
-    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
-    apply(&desk.ada, number).await.expect("applied");
-    refused(apply(&desk.ben, number).await, "was applied by ada already");
-    desk.sql("update noshi.job set step = step + 1 where key = 'g3'").await;
+    let number = operators.plan(&operators.ada, parked("gift_issuance")).await;
+    apply(&operators.ada, number).await.expect("applied");
+    refused(apply(&operators.ben, number).await, "was applied by ada already");
+    operators.sql("update noshi.job set step = step + 1 where key = 'g3'").await;
     // A refusal may hold the row for a moment longer than its answer takes.
     until("the end", Duration::from_secs(20), async || {
-        desk.advance_all().await;
-        desk.look(number).await.status == "done"
+        operators.advance_all().await;
+        operators.look(number).await.status == "done"
     })
     .await;
-    let r = desk.look(number).await;
+    let r = operators.look(number).await;
     assert_eq!((r.status.as_str(), r.asked, r.drifted), ("done", 2, 1));
-    assert_eq!(desk.count("select count(*) from noshi.audit where act = 'job retry' and who = 'ada' and reason like 're-drive %: the lane is mended'").await, 2);
-    assert_eq!(desk.count("select count(*) from noshi.gift_trade").await, 0);
-    refused(redrive::steer(&desk.ada, number, Steer::Cancel, "why").await, "is done");
+    assert_eq!(operators.count("select count(*) from noshi.audit where act = 'job retry' and who = 'ada' and reason like 're-drive %: the lane is fixed'").await, 2);
+    assert_eq!(operators.count("select count(*) from noshi.gift_trade").await, 0);
+    refused(redrive::steer(&operators.ada, number, Steer::Cancel, "why").await, "is done");
 
     // What a plan holds stays what it was, even for the owner.
     for sql in [
@@ -326,7 +326,7 @@ async fn a_plan_that_no_longer_holds_is_refused() {
         "delete from noshi.redrive_row",
         "truncate noshi.redrive_row cascade",
     ] {
-        let error = sqlx::raw_sql(sql).execute(&desk.db.pool).await.expect_err(sql);
+        let error = sqlx::raw_sql(sql).execute(&operators.db.pool).await.expect_err(sql);
         assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("NS001"), "{error}");
     }
 }
@@ -341,7 +341,7 @@ async fn gifts_in_doubt_are_found_under_their_ids_and_not_bought_again() {
         let mut dies = fleet.worker(category, &[("NOSHI_CRASH", "issue.after@1")], &[]);
         assert!(dies.killed(Duration::from_secs(20)).await);
         // As a job is left that was parked with its call's outcome unknown.
-        let park = "update noshi.job set status = 'needs_operator', code = 'poison', worker = null, unsure = true, lost = 0, called_at = clock_timestamp()
+        let park = "update noshi.job set status = 'needs_operator', code = 'poison', worker = null, in_doubt = true, crash_count = 0, called_at = clock_timestamp()
             where status = 'running'";
         let parked = sqlx::query(park).execute(&fleet.pool).await.unwrap().rows_affected();
         assert_eq!(parked, 1);
@@ -368,8 +368,8 @@ async fn gifts_in_doubt_are_found_under_their_ids_and_not_bought_again() {
 /// A batch's totals are of the moment in which nothing was left to be done; a paused batch stays paused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settled_batch_is_open_again_and_a_paused_one_is_left_alone() {
-    let desk = Desk::open().await;
-    desk.sql(
+    let operators = Operators::open().await;
+    operators.sql(
         "insert into noshi.batch (kind, mode, digest, file, rows, validated_at, released_at, settled_at, totals)
          select 'stores', 'per_row', sha256(convert_to(f, 'UTF8')), f, 1, now(), now(), now(), '{}' from unnest(array['a', 'b', 'c']) f;
          insert into noshi.job (kind, key, fingerprint, args, at, state, status, code, batch, row_no, finished_at)
@@ -379,23 +379,23 @@ async fn a_settled_batch_is_open_again_and_a_paused_one_is_left_alone() {
     )
     .await;
     let failed = || Filter { kind: Some("email".to_owned()), ..Filter::default() };
-    let number = desk.plan(&desk.ada, failed()).await;
-    let r = desk.look(number).await;
+    let number = operators.plan(&operators.ada, failed()).await;
+    let r = operators.look(number).await;
     assert_eq!((r.jobs, r.refused), (2, 1));
-    let groups = redrive::groups(&desk.ada, number).await.unwrap();
+    let groups = redrive::groups(&operators.ada, number).await.unwrap();
     assert!(
         groups.iter().any(|it| it.status == "refused" && it.what.contains("is paused; resume the batch first")),
         "{groups:?}"
     );
-    apply(&desk.ada, number).await.expect("applied");
-    desk.sql("update noshi.batch set paused_at = now() where file = 'c'").await;
-    desk.advance_all().await;
-    let r = desk.look(number).await;
+    apply(&operators.ada, number).await.expect("applied");
+    operators.sql("update noshi.batch set paused_at = now() where file = 'c'").await;
+    operators.advance_all().await;
+    let r = operators.look(number).await;
     assert_eq!((r.status.as_str(), r.asked, r.drifted), ("done", 1, 1));
     let settled: Vec<String> = sqlx::query_scalar(
         "select file from noshi.batch where settled_at is not null and totals is not null order by 1",
     )
-    .fetch_all(&desk.db.pool)
+    .fetch_all(&operators.db.pool)
     .await
     .unwrap();
     assert_eq!(settled, ["b", "c"]);
@@ -403,39 +403,39 @@ async fn a_settled_batch_is_open_again_and_a_paused_one_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_re_drive_needs_a_second_person() {
-    let desk = Desk::open().await;
-    desk.parked_gifts(101).await;
-    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
-    let digest = hex::decode(desk.look(number).await.digest).unwrap();
-    assert_eq!(desk.look(number).await.status, "awaiting_approval");
-    refused(apply(&desk.ada, number).await, "too large for one person");
-    refused(apply(&desk.ben, number).await, "too large for one person");
-    refused(redrive::approve(&desk.ada, number, &digest, "mine").await, "planned by you");
-    refused(redrive::approve(&desk.ben, number, &[0; 32], "unread").await, "not the digest");
-    redrive::approve(&desk.ben, number, &digest, "read it").await.expect("approved");
-    refused(redrive::approve(&desk.ben, number, &digest, "read it").await, "was approved by");
-    refused(apply(&desk.ben, number).await, "approved by you");
-    apply(&desk.ada, number).await.expect("applied");
-    redrive::steer(&desk.ada, number, Steer::Cancel, "enough").await.expect("cancelled");
-    desk.advance_all().await;
-    assert_eq!(desk.count("select count(*) from noshi.job where asked is not null").await, 0);
+    let operators = Operators::open().await;
+    operators.parked_gifts(101).await;
+    let number = operators.plan(&operators.ada, parked("gift_issuance")).await;
+    let digest = hex::decode(operators.look(number).await.digest).unwrap();
+    assert_eq!(operators.look(number).await.status, "awaiting_approval");
+    refused(apply(&operators.ada, number).await, "too large for one person");
+    refused(apply(&operators.ben, number).await, "too large for one person");
+    refused(redrive::approve(&operators.ada, number, &digest, "mine").await, "planned by you");
+    refused(redrive::approve(&operators.ben, number, &[0; 32], "unread").await, "not the digest");
+    redrive::approve(&operators.ben, number, &digest, "read it").await.expect("approved");
+    refused(redrive::approve(&operators.ben, number, &digest, "read it").await, "was approved by");
+    refused(apply(&operators.ben, number).await, "approved by you");
+    apply(&operators.ada, number).await.expect("applied");
+    redrive::steer(&operators.ada, number, Steer::Cancel, "enough").await.expect("cancelled");
+    operators.advance_all().await;
+    assert_eq!(operators.count("select count(*) from noshi.job where requested_act is not null").await, 0);
 
     // By worth alone: 100 yen more than one person may.
-    desk.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 50400)").await;
-    let by_worth = desk.plan(&desk.ada, parked("gift_issuance")).await;
-    assert!(desk.look(by_worth).await.needs_approval);
-    desk.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 50500)").await;
-    let small = desk.plan(&desk.ada, parked("gift_issuance")).await;
-    assert!(!desk.look(small).await.needs_approval);
+    operators.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 50400)").await;
+    let by_worth = operators.plan(&operators.ada, parked("gift_issuance")).await;
+    assert!(operators.look(by_worth).await.needs_approval);
+    operators.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 50500)").await;
+    let small = operators.plan(&operators.ada, parked("gift_issuance")).await;
+    assert!(!operators.look(small).await.needs_approval);
     // Cutting it in parts does not help: what one person applied alone in a day counts together.
-    let another = desk.plan(&desk.ada, parked("gift_issuance")).await;
-    let both = tokio::join!(apply(&desk.ada, small), apply(&desk.ada, another));
+    let another = operators.plan(&operators.ada, parked("gift_issuance")).await;
+    let both = tokio::join!(apply(&operators.ada, small), apply(&operators.ada, another));
     let refusal = match both {
         (Ok(()), refusal @ Err(_)) | (refusal @ Err(_), Ok(())) => refusal,
         both => panic!("of two at once one is applied: {both:?}"),
     };
     refused(refusal, "too large for one person");
-    assert_eq!(desk.count("select count(*) from noshi.audit where act = 'redrive cap'").await, 2);
+    assert_eq!(operators.count("select count(*) from noshi.audit where act = 'redrive cap'").await, 2);
 
     // Roles: a worker advances and nothing else; a producer nothing.
     for (role, sql) in [
@@ -445,7 +445,7 @@ async fn a_large_re_drive_needs_a_second_person() {
         ("noshi_operator", "select noshi.advance_redrive()"),
         ("noshi_operator", "insert into noshi.redrive_cap (jobs, amount) values (1, 1)"),
     ] {
-        let mut connection = desk.db.pool.acquire().await.unwrap();
+        let mut connection = operators.db.pool.acquire().await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(format!("set role {role}"))).execute(&mut *connection).await.unwrap();
         let error = sqlx::raw_sql(sql).execute(&mut *connection).await.expect_err(sql);
         assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42501"), "{role}: {sql}");
@@ -455,64 +455,64 @@ async fn a_large_re_drive_needs_a_second_person() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_stands_still_again_pauses_the_rest() {
-    let desk = Desk::open().await;
-    parked_probes(&desk.db.pool, 6, "ask").await;
-    let worker = start(&desk.db, pace()).await;
-    at_rest(&desk.db.pool).await;
+    let operators = Operators::open().await;
+    parked_probes(&operators.db.pool, 6, "ask").await;
+    let worker = start(&operators.db, pace()).await;
+    at_rest(&operators.db.pool).await;
     let canary = Conditions { canary: Some(2), ..Conditions::default() };
-    let number = desk.plan(&desk.ada, parked("probe")).await;
-    redrive::apply(&desk.ada, number, "tried", &canary).await.expect("applied");
-    let paused = async || desk.look(number).await.status == "paused_by_canary";
+    let number = operators.plan(&operators.ada, parked("probe")).await;
+    redrive::apply(&operators.ada, number, "tried", &canary).await.expect("applied");
+    let paused = async || operators.look(number).await.status == "paused_by_canary";
     until("the canary's verdict", Duration::from_secs(20), paused).await;
-    let r = desk.look(number).await;
+    let r = operators.look(number).await;
     assert_eq!((r.asked, r.waiting, r.parked), (2, 4, 2));
     let said = "select count(*) from noshi.audit where act = 'redrive pause' and who = 'noshi' and jsonb_array_length(after -> 'jobs') = 2";
-    assert_eq!(desk.count(said).await, 1);
+    assert_eq!(operators.count(said).await, 1);
     // A person has looked, and takes it on.
-    redrive::steer(&desk.ben, number, Steer::Resume, "they may ask again").await.expect("resumed");
-    until("the end", Duration::from_secs(20), async || desk.look(number).await.status == "done").await;
-    at_rest(&desk.db.pool).await;
-    each_asked(&desk.db.pool, 6, 1).await;
+    redrive::steer(&operators.ben, number, Steer::Resume, "they may ask again").await.expect("resumed");
+    until("the end", Duration::from_secs(20), async || operators.look(number).await.status == "done").await;
+    at_rest(&operators.db.pool).await;
+    each_asked(&operators.db.pool, 6, 1).await;
 
-    mend(&desk.db.pool).await;
-    let number = desk.plan(&desk.ada, parked("probe")).await;
-    redrive::apply(&desk.ada, number, "mended", &canary).await.expect("applied");
-    until("the end", Duration::from_secs(20), async || desk.look(number).await.status == "done").await;
-    at_rest(&desk.db.pool).await;
-    assert_eq!(desk.look(number).await.completed, 6);
+    fix(&operators.db.pool).await;
+    let number = operators.plan(&operators.ada, parked("probe")).await;
+    redrive::apply(&operators.ada, number, "fixed", &canary).await.expect("applied");
+    until("the end", Duration::from_secs(20), async || operators.look(number).await.status == "done").await;
+    at_rest(&operators.db.pool).await;
+    assert_eq!(operators.look(number).await.completed, 6);
     stop(worker).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_re_drive_keeps_its_pace_and_stops_when_told() {
-    let desk = Desk::open().await;
-    desk.parked_gifts(90).await;
-    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
+    let operators = Operators::open().await;
+    operators.parked_gifts(90).await;
+    let number = operators.plan(&operators.ada, parked("gift_issuance")).await;
     let slowly = Conditions { per_minute: Some(60), ..Conditions::default() };
-    redrive::apply(&desk.ada, number, "slowly", &slowly).await.expect("applied");
-    desk.advance_all().await;
+    redrive::apply(&operators.ada, number, "slowly", &slowly).await.expect("applied");
+    operators.advance_all().await;
     // After a long absence of the fleet: what five seconds hold, not what was missed.
-    desk.sql("update noshi.redrive set next_at = clock_timestamp() - interval '1 hour'").await;
-    desk.advance_all().await;
-    let asked = desk.look(number).await.asked;
+    operators.sql("update noshi.redrive set next_at = clock_timestamp() - interval '1 hour'").await;
+    operators.advance_all().await;
+    let asked = operators.look(number).await.asked;
     assert!((7..=9).contains(&asked), "{asked}");
 
-    redrive::steer(&desk.ada, number, Steer::Pause, "lunch").await.expect("paused");
-    refused(redrive::steer(&desk.ben, number, Steer::Pause, "lunch").await, "does not run");
-    desk.sql("update noshi.redrive set next_at = clock_timestamp() - interval '1 hour'").await;
-    desk.advance_all().await;
-    assert_eq!((desk.look(number).await.status.as_str(), desk.look(number).await.asked), ("paused", asked));
-    redrive::steer(&desk.ben, number, Steer::Resume, "back").await.expect("resumed");
-    desk.advance_all().await;
-    assert_eq!(desk.look(number).await.asked, asked + 1);
-    redrive::steer(&desk.ada, number, Steer::Cancel, "enough").await.expect("cancelled");
-    desk.advance_all().await;
-    let r = desk.look(number).await;
+    redrive::steer(&operators.ada, number, Steer::Pause, "lunch").await.expect("paused");
+    refused(redrive::steer(&operators.ben, number, Steer::Pause, "lunch").await, "does not run");
+    operators.sql("update noshi.redrive set next_at = clock_timestamp() - interval '1 hour'").await;
+    operators.advance_all().await;
+    assert_eq!((operators.look(number).await.status.as_str(), operators.look(number).await.asked), ("paused", asked));
+    redrive::steer(&operators.ben, number, Steer::Resume, "back").await.expect("resumed");
+    operators.advance_all().await;
+    assert_eq!(operators.look(number).await.asked, asked + 1);
+    redrive::steer(&operators.ada, number, Steer::Cancel, "enough").await.expect("cancelled");
+    operators.advance_all().await;
+    let r = operators.look(number).await;
     assert_eq!((r.status.as_str(), r.asked, r.waiting), ("cancelled", asked + 1, 89 - asked));
-    refused(redrive::steer(&desk.ada, number, Steer::Resume, "why").await, "is cancelled");
+    refused(redrive::steer(&operators.ada, number, Steer::Resume, "why").await, "is cancelled");
     let acts =
         "select count(distinct act) from noshi.audit where target = 'redrive/' || (select max(id) from noshi.redrive)";
-    assert_eq!(desk.count(acts).await, 5);
+    assert_eq!(operators.count(acts).await, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -523,13 +523,13 @@ async fn one_command_plans_shows_and_applies() {
     parked_probes(&fleet.pool, 4, "ask").await;
     let worker = fleet.worker("a", &[], &[]);
     fleet.at_rest(Duration::from_secs(30)).await.unwrap();
-    mend(&fleet.pool).await;
+    fix(&fleet.pool).await;
     let said = async |arguments: &[&str]| {
         let output = fleet.command(arguments).await;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.success(), text(&output.stdout), text(&output.stderr))
     };
-    let common = ["redrive", "--kind", "probe", "--code", "probe_asked", "--since", "1h", "--reason", "mended"];
+    let common = ["redrive", "--kind", "probe", "--code", "probe_asked", "--since", "1h", "--reason", "fixed"];
     let (ok, _, stderr) = said(&common).await;
     assert!(!ok && stderr.contains("4 to be asked, 0 refused") && stderr.contains("no terminal"), "{stderr}");
     // As a spreadsheet saves ids; and what is no list of ids.
@@ -563,21 +563,21 @@ async fn one_command_plans_shows_and_applies() {
     let (ok, stdout, _) = said(&["redrive", "list"]).await;
     assert!(ok && stdout.lines().count() == 3 && stdout.contains("done"), "{stdout}");
     let (ok, stdout, _) = said(&["audit", "list", "--act", "job retry", "--since", "1h"]).await;
-    assert!(ok && stdout.lines().count() == 5 && stdout.contains("re-drive 2: mended"), "{stdout}");
+    assert!(ok && stdout.lines().count() == 5 && stdout.contains("re-drive 2: fixed"), "{stdout}");
     assert!(worker.stop().await.success());
 }
 
 /// Why a re-drive stands still is said, where it is a lane that somebody holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_holds_a_re_drive_is_named() {
-    let desk = Desk::open().await;
-    desk.parked_gifts(2).await;
-    let number = desk.plan(&desk.ada, parked("gift_issuance")).await;
-    apply(&desk.ada, number).await.expect("a start");
-    desk.advance_all().await;
-    let held = async || redrive::held_lanes(&desk.ada, number).await.expect("an answer");
+    let operators = Operators::open().await;
+    operators.parked_gifts(2).await;
+    let number = operators.plan(&operators.ada, parked("gift_issuance")).await;
+    apply(&operators.ada, number).await.expect("a start");
+    operators.advance_all().await;
+    let held = async || redrive::held_lanes(&operators.ada, number).await.expect("an answer");
     assert_eq!(held().await, [""; 0]);
-    desk.sql("insert into noshi.lane (name, paused) values ('gift/x', true); update noshi.job set lane = 'gift/x'")
+    operators.sql("insert into noshi.lane (name, paused) values ('gift/x', true); update noshi.job set lane = 'gift/x'")
         .await;
     assert_eq!(held().await, ["the paused lane gift/x"]);
 }

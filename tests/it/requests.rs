@@ -47,7 +47,7 @@ fn drawn() -> String {
     let (unseen, unfit, spaces) = (bracket(text::is_unseen), bracket(text::is_unfit), bracket(char::is_whitespace));
     let mut out = format!(
         r#"-- Why it is no id of at most so many bytes; null where it is one. ASCII that can be seen is the usual case.
-create function noshi.id_fault(p_id text, p_most integer) returns text language sql immutable parallel safe
+create function noshi.id_fault(p_id text, p_max integer) returns text language sql immutable parallel safe
 as $$
     select case
         when $1 collate "C" ~ '^[!-~]+$' and octet_length($1) <= $2 and $1 not in ('.', '..') then null
@@ -60,7 +60,7 @@ as $$
         when $1 in ('.', '..') then 'an id is not . or ..: this cannot be part of an address' end
 $$;
 -- The same of a text that is shown, such as a person's name.
-create function noshi.text_fault(p_text text, p_most integer) returns text language sql immutable parallel safe
+create function noshi.text_fault(p_text text, p_max integer) returns text language sql immutable parallel safe
 as $$
     select case
         when octet_length($1) > $2 then format('this has %s bytes; at most %s fit', octet_length($1), $2)
@@ -171,7 +171,7 @@ fn usual_object(steps: &mut Vec<String>, fields: &[Field], object: &str) {
                 ));
             }
             Holds::Whole { least, most } => step(usual_number(&json, &text, least, most)),
-            Holds::Amount => step(usual_number(&json, &text, 1, requests::MOST_MONEY)),
+            Holds::Amount => step(usual_number(&json, &text, 1, requests::MAX_MONEY)),
             Holds::OneOf(names) => {
                 let names: Vec<String> = names.iter().map(|name| quoted(&format!("\"{name}\""))).collect();
                 step(format!("{json} in ({})", names.join(", ")));
@@ -278,7 +278,7 @@ fn draw_object(out: &mut String, fields: &[Field], object: &str, before: &str) {
                 &other,
             ),
             Holds::Amount => {
-                let most = requests::MOST_MONEY;
+                let most = requests::MAX_MONEY;
                 when(
                     format!(
                         "case when jsonb_typeof({json}) = 'number' then {text}::numeric not between 1 and {most} or {text}::numeric <> trunc({text}::numeric) else jsonb_typeof({json}) <> 'null' end"
@@ -579,7 +579,7 @@ async fn the_doors_take_and_refuse_the_same() {
     assert!(usual > taken / 2, "{usual} of {taken}");
 }
 
-/// 500, 500.0 and 5e2 are one number, by whichever door they come, and one job.
+/// 500, 500.0 and 5e2 are one number, by whichever entry point they come, and one job.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_amount_is_what_it_is_worth() {
     let db = database().await;

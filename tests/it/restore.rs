@@ -162,7 +162,7 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
     // As ops/docs/backup.md says: mark it before the first worker starts.
     let to = chrono::DateTime::parse_from_str(&point, "%Y-%m-%d %H:%M:%S%.f%#z").unwrap().to_rfc3339();
     server.create_login("second", "noshi_operator").await.unwrap();
-    let mark = ["restored", "mark", "--to", &to, "--reason", "the disk was lost", "--yes"];
+    let mark = ["restore", "mark", "--to", &to, "--reason", "the disk was lost", "--yes"];
     assert!(operate(&fleet, &mark).await.contains("nothing is done yet: proposal 1"));
     let said = confirm(&server, "1").await;
     assert!(said.contains("3 unfinished writes are in doubt"), "{said}");
@@ -183,7 +183,7 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
     assert_eq!(count(&fleet, delivered).await, 13, "every gift that was bought is known again");
     // The partner that cannot tell "never" from "not yet" is not called for the new one: a person decides.
     let fresh: (String, Option<String>, bool) =
-        sqlx::query_as("select status::text, code, unsure from noshi.job where key = 'fresh-digital'")
+        sqlx::query_as("select status::text, code, in_doubt from noshi.job where key = 'fresh-digital'")
             .fetch_one(&fleet.pool)
             .await
             .unwrap();

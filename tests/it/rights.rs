@@ -353,12 +353,12 @@ const TRUSTED: [Trusted; 11] = [
         tests: &["readings::a_reading_is_opened_by_whoever_may_see_it"],
     },
     Trusted {
-        who: "host of the door for events",
-        role: "noshi_door",
+        who: "host of the API for events",
+        role: "noshi_webhook",
         has: "a login",
         worst: "keeps events that nobody sent: an address is suppressed that did not bounce, a message or a shop is said to be what it is not",
         seen_by: "`email_event`, `suppression`",
-        tests: &["roles::the_door_keeps_events_and_sees_nothing"],
+        tests: &["roles::the_api_keeps_events_and_sees_nothing"],
     },
     Trusted {
         who: "reader of the database",
@@ -374,7 +374,7 @@ const TRUSTED: [Trusted; 11] = [
         has: "its own answers",
         worst: "says that a gift exists which does not, or the other way round",
         seen_by: "reconciliation with its list; `gift_conflict`",
-        tests: &["teeth::every_planted_bug_is_caught_and_nothing_else_is"],
+        tests: &["planted_bugs::every_planted_bug_is_caught_and_nothing_else_is"],
     },
     Trusted {
         who: "whoever has a backup",

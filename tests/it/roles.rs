@@ -18,7 +18,7 @@ static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
 /// One migration at a time: each of them grants the owner's role to the migrating login.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-const LOGINS: [&str; 5] = ["worker", "producer", "operator", "reader", "door"];
+const LOGINS: [&str; 5] = ["worker", "producer", "operator", "reader", "api"];
 
 async fn server() -> &'static PrivatePostgres {
     crate::support::place().await;
@@ -224,7 +224,7 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
          insert into noshi.job_event (job, event, lease, step, worker) select id, 'claimed', lease, step, worker from noshi.job where key like 'm %'",
     )
     .await
-    .expect("jobs in hand and at rest");
+    .expect("jobs in flight and at rest");
     let opened = "select array_agg(j.kind || ' ' || j.status) from noshi.job j
         cross join lateral noshi.sealed_recipient(j.id, (select max(id) from noshi.worker)) r";
     let opened: Vec<String> = sqlx::query_scalar(opened).fetch_one(&worker).await.expect("recipients");
@@ -289,7 +289,7 @@ async fn a_workers_login_holds_a_job_by_a_claim_alone() {
         ("gift", "status = 'available', at = 'new', state = null".to_owned()),
         ("gift", "status = 'failed'".to_owned()),
         ("parked", "status = 'available'".to_owned()),
-        ("parked", "unsure = false".to_owned()),
+        ("parked", "in_doubt = false".to_owned()),
     ] {
         not_lawful(&worker, format!("update noshi.job set {what} where key = '{key}'")).await;
         assert_eq!(opened(key).await, 0, "{key}: {what}");
@@ -395,19 +395,19 @@ async fn a_workers_login_settles_what_it_holds_alone_and_buys_a_gift_under_one_t
     run(&place.root, IN_MID_CALL).await.expect("gifts in mid-call");
     let worker = place.login("worker").await;
     let other_trade = "state = jsonb_set(state, '{trade,id}', '\"T-2\"')";
-    let released = "status = 'available', worker = null, run_at = clock_timestamp(), unsure = false, called_at = null";
+    let released = "status = 'available', worker = null, run_at = clock_timestamp(), in_doubt = false, called_at = null";
     for (key, what) in [
         // What another login holds is neither settled, nor given back, nor rescued while its worker lives.
         ("theirs", format!("{released}, step = step + 1, {other_trade}")),
         ("theirs", format!("{released}, step = step + 1")),
         ("theirs", "status = 'completed', at = 'issued', worker = null, step = step + 1, finished_at = now()".to_owned()),
         ("theirs", "status = 'available', worker = null".to_owned()),
-        ("theirs", "status = 'available', worker = null, lost = lost + 1, unsure = true, lane = '', relief = false, run_at = now()".to_owned()),
+        ("theirs", "status = 'available', worker = null, crash_count = crash_count + 1, in_doubt = true, lane = '', reserved = false, run_at = now()".to_owned()),
         ("theirs", "called_at = now()".to_owned()),
-        ("theirs", "unsure = true".to_owned()),
+        ("theirs", "in_doubt = true".to_owned()),
         ("theirs", "detail = 'said so'".to_owned()),
         // Nor is what this login holds changed without a step, called under a trade that is not saved, or at another partner.
-        ("mine", "unsure = true".to_owned()),
+        ("mine", "in_doubt = true".to_owned()),
         ("mine", "state = null".to_owned()),
         ("mine", "status = 'available'".to_owned()),
         ("mine", "status = 'available', worker = null, lane = ''".to_owned()),
@@ -441,7 +441,7 @@ async fn a_workers_login_settles_what_it_holds_alone_and_buys_a_gift_under_one_t
         .expect("a death");
     run(&worker, "update noshi.worker set dead_at = now() where name = 'another'").await.expect("as a heartbeat does");
     not_lawful(&worker, format!("update noshi.job set {released}, step = step + 1 where key = 'theirs'")).await;
-    run(&worker, "update noshi.job set status = 'available', worker = null, lost = lost + 1, unsure = unsure or writes, lane = '', relief = false, run_at = now() where key = 'theirs'")
+    run(&worker, "update noshi.job set status = 'available', worker = null, crash_count = crash_count + 1, in_doubt = in_doubt or writes, lane = '', reserved = false, run_at = now() where key = 'theirs'")
         .await
         .expect("a rescue");
     not_lawful(&worker, "update noshi.worker set dead_at = null where name = 'another'").await;
@@ -557,7 +557,7 @@ async fn an_operator_steers_lanes_and_writes_no_job() {
             refused(&operator, format!("insert into {table} ({column}) values (default)")).await;
         }
     }
-    for column in ["status", "at", "state", "run_at", "lease", "unsure"] {
+    for column in ["status", "at", "state", "run_at", "lease", "in_doubt"] {
         refused(&operator, format!("update noshi.job set {column} = {column}")).await;
     }
 }
@@ -581,32 +581,32 @@ async fn a_reader_reads_the_reports_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_door_keeps_events_and_sees_nothing() {
+async fn the_api_keeps_events_and_sees_nothing() {
     let place = Place::open("opened").await;
-    let door = place.login("door").await;
+    let api = place.login("api").await;
     let record = "select noshi.record_email_event('m', 1, 'bounce', 'x', now(), 'Permanent')";
-    run(&door, record).await.expect("an event");
+    run(&api, record).await.expect("an event");
     let suppress = "select noshi.suppress_address('s', 'bounced', 'm', 'k1', '\\x00'::bytea, '\\x00'::bytea)";
-    run(&door, suppress).await.expect("a suppressed address");
+    run(&api, suppress).await.expect("a suppressed address");
     // It says nothing about whose that is, and hears nothing.
-    refused(&door, "select from noshi.undigested_addresses(array['k1'])").await;
-    refused(&door, "select noshi.digest_address('s', array[sha256('a')], 'k1')").await;
+    refused(&api, "select from noshi.undigested_addresses(array['k1'])").await;
+    refused(&api, "select noshi.digest_address('s', array[sha256('a')], 'k1')").await;
     let changed = "select noshi.keep_shop_event('shp', 'O-1', 'S-1', 'n', false, 1), noshi.keep_organization_event('O-1', 'n', 1)";
-    run(&door, changed).await.expect("two changes");
-    refused_to_everybody(&place, &door).await;
+    run(&api, changed).await.expect("two changes");
+    refused_to_everybody(&place, &api).await;
     for (table, column) in place.tables().await {
         // Which migrations there are, its probes must know.
         if !table.ends_with("_sqlx_migrations") {
-            refused(&door, format!("select from {table}")).await;
+            refused(&api, format!("select from {table}")).await;
         }
-        refused(&door, format!("insert into {table} ({column}) values (default)")).await;
-        refused(&door, format!("update {table} set {column} = {column}")).await;
+        refused(&api, format!("insert into {table} ({column}) values (default)")).await;
+        refused(&api, format!("update {table} set {column} = {column}")).await;
     }
     for sql in ["select noshi.enqueue('probe', 'a', '{}')", "select noshi.sealed_recipient(1, 1)"] {
-        refused(&door, sql).await;
+        refused(&api, sql).await;
     }
     for role in ["worker", "operator", "producer", "reader"] {
-        refused(&door, format!("set role noshi_{role}")).await;
+        refused(&api, format!("set role noshi_{role}")).await;
     }
 }
 

@@ -200,7 +200,7 @@ async fn everything_was_done_once(fleet: &Fleet, asked: &Asked, newer: i64) {
     assert_eq!((sends.len(), sends.values().sum::<usize>()), (mails as usize, mails as usize), "sent");
     assert_eq!(count(pool, "noshi.job_event where event = 'rescued'").await, 0, "a job was rescued");
     assert_eq!(count(pool, "noshi.worker where dead_at is not null").await, 0, "a worker was declared dead");
-    let untouched = format!("noshi.job where {NEWER} and step = 0 and status = 'available' and lost = 0");
+    let untouched = format!("noshi.job where {NEWER} and step = 0 and status = 'available' and crash_count = 0");
     assert_eq!(count(pool, &untouched).await, newer, "jobs of a newer version were touched");
 }
 

@@ -235,7 +235,7 @@ async fn a_trigger_fires_once_at_its_instant_and_every_act_is_in_the_audit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused_and_says_how_to_mend_it() {
+async fn what_cannot_be_is_refused_and_says_how_to_fix_it() {
     let _turn = turn().await;
     let fleet = fleet(Terms::default()).await;
     let usual = [
@@ -303,15 +303,15 @@ async fn a_stuck_schedule_shows_and_holds_up_nobody() {
     assert_eq!((&shown["state"], &shown["fired"]), (&json!("stuck"), &json!(0)));
     assert!(shown["stuck"].as_str().is_some_and(|why| why.contains("exists with other arguments")), "{shown}");
     until("its lateness among the figures", SOON, async || {
-        let late = "select value from noshi.figure where name = 'noshi_schedule_late_seconds'";
+        let late = "select value from noshi.metric_snapshot where name = 'noshi_schedule_late_seconds'";
         sqlx::query_scalar::<_, f64>(late).fetch_optional(pool).await.expect("figures").is_some_and(|late| late > 0.0)
     })
     .await;
     // Arguments that fit what is there set it free.
     let args = json!({"id": "taken/{due}", "steps": 2}).to_string();
-    let mended =
+    let fixed =
         ["schedule", "set", "taken", "--kind", "probe", "--cron", "0 0 * * *", "--zone", "UTC", "--args", &args];
-    noshi(&fleet, &[&mended[..], &["--missed", "every", "--reason", WHY]].concat()).await.expect("a change");
+    noshi(&fleet, &[&fixed[..], &["--missed", "every", "--reason", WHY]].concat()).await.expect("a change");
     settled(pool).await;
     assert_eq!(show(&fleet, "taken").await["fired"], 1);
     has_days(&fired(pool, "taken").await, 1);

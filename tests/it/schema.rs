@@ -77,7 +77,7 @@ fn migrations_are_read_by_subject() {
     for (file, no) in files.iter().zip(1..) {
         let name = file.file_name().unwrap().to_str().unwrap();
         assert!(name.starts_with(&format!("{no:04}_")), "{name} has no number of its own, or one is left out");
-        for vague in ["mended", "guards.", "scale", "misc", "more", "fix"] {
+        for vague in ["fixed", "guards.", "scale", "misc", "more", "fix"] {
             assert!(!name.contains(vague), "{name} tells no subject");
         }
         let text = fs::read_to_string(file).unwrap();

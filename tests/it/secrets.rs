@@ -249,7 +249,7 @@ async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
     assert!(first.killed(Duration::from_secs(5)).await);
     // Of what was in the dead worker's hands much may be for a person; of these, next to nothing.
     stage.submit_all(20..30);
-    let args = json!({"id": "panics", "steps": 2, "lane": "probe", "answers": ["panic"], "unsure": "go_to"});
+    let args = json!({"id": "panics", "steps": 2, "lane": "probe", "answers": ["panic"], "in_doubt": "go_to"});
     probe(&fleet.pool, args).await;
     fleet.at_rest(Duration::from_secs(60)).await.unwrap();
     stage.keep("metrics-second.txt", scrape(&second).await);
@@ -438,8 +438,8 @@ async fn a_code_that_is_shown_stands_nowhere_else() {
     let audit = stage.evidence("noshi.audit.txt");
     assert_eq!(audit.matches(",reveal,gift/").count(), 3, "{audit}");
     assert!(told.contains("needs a token with the scope `reveal`") && told.contains("this user has no gift"));
-    let door = fs::read_to_string(&api.door.log).unwrap();
-    assert!(door.contains("noshi.read_code") && door.contains(r#""level":"DEBUG""#));
+    let api = fs::read_to_string(&api.api.log).unwrap();
+    assert!(api.contains("noshi.read_code") && api.contains(r#""level":"DEBUG""#));
     assert!(opened.contains("noshi.put_reading") && opened.contains(r#""level":"TRACE""#));
     assert_eq!(stage.found(), [""; 0]);
     stage.server.stop().await.unwrap();
@@ -480,7 +480,7 @@ async fn sealed_values_open(fleet: &Fleet) {
     assert!(many("gift_on_demand") && many("tango_card") && codes.len() == 2, "{codes:?}");
 }
 
-/// Mails that arrive, bounce, are complained about and are refused; events with addresses at the door; suppressed addresses.
+/// Mails that arrive, bounce, are complained about and are refused; events with addresses at the api; suppressed addresses.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_name_and_no_address_of_a_mail_stands_anywhere_but_sealed() {
     let _turn = crate::support::turn().await;
@@ -502,10 +502,10 @@ async fn no_name_and_no_address_of_a_mail_stands_anywhere_but_sealed() {
     let log = fs::read_to_string(&worker.log).unwrap();
     assert!(worker.stop().await.success());
     stage.dump().await;
-    let door = fs::read_to_string(&fleet.door.as_ref().unwrap().log).unwrap();
+    let api = fs::read_to_string(&fleet.api.as_ref().unwrap().log).unwrap();
 
     // The evidence is what it should be.
-    assert!(log.contains(r#""level":"TRACE""#) && door.contains("an address is sealed; a worker suppresses it"));
+    assert!(log.contains(r#""level":"TRACE""#) && api.contains("an address is sealed; a worker suppresses it"));
     assert!(log.contains("nothing is sent to an address any more"));
     assert!(stage.evidence("noshi.email_event.txt").lines().count() > 60);
     assert!(stage.evidence("metrics.txt").contains(r#"noshi_provider_requests_total{provider="ses",op="send","#));
@@ -579,7 +579,7 @@ async fn metadata(valid: Duration) -> (String, tokio::task::JoinHandle<()>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_metadata_service_that_goes_away_leaves_its_keys_and_no_trace_of_them() {
     let _turn = crate::support::turn().await;
-    let fleet = crate::fleet::fleet(Terms { mails: true, door: false, ..Terms::default() }).await;
+    let fleet = crate::fleet::fleet(Terms { mails: true, api: false, ..Terms::default() }).await;
     // The library calls keys of the last two minutes old: each mail has them looked for.
     let (address, served) = metadata(Duration::from_secs(12)).await;
     let nowhere = fleet.dir.path().join("none").display().to_string();
@@ -611,7 +611,7 @@ async fn a_metadata_service_that_goes_away_leaves_its_keys_and_no_trace_of_them(
     tokio::time::sleep(Duration::from_secs(12)).await;
     let waits = fleet.mail("c", "c@example.jp").await;
     until("it keeps away", Duration::from_secs(20), async || log().contains("keeps away from the lane")).await;
-    let stands = "select not unsure and retries = 0 and at = 'sending' from noshi.job where id = $1";
+    let stands = "select not in_doubt and retries = 0 and at = 'sending' from noshi.job where id = $1";
     assert!(sqlx::query_scalar::<_, bool>(stands).bind(waits).fetch_one(&fleet.pool).await.unwrap());
     assert_eq!(fleet.sends().len(), 2);
 

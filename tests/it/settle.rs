@@ -37,7 +37,7 @@ fn done(job: &Claimed) -> Settlement {
         code: None,
         detail: None,
         lane: String::new(),
-        relief: false,
+        reserved: false,
         writes: false,
         delay: Duration::ZERO,
         doubt: Doubt::AsBefore,
@@ -304,16 +304,16 @@ async fn a_settle_that_a_constraint_refuses_parks_its_job_with_the_truth() {
         flusher.commit_with_others(Settlement { facts: note("neighbour"), ..done(&jobs[2]) }),
     );
     assert_eq!([called, looked, neighbour], [Settled::Refused, Settled::Refused, Settled::Applied]);
-    let rows = "select status::text, at, code, detail, unsure, step, lost::int from noshi.job order by id";
+    let rows = "select status::text, at, code, detail, in_doubt, step, crash_count::int from noshi.job order by id";
     type Parked = (String, String, Option<String>, Option<String>, bool, i32, i32);
     let rows: Vec<Parked> = sqlx::query_as(rows).fetch_all(pool).await.unwrap();
-    for (row, unsure) in rows.iter().zip([true, false]) {
+    for (row, in_doubt) in rows.iter().zip([true, false]) {
         assert_eq!(
             (row.0.as_str(), row.1.as_str(), row.2.as_deref()),
             ("needs_operator", "new", Some("settle_refused"))
         );
         assert!(row.3.as_deref().is_some_and(|why| why.contains("23503") && why.contains("gift_outcome")), "{row:?}");
-        assert_eq!((row.4, row.5, row.6), (unsure, 1, 0));
+        assert_eq!((row.4, row.5, row.6), (in_doubt, 1, 0));
     }
     assert_eq!(rows[2].0, "completed");
     // A stale hold parks nothing.

@@ -45,7 +45,7 @@ async fn the_same_signal_twice_within_a_moment_is_a_graceful_stop() {
     assert!(!said.contains("a second signal") && said.contains("stopped"), "{said}");
 }
 
-/// A key that was wrong is mended without a restart; one that cannot be read changes nothing; and a closed terminal ends nobody.
+/// A key that was wrong is fixed without a restart; one that cannot be read changes nothing; and a closed terminal ends nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_up_reads_secrets_again_and_never_kills() {
     let _turn = crate::support::turn().await;
@@ -70,9 +70,9 @@ async fn a_hang_up_reads_secrets_again_and_never_kills() {
     std::fs::write(&key, right).unwrap();
     worker.signal(Signal::HUP);
     logged(&worker, "secrets were read again").await;
-    let resumed = fleet.command(&["lane", "resume", "gift/gift_on_demand", "--reason", "the key is mended"]).await;
+    let resumed = fleet.command(&["lane", "resume", "gift/gift_on_demand", "--reason", "the key is fixed"]).await;
     assert!(resumed.status.success());
-    let _ = fleet.command(&["job", "retry", &job.to_string(), "--reason", "the key is mended"]).await;
+    let _ = fleet.command(&["job", "retry", &job.to_string(), "--reason", "the key is fixed"]).await;
     fleet.at_rest(Duration::from_secs(30)).await.unwrap();
     let at: String =
         sqlx::query_scalar("select at from noshi.job where id = $1").bind(job).fetch_one(&fleet.pool).await.unwrap();

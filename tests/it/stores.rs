@@ -25,7 +25,7 @@ fn scene(fleet: &Fleet, scene: &Value) {
     let mut command = scene.clone();
     command["do"] = "platform".into();
     let command: Command = serde_json::from_value(command).expect("a scene");
-    fleet.control().apply(command).expect("it is played");
+    fleet.control().apply(command).expect("it is simulated");
 }
 
 /// Shops that are alive at the platform, made by us.
@@ -216,7 +216,7 @@ async fn changes_over_there_are_kept_here_before_the_insert_twice_and_out_of_ord
     scene(&fleet, &json!({"scene": "organization_updated", "organization": "O-1", "name": "会社"}));
     until("the change", REST, async || told(&fleet, "S-1").await == Some((Some("新本店".into()), 2, false))).await;
 
-    let door = address(fleet.door.as_ref().unwrap(), "the door is open").await;
+    let api = address(fleet.api.as_ref().unwrap(), "the API listens").await;
     let shop: String = sqlx::query_scalar("select shop from noshi.store where job = $1")
         .bind(job)
         .fetch_one(&fleet.pool)
@@ -237,14 +237,14 @@ async fn changes_over_there_are_kept_here_before_the_insert_twice_and_out_of_ord
     ] {
         let (body, time, signature) = event(kind, version, name);
         let headers = [("x-organization-timestamp", &*time), ("x-organization-signature", &*signature)];
-        assert_eq!(post(&door, &headers, &body).await, 204);
+        assert_eq!(post(&api, &headers, &body).await, 204);
         let (name, version, deleted) = told(&fleet, "S-1").await.unwrap();
         assert_eq!((name.as_deref(), version, deleted), expected);
     }
     let (body, time, signature) = event("shop.updated", 9, json!("九"));
     let headers = [("x-organization-timestamp", &*time), ("x-organization-signature", &*signature)];
-    assert_eq!(post(&door, &headers, &body.replace("S-1", "S-2")).await, 401);
-    assert_eq!(post(&door, &[], &body).await, 401);
+    assert_eq!(post(&api, &headers, &body.replace("S-1", "S-2")).await, 401);
+    assert_eq!(post(&api, &[], &body).await, 401);
     let report: (String, String, bool) =
         sqlx::query_as("select name, organization_name, deleted from noshi.store_report where public_id = 'S-1'")
             .fetch_one(&fleet.pool)
@@ -252,7 +252,7 @@ async fn changes_over_there_are_kept_here_before_the_insert_twice_and_out_of_ord
             .unwrap();
     assert_eq!(report, ("四".into(), "会社".into(), true));
     assert!(worker.stop().await.success());
-    assert!(fleet.door.take().expect("a door").stop().await.success());
+    assert!(fleet.api.take().expect("a api").stop().await.success());
 }
 
 /// R55: a file may be run again as it is, whatever happened on the way.
@@ -396,10 +396,10 @@ async fn an_address_that_would_stand_in_the_database_is_refused() {
     std::fs::create_dir(&host).unwrap();
     std::fs::write(host.join("noshi.toml"), "").unwrap();
     let token = api.token("shop", &["enqueue"]).await;
-    assert!(api.door.stop().await.success());
+    assert!(api.api.stop().await.success());
     let fleet = api.fleet;
-    let door = crate::fleet::open_door(&fleet.url, &host, "127.0.0.1:0");
-    let address = address(&door, "the door is open").await;
+    let api = crate::fleet::start_api(&fleet.url, &host, "127.0.0.1:0");
+    let address = address(&api, "the API listens").await;
     let body = |args: Value| json!({"kind": "store_creation", "id": "O-1/S-1/1", "args": args});
     let post = async |args: Value| {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -414,5 +414,5 @@ async fn an_address_that_would_stand_in_the_database_is_refused() {
     assert!(status == 503 && said.contains("vault_public_key_file") && !said.contains("1234"), "{said}");
     args["phone"] = Value::Null;
     assert_eq!(post(args).await.0, 200);
-    assert!(door.stop().await.success());
+    assert!(api.stop().await.success());
 }

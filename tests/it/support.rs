@@ -54,7 +54,7 @@ pub async fn place() {
     }
 }
 
-/// For a test that starts processes, or partners that are played: a fleet. Most of it waits.
+/// For a test that starts processes, or simulated partners: a fleet. Most of it waits.
 pub async fn turn() -> Turn {
     places(2).await
 }

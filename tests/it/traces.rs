@@ -1,4 +1,4 @@
-//! The trace that a job belongs to: taken at every door, kept in its row, and inherited. What is exported is in `otlp`.
+//! The trace that a job belongs to: taken at every entry point, kept in its row, and inherited. What is exported is in `otlp`.
 
 use std::time::Duration;
 

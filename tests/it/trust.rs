@@ -106,7 +106,7 @@ async fn an_authority_that_one_worker_lacks_closes_nothing_for_the_others() {
     let job = fleet.gift("last", "digital", 500).await;
     until("the lane is closed", SOON, async || closed(&fleet).await.as_deref() == Some("tls_unknown_ca")).await;
     let waits =
-        "select status not in ('completed', 'failed', 'needs_operator') and not unsure from noshi.job where id = $1";
+        "select status not in ('completed', 'failed', 'needs_operator') and not in_doubt from noshi.job where id = $1";
     assert!(sqlx::query_scalar::<_, bool>(waits).bind(job).fetch_one(&fleet.pool).await.unwrap());
     assert!(alone.stop().await.success());
 }
@@ -125,7 +125,7 @@ async fn a_certificate_that_is_over_by_a_wrong_clock_closes_nothing() {
     // By a clock that is right it is over for everybody.
     let right = fleet.worker("right", &environment[..1], &[]);
     until("the lane is closed", SOON, async || closed(&fleet).await.as_deref() == Some("tls_expired")).await;
-    let unsure = "select exists (select from noshi.job where unsure or status = 'completed')";
-    assert!(!sqlx::query_scalar::<_, bool>(unsure).fetch_one(&fleet.pool).await.unwrap(), "nothing was sent");
+    let in_doubt = "select exists (select from noshi.job where in_doubt or status = 'completed')";
+    assert!(!sqlx::query_scalar::<_, bool>(in_doubt).fetch_one(&fleet.pool).await.unwrap(), "nothing was sent");
     assert!(wrong.stop().await.success() && right.stop().await.success());
 }

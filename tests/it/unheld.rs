@@ -192,7 +192,7 @@ async fn who_holds_a_lock_is_told_by_login_and_process() {
     for login in [url("suzuki"), fleet.url.clone()] {
         let told = async || {
             let said = run(&["doctor"], &login).await;
-            said.lines().any(|line| line.contains("open transactions") && line.contains("LOOK") && line.contains(&held))
+            said.lines().any(|line| line.contains("open transactions") && line.contains("WARN") && line.contains(&held))
         };
         assert!(told().await, "doctor tells {login} of {held}");
     }

@@ -20,25 +20,25 @@ use noshi::{
 
 const GRANTS: usize = 225;
 
-struct Desk {
+struct Setup {
     db: TestDatabase,
     files: TempDir,
     old: String,
     new: String,
 }
 
-impl Desk {
+impl Setup {
     /// Two keys made by the command, and two sealed values of every grant under the old one.
-    async fn open() -> Desk {
+    async fn open() -> Setup {
         let (db, files) = (database().await, tempfile::tempdir().unwrap());
         fs::write(
             files.path().join("noshi.toml"),
             format!("vault_key_file = '{}/vault.key'\n", files.path().display()),
         )
         .unwrap();
-        let mut desk = Desk { db, files, old: String::new(), new: String::new() };
-        (desk.old, desk.new) = (desk.new_key().await, desk.new_key().await);
-        let vault = desk.keys(&[&desk.old]);
+        let mut setup = Setup { db, files, old: String::new(), new: String::new() };
+        (setup.old, setup.new) = (setup.new_key().await, setup.new_key().await);
+        let vault = setup.keys(&[&setup.old]);
         let (mut places, mut sealed) = (vec![], vec![]);
         for n in 0..GRANTS {
             let (grant, trade) = (format!("g{n}"), format!("T{n}"));
@@ -56,10 +56,10 @@ impl Desk {
             .bind(sealed.iter().map(|it| it.key_id.as_str()).collect::<Vec<_>>())
             .bind(sealed.iter().map(|it| it.nonce.as_slice()).collect::<Vec<_>>())
             .bind(sealed.iter().map(|it| it.ciphertext.as_slice()).collect::<Vec<_>>())
-            .execute(&desk.db.pool)
+            .execute(&setup.db.pool)
             .await
             .unwrap();
-        desk
+        setup
     }
 
     fn command(&self, args: &[&str], crash: Option<&str>) -> Command {
@@ -114,47 +114,47 @@ fn said(output: &Output) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_survives_kills_and_the_old_key_can_go() {
-    let desk = Desk::open().await;
-    assert_ne!(desk.old, desk.new);
+    let setup = Setup::open().await;
+    assert_ne!(setup.old, setup.new);
     // Without the old key nothing is touched, and the error names the key, not the value.
-    desk.keys(&[&desk.new]);
-    let lost = desk.rotate(None).await;
-    let (id, key) = desk.old.split_once(':').unwrap();
+    setup.keys(&[&setup.new]);
+    let lost = setup.rotate(None).await;
+    let (id, key) = setup.old.split_once(':').unwrap();
     assert!(lost.status.code() == Some(1) && said(&lost).contains(&format!("the key `{id}`")), "{}", said(&lost));
     assert!(!said(&lost).contains(" of g") && !said(&lost).contains(key));
 
-    let both = desk.keys(&[&desk.new, &desk.old]);
-    assert_eq!(desk.opened(&both).await, (450, 0));
+    let both = setup.keys(&[&setup.new, &setup.old]);
+    assert_eq!(setup.opened(&both).await, (450, 0));
     for (crash, left) in [("rotate.before_commit@2", (250, 200)), ("rotate.after_commit@1", (50, 400))] {
-        assert_eq!(desk.rotate(Some(crash)).await.status.signal(), Some(9));
-        assert_eq!(desk.opened(&both).await, left, "{crash}");
+        assert_eq!(setup.rotate(Some(crash)).await.status.signal(), Some(9));
+        assert_eq!(setup.opened(&both).await, left, "{crash}");
     }
     for rewrapped in ["50", "0"] {
-        let done = desk.rotate(None).await;
+        let done = setup.rotate(None).await;
         assert!(
             done.status.success() && said(&done).starts_with(&format!("{rewrapped} sealed values")),
             "{}",
             said(&done)
         );
-        assert_eq!(desk.opened(&both).await, (0, 450));
+        assert_eq!(setup.opened(&both).await, (0, 450));
     }
-    let alone = desk.keys(&[&desk.new]);
-    assert_eq!(desk.opened(&alone).await, (0, 450));
-    assert!(desk.rotate(None).await.status.success());
+    let alone = setup.keys(&[&setup.new]);
+    assert_eq!(setup.opened(&alone).await, (0, 450));
+    assert!(setup.rotate(None).await.status.success());
 }
 
 /// Whoever can submit files can leave what opens nowhere: everything else is under the new key all the same, and it is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_passes_over_what_does_not_open() {
-    let desk = Desk::open().await;
-    let both = desk.keys(&[&desk.new, &desk.old]);
-    let old = desk.old.split(':').next().unwrap().to_owned();
+    let setup = Setup::open().await;
+    let both = setup.keys(&[&setup.new, &setup.old]);
+    let old = setup.old.split(':').next().unwrap().to_owned();
     let junk = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
         select 'recipient', '50/' || n, 'g', '', k, decode(repeat('00', 24), 'hex'), decode(repeat('00', 80), 'hex')
         from unnest(array['bogus-key', $1, $1]) with ordinality j(k, n)";
-    sqlx::query(junk).bind(&old).execute(&desk.db.pool).await.unwrap();
+    sqlx::query(junk).bind(&old).execute(&setup.db.pool).await.unwrap();
     for _ in 0..2 {
-        let done = desk.rotate(None).await;
+        let done = setup.rotate(None).await;
         let told = said(&done);
         assert_eq!(done.status.code(), Some(1), "{told}");
         for word in ["`bogus-key`", "recipient of 50/2", "recipient of 50/3"] {
@@ -164,49 +164,49 @@ async fn a_rotation_passes_over_what_does_not_open() {
     // However many there are: some are named, all are counted, and what the old key opened is under the new one.
     let many = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
         select 'recipient', e'50/\\x1b[2J' || n, 'g', '', $1, decode(repeat('00', 24), 'hex'), decode(repeat('00', 80), 'hex') from generate_series(1, 1200) n";
-    sqlx::query(many).bind(&old).execute(&desk.db.pool).await.unwrap();
-    let told = said(&desk.rotate(None).await);
+    sqlx::query(many).bind(&old).execute(&setup.db.pool).await.unwrap();
+    let told = said(&setup.rotate(None).await);
     assert!(told.contains("1,202 values do not open") && told.contains("may go") && !told.contains('\u{1b}'), "{told}");
-    sqlx::query("delete from noshi_sealed.sealed where subject like '50/%'").execute(&desk.db.pool).await.unwrap();
-    assert_eq!(desk.opened(&both).await, (0, 450));
-    assert!(desk.rotate(None).await.status.success());
+    sqlx::query("delete from noshi_sealed.sealed where subject like '50/%'").execute(&setup.db.pool).await.unwrap();
+    assert_eq!(setup.opened(&both).await, (0, 450));
+    assert!(setup.rotate(None).await.status.success());
 }
 
 /// A rotation that says it is done while rows are under the old key would have the key thrown away.
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_waits_for_rows_that_another_holds() {
-    let desk = Desk::open().await;
-    let both = desk.keys(&[&desk.new, &desk.old]);
-    let mut other = desk.db.pool.begin().await.unwrap();
+    let setup = Setup::open().await;
+    let both = setup.keys(&[&setup.new, &setup.old]);
+    let mut other = setup.db.pool.begin().await.unwrap();
     let hold = "select from noshi_sealed.sealed where what = 'recipient' for update";
     sqlx::query(hold).execute(&mut *other).await.unwrap();
-    let mut rotation = desk.command(&["vault", "rotate"], None).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut rotation = setup.command(&["vault", "rotate"], None).stdout(std::process::Stdio::null()).spawn().unwrap();
     until("the end, or a wait for the lock", Duration::from_secs(10), async || {
         let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
-        rotation.try_wait().unwrap().is_some() || sqlx::query_scalar(waits).fetch_one(&desk.db.pool).await.unwrap()
+        rotation.try_wait().unwrap().is_some() || sqlx::query_scalar(waits).fetch_one(&setup.db.pool).await.unwrap()
     })
     .await;
     other.rollback().await.unwrap();
     assert!(rotation.wait().await.unwrap().success());
-    assert_eq!(desk.opened(&both).await, (0, 450));
+    assert_eq!(setup.opened(&both).await, (0, 450));
 }
 
 /// Side by side they share the work.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_rotations_at_once_lose_nothing() {
-    let desk = Desk::open().await;
-    let both = desk.keys(&[&desk.new, &desk.old]);
-    let (first, second) = tokio::join!(desk.rotate(None), desk.rotate(None));
+    let setup = Setup::open().await;
+    let both = setup.keys(&[&setup.new, &setup.old]);
+    let (first, second) = tokio::join!(setup.rotate(None), setup.rotate(None));
     assert!(first.status.success() && second.status.success(), "{}{}", said(&first), said(&second));
-    assert_eq!(desk.opened(&both).await, (0, 450));
+    assert_eq!(setup.opened(&both).await, (0, 450));
 }
 
 /// A suppressed address is found by its digest before, during and after the rotation, and then without the old key.
 #[tokio::test(flavor = "multi_thread")]
 async fn suppressed_addresses_stay_suppressed() {
-    let desk = Desk::open().await;
-    let (old, address) = (desk.keys(&[&desk.old]), SecretString::from("hana@example.jp"));
-    let mut connection = desk.db.pool.acquire().await.unwrap();
+    let setup = Setup::open().await;
+    let (old, address) = (setup.keys(&[&setup.old]), SecretString::from("hana@example.jp"));
+    let mut connection = setup.db.pool.acquire().await.unwrap();
     let event = mails::NewEvent {
         id: "m-1".to_owned(),
         mark: None,
@@ -226,13 +226,13 @@ async fn suppressed_addresses_stay_suppressed() {
     let sealed = old.seal(&Place { grant: "s-2", provider: "", column: "suppressed" }, &address);
     mails::suppress(&mut connection, &mails::Suppress { id: "s-2", sealed: &sealed, ..new }).await.unwrap();
 
-    let both = desk.keys(&[&desk.new, &desk.old]);
+    let both = setup.keys(&[&setup.new, &setup.old]);
     let same = SecretString::from(" Hana@EXAMPLE.jp ");
     // Who took them in could not digest them, and whoever lacks their key is not shown them.
     assert!(!mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
     let strange = mails::undigested(&mut connection, &["strange".to_owned()]).await.unwrap();
     assert!(strange.is_empty());
-    let mut transaction = desk.db.pool.begin().await.unwrap();
+    let mut transaction = setup.db.pool.begin().await.unwrap();
     let mut found = mails::undigested(&mut transaction, &both.key_ids()).await.unwrap();
     found.sort_by(|one, other| one.0.cmp(&other.0));
     assert_eq!(found.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["s-1", "s-2"]);
@@ -269,10 +269,10 @@ async fn suppressed_addresses_stay_suppressed() {
     let other = both.digests(&SecretString::from("taro@example.jp"));
     assert!(!mails::digest(&mut connection, "s-1", &other, "new").await.unwrap());
     assert!(mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
-    assert_eq!(desk.rotate(Some("rotate.before_commit@1")).await.status.signal(), Some(9));
+    assert_eq!(setup.rotate(Some("rotate.before_commit@1")).await.status.signal(), Some(9));
     assert!(mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
-    assert!(desk.rotate(None).await.status.success());
-    let alone = desk.keys(&[&desk.new]);
+    assert!(setup.rotate(None).await.status.success());
+    let alone = setup.keys(&[&setup.new]);
     assert!(mails::is_suppressed(&mut connection, &alone.digests(&same)).await.unwrap());
     assert!(mails::is_suppressed(&mut connection, &both.digests(&same)).await.unwrap());
     assert!(!mails::is_suppressed(&mut connection, &old.digests(&same)).await.unwrap());

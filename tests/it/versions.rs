@@ -24,9 +24,9 @@ async fn of_a_newer_version(pool: &PgPool) {
     run(
         pool,
         &format!(
-            r#"insert into noshi.job (kind, key, fingerprint, args, at, state, undo, lane, writes, lost, unsure, called_at, rank)
-            select kind, key || n, sha256(convert_to(key || n, 'UTF8')), args::jsonb, at, state::jsonb, undo::jsonb, lane, lane <> '', lost, lost > 0,
-                case when lost > 0 then clock_timestamp() end, 0
+            r#"insert into noshi.job (kind, key, fingerprint, args, at, state, undo, lane, writes, lost, in_doubt, called_at, rank)
+            select kind, key || n, sha256(convert_to(key || n, 'UTF8')), args::jsonb, at, state::jsonb, undo::jsonb, lane, lane <> '', lost, crash_count > 0,
+                case when crash_count > 0 then clock_timestamp() end, 0
             from generate_series(1, 20) n, (values
                 ('points_exchange', 'kind ', '{{}}', 'new', null, null, '', 0),
                 ('probe', 'state ', '{{"id": "x"}}', 'dreaming', '{{"at": "dreaming", "depth": 2}}', null, '', 0),
@@ -56,7 +56,7 @@ async fn an_older_worker_leaves_newer_kinds_and_states_alone_and_the_rest_goes_o
     let pool = &fleet.pool;
     of_a_newer_version(pool).await;
     let picture = format!(
-        "select md5(string_agg(format('%s %s %s %s %s %s %s %s', id, at, state, undo, status, step, lost, unsure), ',' order by id)) from noshi.job where {NEWER}"
+        "select md5(string_agg(format('%s %s %s %s %s %s %s %s', id, at, state, undo, status, step, crash_count, in_doubt), ',' order by id)) from noshi.job where {NEWER}"
     );
     let picture = async || -> String {
         sqlx::query_scalar(AssertSqlSafe(picture.clone())).fetch_one(pool).await.expect("a picture")
@@ -99,7 +99,7 @@ async fn an_older_worker_leaves_newer_kinds_and_states_alone_and_the_rest_goes_o
     };
     // What was claimed is given back, which is a line of its own.
     let held = format!("select count(*) from noshi.job where status = 'running' and {NEWER}");
-    until("nothing of theirs is in hand", Duration::from_secs(20), async || {
+    until("nothing of theirs is in flight", Duration::from_secs(20), async || {
         sqlx::query_scalar::<_, i64>(AssertSqlSafe(held.clone())).fetch_one(pool).await.expect("a count") == 0
     })
     .await;

@@ -26,7 +26,7 @@ pub fn polish(document: &mut Value, sets: &Sets) {
             "Job",
             "JobDetail",
             "NewAct",
-            "AskedFor",
+            "RequestedAct",
             "ScheduleDetail",
         ];
         let is_of_jobs = of_jobs.contains(&name.as_str());

@@ -33,7 +33,7 @@ const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 /// No id of the platform or a customer is longer.
 const LONGEST: usize = 200;
 
-struct Desk {
+struct Webhook {
     pool: PgPool,
     key: hmac::Key,
 }
@@ -42,18 +42,18 @@ pub fn open(settings: &Settings, pool: &PgPool) -> anyhow::Result<Option<Router>
     let Some(organization) = &settings.organization else { return Ok(None) };
     let Some(secret) = organization.events_secret()? else { return Ok(None) };
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
-    let desk = Arc::new(Desk { pool: pool.clone(), key });
-    Ok(Some(Router::new().route("/v1/events/organization", post(receive)).with_state(desk)))
+    let webhook = Arc::new(Webhook { pool: pool.clone(), key });
+    Ok(Some(Router::new().route("/v1/events/organization", post(receive)).with_state(webhook)))
 }
 
 async fn receive(
-    State(desk): State<Arc<Desk>>,
+    State(webhook): State<Arc<Webhook>>,
     headers: HeaderMap,
     Received(body): Received,
 ) -> Result<StatusCode, Refused> {
-    check(&desk.key, &headers, &body, SystemTime::now())?;
+    check(&webhook.key, &headers, &body, SystemTime::now())?;
     match serde_json::from_slice::<Changed>(&body).ok().filter(Changed::is_whole) {
-        Some(changed) => keep(&desk.pool, &changed).await.map_err(|error| Refused::database(&error))?,
+        Some(changed) => keep(&webhook.pool, &changed).await.map_err(|error| Refused::database(&error))?,
         None => tracing::warn!("an event of the organisation platform cannot be read; it is taken and not kept"),
     }
     Ok(StatusCode::NO_CONTENT)

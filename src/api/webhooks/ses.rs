@@ -10,7 +10,7 @@ use axum::{Router, extract::State, http::StatusCode, routing::post};
 use rand::RngCore;
 use secrecy::SecretString;
 
-use self::event::Told;
+use self::event::MailEvent;
 use super::sns::{self, Checker, Notification};
 use crate::{
     api::answer::{Received, Refused},
@@ -24,7 +24,7 @@ use crate::{
 
 mod event;
 
-struct Desk {
+struct Webhook {
     pool: PgPool,
     checker: Checker,
     sealer: Sealer,
@@ -35,17 +35,17 @@ pub fn open(settings: &Settings, pool: &PgPool) -> anyhow::Result<Option<Router>
     let Some(ses) = settings.email.as_ref().and_then(|email| email.ses.as_ref()) else { return Ok(None) };
     ensure!(!ses.topics.is_empty(), "[email.ses] names no `topics`, so no event could be believed");
     let checker = Checker::new(&ses.topics, ses.certificate_file.as_deref())?;
-    let sealer = settings.sealer().context("the door seals addresses that bounced")?;
+    let sealer = settings.sealer().context("the API seals addresses that bounced")?;
     let configuration_set = ses.configuration_set.clone();
-    let desk = Arc::new(Desk { pool: pool.clone(), checker, sealer, configuration_set });
-    Ok(Some(Router::new().route("/v1/events/ses", post(receive)).with_state(desk)))
+    let webhook = Arc::new(Webhook { pool: pool.clone(), checker, sealer, configuration_set });
+    Ok(Some(Router::new().route("/v1/events/ses", post(receive)).with_state(webhook)))
 }
 
-async fn receive(State(desk): State<Arc<Desk>>, Received(body): Received) -> Result<StatusCode, Refused> {
-    let notification = desk.checker.read(&body).await?;
+async fn receive(State(webhook): State<Arc<Webhook>>, Received(body): Received) -> Result<StatusCode, Refused> {
+    let notification = webhook.checker.read(&body).await?;
     match notification.kind.as_str() {
         "SubscriptionConfirmation" => sns::confirm(&notification).await?,
-        "Notification" => desk.keep(&notification).await.map_err(|error| Refused::database(&error))?,
+        "Notification" => webhook.keep(&notification).await.map_err(|error| Refused::database(&error))?,
         // Someone unsubscribed us; the topic's owner has to know why.
         "UnsubscribeConfirmation" => {
             tracing::warn!(topic = notification.topic_arn, "the topic does not send us events any more");
@@ -55,9 +55,9 @@ async fn receive(State(desk): State<Arc<Desk>>, Received(body): Received) -> Res
     Ok(StatusCode::OK)
 }
 
-impl Desk {
+impl Webhook {
     async fn keep(&self, notification: &Notification) -> Result<(), sqlx::Error> {
-        let Told { event, suppress } = event::read(notification, &self.configuration_set);
+        let MailEvent { event, suppress } = event::read(notification, &self.configuration_set);
         let mut transaction = self.pool.begin().await?;
         let heard = mails::record_event(&mut transaction, &event).await?;
         let counts = match heard {

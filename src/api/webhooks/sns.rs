@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Amazon's certificates are few; a sender of many is none of ours.
-const MOST_CERTIFICATES: usize = 16;
+const MAX_CERTIFICATES: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -125,7 +125,7 @@ impl Checker {
             Refused::new(503, "The signing certificate could not be fetched now; send it again.")
         })?;
         let mut fetched = self.lock();
-        if fetched.len() >= MOST_CERTIFICATES {
+        if fetched.len() >= MAX_CERTIFICATES {
             fetched.clear();
         }
         fetched.insert(url.to_owned(), key.clone());

@@ -24,7 +24,7 @@ pub(super) async fn list(out: Out, pool: &PgPool, before: Option<i64>, most: i64
             ("COMPLETED", |batch| batch.completed.to_string()),
             ("FAILED", |batch| batch.failed.to_string()),
             ("CANCELLED", |batch| batch.cancelled.to_string()),
-            ("ASKS", |batch| batch.needs_operator.to_string()),
+            ("PARKED", |batch| batch.needs_operator.to_string()),
             ("OPEN", |batch| batch.open.to_string()),
             ("FILE", |batch| batch.file.clone()),
         ],
@@ -33,11 +33,11 @@ pub(super) async fn list(out: Out, pool: &PgPool, before: Option<i64>, most: i64
 
 /// A batch, and what a second person wants to know of it.
 #[derive(Serialize)]
-pub(super) struct Shown {
+pub(super) struct BatchView {
     #[serde(flatten)]
     batch: Progress,
     worth: Vec<String>,
-    /// Before it is granted: users who have a grant of its campaign already, and what speaks against it.
+    /// Before it is granted: users who have a grant of its campaign already, and objections.
     repeated_users: Option<i64>,
     #[serde(skip)]
     is_to_be_granted: bool,
@@ -45,7 +45,7 @@ pub(super) struct Shown {
 }
 
 pub(super) async fn show(out: Out, pool: &PgPool, batch: i64) -> anyhow::Result<()> {
-    let mut shown = Shown {
+    let mut shown = BatchView {
         batch: one(pool, batch).await?,
         worth: batches::worth(pool, batch).await?,
         repeated_users: None,
@@ -73,8 +73,8 @@ pub(super) fn would_do(b: &Progress) -> String {
     [Some(rows), campaign, gifts, mails].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn tell(shown: &Shown) -> String {
-    let Shown { batch: b, worth, repeated_users, is_to_be_granted, objection } = shown;
+pub(super) fn tell(shown: &BatchView) -> String {
+    let BatchView { batch: b, worth, repeated_users, is_to_be_granted, objection } = shown;
     let broken = if b.holds { "" } else { "  THIS DOES NOT ADD UP: see the runbook, batch_equation_broken" };
     let mut lines = vec![
         format!("batch {}: {} of {}, {}", b.id, b.kind, b.file, b.status),
@@ -87,7 +87,7 @@ pub(super) fn tell(shown: &Shown) -> String {
     lines.extend(worth.iter().map(|worth| format!("  {worth} (amounts in minor units)")));
     lines.extend(b.approved_by.iter().map(|by| format!("  approved by {by}")));
     lines.push(format!(
-        "  {} rows = {} completed + {} failed + {} cancelled + {} ask a person + {} open{broken}",
+        "  {} rows = {} completed + {} failed + {} cancelled + {} needs operator + {} open{broken}",
         b.rows, b.completed, b.failed, b.cancelled, b.needs_operator, b.open
     ));
     if b.skipped + b.compensated > 0 {
@@ -109,7 +109,7 @@ pub(super) fn tell(shown: &Shown) -> String {
     }
     match (objection, is_to_be_granted) {
         (Some(objection), _) => lines.push(format!("  it may not be granted as it is: {objection}")),
-        (None, true) => lines.push("  nothing speaks against it".to_owned()),
+        (None, true) => lines.push("  no objections".to_owned()),
         (None, false) => {}
     }
     lines.join("\n")

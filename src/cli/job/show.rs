@@ -9,7 +9,7 @@ use crate::{
     db::{
         self, PgPool, Role,
         operator::{
-            jobs::{self, Seen, Told},
+            jobs::{self, JobRow, Told},
             proposals,
         },
         queue::retention::{self, Over},
@@ -18,8 +18,8 @@ use crate::{
 };
 
 #[derive(Serialize)]
-pub(super) struct Shown {
-    job: Seen,
+pub(super) struct JobView {
+    job: JobRow,
     explained: Explained,
     journal: Vec<Told>,
 }
@@ -35,7 +35,7 @@ pub(super) async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
     };
     let journal = jobs::journal(&pool, job.id, 30).await?;
     let explained = explained(&pool, &job).await?;
-    out.one(&Shown { job, explained, journal }, tell)
+    out.one(&JobView { job, explained, journal }, tell)
 }
 
 pub(super) async fn find_over(name: &JobName, pool: &PgPool) -> anyhow::Result<Option<Over>> {
@@ -77,8 +77,8 @@ pub(super) fn tell_over(over: &Over) -> String {
     text
 }
 
-pub(super) fn tell(shown: &Shown) -> String {
-    let Shown { job, explained, journal } = shown;
+pub(super) fn tell(shown: &JobView) -> String {
+    let JobView { job, explained, journal } = shown;
     let way = if job.undo.is_some() { ", being taken back" } else { "" };
     let mut text = format!("job {}: {} {}, {} at {}{way}\n", job.id, job.kind, job.key, job.status, job.at);
     let mut line = |label: &str, value: String| {
@@ -120,7 +120,7 @@ pub(super) fn may(explained: &Explained, line: &mut impl FnMut(&str, String)) {
 }
 
 /// Why it stands where it stands, and what waits for a second person there.
-pub(super) async fn explained(pool: &PgPool, job: &Seen) -> anyhow::Result<Explained> {
+pub(super) async fn explained(pool: &PgPool, job: &JobRow) -> anyhow::Result<Explained> {
     let mut explained = explain::explain(job);
     if let Some(it) = proposals::waiting_at(pool, &format!("job/{}", job.id)).await? {
         explained.why += &format!(

@@ -14,14 +14,14 @@ use crate::{
 
 /// What `show` answers.
 #[derive(Serialize)]
-pub(super) struct Shown {
+pub(super) struct RedriveView {
     #[serde(flatten)]
     pub(super) redrive: Redrive,
     pub(super) groups: Vec<Group>,
 }
 
 pub(super) async fn show(pool: &PgPool, number: i64, out: Out) -> anyhow::Result<()> {
-    let shown = Shown { redrive: one(pool, number).await?, groups: redrive::groups(pool, number).await? };
+    let shown = RedriveView { redrive: one(pool, number).await?, groups: redrive::groups(pool, number).await? };
     out.one(&shown, tell)
 }
 
@@ -30,7 +30,7 @@ pub(super) fn amounts(by: &serde_json::Value) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn tell(shown: &Shown) -> String {
+pub(super) fn tell(shown: &RedriveView) -> String {
     let r = &shown.redrive;
     let mut lines =
         vec![format!("re-drive {}: {}, planned by {} at {}", r.id, r.status, r.planned_by, time(r.planned_at))];

@@ -172,7 +172,7 @@ pub struct NotRerun {
 /// What a rerun leaves failed: its state table has no way back from there.
 pub async fn not_rerun(pool: &PgPool, batch: i64) -> Result<Vec<NotRerun>, sqlx::Error> {
     const NOT_RERUN: &str = "select kind, code, count(*) as jobs from noshi.job
-where batch = $1 and status = 'failed' and asked is null and not noshi.reruns(kind) group by kind, code order by kind, code";
+where batch = $1 and status = 'failed' and requested_act is null and not noshi.reruns(kind) group by kind, code order by kind, code";
     sqlx::query_as(NOT_RERUN).bind(batch).fetch_all(pool).await
 }
 
@@ -245,7 +245,7 @@ pub async fn page(pool: &PgPool, before: Option<i64>, most: i64) -> Result<Vec<P
     in_time(pool, async |c| sqlx::query_as(PROGRESS).bind(None::<i64>).bind(most).bind(before).fetch_all(c).await).await
 }
 
-/// What speaks against granting this batch now, in words.
+/// Objections to granting this batch now, in words.
 pub async fn objection(pool: &PgPool, batch: i64) -> Result<Option<String>, ActError> {
     const OBJECTION: &str = "select code || ': ' || detail from noshi.batch_objection($1)";
     in_time(pool, async |c| sqlx::query_scalar(OBJECTION).bind(batch).fetch_optional(c).await).await

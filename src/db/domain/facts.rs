@@ -157,11 +157,11 @@ macro_rules! past_sql {
     ($then:literal) => {
         concat!(
             "with point as materialized (
-    select j.id, w.owed is not null as owed, j.unsure or (s.restored_to is not null and p.proven_at is null) or (p.job is not null and p.proven_at is null) as known,
+    select j.id, w.owed is not null as owed, j.in_doubt or (s.restored_to is not null and p.proven_at is null) or (p.job is not null and p.proven_at is null) as known,
         least(j.called_at, s.restored_to, w.owed) as called_at, array(select unnest($3::text[] || p.partners) union select substr(l.name, 6)
             from noshi.lane l where $5 and l.name like 'gift/%' and l.tokens > 0 and substr(l.name, 6) <> all($4::text[])) as partners
     from noshi.job j cross join noshi.server_seen s left join noshi.gift_past p on p.job = j.id and p.generation = $2
-    cross join lateral (select case when s.owed > 0 and not j.unsure and j.created_at > s.lost_since and p.job is null then s.lost_since end as owed) w
+    cross join lateral (select case when s.owed > 0 and not j.in_doubt and j.created_at > s.lost_since and p.job is null then s.lost_since end as owed) w
     where j.id = $1),
 doubted as (
     update noshi.job j set called_at = coalesce(point.called_at, clock_timestamp())

@@ -58,7 +58,7 @@ pub async fn fate(connection: &mut PgConnection, job: i64) -> Result<Fate, sqlx:
     })
 }
 
-/// An event as the door keeps it. No address is in it.
+/// An event as the API keeps it. No address is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
     /// The sender's id of the notification.

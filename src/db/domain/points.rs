@@ -103,7 +103,7 @@ const GRANT_DUE: &str = "select count(*) from unnest($1::text[]) with ordinality
     noshi.book_grant(clock_timestamp() - interval '1 year', 'acquire:last_year:' || u.n, u.user_id, $2, 'last_year', u.n::text,
         clock_timestamp() - interval '1 day', null, null)";
 
-/// Points of a year ago that are due since yesterday, for what plays a past; the login must own the schema.
+/// Points of a year ago that are due since yesterday, for what simulates a past; the login must own the schema.
 pub async fn grant_due(pool: &PgPool, users: &[String], points: i64) -> Result<(), sqlx::Error> {
     sqlx::query(GRANT_DUE).bind(users).bind(points).execute(pool).await.map(drop)
 }

@@ -33,7 +33,7 @@ pub struct Job {
     /// For acts: they are asked for at this step, and refused when the job has moved on.
     pub step: i32,
     /// The act that was asked for and is not carried out yet.
-    pub asked: Option<String>,
+    pub requested_act: Option<String>,
     pub batch: Option<i64>,
     pub created_at: DateTime<Utc>,
     pub run_at: Option<DateTime<Utc>>,
@@ -59,7 +59,7 @@ impl Job {
             state: self.state.as_ref(),
             undo: self.undo.as_ref(),
             status: &self.status,
-            unsure: self.in_doubt,
+            in_doubt: self.in_doubt,
             called: self.called,
             acknowledged: self.acknowledged,
         }
@@ -69,7 +69,7 @@ impl Job {
 macro_rules! job_columns {
     ($rest:literal) => {
         concat!(
-            "select id as job, kind, key as id, status::text, at, undo is not null as unwinding, unsure as in_doubt, outcome, code, detail, lane, step, asked,
+            "select id as job, kind, key as id, status::text, at, undo is not null as unwinding, in_doubt as in_doubt, outcome, code, detail, lane, step, requested_act,
     batch, created_at, case when isfinite(run_at) then run_at end as run_at, finished_at, args, state, undo,
     called_at is not null as called, acknowledged is not distinct from step as acknowledged from noshi.job ",
             $rest
@@ -140,12 +140,12 @@ pub async fn journal(connection: &mut PgConnection, job: i64, most: i64) -> Resu
 
 /// A request that its producer wrote: the arguments stay as they came.
 #[derive(Debug)]
-pub struct Asked<'a> {
+pub struct JobRequest<'a> {
     pub id: &'a str,
     pub args: &'a RawValue,
 }
 
-fn columns<'a>(rows: &'a [Asked<'a>]) -> (Vec<&'a str>, Vec<Json<&'a RawValue>>) {
+fn columns<'a>(rows: &'a [JobRequest<'a>]) -> (Vec<&'a str>, Vec<Json<&'a RawValue>>) {
     rows.iter().map(|row| (row.id, Json(row.args))).unzip()
 }
 
@@ -153,7 +153,7 @@ fn columns<'a>(rows: &'a [Asked<'a>]) -> (Vec<&'a str>, Vec<Json<&'a RawValue>>)
 pub async fn enqueue(
     connection: &mut PgConnection,
     kind: &str,
-    rows: &[Asked<'_>],
+    rows: &[JobRequest<'_>],
     priority: i16,
 ) -> Result<Vec<i64>, sqlx::Error> {
     const ENQUEUE: &str = "select noshi.enqueue_rows($1, $2, $3, $4)";
@@ -172,7 +172,7 @@ pub struct Conflict {
 pub async fn conflicts(
     connection: &mut PgConnection,
     kind: &str,
-    rows: &[Asked<'_>],
+    rows: &[JobRequest<'_>],
 ) -> Result<Vec<Conflict>, sqlx::Error> {
     const CONFLICTS: &str = "select row_no, key, differences from noshi.conflicts($1, $2, $3)";
     let (keys, args) = columns(rows);

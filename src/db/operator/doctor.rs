@@ -162,9 +162,9 @@ pub struct Waiting {
 pub async fn waiting(pool: &PgPool) -> Result<Waiting, sqlx::Error> {
     // Lane by lane and kind by kind through their indexes: the backlog may be long.
     const WAITING: &str = "with recursive l as (
-    select min(lane) as lane from noshi.job where status = 'available' and lost = 0
+    select min(lane) as lane from noshi.job where status = 'available' and crash_count = 0
     union all
-    select (select min(lane) from noshi.job where status = 'available' and lost = 0 and lane > l.lane) from l where l.lane is not null),
+    select (select min(lane) from noshi.job where status = 'available' and crash_count = 0 and lane > l.lane) from l where l.lane is not null),
 k as (
     select min(kind) as kind from noshi.job
     union all
@@ -172,6 +172,6 @@ k as (
 select coalesce((select array_agg(lane order by lane) from l where lane is not null and not exists (select from noshi.lane n where n.name = l.lane)), '{}') as unknown_lanes,
     coalesce((select array_agg(kind order by kind) from k where kind <> all ($1)
         and exists (select from noshi.job j where j.kind = k.kind and j.status = 'available')), '{}') as unknown_kinds,
-    (select count(*) from noshi.job where status = 'needs_operator') as parked, (select count(*) from noshi.job where unsure) as in_doubt";
+    (select count(*) from noshi.job where status = 'needs_operator') as parked, (select count(*) from noshi.job where in_doubt) as in_doubt";
     sqlx::query_as(WAITING).bind(Kind::ALL.map(Kind::name)).fetch_one(pool).await
 }

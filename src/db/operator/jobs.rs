@@ -9,7 +9,7 @@ use crate::db::{ActError, PgPool, operator::stand::Stand, queue::settle::Status}
 
 /// A job as an operator sees it: no codes, no addresses. Intervals are in seconds.
 #[derive(Debug, Clone, Default, Serialize, sqlx::FromRow)]
-pub struct Seen {
+pub struct JobRow {
     pub id: i64,
     pub kind: String,
     pub key: String,
@@ -22,12 +22,12 @@ pub struct Seen {
     pub code: Option<String>,
     pub detail: Option<String>,
     pub lane: String,
-    pub unsure: bool,
+    pub in_doubt: bool,
     /// The first call that the doubt may go back to.
     pub called_at: Option<chrono::DateTime<chrono::Utc>>,
     pub step: i32,
     pub retries: i32,
-    pub asked: Option<String>,
+    pub requested_act: Option<String>,
     pub batch: Option<i64>,
     pub batch_paused: bool,
     /// Since it came in.
@@ -54,7 +54,7 @@ pub struct Seen {
     pub acknowledged: bool,
 }
 
-impl Seen {
+impl JobRow {
     /// As acts look at it.
     pub fn stand(&self) -> Stand<'_> {
         Stand {
@@ -64,7 +64,7 @@ impl Seen {
             state: self.state.as_ref(),
             undo: self.undo.as_ref(),
             status: &self.status,
-            unsure: self.unsure,
+            in_doubt: self.in_doubt,
             called: self.called_at.is_some(),
             acknowledged: self.acknowledged,
         }
@@ -74,8 +74,8 @@ impl Seen {
 macro_rules! look_sql {
     ($which:literal) => {
         concat!(
-            "select j.id, j.kind, j.key, j.args, j.at, j.state, j.undo, j.status::text, j.outcome, j.code, j.detail, j.lane, j.unsure, j.called_at, j.step,
-    j.retries, j.asked, j.batch, coalesce(b.paused_at is not null, false) as batch_paused,
+            "select j.id, j.kind, j.key, j.args, j.at, j.state, j.undo, j.status::text, j.outcome, j.code, j.detail, j.lane, j.in_doubt, j.called_at, j.step,
+    j.retries, j.requested_act, j.batch, coalesce(b.paused_at is not null, false) as batch_paused,
     extract(epoch from c.now - j.created_at)::float8 as age, extract(epoch from c.now - j.entered_at)::float8 as in_state,
     -- Rows of a paused batch are due at no time; PostgreSQL before 17 cannot take a time from that.
     case when isfinite(j.run_at) then least(extract(epoch from j.run_at - c.now), 1e9) else 1e9 end::float8 as due_in,
@@ -97,12 +97,12 @@ join noshi.job j on ",
     };
 }
 
-pub async fn look(pool: &PgPool, kind: &str, key: &str) -> Result<Option<Seen>, sqlx::Error> {
+pub async fn look(pool: &PgPool, kind: &str, key: &str) -> Result<Option<JobRow>, sqlx::Error> {
     const LOOK: &str = look_sql!("j.kind = $1 and j.key = $2");
     sqlx::query_as(LOOK).bind(kind).bind(key).fetch_optional(pool).await
 }
 
-pub async fn look_at(pool: &PgPool, id: i64) -> Result<Option<Seen>, sqlx::Error> {
+pub async fn look_at(pool: &PgPool, id: i64) -> Result<Option<JobRow>, sqlx::Error> {
     const LOOK_AT: &str = look_sql!("j.id = $1");
     sqlx::query_as(LOOK_AT).bind(id).fetch_optional(pool).await
 }
@@ -160,7 +160,7 @@ pub struct Line {
 }
 
 // One arm for each partial index.
-const IN_LANE: &str = " and (status = 'available' and lost = 0 or status = 'available' and lost > 0 or status in ('scheduled', 'retryable')
+const IN_LANE: &str = " and (status = 'available' and crash_count = 0 or status = 'available' and crash_count > 0 or status in ('scheduled', 'retryable')
     or status = 'running' or status = 'needs_operator') and lane = ";
 
 /// Few jobs, wherever they stand, are found by their own index and then sorted. Left to choose, the planner would read the history
@@ -172,7 +172,7 @@ pub(in crate::db) const fn newest_first(few: bool) -> &'static str {
 pub async fn list(pool: &PgPool, filter: &Filter, kinds: &[&str]) -> Result<Vec<Line>, sqlx::Error> {
     let mut sql = QueryBuilder::<Postgres>::new(
         "select id, kind, key, case when undo is not null and status not in ('failed', 'needs_operator') then 'compensating' else status::text end as status,
-    at, unsure as in_doubt, code, outcome, lane, batch, extract(epoch from clock_timestamp() - entered_at)::float8 as in_state
+    at, in_doubt as in_doubt, code, outcome, lane, batch, extract(epoch from clock_timestamp() - entered_at)::float8 as in_state
 from noshi.job where true",
     );
     for (sentence, value) in [(" and kind = ", &filter.kind), (" and code = ", &filter.code), (IN_LANE, &filter.lane)] {
@@ -187,7 +187,7 @@ from noshi.job where true",
         sql.push(" and batch = ").push_bind(batch);
     }
     if filter.in_doubt {
-        sql.push(" and unsure");
+        sql.push(" and in_doubt");
     }
     if let Some(before) = filter.before {
         sql.push(" and id < ").push_bind(before);
@@ -259,7 +259,7 @@ pub struct WorkerLine {
     pub started_at: chrono::DateTime<chrono::Utc>,
     /// Seconds.
     pub seen_ago: f64,
-    pub in_hand: i64,
+    pub in_flight: i64,
 }
 
 /// The workers that are alive, and the last of the others.
@@ -267,7 +267,7 @@ pub async fn workers(pool: &PgPool) -> Result<Vec<WorkerLine>, sqlx::Error> {
     const WORKERS: &str = "select id, name, started_at, extract(epoch from clock_timestamp() - seen_at)::float8 as seen_ago,
     case when dead_at is not null then 'dead' when stopped_at is not null then 'stopped'
          when seen_at < clock_timestamp() - interval '10 seconds' then 'silent' else 'alive' end as status,
-    (select count(*) from noshi.job j where j.worker = w.id and j.status = 'running') as in_hand
+    (select count(*) from noshi.job j where j.worker = w.id and j.status = 'running') as in_flight
 from noshi.worker w where (dead_at is null and stopped_at is null) or id > (select coalesce(max(id), 0) - 20 from noshi.worker)
 order by id desc";
     sqlx::query_as(WORKERS).fetch_all(pool).await

@@ -8,7 +8,7 @@ pub mod proposals;
 pub mod readings;
 pub mod reconcile;
 pub mod redrive;
-pub mod restored;
+pub mod restore;
 pub mod snapshot;
 pub mod stand;
 pub mod tokens;

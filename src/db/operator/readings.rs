@@ -73,7 +73,7 @@ from noshi.fetch_reading($1, $2, $3)";
     })
 }
 
-/// Ends a reading for its asker. Whether a worker had it in hand, and why others left it; `None` where it was over.
+/// Ends a reading for its asker. Whether a worker had it in flight, and why others left it; `None` where it was over.
 pub async fn close(connection: &mut PgConnection, reading: i64) -> Result<Option<(bool, Vec<String>)>, sqlx::Error> {
     const CLOSE: &str = "select taken, left_why from noshi.close_reading($1)";
     sqlx::query_as(CLOSE).bind(reading).fetch_optional(connection).await

@@ -14,7 +14,7 @@ pub struct Standing {
 }
 
 const STANDINGS: &str =
-    "select status::text, count(*) as jobs, count(*) filter (where unsure) as in_doubt from noshi.job group by 1";
+    "select status::text, count(*) as jobs, count(*) filter (where in_doubt) as in_doubt from noshi.job group by 1";
 
 pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
     let rows = sqlx::query(STANDINGS).fetch_all(pool).await?;
@@ -40,7 +40,7 @@ pub struct GiftJob {
     pub amount: i64,
 }
 
-const GIFT_JOBS: &str = "select key, status::text, code, unsure, (args #>> '{value,amount}')::bigint as amount
+const GIFT_JOBS: &str = "select key, status::text, code, in_doubt, (args #>> '{value,amount}')::bigint as amount
 from noshi.job where kind = 'gift_issuance' order by id";
 
 pub async fn gift_jobs(pool: &PgPool) -> Result<Vec<GiftJob>, sqlx::Error> {
@@ -51,7 +51,7 @@ pub async fn gift_jobs(pool: &PgPool) -> Result<Vec<GiftJob>, sqlx::Error> {
                 grant: row.try_get("key")?,
                 status: row.try_get("status")?,
                 code: row.try_get("code")?,
-                in_doubt: row.try_get("unsure")?,
+                in_doubt: row.try_get("in_doubt")?,
                 amount: row.try_get::<Option<i64>, _>("amount")?.unwrap_or_default(),
             })
         })

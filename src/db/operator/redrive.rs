@@ -51,10 +51,10 @@ pub struct Candidate {
     pub args: Value,
     pub state: Option<Value>,
     pub undo: Option<Value>,
-    pub unsure: bool,
+    pub in_doubt: bool,
     pub called: bool,
     pub acknowledged: bool,
-    pub asked: Option<String>,
+    pub requested_act: Option<String>,
     /// The batch that it came with, where that is paused.
     pub paused_batch: Option<i64>,
 }
@@ -69,7 +69,7 @@ impl Candidate {
             state: self.state.as_ref(),
             undo: self.undo.as_ref(),
             status: &self.status,
-            unsure: self.unsure,
+            in_doubt: self.in_doubt,
             called: self.called,
             acknowledged: self.acknowledged,
         }
@@ -86,7 +86,7 @@ pub enum Choice {
 macro_rules! select {
     ($which:literal) => {
         concat!(
-            "select j.id, j.kind, j.key, j.step, j.status::text, j.at, j.args, j.state, j.undo, j.unsure, j.called_at is not null as called, j.acknowledged is not distinct from j.step as acknowledged, j.asked, b.id as paused_batch
+            "select j.id, j.kind, j.key, j.step, j.status::text, j.at, j.args, j.state, j.undo, j.in_doubt, j.called_at is not null as called, j.acknowledged is not distinct from j.step as acknowledged, j.requested_act, b.id as paused_batch
 from noshi.job j left join noshi.batch b on b.id = j.batch and b.paused_at is not null where ",
             $which,
             " order by j.id limit $1"
@@ -94,7 +94,7 @@ from noshi.job j left join noshi.batch b on b.id = j.batch and b.paused_at is no
     };
 }
 const SELECT: &str = select!(
-    "('needs_operator' = any($2) and j.status = 'needs_operator' or 'failed' = any($2) and j.status = 'failed') and j.asked is null and ($3::text is null or j.kind = $3) and ($4::text is null or j.code = $4)
+    "('needs_operator' = any($2) and j.status = 'needs_operator' or 'failed' = any($2) and j.status = 'failed') and j.requested_act is null and ($3::text is null or j.kind = $3) and ($4::text is null or j.code = $4)
     and ($5::interval is null or coalesce(j.finished_at, j.run_at) > clock_timestamp() - $5)
     and ($6::bigint is null or j.batch = $6 or (j.kind = 'bulk_grants' and j.key = 'batch/' || $6))"
 );
@@ -144,7 +144,7 @@ pub async fn select(transaction: &mut Transaction, filter: &Filter) -> Result<Ve
             args: row.try_get("args")?,
             state: row.try_get("state")?,
             undo: row.try_get("undo")?,
-            unsure: row.try_get("unsure")?,
+            in_doubt: row.try_get("in_doubt")?,
             called: row.try_get("called")?,
             acknowledged: row.try_get("acknowledged")?,
             asked: row.try_get("asked")?,
@@ -322,10 +322,10 @@ macro_rules! redrives {
 from noshi.redrive r cross join lateral (
     select count(*) filter (where w.status = 'waiting') as waiting, count(*) filter (where w.status = 'drifted') as drifted,
         count(*) filter (where w.status = 'asked') as asked,
-        count(*) filter (where w.status = 'asked' and j.status = 'completed' and j.asked is null) as completed,
-        count(*) filter (where w.status = 'asked' and j.status in ('failed', 'cancelled') and j.asked is null) as failed,
-        count(*) filter (where w.status = 'asked' and j.status = 'needs_operator' and j.asked is null) as parked,
-        count(*) filter (where w.status = 'asked' and (j.asked is not null or j.status in ('scheduled', 'available', 'running', 'retryable'))) as open
+        count(*) filter (where w.status = 'asked' and j.status = 'completed' and j.requested_act is null) as completed,
+        count(*) filter (where w.status = 'asked' and j.status in ('failed', 'cancelled') and j.requested_act is null) as failed,
+        count(*) filter (where w.status = 'asked' and j.status = 'needs_operator' and j.requested_act is null) as parked,
+        count(*) filter (where w.status = 'asked' and (j.requested_act is not null or j.status in ('scheduled', 'available', 'running', 'retryable'))) as open
     from noshi.redrive_row w left join noshi.job j on j.id = w.job where w.redrive = r.id) w
 where ",
             $which,

@@ -12,7 +12,7 @@ pub struct Stand<'a> {
     pub state: Option<&'a Value>,
     pub undo: Option<&'a Value>,
     pub status: &'a str,
-    pub unsure: bool,
+    pub in_doubt: bool,
     /// A call was made since doubt was last settled.
     pub called: bool,
     /// Somebody has said that they saw it parked.

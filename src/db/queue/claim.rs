@@ -31,14 +31,14 @@ pub struct Claimed {
     pub slot: Option<Slot>,
     pub told: Told,
     /// What an operator asks for, to be obeyed before anything else.
-    pub asked: Option<String>,
+    pub requested_act: Option<String>,
     /// It was at rest when that was asked for, and goes back there if the act is not allowed.
     pub rests: bool,
     pub lane: String,
     pub lease: i64,
     pub step: i32,
     pub retries: u32,
-    pub unsure: bool,
+    pub in_doubt: bool,
     pub age: Duration,
     /// Since it was asked for, waits in lanes included.
     pub existed: Duration,
@@ -115,7 +115,7 @@ budget as materialized (
     select b.per, f.late, f.jitter, i.emission, p.base, p.base - (d.burst - 1) * i.emission - l.now as first
     from noshi.lane_budget b
     join l on b.lane = l.name
-    left join noshi.lane_most m on m.lane = b.lane and m.per = b.per
+    left join noshi.lane_limit m on m.lane = b.lane and m.per = b.per
     cross join lateral (select least(b.declared_calls, m.most) as calls, case when m.most < b.declared_calls then 1 else b.declared_burst end as burst) d
     -- Whoever usually comes later than the lane forgives has the whole fleet's calls spaced for that, until it has not for a while.
     cross join lateral (select greatest($7::interval, noshi.lateness(b.late, b.late_at, l.now)) as late) e
@@ -133,34 +133,34 @@ k as materialized (
         select coalesce(min(greatest(0, floor(extract(epoch from $4::interval - first) / extract(epoch from emission)) + 1)), $3) as slots
         from budget) t
 ),
-relief as materialized (
+reserved as materialized (
     select id, rank, row_number() over (order by priority, rank, id) as n from (
-        select id, priority, rank from noshi.job where status = 'available' and lost ",
+        select id, priority, rank from noshi.job where status = 'available' and crash_count ",
             $lost,
-            " and lane = $2 and relief and kind = any($5)
+            " and lane = $2 and reserved and kind = any($5)
             and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))
         order by priority, rank, id limit (select k from k) for update skip locked) r
 ),
 writes as materialized (
     select id, rank, row_number() over (order by priority, rank, id) as n from (
-        select id, priority, rank from noshi.job where status = 'available' and lost ",
+        select id, priority, rank from noshi.job where status = 'available' and crash_count ",
             $lost,
-            " and lane = $2 and not relief and kind = any($5)
+            " and lane = $2 and not reserved and kind = any($5)
             and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))
         order by priority, rank, id
         limit (select case when l.closed_code is null then k else 0 end from k, l) for update skip locked) w
 ),
 -- Every reserve-th token goes to inquiries and unwinding first; what either side leaves, the other may use.
 share as materialized (
-    select k, least((select count(*) from relief),
-        greatest((tokens + k) / reserve - tokens / reserve, k - (select count(*) from writes))) as reliefs
+    select k, least((select count(*) from reserved),
+        greatest((tokens + k) / reserve - tokens / reserve, k - (select count(*) from writes))) as reserved
     from k, l
 ),
 picked as materialized (
     select id, rank, row_number() over (order by part, n) - 1 as i from (
-        select id, rank, n, 0 as part from relief, share where n <= reliefs
+        select id, rank, n, 0 as part from reserved, share where n <= reserved
         union all
-        select id, rank, n, 1 from writes, share where n <= k - reliefs) p
+        select id, rank, n, 1 from writes, share where n <= k - reserved) p
 ),
 taken as materialized (select count(*)::int as n, max(rank) as rank from picked),
 spend as (
@@ -175,7 +175,7 @@ serve as (
     from l, taken where t.name = l.name and (taken.n > 0 or l.server <> l.server_now)
 ),
 claimed as (
-    update noshi.job j set status = 'running', worker = $1, lease = lease + 1, rested = nullif(j.rested, 'running'),
+    update noshi.job j set status = 'running', worker = $1, lease = lease + 1, status_before = nullif(j.status_before, 'running'),
         waited = case when j.lane = '' then waited else waited + greatest(l.now - j.run_at, '0') end,
         called_at = case when j.writes and j.lane <> '' then coalesce(called_at, l.now) else called_at end
     from picked, l where j.id = picked.id
@@ -185,7 +185,7 @@ journal as (
     insert into noshi.job_event (job, event, lease, step, worker, was, became)
     select id, 'claimed', lease, step, worker, at, at from claimed
 )
-select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.rested is not null as rests, c.lane, c.lease, c.step, c.retries, c.unsure,
+select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.status_before is not null as rests, c.lane, c.lease, c.step, c.retries, c.in_doubt,
     extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.created_at)::float8 as existed, c.traceparent,
     split_part(l.server_now, ' ', 1) as timeline, l.server_now as server,
     (select s.trusted_at = '-infinity' or l.now between s.trusted_at - interval '1 minute' and s.trusted_at + interval '1 minute' from noshi.server_seen s) as clock_holds,
@@ -193,9 +193,9 @@ select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked,
     extract(epoch from l.now - c.called_at)::float8 as since_call,
     (select max(extract(epoch from first + c.i * emission)) from budget)::float8 as wait,
     (select min(extract(epoch from jitter)) from budget)::float8 as jitter,
-    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lost = 1 and s.lane = $2 and s.kind = any($5)
+    exists (select from noshi.job s where s.status = 'available' and s.crash_count > 0 and s.crash_count = 1 and s.lane = $2 and s.kind = any($5)
         and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))) as suspects,
-    exists (select from noshi.job s where s.status = 'available' and s.lost > 0 and s.lost > 1 and s.lane = $2 and s.kind = any($5)
+    exists (select from noshi.job s where s.status = 'available' and s.crash_count > 0 and s.crash_count > 1 and s.lane = $2 and s.kind = any($5)
         and (cardinality($6::text[]) = 0 or kind || '/' || at || coalesce('/' || (undo ->> 'undo'), '') <> all($6))) as alone
 from l cross join k left join claimed c on true"
         )
@@ -203,11 +203,11 @@ from l cross join k left join claimed c on true"
 }
 
 const CLAIM: &str = claim_sql!("= 0", "true");
-const CLAIM_SUSPECT: &str = claim_sql!("> 0 and lost = 1", "true");
-const CLAIM_ALONE: &str = claim_sql!("> 0 and lost > 1", "true");
+const CLAIM_SUSPECT: &str = claim_sql!("> 0 and crash_count = 1", "true");
+const CLAIM_ALONE: &str = claim_sql!("> 0 and crash_count > 1", "true");
 const CLAIM_WITHOUT_TOKENS: &str = claim_sql!("= 0", "false");
 
-/// Which jobs of a lane are claimed. Whoever was in hand at a death may have caused it.
+/// Which jobs of a lane are claimed. Whoever was in flight at a death may have caused it.
 ///
 /// Of those, few run in one process at once, beside what never was: the poison among them takes few of its like down with it. Who was in
 /// hand at two deaths runs alone, so that a third, which parks, is nobody else's doing.
@@ -220,15 +220,15 @@ pub enum Which {
 
 /// Claims at most `want` available jobs of a lane, each with a token of every budget of the lane.
 ///
-/// `suspect` asks for jobs that were in hand at one death.
+/// `suspect` asks for jobs that were in flight at one death.
 pub async fn claim(pool: &PgPool, worker: i64, lane: &str, want: usize, suspect: bool) -> Result<Catch, sqlx::Error> {
     let which = if suspect { Which::Suspect } else { Which::Fresh };
-    claim_as(pool, worker, lane, &Asked { want, which, late: Duration::ZERO, unknown: &[], server: "" }).await
+    claim_as(pool, worker, lane, &ClaimRequest { want, which, late: Duration::ZERO, unknown: &[], server: "" }).await
 }
 
 /// How a worker claims.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct ClaimRequest<'a> {
     pub want: usize,
     pub which: Which,
     /// How late this worker usually reaches the slots of the lane.
@@ -240,8 +240,8 @@ pub struct Asked<'a> {
 }
 
 /// The same, as a worker asks.
-pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &Asked<'_>) -> Result<Catch, sqlx::Error> {
-    let Asked { want, which, late, unknown, server } = *asked;
+pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &ClaimRequest<'_>) -> Result<Catch, sqlx::Error> {
+    let ClaimRequest { want, which, late, unknown, server } = *asked;
     let sql = match which {
         _ if crate::basics::chaos::planted(crate::basics::chaos::Bug::NoTokens) => CLAIM_WITHOUT_TOKENS,
         Which::Suspect => CLAIM_SUSPECT,
@@ -285,13 +285,13 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         code: row.try_get::<Option<&str>, _>("code")?.and_then(Problem::from_code).map(Problem::code),
         slot: None,
         told: Told::default(),
-        asked: row.try_get("asked")?,
+        requested_act: row.try_get("requested_act")?,
         rests: row.try_get::<Option<bool>, _>("rests")?.unwrap_or_default(),
         lane: row.try_get("lane")?,
         lease: row.try_get("lease")?,
         step: row.try_get("step")?,
         retries: row.try_get::<i32, _>("retries")?.unsigned_abs(),
-        unsure: row.try_get("unsure")?,
+        in_doubt: row.try_get("in_doubt")?,
         age: seconds(row.try_get("age")?),
         existed: seconds(row.try_get("existed")?),
         traceparent: row.try_get("traceparent")?,
@@ -322,15 +322,15 @@ pub async fn promote_due(pool: &PgPool) -> Result<(i64, Option<Duration>), sqlx:
 }
 
 const DECLINE: &str = "with d as (
-    update noshi.job j set status = coalesce(rested, 'needs_operator'), asked = null, rested = null, worker = null, step = j.step + 1,
-        finished_at = case when rested in ('completed', 'failed', 'cancelled') then clock_timestamp() end
-    where j.id = $2 and j.lease = $3 and j.worker is not distinct from $1 and j.step = $4 and j.asked is not null
+    update noshi.job j set status = coalesce(status_before, 'needs_operator'), requested_act = null, status_before = null, worker = null, step = j.step + 1,
+        finished_at = case when status_before in ('completed', 'failed', 'cancelled') then clock_timestamp() end
+    where j.id = $2 and j.lease = $3 and j.worker is not distinct from $1 and j.step = $4 and j.requested_act is not null
         and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
     returning j.id, j.lease, j.step, j.at, j.code)
 insert into noshi.job_event (job, event, lease, step, worker, was, became, outcome, code)
 select id, 'declined', lease, step - 1, $1, at, at, 'declined', code from d";
 
-/// Puts a job back to where it rested: the state tables do not allow there what was asked for.
+/// Puts a job back to where it was at rest: the state tables do not allow there what was asked for.
 pub async fn decline(pool: &PgPool, worker: i64, held: (i64, i64, i32)) -> Result<(), sqlx::Error> {
     let (id, lease, step) = held;
     sqlx::query(DECLINE).bind(worker).bind(id).bind(lease).bind(step).execute(pool).await.map(|_| ())

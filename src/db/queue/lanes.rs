@@ -139,9 +139,9 @@ macro_rules! standing {
     case when not isfinite(l.closed_until) then 1e9::float8
         when l.closed_until > clock_timestamp() then extract(epoch from l.closed_until - clock_timestamp())::float8 end as closed_for,
     extract(epoch from clock_timestamp() - least(
-        (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and j.relief
+        (select run_at from noshi.job j where j.status = 'available' and j.crash_count = 0 and j.lane = l.name and j.reserved
          order by priority, rank, id limit 1),
-        (select run_at from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name and not j.relief
+        (select run_at from noshi.job j where j.status = 'available' and j.crash_count = 0 and j.lane = l.name and not j.reserved
          order by priority, rank, id limit 1)))::float8 as oldest_available"
     };
 }
@@ -153,10 +153,10 @@ const LIST: &str = concat!(
     standing!(),
     ",
     coalesce((select string_agg(least(b.declared_calls, m.most) || ' per ' || b.per || case when m.most < b.declared_calls then ' (of ' || b.declared_calls || ')' else '' end,
-        ', ' order by b.per) from noshi.lane_budget b left join noshi.lane_most m on m.lane = b.lane and m.per = b.per where b.lane = l.name), '') as budgets,
+        ', ' order by b.per) from noshi.lane_budget b left join noshi.lane_limit m on m.lane = b.lane and m.per = b.per where b.lane = l.name), '') as budgets,
     -- One arm for each partial index.
-    (select count(*) from noshi.job j where j.status = 'available' and j.lost = 0 and j.lane = l.name)
-        + (select count(*) from noshi.job j where j.status = 'available' and j.lost > 0 and j.lane = l.name)
+    (select count(*) from noshi.job j where j.status = 'available' and j.crash_count = 0 and j.lane = l.name)
+        + (select count(*) from noshi.job j where j.status = 'available' and j.crash_count > 0 and j.lane = l.name)
         + (select count(*) from noshi.job j where j.status in ('scheduled', 'retryable') and j.lane = l.name) as waiting,
     p.who as paused_by, p.reason as paused_because, e.said as last_answer, e.ago as last_answer_ago
 from noshi.lane_now l

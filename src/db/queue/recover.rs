@@ -11,7 +11,7 @@ use crate::{
 /// Deaths that one job may cause before it is parked.
 pub const POISON: i16 = 3;
 
-// A rescued job goes to the lane '': an engine looks at it, alone, and asks `Unsure` before anything is called.
+// A rescued job goes to the lane '': an engine looks at it, alone, and asks `InDoubt` before anything is called.
 macro_rules! rescue_sql {
     ($which:literal) => {
         concat!(
@@ -21,15 +21,15 @@ macro_rules! rescue_sql {
             " order by j.id limit 1000 for update of j skip locked
 ),
 r as (
-    update noshi.job j set lost = j.lost + 1, worker = null, unsure = j.unsure or j.writes, lane = '', relief = false,
+    update noshi.job j set crash_count = j.crash_count + 1, worker = null, in_doubt = j.in_doubt or j.writes, lane = '', reserved = false,
         run_at = clock_timestamp(),
-        status = case when j.lost + 1 >= $1 then 'needs_operator' else 'available' end::noshi.job_status,
-        code = case when j.lost + 1 >= $1 then 'poison' else j.code end,
-        asked = case when j.lost + 1 < $1 then j.asked end, rested = case when j.lost + 1 < $1 then j.rested end
-    from lost where j.id = lost.id returning j.id, j.lease, j.step, j.at, j.lost
+        status = case when j.crash_count + 1 >= $1 then 'needs_operator' else 'available' end::noshi.job_status,
+        code = case when j.crash_count + 1 >= $1 then 'poison' else j.code end,
+        requested_act = case when j.crash_count + 1 < $1 then j.requested_act end, status_before = case when j.crash_count + 1 < $1 then j.status_before end
+    from lost where j.id = lost.id returning j.id, j.lease, j.step, j.at, j.crash_count
 )
 insert into noshi.job_event (job, event, lease, step, became, code)
-select id, 'rescued', lease, step, at, case when lost >= $1 then 'poison' end from r"
+select id, 'rescued', lease, step, at, case when crash_count >= $1 then 'poison' end from r"
         )
     };
 }

@@ -1,4 +1,4 @@
-//! What is over moves out of the way: into stories and tombstones. What may go the schema decides.
+//! Ended jobs move out of the way: into stories and tombstones. What may go the schema decides.
 
 use std::time::Duration;
 
@@ -42,17 +42,17 @@ pub async fn is_due(pool: &PgPool) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(IS_DUE).fetch_one(pool).await
 }
 
-/// How long what is over is kept, in the database's words.
+/// How long ended jobs are kept, in the database's words.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct Retention {
     pub jobs_for: String,
-    pub stories_for: String,
+    pub archive_for: String,
     pub every: String,
     pub begun_at: chrono::DateTime<chrono::Utc>,
 }
 
 pub async fn retention(pool: &PgPool) -> Result<Retention, sqlx::Error> {
-    const RETENTION: &str = "select jobs_for::text, stories_for::text, every::text, begun_at from noshi.retention";
+    const RETENTION: &str = "select jobs_for::text, archive_for::text, every::text, begun_at from noshi.retention";
     sqlx::query_as(RETENTION).fetch_one(pool).await
 }
 
@@ -60,12 +60,12 @@ pub async fn retention(pool: &PgPool) -> Result<Retention, sqlx::Error> {
 pub async fn set_retention(
     pool: &PgPool,
     jobs_for: Option<Duration>,
-    stories_for: Option<Duration>,
+    archive_for: Option<Duration>,
     every: Option<Duration>,
     reason: &str,
 ) -> Result<(), ActError> {
     const SET: &str = "select noshi.set_retention(justify_hours($1::interval), justify_hours($2::interval), justify_hours($3::interval), $4)";
-    sqlx::query(SET).bind(jobs_for).bind(stories_for).bind(every).bind(reason).execute(pool).await?;
+    sqlx::query(SET).bind(jobs_for).bind(archive_for).bind(every).bind(reason).execute(pool).await?;
     Ok(())
 }
 
@@ -91,7 +91,7 @@ pub struct Over {
 
 const OVER: &str = "select t.id, t.kind, t.key, t.status::text, t.at, t.outcome, t.code, t.detail, t.batch, t.created_at, t.finished_at, t.pruned_at,
     s.job, s.journal
-from noshi.tombstone t left join noshi.job_story s on s.id = t.id
+from noshi.tombstone t left join noshi.archived_job s on s.id = t.id
 where ($1::text is null and $2 ~ '^[0-9]{1,18}$' and t.id = case when $2 ~ '^[0-9]{1,18}$' then $2::bigint end)
    or (t.kind = $1 and t.key = $2)";
 

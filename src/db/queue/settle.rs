@@ -53,7 +53,7 @@ impl Status {
         match self {
             Status::Scheduled => " and status = 'scheduled'",
             // One arm for each of its indexes.
-            Status::Available => " and (status = 'available' and lost = 0 or status = 'available' and lost > 0)",
+            Status::Available => " and (status = 'available' and crash_count = 0 or status = 'available' and crash_count > 0)",
             Status::Running => " and status = 'running'",
             Status::Retryable => " and status = 'retryable'",
             Status::NeedsOperator => " and status = 'needs_operator'",
@@ -102,7 +102,7 @@ pub struct Settlement {
     pub code: Option<&'static str>,
     pub detail: Option<String>,
     pub lane: String,
-    pub relief: bool,
+    pub reserved: bool,
     pub writes: bool,
     pub delay: Duration,
     pub doubt: Doubt,
@@ -148,28 +148,28 @@ macro_rules! settle_sql {
             "with s as materialized (
     select * from unnest($2::bigint[], $3::bigint[], $4::int[], $5::text[], $6::jsonb[], $7::jsonb[], $8::noshi.job_status[],
         $9::text[], $10::text[], $11::text[], $12::text[], $13::bool[], $14::bool[], $15::interval[], $16::smallint[], $17::smallint[])
-    as s(id, lease, step, at, state, undo, status, outcome, code, detail, lane, relief, writes, delay, doubt, progress)
+    as s(id, lease, step, at, state, undo, status, outcome, code, detail, lane, reserved, writes, delay, doubt, progress)
 ),
 u as (
     update noshi.job j set
         at = s.at, state = s.state, undo = s.undo, outcome = s.outcome, code = s.code, detail = s.detail,
         writes = s.writes, step = j.step + 1,
         -- What was asked for meanwhile is obeyed next: a worker looks at it, in the lane ''.
-        status = case when j.rested = 'running' and s.status <> 'running' then 'available' else s.status end,
-        lane = case when j.rested = 'running' and s.status <> 'running' then '' else s.lane end, relief = case when j.rested = 'running' and s.status <> 'running' then false else s.relief end,
-        asked = case when j.rested = 'running' then j.asked end,
-        rested = case when j.rested = 'running' and s.status <> 'running' and s.status in ('needs_operator', 'completed', 'failed', 'cancelled') then s.status
-                      when j.rested = 'running' and s.status = 'running' then j.rested end,
-        lost = case when s.progress = 3 then j.lost else 0 end,
+        status = case when j.status_before = 'running' and s.status <> 'running' then 'available' else s.status end,
+        lane = case when j.status_before = 'running' and s.status <> 'running' then '' else s.lane end, reserved = case when j.status_before = 'running' and s.status <> 'running' then false else s.reserved end,
+        requested_act = case when j.status_before = 'running' then j.requested_act end,
+        status_before = case when j.status_before = 'running' and s.status <> 'running' and s.status in ('needs_operator', 'completed', 'failed', 'cancelled') then s.status
+                      when j.status_before = 'running' and s.status = 'running' then j.status_before end,
+        crash_count = case when s.progress = 3 then j.crash_count else 0 end,
         retries = case s.progress when 0 then 0 when 1 then j.retries + 1 else j.retries end,
-        unsure = case s.doubt when 1 then true when -1 then false else j.unsure end,
+        in_doubt = case s.doubt when 1 then true when -1 then false else j.in_doubt end,
         called_at = case s.doubt when -1 then null else j.called_at end,
         worker = case when s.status = 'running' then j.worker end,
         entered_at = case when s.at = j.at then j.entered_at else clock_timestamp() end,
-        run_at = case when s.status = 'running' then j.run_at else clock_timestamp() + case when j.rested = 'running' and s.status <> 'running' then '0' else s.delay end end,
-        rank = case when s.status = 'running' or (s.lane = j.lane and s.relief = j.relief) or j.priority = 0 then j.rank
+        run_at = case when s.status = 'running' then j.run_at else clock_timestamp() + case when j.status_before = 'running' and s.status <> 'running' then '0' else s.delay end end,
+        rank = case when s.status = 'running' or (s.lane = j.lane and s.reserved = j.reserved) or j.priority = 0 then j.rank
                     else coalesce(l.vtime, 0) + greatest(j.row_no, 4 * j.row_no::bigint - 300) end,
-        finished_at = case when j.rested = 'running' and s.status <> 'running' then null when s.status in ('completed', 'failed', 'cancelled') then clock_timestamp() end
+        finished_at = case when j.status_before = 'running' and s.status <> 'running' then null when s.status in ('completed', 'failed', 'cancelled') then clock_timestamp() end
     from s left join noshi.lane l on l.name = s.lane
     where j.id = s.id and ",
             $fence,
@@ -183,7 +183,7 @@ returning job, lease, step"
     };
 }
 
-// `is not distinct from` keeps the planner on the primary key: by `job_held` it would compare every job in hand with every
+// `is not distinct from` keeps the planner on the primary key: by `job_held` it would compare every job in flight with every
 // settle (measured: 200 µs a row instead of 12). Only a running job has a worker.
 const SETTLE: &str = settle_sql!(
     "j.lease = s.lease and j.worker is not distinct from $1 and j.step = s.step
@@ -220,7 +220,7 @@ async fn settle_in(
         .bind(column!(|s| s.code))
         .bind(column!(|s| s.detail.as_deref()))
         .bind(column!(|s| s.lane.as_str()))
-        .bind(column!(|s| s.relief))
+        .bind(column!(|s| s.reserved))
         .bind(column!(|s| s.writes))
         .bind(column!(|s| interval(s.delay)))
         .bind(column!(|s| match s.doubt {
@@ -309,7 +309,7 @@ async fn settle_once(pool: &PgPool, worker: i64, group: &[&Settlement]) -> Resul
 // The row stays where it stands: what the step led to is what cannot be written. Of a write the answer is lost to us, and only that.
 const PARK_REFUSED: &str = "with p as (
     update noshi.job j set status = 'needs_operator', code = $5, detail = $6, outcome = $5, step = j.step + 1, worker = null,
-        unsure = j.unsure or j.writes or $7, lost = 0, asked = null, rested = null
+        in_doubt = j.in_doubt or j.writes or $7, crash_count = 0, requested_act = null, status_before = null
     where j.id = $2 and j.lease = $3 and j.worker is not distinct from $1 and j.step = $4
         and exists (select from noshi.worker w where w.id = $1 and w.dead_at is null)
     returning j.id, j.at)

@@ -16,7 +16,7 @@ const SEEN: usize = 15;
 const LEAST: Duration = Duration::from_millis(25);
 
 /// 25.6 seconds: whoever is later than that usually has another trouble than a slow link.
-const MOST_DOUBLINGS: u32 = 10;
+const MAX_DOUBLINGS: u32 = 10;
 
 /// How late this process usually reaches the slots of a lane's tokens: the way to the database and back, and what is read there before
 /// the call. A slot that is reached later than its lane forgives is handed back; so where that is usual, claims ask for wider spacing
@@ -47,10 +47,10 @@ impl Lateness {
         if usual <= LEAST {
             return Duration::ZERO;
         }
-        (0..=MOST_DOUBLINGS)
+        (0..=MAX_DOUBLINGS)
             .map(|n| LEAST * 2_u32.pow(n))
             .find(|step| *step >= usual)
-            .unwrap_or(LEAST * 2_u32.pow(MOST_DOUBLINGS))
+            .unwrap_or(LEAST * 2_u32.pow(MAX_DOUBLINGS))
     }
 }
 

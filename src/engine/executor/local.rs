@@ -8,7 +8,7 @@ use noshi_jobs::{
 use std::panic::AssertUnwindSafe;
 use tracing::Span;
 
-use super::{MOST_REFUSALS, Run, UNWIND_DEADLINE};
+use super::{MAX_REFUSALS, Run, UNWIND_DEADLINE};
 use crate::{
     db::{
         self,
@@ -54,7 +54,7 @@ where
                 Err(error) if db::is_answer(&error) || broken.for_ever(db::is_internal(&error)) => {
                     tracing::error!(job = self.work.claimed.id, %error, "a local operation was refused");
                     refusals += 1;
-                    if refusals >= MOST_REFUSALS || db::is_internal(&error) {
+                    if refusals >= MAX_REFUSALS || db::is_internal(&error) {
                         let why = Problem::LocalRefused;
                         let mut parked = self.place().parked(state, why.code(), why, Doubt::AsBefore);
                         parked.detail = db::said(&error);

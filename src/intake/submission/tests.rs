@@ -232,8 +232,8 @@ fn an_endless_line_is_not_read_to_its_end() {
 #[test]
 fn twenty_faults_are_told_and_no_more() {
     let faults = rows(&"G,,,,,,1000,JPY,\n".repeat(100));
-    assert_eq!(faults.len(), MOST_FAULTS + 1);
-    assert_eq!(faults[MOST_FAULTS], "these are the first 20; there may be more");
+    assert_eq!(faults.len(), MAX_FAULTS + 1);
+    assert_eq!(faults[MAX_FAULTS], "these are the first 20; there may be more");
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn a_file_of_points_is_read_and_its_faults_named() {
     assert_eq!(taken(FileKind::Points, Encoding::Utf8, FileKind::Points.template().as_bytes()).len(), 1);
 }
 
-/// A file says in its bytes what it is: what speaks against the encoding that was named, or for a file of another kind, is told.
+/// A file says in its bytes what it is: what contradicts the encoding that was named, or for a file of another kind, is told.
 #[test]
 fn the_bytes_speak_against_the_encoding_that_was_named() {
     let text = "grant_id,user_id,name,category,amount,currency\nG,U,山田太郎,amazon,1000,JPY\n";

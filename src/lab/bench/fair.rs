@@ -27,7 +27,7 @@ const JITTER: Duration = Duration::from_millis(100);
 const WORKERS: usize = 2;
 const TEN: usize = 10;
 /// A user waits in front of a page.
-const MOST_FOR_A_USER: f64 = 2.0;
+const MAX_FOR_A_USER: f64 = 2.0;
 
 fn csv(prefix: &str, rows: usize) -> String {
     let mut text = "grant_id,user_id,category,amount,currency\n".to_owned();
@@ -84,7 +84,7 @@ pub async fn run(server: &PrivatePostgres, rows: usize) -> anyhow::Result<()> {
     crate::basics::terminal::say!(
         "{what:<42} a user's call began after {user:.2} s; a batch of {TEN} was done after {ten:.2} s (bound {bound:.2})"
     );
-    ensure!(user <= MOST_FOR_A_USER, "a user waited too long");
+    ensure!(user <= MAX_FOR_A_USER, "a user waited too long");
     ensure!(ten <= bound, "a small batch waited too long");
     let progress = batches::progress(&pool, Some(batch), 1).await?;
     ensure!(progress.first().context("the batch is gone")?.holds, "the batch does not add up");

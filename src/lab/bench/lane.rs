@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     db::{self, Role},
     lab::{
-        demo::reconcile::most_in_a_second,
+        demo::reconcile::max_in_a_second,
         fleet::{
             papers,
             stage::{Manners, Stage},
@@ -58,7 +58,7 @@ pub async fn run(server: &PrivatePostgres, gifts: usize) -> anyhow::Result<()> {
     // The first and the last tenth are getting going and running out.
     let middle = &arrivals[gifts / 10..gifts - gifts / 10];
     let seconds = (middle[middle.len() - 1] - middle[0]) as f64 / 1e6;
-    let busiest = most_in_a_second(&arrivals);
+    let busiest = max_in_a_second(&arrivals);
     let what = format!("{WORKERS} processes on a lane of {LIMIT} calls/s");
     crate::basics::terminal::say!(
         "{what:<42} {:>9.1} calls/s at the receiver, busiest second {busiest}",

@@ -1,6 +1,6 @@
 //! `noshi bench`: the production tables, triggers and host, on a private server with every commit durable.
 //!
-//! Each figure stands beside the floor of the same run: the same work done in batches inside PostgreSQL.
+//! Each figure stands beside the raw-SQL baseline of the same run: the same work done in batches inside PostgreSQL.
 
 mod fair;
 mod lane;
@@ -22,7 +22,7 @@ use crate::{
     worlds::outside::Partners,
 };
 
-const FLOOR: &str = include_str!("floor.sql");
+const BASELINE: &str = include_str!("baseline.sql");
 const LANE: &str = "bench";
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub struct BenchArgs {
     /// Jobs of each throughput measurement.
     #[arg(long, default_value_t = 30_000)]
     jobs: usize,
-    /// Jobs in hand at once.
+    /// Jobs in flight at once.
     #[arg(long, default_value_t = 512)]
     slots: usize,
     /// Single jobs whose pickup is timed.
@@ -60,7 +60,7 @@ struct Bench {
     url: String,
     pool: PgPool,
     args: BenchArgs,
-    floor: f64,
+    baseline: f64,
 }
 
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
@@ -81,15 +81,15 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     db::migrate(&url).await?;
     let pool = PgPool::plain(&url, 4)?;
     db::queue::lanes::declare(&pool, LANE, &[]).await?;
-    let mut bench = Bench { url, pool, args, floor: 0.0 };
+    let mut bench = Bench { url, pool, args, baseline: 0.0 };
     let profile = if cfg!(debug_assertions) { "debug (use --release)" } else { "release" };
     crate::basics::terminal::say!(
-        "{profile} build, synchronous_commit on, fsync on, {} jobs, {} in hand",
+        "{profile} build, synchronous_commit on, fsync on, {} jobs, {} in flight",
         bench.args.jobs,
         bench.args.slots
     );
-    bench.floor = bench.floor().await?;
-    bench.line("floor, batches inside PostgreSQL", "steps/s", bench.floor);
+    bench.baseline = bench.baseline().await?;
+    bench.line("raw-SQL baseline, batches inside PostgreSQL", "steps/s", bench.baseline);
     let plain = bench.throughput("steps", |id| json!({"id": id, "steps": 3})).await?;
     bench.line("3-step jobs", "durable journalled steps/s", plain.steps);
     let rich = bench.throughput("rich", |id| json!({"id": id, "steps": 3, "lane": LANE, "follow_up": true})).await?;
@@ -115,11 +115,11 @@ struct Rate {
 
 impl Bench {
     fn line(&self, what: &str, unit: &str, rate: f64) {
-        crate::basics::terminal::say!("{what:<42} {rate:>9.0} {unit}, {:.2} of the floor", rate / self.floor);
+        crate::basics::terminal::say!("{what:<42} {rate:>9.0} {unit}, {:.2} of the baseline", rate / self.baseline);
     }
 
-    async fn floor(&self) -> anyhow::Result<f64> {
-        self.pool.execute(FLOOR).await.context("the floor's tables")?;
+    async fn baseline(&self) -> anyhow::Result<f64> {
+        self.pool.execute(BASELINE).await.context("the baseline's tables")?;
         let begun = Instant::now();
         let drain = || async { self.pool.execute("call drain(200)").await.map(|_| ()) };
         tokio::try_join!(drain(), drain())?;

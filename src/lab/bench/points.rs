@@ -24,8 +24,8 @@ const LASTS: Duration = Duration::from_secs(10);
 const PAGE: i32 = 1_000;
 /// Entries of the user whose balance is asked for.
 const LONG_HISTORY: i32 = 100_000;
-const MOST_FOR_A_BALANCE: Duration = Duration::from_millis(5);
-const MOST_FOR_A_TRANSACTION: Duration = Duration::from_secs(5);
+const MAX_FOR_A_BALANCE: Duration = Duration::from_millis(5);
+const MAX_FOR_A_TRANSACTION: Duration = Duration::from_secs(5);
 const KILLS: usize = 3;
 
 /// How long statements take is what is printed; it is no news beside that.
@@ -109,7 +109,7 @@ async fn balances(pool: &PgPool, what: &str) -> anyhow::Result<()> {
         let (line, p50) = told(took);
         let what = format!("balance of {LONG_HISTORY} entries {when}, {what}");
         crate::basics::terminal::say!("{what:<62} {line}, {} buffers", buffers.sum::<u64>());
-        ensure!(p50 < MOST_FOR_A_BALANCE, "a balance takes too long");
+        ensure!(p50 < MAX_FOR_A_BALANCE, "a balance takes too long");
     }
     Ok(())
 }
@@ -265,6 +265,6 @@ async fn expiry(pool: &PgPool, url: &str, lots: u32) -> anyhow::Result<()> {
     let after: i64 = sqlx::query_scalar(EXPIRED).fetch_one(pool).await?;
     ensure!(after - before == i64::from(lots / 5 * 5), "{} expiries of {lots} lots", after - before);
     ensure!(killed >= KILLS as i64, "nobody was killed");
-    ensure!(longest < MOST_FOR_A_TRANSACTION, "a page took too long");
+    ensure!(longest < MAX_FOR_A_TRANSACTION, "a page took too long");
     Ok(())
 }

@@ -93,18 +93,18 @@ pub async fn run(args: DemoArgs, json: bool, stopped: impl Future<Output = ()>) 
             return Ok(End::Interrupted);
         }
     };
-    // What the play holds (workers, simulator) ends with it, whichever branch is taken.
-    let played = tokio::select! {
-        played = play(&args, json, &postgres) => played.map(|()| End::Sound),
+    // What the run holds (workers, simulator) ends with it, whichever branch is taken.
+    let ran = tokio::select! {
+        ran = run_on(&args, json, &postgres) => ran.map(|()| End::Sound),
         () = &mut stopped => Ok(End::Interrupted),
     };
     postgres.stop().await?;
-    played
+    ran
 }
 
-async fn play(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyhow::Result<()> {
+async fn run_on(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyhow::Result<()> {
     if args.practice {
-        return practice::play(postgres).await;
+        return practice::run_on(postgres).await;
     }
     let begun = Instant::now();
     let manners = Manners {
@@ -119,7 +119,7 @@ async fn play(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyhow
         introduce(args);
     }
     let mut fleet = Fleet::start(&stage, WORKERS)?;
-    let door = stage.open_door().await?;
+    let api = stage.start_api().await?;
     let pool = db::connect(&stage.url, Role::Operator, 2).await?;
     let mut script = Script::begin(&stage, &pool, args.count as usize).await?;
     let mut ran = Ran::default();
@@ -130,7 +130,7 @@ async fn play(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyhow
     tokio::time::sleep(stage::SETTLE).await;
     let Stage { simulator, directory, ledger, url, .. } = stage;
     simulator.stop().await?;
-    door.abort();
+    api.abort();
     ran.elapsed = begun.elapsed();
 
     let books = Books {
@@ -185,7 +185,7 @@ fn say_json(ran: &Ran, it: &Reconciliation, rescued: u64) -> anyhow::Result<()> 
         serde_json::json!({
             "provider": provider.name(), "grants": account.grants, "issued_once": account.issued_once,
             "refused": account.refused, "needs_operator": account.needs_operator, "duplicates": account.duplicates,
-            "calls": account.calls, "most_calls_in_a_second": account.most_calls, "limit": account.limit,
+            "calls": account.calls, "max_calls_in_a_second": account.max_calls, "limit": account.limit,
         })
     });
     let answer = serde_json::json!({

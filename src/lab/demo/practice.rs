@@ -29,11 +29,11 @@ const LAG: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sets the scene, and waits for ever: whoever practises ends it.
-pub async fn play(postgres: &PrivatePostgres) -> anyhow::Result<()> {
+pub async fn run(postgres: &PrivatePostgres) -> anyhow::Result<()> {
     let manners = Manners { seed: 1, faults: false, limits: stage::LIMITS, jitter: stage::JITTER, lag: LAG };
     let mut stage = Stage::set(postgres, &manners).await?;
     let mut fleet = Fleet::start(&stage, 1)?;
-    let _door = stage.open_door().await?;
+    let _door = stage.start_api().await?;
     let operator = db::connect(&stage.submitter, Role::Operator, 1).await?;
     crate::basics::terminal::say!("Setting the scene: {GRANTS} grants go well, and then {STUCK} do not.");
     script::submit(&stage, "grants.csv", &grants::csv(GRANTS)?, FileKind::Grants).await?;
@@ -57,7 +57,7 @@ pub async fn play(postgres: &PrivatePostgres) -> anyhow::Result<()> {
 
     crate::basics::terminal::say!(
         "\n{STUCK} gifts are stuck. In another terminal:\n\n  export DATABASE_URL='{}' NOSHI_CONFIG='{}'\n\n\
-         and mend it, as ops/docs/incident.md says. Ctrl-C ends it here; nothing is left behind.",
+         and fix it, as ops/docs/incident.md says. Ctrl-C ends it here; nothing is left behind.",
         stage.approver,
         stage.config.display()
     );

@@ -36,7 +36,7 @@ pub struct Account {
     pub duplicates: usize,
     pub calls: usize,
     /// In any sliding second.
-    pub most_calls: usize,
+    pub max_calls: usize,
     pub limit: u32,
     /// Why people are asked.
     pub asked: BTreeMap<String, Asked>,
@@ -90,8 +90,8 @@ pub fn reconcile(books: &Books) -> Reconciliation {
     }
     it.unknown_trades(books, &live);
     for (provider, account) in &it.accounts {
-        if account.most_calls > account.limit as usize {
-            let (name, most, limit) = (provider.name(), account.most_calls, account.limit);
+        if account.max_calls > account.limit as usize {
+            let (name, most, limit) = (provider.name(), account.max_calls, account.limit);
             it.broken.push(format!("{name} was called {most} times within a second; {limit} are allowed"));
         }
     }
@@ -103,7 +103,7 @@ fn account(books: &Books, provider: Provider) -> Account {
     let arrivals = moments(books.ledger.iter().filter(theirs));
     Account {
         calls: arrivals.len(),
-        most_calls: most_in_a_second(&arrivals),
+        max_calls: max_in_a_second(&arrivals),
         limit: *books.limits.of(provider),
         ..Account::default()
     }
@@ -116,7 +116,7 @@ fn moments<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<u64> {
 }
 
 /// The most of these moments (in order) that any second holds, its end included and its begin not.
-pub(crate) fn most_in_a_second(moments: &[u64]) -> usize {
+pub(crate) fn max_in_a_second(moments: &[u64]) -> usize {
     let mut from = 0;
     let mut most = 0;
     for (at, moment) in moments.iter().enumerate() {

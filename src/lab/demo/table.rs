@@ -9,7 +9,7 @@ use super::{
 use crate::lab::simulator::Provider;
 
 /// Broken promises told at once.
-const MOST_BROKEN: usize = 20;
+const MAX_BROKEN: usize = 20;
 
 pub fn text(it: &Reconciliation, shops: &Shops, mails: &Mails, points: &Points) -> String {
     let mut text = String::new();
@@ -20,7 +20,7 @@ pub fn text(it: &Reconciliation, shops: &Shops, mails: &Mails, points: &Points) 
         "provider", "grants", "issued once", "refused", "needs operator", "duplicates", "calls", "most in 1 s (limit)"
     );
     for (provider, account) in &it.accounts {
-        row(&mut text, provider.name(), account, &format!("{} ({})", account.most_calls, account.limit));
+        row(&mut text, provider.name(), account, &format!("{} ({})", account.max_calls, account.limit));
     }
     row(&mut text, "all", &sum(&it.accounts), "");
     if it.nowhere > 0 {
@@ -31,7 +31,7 @@ pub fn text(it: &Reconciliation, shops: &Shops, mails: &Mails, points: &Points) 
             let not = asked.jobs - asked.issued;
             let _ = writeln!(
                 text,
-                "{} ask a person: {code} at {} (the ledger has {} of them issued, {not} not); see ops/runbook/{code}.md",
+                "{} needs operator: {code} at {} (the ledger has {} of them issued, {not} not); see ops/runbook/{code}.md",
                 asked.jobs,
                 provider.name(),
                 asked.issued
@@ -45,11 +45,11 @@ pub fn text(it: &Reconciliation, shops: &Shops, mails: &Mails, points: &Points) 
         "points: {} lots granted, {} expired; {} exchanges = {} with a gift + {} given back + {} ask; {} had too few points",
         books.granted, books.expired, books.used, books.gifts, books.returned, books.asking, books.poor
     );
-    for broken in it.broken.iter().take(MOST_BROKEN) {
+    for broken in it.broken.iter().take(MAX_BROKEN) {
         let _ = writeln!(text, "BROKEN: {broken}");
     }
-    if it.broken.len() > MOST_BROKEN {
-        let _ = writeln!(text, "BROKEN: and {} more", it.broken.len() - MOST_BROKEN);
+    if it.broken.len() > MAX_BROKEN {
+        let _ = writeln!(text, "BROKEN: and {} more", it.broken.len() - MAX_BROKEN);
     }
     text
 }
@@ -61,14 +61,14 @@ fn others(text: &mut String, shops: &Shops, mails: &Mails) {
         text,
         "stores: {rows} rows = {created} created + {skipped} skipped + {refused} refused + {compensated} taken back + \
          {needs_operator} ask; {orphans} orphan shops; {} calls, most in 1 s {} ({})",
-        shops.calls, shops.most_calls, shops.limit
+        shops.calls, shops.max_calls, shops.limit
     );
     let Mails { jobs, sent, failed, needs_operator, again, .. } = mails;
     let _ = writeln!(
         text,
         "mails: {jobs} = {sent} sent + {failed} failed + {needs_operator} ask; {again} sent a second time, as an answer was \
          lost; {} calls, most in 1 s {} ({})",
-        mails.calls, mails.most_calls, mails.limit
+        mails.calls, mails.max_calls, mails.limit
     );
 }
 

@@ -1,4 +1,4 @@
-//! Worker processes on a stage: a private server, played partners, and what they leave on paper.
+//! Worker processes on a stage: a private server, simulated partners, and what they leave on paper.
 
 pub mod papers;
 pub mod stage;

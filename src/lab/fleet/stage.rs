@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
-    api::server::Door,
+    api::server::Server,
     db::{self, domain::batches::Cap},
     lab::{
         private_postgres::PrivatePostgres,
@@ -42,7 +42,7 @@ pub const POLL: Duration = Duration::from_secs(1);
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// For a whole example file, and for one user.
-const MOST_YEN: i64 = 1_000_000_000;
+const MAX_YEN: i64 = 1_000_000_000;
 const DATABASE: &str = "noshi";
 const SUBMITTER: &str = "demo_sato";
 const APPROVER: &str = "demo_suzuki";
@@ -62,7 +62,7 @@ pub struct Stage {
     pub directory: PathBuf,
     pub config: PathBuf,
     /// Where the partners' events arrive.
-    door: Option<TcpListener>,
+    api: Option<TcpListener>,
     pub ledger: PathBuf,
     /// Credentials of the mail service, for the workers' environment.
     pub aws: [(&'static str, String); 3],
@@ -83,10 +83,10 @@ impl Stage {
         let cap = Cap {
             kind: "grants".to_owned(),
             currency: "JPY".to_owned(),
-            most_rows: Some(100_000),
-            most_total: Some(MOST_YEN),
-            most_per_user: Some(MOST_YEN),
-            most_per_day: Some(MOST_YEN),
+            max_rows: Some(100_000),
+            max_total: Some(MAX_YEN),
+            max_per_user: Some(MAX_YEN),
+            max_per_day: Some(MAX_YEN),
             approve_from_rows: Some(1),
             approve_from_total: None,
         };
@@ -105,9 +105,9 @@ impl Stage {
         for provider in Provider::ALL {
             *config.limits.of_mut(provider) = Some(*manners.limits.of(provider));
         }
-        // The partners have to know where their events go, and the door's configuration who they are.
-        let door = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen for events")?;
-        let events = format!("http://{}/v1/events", door.local_addr()?);
+        // The partners have to know where their events go, and the API's configuration who they are.
+        let api = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen for events")?;
+        let events = format!("http://{}/v1/events", api.local_addr()?);
         config.ses.limit = Some(MAIL_LIMIT);
         config.ses.events_url = Some(format!("{events}/ses"));
         config.organization_platform.events_url = Some(format!("{events}/organization"));
@@ -121,16 +121,16 @@ impl Stage {
         let simulator = Simulator::start(config).await?;
         let config = configure(&directory, &simulator, &partners, manners)?;
         let [submitter, approver] = [SUBMITTER, APPROVER].map(|person| postgres.url_as(person, DATABASE));
-        Ok(Stage { simulator, directory, config, door: Some(door), ledger, aws, url, submitter, approver })
+        Ok(Stage { simulator, directory, config, api: Some(api), ledger, aws, url, submitter, approver })
     }
 }
 
 impl Stage {
-    /// The door that the partners' events come through, in this process.
-    pub async fn open_door(&mut self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
-        let listener = self.door.take().context("the door is open already")?;
-        let door = Door::on(&Settings::read(Some(&self.config))?, &self.url, listener).await?;
-        Ok(tokio::spawn(door.serve_until(std::future::pending())))
+    /// The API that the partners' events come through, in this process.
+    pub async fn start_api(&mut self) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+        let listener = self.api.take().context("the API listens already")?;
+        let api = Server::on(&Settings::read(Some(&self.config))?, &self.url, listener).await?;
+        Ok(tokio::spawn(api.serve_until(std::future::pending())))
     }
 }
 

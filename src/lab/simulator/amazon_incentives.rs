@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{
     Credentials, Op,
-    desk::Desk,
+    call_context::CallContext,
     messages::{Arrived, Ask, Read, Refusal, Reply},
     shop::{Card, Order, State},
     sigv4::{self, Wrong},
@@ -185,55 +185,55 @@ fn check_value(value: &Value) -> Result<i64, Failure> {
     Ok(amount)
 }
 
-pub fn act(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
-    let op = desk.op;
-    let refuse = |desk: &Desk<'_>, failure: Failure| {
-        desk.refused(failure.1);
+pub fn act(cx: &mut CallContext<'_>, ask: &Ask) -> Reply {
+    let op = cx.op;
+    let refuse = |cx: &CallContext<'_>, failure: Failure| {
+        cx.refused(failure.1);
         fail(op, failure)
     };
     match ask {
-        Ask::Funds | Ask::Inquire { .. } => funds(desk),
-        Ask::Issue(_) | Ask::Cancel { .. } if desk.shop.blocked => refuse(desk, STOPPED),
+        Ask::Funds | Ask::Inquire { .. } => funds(cx),
+        Ask::Issue(_) | Ask::Cancel { .. } if cx.shop.blocked => refuse(cx, STOPPED),
         Ask::Issue(order) => {
-            if let Some(card) = desk.shop.of_trade(&desk.trade).cloned() {
+            if let Some(card) = cx.shop.of_trade(&cx.trade).cloned() {
                 if card.order.content == order.content {
-                    desk.replayed(&card);
-                    return about(desk, op, &card);
+                    cx.replayed(&card);
+                    return about(cx, op, &card);
                 }
-                desk.conflict(&card);
+                cx.conflict(&card);
                 return fail(op, ("F200", "RequestedDenominationMismatch", "Requested Denomination Mismatch"));
             }
-            if order.amount > desk.shop.balance {
-                return refuse(desk, SHORT);
+            if order.amount > cx.shop.balance {
+                return refuse(cx, SHORT);
             }
-            let card = desk.issue(order);
-            about(desk, op, &card)
+            let card = cx.issue(order);
+            about(cx, op, &card)
         }
         Ask::Cancel { card: named } => {
-            let Some(card) = desk.shop.of_trade(&desk.trade).cloned() else {
-                return refuse(desk, ("F200", "CardNotFound", "Card Not Found"));
+            let Some(card) = cx.shop.of_trade(&cx.trade).cloned() else {
+                return refuse(cx, ("F200", "CardNotFound", "Card Not Found"));
             };
             if named.as_ref().is_some_and(|named| *named != card.id) {
-                return refuse(desk, ("F200", "InvalidGCIdInput", "The gcId does not belong to the request id"));
+                return refuse(cx, ("F200", "InvalidGCIdInput", "The gcId does not belong to the request id"));
             }
-            let window = u64::try_from(desk.inner.config.cancel_window.as_micros()).unwrap_or(u64::MAX);
+            let window = u64::try_from(cx.inner.config.cancel_window.as_micros()).unwrap_or(u64::MAX);
             if card.state == State::Voided {
-                desk.replayed(&card);
-            } else if desk.inner.ledger.now_us() > card.at_us.saturating_add(window) {
-                return refuse(desk, TOO_LATE);
+                cx.replayed(&card);
+            } else if cx.inner.ledger.now_us() > card.at_us.saturating_add(window) {
+                return refuse(cx, TOO_LATE);
             } else {
-                desk.void(&card.id);
+                cx.void(&card.id);
             }
-            about(desk, op, &card)
+            about(cx, op, &card)
         }
     }
 }
 
 /// A good answer to `op` about this card.
-pub fn about(desk: &Desk<'_>, op: Op, card: &Card) -> Reply {
+pub fn about(cx: &CallContext<'_>, op: Op, card: &Card) -> Reply {
     match op {
         Op::Cancel => cancelled(&card.trade, &card.id),
-        Op::Funds => funds(desk),
+        Op::Funds => funds(cx),
         Op::Issue | Op::Inquire => {
             let status = match card.state {
                 State::Live => "Fulfilled",
@@ -242,7 +242,7 @@ pub fn about(desk: &Desk<'_>, op: Op, card: &Card) -> Reply {
                 State::Accepted { .. } | State::Failed => "Expired",
             };
             let amount = json!(card.order.amount as f64);
-            created(&card.trade, &card.id, &desk.code(card), &amount, status, expiry(card).into())
+            created(&card.trade, &card.id, &cx.code(card), &amount, status, expiry(card).into())
         }
     }
 }
@@ -268,9 +268,9 @@ fn cancelled(id: &str, card: &str) -> Reply {
     Reply::json(200, &json!({"creationRequestId": id, "gcId": card, "status": "SUCCESS"}))
 }
 
-fn funds(desk: &Desk<'_>) -> Reply {
+fn funds(cx: &CallContext<'_>) -> Reply {
     let body = json!({
-        "availableFunds": {"amount": desk.shop.balance as f64, "currencyCode": CURRENCY},
+        "availableFunds": {"amount": cx.shop.balance as f64, "currencyCode": CURRENCY},
         "status": "SUCCESS",
         "timestamp": Utc::now().format("%Y%m%dT%H%M%SZ").to_string(),
     });

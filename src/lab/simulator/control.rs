@@ -159,7 +159,7 @@ impl Control {
                 });
             }
             Command::Block { provider, blocked } => world.shops.of_mut(provider).blocked = blocked,
-            Command::Platform(scene) => organization_platform::play(&self.inner, &mut world, scene),
+            Command::Platform(scene) => organization_platform::simulate(&self.inner, &mut world, scene),
             Command::Sending { state } => world.ses.sending = state,
             Command::Publishing(publishing) => _ = self.inner.publishing.send_replace(publishing),
         }

@@ -45,7 +45,7 @@ pub async fn deliver(inner: &Inner, caller: &Caller, reply: Option<Reply>, how: 
     };
     let length = reply.body.len();
     let body = match how {
-        How::Slow => trickle(reply.body),
+        How::Slow => slowly(reply.body),
         How::Half => {
             caller.cut(length / 2);
             Body::from(reply.body)
@@ -67,7 +67,7 @@ pub async fn deliver(inner: &Inner, caller: &Caller, reply: Option<Reply>, how: 
 }
 
 /// The body in pieces, with pauses between them.
-fn trickle(body: Vec<u8>) -> Body {
+fn slowly(body: Vec<u8>) -> Body {
     let size = body.len().div_ceil(SLOW_PIECES as usize).max(1);
     let pieces: Vec<Vec<u8>> = body.chunks(size).map(<[u8]>::to_vec).collect();
     Body::from_stream(stream::unfold(pieces.into_iter(), |mut pieces| async {

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// After this many random faults on one (provider, op, trade) there are no more, so that every trade can finish.
-const MOST_PER_TRADE: usize = 3;
+const MAX_PER_TRADE: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -162,7 +162,7 @@ pub fn draw(seed: u64, partner: Partner, errand: Errand, trade: &str, nth: u64) 
     // A balance inquiry belongs to no trade that would have to finish.
     let earlier = if errand == Errand::Gift(Op::Funds) { 0 } else { nth };
     let before = (1..earlier).filter(|n| draw_one(seed, partner, errand, trade, *n).is_some());
-    (before.take(MOST_PER_TRADE).count() < MOST_PER_TRADE).then_some(fault)
+    (before.take(MAX_PER_TRADE).count() < MAX_PER_TRADE).then_some(fault)
 }
 
 fn draw_one(seed: u64, partner: Partner, errand: Errand, trade: &str, nth: u64) -> Option<Fault> {
@@ -312,6 +312,6 @@ mod tests {
                 (1..=100).filter(|nth| draw(1, Provider::TangoCard.into(), Op::Issue.into(), &trade, *nth).is_some());
             most = most.max(met.count());
         }
-        assert_eq!(most, MOST_PER_TRADE);
+        assert_eq!(most, MAX_PER_TRADE);
     }
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     Credentials, Op,
-    desk::Desk,
+    call_context::CallContext,
     messages::{Arrived, Ask, Read, Refusal, Reply},
     shop::{Card, Order, State},
 };
@@ -85,35 +85,35 @@ fn order(body: &Value, trade: Option<&str>) -> Result<Order, Failure> {
     Ok(Order { amount, content: format!("{product} {amount} {CURRENCY}"), detail: Value::Null, queued: false })
 }
 
-pub fn act(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
-    let refuse = |desk: &Desk<'_>, failure: Failure| {
-        desk.refused(failure.1);
+pub fn act(cx: &mut CallContext<'_>, ask: &Ask) -> Reply {
+    let refuse = |cx: &CallContext<'_>, failure: Failure| {
+        cx.refused(failure.1);
         fail(failure)
     };
     match ask {
-        Ask::Funds => Reply::json(200, &json!({"balance": desk.shop.balance, "currency": CURRENCY})),
-        Ask::Inquire { .. } | Ask::Cancel { .. } => match desk.shop.of_trade(&desk.trade) {
-            Some(card) => about(desk, card),
+        Ask::Funds => Reply::json(200, &json!({"balance": cx.shop.balance, "currency": CURRENCY})),
+        Ask::Inquire { .. } | Ask::Cancel { .. } => match cx.shop.of_trade(&cx.trade) {
+            Some(card) => about(cx, card),
             None => not_found(),
         },
-        Ask::Issue(_) if desk.shop.blocked => refuse(desk, STOPPED),
-        Ask::Issue(order) if order.amount > desk.shop.balance => refuse(desk, SHORT),
+        Ask::Issue(_) if cx.shop.blocked => refuse(cx, STOPPED),
+        Ask::Issue(order) if order.amount > cx.shop.balance => refuse(cx, SHORT),
         Ask::Issue(order) => {
-            let card = desk.issue(order);
+            let card = cx.issue(order);
             let status = if card.state == State::Live { 200 } else { 202 };
-            Reply { status, ..about(desk, &card) }
+            Reply { status, ..about(cx, &card) }
         }
     }
 }
 
 /// The trade as it stands.
-pub fn about(desk: &Desk<'_>, card: &Card) -> Reply {
+pub fn about(cx: &CallContext<'_>, card: &Card) -> Reply {
     let body = match card.state {
         State::Live | State::Voided => json!({
             "tradeId": card.trade,
             "status": "ISSUED",
             "giftId": card.id,
-            "giftCode": desk.code(card),
+            "giftCode": cx.code(card),
             "faceValue": card.order.amount,
             "currency": CURRENCY,
             "validUntil": valid_until(card),

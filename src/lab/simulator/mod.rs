@@ -17,7 +17,7 @@ mod config;
 mod context;
 mod control;
 mod deliver;
-mod desk;
+mod call_context;
 mod faults;
 mod gift_on_demand;
 mod ledger;

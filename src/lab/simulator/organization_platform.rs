@@ -49,7 +49,7 @@ use super::{
     state::World,
 };
 
-pub use self::scene::{Scene, play};
+pub use self::scene::{Scene, simulate};
 
 const LONGEST_KEY: usize = 255;
 

@@ -74,7 +74,7 @@ impl<T> PerProvider<T> {
     }
 }
 
-/// Everybody whom the simulator plays; the names are also the path prefixes.
+/// Everybody whom the simulator simulates; the names are also the path prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Partner {

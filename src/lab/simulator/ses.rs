@@ -37,7 +37,7 @@ use super::{
     state::World,
 };
 
-const MOST_RECIPIENTS: usize = 50;
+const MAX_RECIPIENTS: usize = 50;
 
 #[derive(Clone)]
 pub enum Ask {
@@ -116,7 +116,7 @@ fn message(body: &Value) -> Result<Message, Failure> {
             recipients.push(address.ok_or(bad("A recipient is no address."))?.to_owned());
         }
     }
-    let Some(first) = recipients.first().filter(|_| recipients.len() <= MOST_RECIPIENTS) else {
+    let Some(first) = recipients.first().filter(|_| recipients.len() <= MAX_RECIPIENTS) else {
         return Err(bad("Destination must name 1 to 50 recipients."));
     };
     let fate = Fate::of(first);

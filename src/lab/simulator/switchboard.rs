@@ -6,7 +6,7 @@ use super::{
     amazon_incentives,
     config::Config,
     context::Inner,
-    desk::{Desk, desk},
+    call_context::{CallContext, cx},
     gift_on_demand,
     lock::lock,
     messages::{Arrived, Ask, Read, Refusal, Reply, Way},
@@ -74,14 +74,14 @@ pub fn act(inner: &Arc<Inner>, world: &mut World, partner: Partner, read: &Any, 
                 Some(Errand::Gift(op)) => op,
                 Some(_) | None => Op::Issue,
             };
-            let mut desk = desk(inner, world.shops.of_mut(provider), provider, op, trade);
-            desk.late = way.late;
-            desk.pend_until = way.pend_until;
-            let mut reply = gift(&mut desk, ask);
+            let mut cx = cx(inner, world.shops.of_mut(provider), provider, op, trade);
+            cx.late = way.late;
+            cx.pend_until = way.pend_until;
+            let mut reply = gift(&mut cx, ask);
             if let Some(roll) = way.other {
-                reply = other_trade(&desk, op, ask, roll);
+                reply = other_trade(&cx, op, ask, roll);
             }
-            (reply, desk.pending)
+            (reply, cx.pending)
         }
         (_, Ok(Wanted::Platform(ask))) => (organization_platform::act(inner, world, ask, way), None),
         (_, Ok(Wanted::Ses(ask))) => (ses::act(inner, world, ask, way), None),
@@ -92,11 +92,11 @@ pub fn act(inner: &Arc<Inner>, world: &mut World, partner: Partner, read: &Any, 
     }
 }
 
-fn gift(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
-    match desk.provider {
-        Provider::AmazonIncentives => amazon_incentives::act(desk, ask),
-        Provider::GiftOnDemand => gift_on_demand::act(desk, ask),
-        Provider::TangoCard => tango_card::act(desk, ask),
+fn gift(cx: &mut CallContext<'_>, ask: &Ask) -> Reply {
+    match cx.provider {
+        Provider::AmazonIncentives => amazon_incentives::act(cx, ask),
+        Provider::GiftOnDemand => gift_on_demand::act(cx, ask),
+        Provider::TangoCard => tango_card::act(cx, ask),
     }
 }
 
@@ -135,13 +135,13 @@ pub fn not_found(partner: Partner, ask: &Result<Wanted, Refusal>) -> Reply {
 }
 
 /// A good answer about a trade that is not the caller's: all ids, the code and the amount are another's.
-fn other_trade(desk: &Desk<'_>, op: Op, ask: &Ask, roll: u64) -> Reply {
+fn other_trade(cx: &CallContext<'_>, op: Op, ask: &Ask, roll: u64) -> Reply {
     let amount = ordered(ask).map_or(1000, |order| order.amount) + 500;
-    let card = desk.anothers(amount, roll);
-    match desk.provider {
-        Provider::AmazonIncentives => amazon_incentives::about(desk, op, &card),
-        Provider::GiftOnDemand => gift_on_demand::about(desk, &card),
-        Provider::TangoCard => tango_card::about(desk, op, by_card(ask), &card),
+    let card = cx.anothers(amount, roll);
+    match cx.provider {
+        Provider::AmazonIncentives => amazon_incentives::about(cx, op, &card),
+        Provider::GiftOnDemand => gift_on_demand::about(cx, &card),
+        Provider::TangoCard => tango_card::about(cx, op, by_card(ask), &card),
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Credentials, Op, basic_auth,
-    desk::Desk,
+    call_context::CallContext,
     messages::{Arrived, Ask, Read, Refusal, Reply},
     shop::{Card, Order, Shop, State, sha256_hex},
 };
@@ -170,45 +170,45 @@ fn sorted(value: &Value) -> Value {
     }
 }
 
-pub fn act(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
-    let refuse = |desk: &Desk<'_>, failure: Failure| {
-        desk.refused(failure.1);
+pub fn act(cx: &mut CallContext<'_>, ask: &Ask) -> Reply {
+    let refuse = |cx: &CallContext<'_>, failure: Failure| {
+        cx.refused(failure.1);
         fail(failure)
     };
     match ask {
-        Ask::Funds => account(desk),
-        Ask::Inquire { card: Some(id) } => match desk.shop.card(id) {
-            Some(card) => Reply::json(200, &order_view(desk, card)),
+        Ask::Funds => account(cx),
+        Ask::Inquire { card: Some(id) } => match cx.shop.card(id) {
+            Some(card) => Reply::json(200, &order_view(cx, card)),
             None => not_found(true),
         },
-        Ask::Inquire { card: None } => match desk.shop.of_trade(&desk.trade) {
-            Some(card) => listed(vec![item_view(desk, card)]),
+        Ask::Inquire { card: None } => match cx.shop.of_trade(&cx.trade) {
+            Some(card) => listed(vec![item_view(cx, card)]),
             None => not_found(false),
         },
-        Ask::Issue(_) | Ask::Cancel { .. } if desk.shop.blocked => refuse(desk, STOPPED),
+        Ask::Issue(_) | Ask::Cancel { .. } if cx.shop.blocked => refuse(cx, STOPPED),
         Ask::Issue(order) => {
-            if let Some(card) = desk.shop.of_trade(&desk.trade).cloned() {
+            if let Some(card) = cx.shop.of_trade(&cx.trade).cloned() {
                 if card.order.content == order.content {
-                    desk.replayed(&card);
-                    return placed(desk, 200, &card);
+                    cx.replayed(&card);
+                    return placed(cx, 200, &card);
                 }
-                desk.conflict(&card);
+                cx.conflict(&card);
                 return fail((409, "duplicateExists", "Conflict; Duplicate Exists"));
             }
-            if order.amount > desk.shop.balance {
-                return refuse(desk, SHORT);
+            if order.amount > cx.shop.balance {
+                return refuse(cx, SHORT);
             }
-            let card = desk.issue(order);
-            placed(desk, if order.queued { 202 } else { 201 }, &card)
+            let card = cx.issue(order);
+            placed(cx, if order.queued { 202 } else { 201 }, &card)
         }
         Ask::Cancel { card } => {
-            let Some(card) = card.as_ref().and_then(|id| desk.shop.card(id)).cloned() else {
-                return refuse(desk, NO_CARD);
+            let Some(card) = card.as_ref().and_then(|id| cx.shop.card(id)).cloned() else {
+                return refuse(cx, NO_CARD);
             };
             match card.state {
-                State::Live => desk.void(&card.id),
-                State::Voided => desk.replayed(&card),
-                State::Accepted { .. } | State::Failed => return refuse(desk, NOT_CANCELLABLE),
+                State::Live => cx.void(&card.id),
+                State::Voided => cx.replayed(&card),
+                State::Accepted { .. } | State::Failed => return refuse(cx, NOT_CANCELLABLE),
             }
             Reply::json(202, &"Accepted".into())
         }
@@ -216,17 +216,17 @@ pub fn act(desk: &mut Desk<'_>, ask: &Ask) -> Reply {
 }
 
 /// A good answer to `op` about this order, for an inquiry `by_id` or by externalRefID.
-pub fn about(desk: &Desk<'_>, op: Op, by_id: bool, card: &Card) -> Reply {
+pub fn about(cx: &CallContext<'_>, op: Op, by_id: bool, card: &Card) -> Reply {
     match op {
-        Op::Issue => placed(desk, 201, card),
-        Op::Inquire if by_id => Reply::json(200, &order_view(desk, card)),
-        Op::Inquire => listed(vec![item_view(desk, card)]),
+        Op::Issue => placed(cx, 201, card),
+        Op::Inquire if by_id => Reply::json(200, &order_view(cx, card)),
+        Op::Inquire => listed(vec![item_view(cx, card)]),
         Op::Cancel => Reply::json(202, &"Accepted".into()),
-        Op::Funds => account(desk),
+        Op::Funds => account(cx),
     }
 }
 
-fn placed(desk: &Desk<'_>, status: u16, card: &Card) -> Reply {
+fn placed(cx: &CallContext<'_>, status: u16, card: &Card) -> Reply {
     if card.order.detail["asynchronous"] == true {
         let body = json!({
             "externalRefID": card.trade,
@@ -238,7 +238,7 @@ fn placed(desk: &Desk<'_>, status: u16, card: &Card) -> Reply {
         });
         return Reply::json(status, &body);
     }
-    Reply::json(status, &order_view(desk, card))
+    Reply::json(status, &order_view(cx, card))
 }
 
 fn reward_status(card: &Card) -> &'static str {
@@ -256,8 +256,8 @@ fn created_at(card: &Card) -> String {
     at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true)).unwrap_or_default()
 }
 
-fn order_view(desk: &Desk<'_>, card: &Card) -> Value {
-    let code = desk.code(card);
+fn order_view(cx: &CallContext<'_>, card: &Card) -> Value {
+    let code = cx.code(card);
     let reward = match card.state {
         State::Live | State::Voided => json!({
             "credentials": {"Redemption Code": code},
@@ -292,8 +292,8 @@ fn order_view(desk: &Desk<'_>, card: &Card) -> Value {
 }
 
 /// The order as a list shows it.
-fn item_view(desk: &Desk<'_>, card: &Card) -> Value {
-    let mut order = order_view(desk, card);
+fn item_view(cx: &CallContext<'_>, card: &Card) -> Value {
+    let mut order = order_view(cx, card);
     if let Some(order) = order.as_object_mut() {
         order.retain(|field, _| !["reward", "referenceLineItemID"].contains(&field.as_str()));
     }
@@ -311,15 +311,15 @@ fn listed(orders: Vec<Value>) -> Reply {
     Reply::json(200, &json!({"page": page, "orders": orders}))
 }
 
-fn account(desk: &Desk<'_>) -> Reply {
+fn account(cx: &CallContext<'_>) -> Reply {
     let body = json!({
         "accountIdentifier": "simulated",
         "accountNumber": "A00000001",
         "displayName": "Simulated account",
         "currencyCode": CURRENCY,
-        "currentBalance": desk.shop.balance,
+        "currentBalance": cx.shop.balance,
         "createdAt": "2026-01-01T00:00:00.000Z",
-        "status": if desk.shop.blocked { "SUSPENDED" } else { "ACTIVE" },
+        "status": if cx.shop.blocked { "SUSPENDED" } else { "ACTIVE" },
     });
     Reply::json(200, &body)
 }

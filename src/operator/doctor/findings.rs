@@ -1,4 +1,4 @@
-//! What was found, each fault with how to mend it.
+//! What was found, each fault with how to fix it.
 
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ pub struct Finding {
     pub what: &'static str,
     pub health: Health,
     pub found: String,
-    pub mend: Option<String>,
+    pub fix: Option<String>,
 }
 
 /// What was found, one by one.
@@ -26,14 +26,14 @@ pub struct Findings(pub Vec<Finding>);
 
 impl Findings {
     pub(super) fn good(&mut self, what: &'static str, found: impl Into<String>) {
-        self.0.push(Finding { what, health: Health::Good, found: found.into(), mend: None });
+        self.0.push(Finding { what, health: Health::Good, found: found.into(), fix: None });
     }
 
-    pub fn wrong(&mut self, what: &'static str, health: Health, found: impl Into<String>, mend: impl Into<String>) {
-        self.0.push(Finding { what, health, found: found.into(), mend: Some(mend.into()) });
+    pub fn wrong(&mut self, what: &'static str, health: Health, found: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { what, health, found: found.into(), fix: Some(fix.into()) });
     }
 
-    pub(super) fn check(&mut self, what: &'static str, holds: bool, bad: Health, found: impl Into<String>, mend: &str) {
-        if holds { self.good(what, found) } else { self.wrong(what, bad, found, mend) }
+    pub(super) fn check(&mut self, what: &'static str, holds: bool, bad: Health, found: impl Into<String>, fix: &str) {
+        if holds { self.good(what, found) } else { self.wrong(what, bad, found, fix) }
     }
 }

@@ -11,7 +11,7 @@ pub(super) async fn look_at_public_key(pool: &PgPool, settings: &Settings, it: &
     let sealer = match settings.sealer() {
         Ok(sealer) => sealer,
         Err(error) => {
-            it.wrong("keys", Health::Bad, format!("{error:#}"), "mend the public key file");
+            it.wrong("keys", Health::Bad, format!("{error:#}"), "fix the public key file");
             return Ok(());
         }
     };
@@ -64,7 +64,7 @@ pub(super) async fn look_at_keys(
                 "settings",
                 Health::Bad,
                 format!("{error:#}"),
-                "mend the file that NOSHI_CONFIG or --config names",
+                "fix the file that NOSHI_CONFIG or --config names",
             );
             return Ok(());
         }
@@ -100,11 +100,11 @@ pub(super) async fn look_at_keys(
                 "put the missing keys back into the key file; without them those values are lost",
             );
         }
-        Err(error) => it.wrong("keys", Health::Bad, format!("{error:#}"), "mend the key file"),
+        Err(error) => it.wrong("keys", Health::Bad, format!("{error:#}"), "fix the key file"),
     }
     match settings.partners() {
         Ok(_) => it.good("partners", "their settings and secrets can be read"),
-        Err(error) => it.wrong("partners", Health::Bad, format!("{error:#}"), "mend that partner's settings"),
+        Err(error) => it.wrong("partners", Health::Bad, format!("{error:#}"), "fix that partner's settings"),
     }
     Ok(())
 }

@@ -94,9 +94,9 @@ pub(super) fn look_at_standbys(server: &doctor::Server, it: &mut Findings) {
                 true => format!("{found}, and commits with synchronous_commit = {} do not wait", server.synchronous_commit),
                 false => format!("{found}, and no commit waits for them"),
             };
-            let mend = "a failover can lose the last commits: the workers notice, and what may have been called is in doubt. \
+            let fix = "a failover can lose the last commits: the workers notice, and what may have been called is in doubt. \
                         Name the standbys in synchronous_standby_names, with synchronous_commit = on";
-            it.wrong("standbys", Health::Fair, found, mend);
+            it.wrong("standbys", Health::Fair, found, fix);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     basics::instants,
     db::{
         PgConnection, PgPool, holders,
-        operator::{doctor, jobs, restored},
+        operator::{doctor, jobs, restore},
         queue::lanes,
     },
     operator::explain::seconds,
@@ -109,7 +109,7 @@ pub(super) async fn look_at_clocks(pool: &PgPool, it: &mut Findings) -> anyhow::
         apart == 0,
         Health::Bad,
         if apart == 0 { "with the database's".to_owned() } else { format!("{apart} are over a minute from the database's") },
-        "nothing falls due, expires or is pruned by them until they agree: mend the time service of that machine, or of the database's",
+        "nothing falls due, expires or is pruned by them until they agree: fix the time service of that machine, or of the database's",
     );
     it.check(
         "dates ahead",
@@ -122,13 +122,13 @@ pub(super) async fn look_at_clocks(pool: &PgPool, it: &mut Findings) -> anyhow::
 }
 
 pub(super) async fn look_at_restores(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
-    match restored::point(pool).await? {
+    match restore::point(pool).await? {
         None => it.good("restores", "none is marked"),
         Some(point) => it.wrong(
             "restores",
             Health::Fair,
-            format!("marked as restored to {}", instants::show(point)),
-            "gifts are bought only after their partner was asked, or park: once what happened after that point is known, `noshi restored end`",
+            format!("marked as restore to {}", instants::show(point)),
+            "gifts are bought only after their partner was asked, or park: once what happened after that point is known, `noshi restore end`",
         ),
     }
     Ok(())
@@ -142,6 +142,6 @@ pub(super) async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::R
         .map(|lane| format!("{} ({})", lane.name, lane.closed_code.as_deref().unwrap_or("paused")))
         .collect();
     let found = if shut.is_empty() { "all open".to_owned() } else { shut.join(", ") };
-    it.check("lanes", shut.is_empty(), Health::Fair, found, "mend the cause, then `noshi lane resume LANE`");
+    it.check("lanes", shut.is_empty(), Health::Fair, found, "fix the cause, then `noshi lane resume LANE`");
     Ok(())
 }

@@ -119,7 +119,7 @@ pub async fn serve(engine: Arc<Engine>, partners: Arc<Current>, pool: PgPool) {
     }
 }
 
-/// One reading in hand.
+/// One reading in flight.
 struct Reading {
     engine: Arc<Engine>,
     partners: Arc<Partners>,

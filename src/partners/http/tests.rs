@@ -96,7 +96,7 @@ async fn whatever_else_goes_wrong_is_unknown_and_never_repeated() {
 
 #[tokio::test]
 async fn the_largest_answer_still_fits() {
-    let server = Scripted::start([Act::answer("200 OK", &" ".repeat(MOST_BYTES))]).await;
+    let server = Scripted::start([Act::answer("200 OK", &" ".repeat(MAX_BYTES))]).await;
     assert_eq!(format!("{:?}", reply(post(&server.url).await).body), "Body(262144 bytes)");
 }
 

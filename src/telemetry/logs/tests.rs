@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use serde_json::{Value, json};
 use tracing_subscriber::layer::SubscriberExt;
 
-use super::{Format, IN_HAND, Lines, MOST_BYTES};
+use super::{Format, IN_FLIGHT, Lines, MAX_BYTES};
 
 thread_local! {
     static WRITTEN: RefCell<String> = const { RefCell::new(String::new()) };
@@ -22,11 +22,11 @@ fn json_of(line: &str) -> Value {
 }
 
 #[test]
-fn a_line_about_a_job_in_hand_says_which_and_where_it_stands_now() {
+fn a_line_about_a_job_in_flight_says_which_and_where_it_stands_now() {
     let text = written(Format::Json, || {
         let job =
-            tracing::error_span!(target: IN_HAND, "job", job = 7, kind = "probe", at = "new", lease = 2, trace = "0a");
-        let _in_hand = job.enter();
+            tracing::error_span!(target: IN_FLIGHT, "job", job = 7, kind = "probe", at = "new", lease = 2, trace = "0a");
+        let _in_flight = job.enter();
         crate::telemetry::traces::moved("stepping");
         // Spans of libraries below it are nobody's business.
         let _library = tracing::error_span!("request", uri = "http://partner/?code=1").entered();
@@ -61,7 +61,7 @@ fn a_field_is_no_longer_than_it_may_be() {
     let line = json_of(&written(Format::Json, || tracing::info!(long, debugged = ?vec![0_u8; 100_000], "{long}")));
     for field in ["long", "debugged", "message"] {
         let text = line["fields"][field].as_str().unwrap();
-        assert!(text.len() < MOST_BYTES + 40 && text.contains("… and ") && text.ends_with(" bytes more"), "{text}");
+        assert!(text.len() < MAX_BYTES + 40 && text.contains("… and ") && text.ends_with(" bytes more"), "{text}");
     }
 }
 

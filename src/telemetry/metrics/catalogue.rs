@@ -56,7 +56,7 @@ metrics! {
     Histogram Process noshi_settle_seconds [] "How long a group of settles took to be durable.";
     Histogram Process noshi_provider_request_seconds ["provider"] "How long calls to providers took, answered or not.";
     Histogram Process noshi_job_duration_seconds ["kind"] "From a job's request to its end, without waits in lanes.";
-    Gauge Process noshi_jobs_in_hand [] "Jobs in this process's hands.";
+    Gauge Process noshi_jobs_in_flight [] "Jobs in this process's hands.";
     Gauge Process noshi_heartbeat_age_seconds [] "Since this process's last heartbeat was answered.";
     Gauge Process noshi_clock_ahead_seconds [] "How far the database's clock is ahead of this machine's.";
     Gauge Process noshi_process_kept_away ["lane", "why"] "1 while this process leaves the lane to others, because of its own clock, keys or trusted authorities.";
@@ -64,7 +64,7 @@ metrics! {
     Gauge Process noshi_pool_connections ["state"] "Connections of the work pool.";
     Counter Process noshi_connections_thrown_away_total ["why"] "Connections to the database given up: nothing came back (`silent`), or the server was not the one to write to (`unfit`).";
     Gauge Process noshi_build_info ["version"] "1.";
-    Gauge Fleet noshi_figures_age_seconds [] "Since the figures of the fleet were taken.";
+    Gauge Fleet noshi_metric_snapshot_age_seconds [] "Since the metric snapshot of the fleet were taken.";
     Gauge Fleet noshi_open_jobs ["kind", "status"] "Open jobs, by status.";
     Gauge Fleet noshi_parked_jobs ["code"] "Jobs that wait for a person and that nobody has acknowledged, by problem code.";
     Gauge Fleet noshi_parked_oldest_seconds ["code"] "How long the first of them has been waiting.";
@@ -112,8 +112,8 @@ pub fn describe() {
 /// The page for people.
 pub fn page() -> String {
     let mut page = "# Metrics\n\nDrawn from `src/telemetry/metrics/catalogue.rs`; a test compares it with what a worker serves. Labels come from closed sets, and every series is there at\n\
-        0 from the start. Figures of the fleet are taken by one process at a time, on a budget; each process shows the same value, so take the `max`,\n\
-        not the `sum`. Figures of processes add up. `process_*` are those that every Prometheus client has.\n\n\
+        0 from the start. The metric snapshot of the fleet is taken by one process at a time, on a budget; each process shows the same value, so take the `max`,\n\
+        not the `sum`. Metrics of processes add up. `process_*` are those that every Prometheus client has.\n\n\
         | metric | type | of | labels | meaning |\n|---|---|---|---|---|\n"
         .to_owned();
     for metric in METRICS {

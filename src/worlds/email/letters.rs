@@ -66,14 +66,14 @@ impl Letters {
                         .with_context(|| format!("cannot read the template {}", file.display()))?,
                     None => source.to_owned(),
                 };
-                let unusable = || format!("the template {name} cannot be used; mend it, or remove it to have ours");
+                let unusable = || format!("the template {name} cannot be used; fix it, or remove it to have ours");
                 templates.add_template_owned(name.clone(), source).with_context(unusable)?;
             }
         }
         let letters = Letters { templates, link: link.to_owned() };
         for template in Template::ALL {
             letters.render(&sample(template), Some("山田 太郎")).with_context(|| {
-                format!("the templates of {} cannot be rendered with sample values; mend them", template.name())
+                format!("the templates of {} cannot be rendered with sample values; fix them", template.name())
             })?;
         }
         Ok(letters)

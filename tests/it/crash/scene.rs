@@ -221,8 +221,8 @@ pub async fn prepare(provider: Provider) -> Prepared {
 pub async fn set(scene: &Scene, provider: Provider, prepared: &Prepared) -> (Fleet, String) {
     let call_timeout = Duration::from_millis(if scene.drive == Drive::KillInFlight { 5000 } else { 700 });
     let mails = matches!(scene.cast, Cast::Mails(_));
-    // The door would be counted among the living: it is a connection too.
-    let terms = Terms { call_timeout, mails, door: false, ..Terms::default() };
+    // The API would be counted among the living: it is a connection too.
+    let terms = Terms { call_timeout, mails, api: false, ..Terms::default() };
     let dir = tempfile::tempdir().expect("a directory");
     let db = match scene.cast {
         Cast::Prepared(_) => {

@@ -50,7 +50,7 @@ pub const STORES_EVERYWHERE: Scene =
 
 // What an operator's `inquire` of a job in doubt leads to.
 const SEEK: &str = r#"with j as (
-    update noshi.job set at = 'finding', lane = 'org-platform', relief = true, step = step + 1,
+    update noshi.job set at = 'finding', lane = 'org-platform', reserved = true, step = step + 1,
         state = jsonb_build_object('at', 'finding', 'not_found', 0, 'attempt', jsonb_build_object('run', 0, 'key', key || '/0'))
     where id = $1 returning id, lease, step)
 insert into noshi.job_event (job, event, lease, step, was, became) select id, 'asked', lease, step - 1, 'new', 'finding' from j"#;

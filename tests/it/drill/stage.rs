@@ -79,7 +79,7 @@ impl Notices {
     }
 }
 
-/// How long it took from the fault to the notification, and from the mending to the end.
+/// How long it took from the fault to the notification, and from the fixing to the end.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Took {
     pub fired: Option<Duration>,

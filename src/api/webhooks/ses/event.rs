@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{api::webhooks::sns::Notification, db::domain::mails::NewEvent};
 
-pub struct Told {
+pub struct MailEvent {
     pub event: NewEvent,
     /// Addresses that nothing may be sent to any more, and why.
     pub suppress: Option<(&'static str, Vec<SecretString>)>,
@@ -58,10 +58,10 @@ impl Reading {
     }
 }
 
-pub fn read(notification: &Notification, configuration_set: &str) -> Told {
+pub fn read(notification: &Notification, configuration_set: &str) -> MailEvent {
     // Such as the sentence with which SES tries a topic: kept as an event of no known type.
     let Ok(wire) = serde_json::from_str::<Value>(&notification.message) else {
-        return Told { event: unknown(notification, false), suppress: None };
+        return MailEvent { event: unknown(notification, false), suppress: None };
     };
     let mut reading = Reading { unread: !wire.is_object() || !wire["mail"].is_object() };
     let mail = &wire["mail"];
@@ -85,7 +85,7 @@ pub fn read(notification: &Notification, configuration_set: &str) -> Told {
         detail,
         ..unknown(notification, true)
     };
-    Told { event, suppress }
+    MailEvent { event, suppress }
 }
 
 fn unknown(notification: &Notification, unread: bool) -> NewEvent {
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    fn told(message: &Value) -> Told {
+    fn told(message: &Value) -> MailEvent {
         let text = if message.is_string() { message.as_str().unwrap().to_owned() } else { message.to_string() };
         let notification = json!({
             "Type": "Notification", "MessageId": "m-1", "TopicArn": "t", "Message": text, "Timestamp": "",
@@ -189,7 +189,7 @@ mod tests {
             "bounceType": "Permanent", "bounceSubType": "General", "timestamp": "2030-01-01T00:00:09Z",
             "bouncedRecipients": recipients,
         });
-        let Told { event, suppress } = told(&mail("Bounce", &bounce));
+        let MailEvent { event, suppress } = told(&mail("Bounce", &bounce));
         assert_eq!((event.job, event.event.as_str(), event.id.as_str()), (Some(17), "bounce", "m-1"));
         assert_eq!((event.message.as_deref(), event.detail.as_deref()), (Some("0106-1"), Some("Permanent/General")));
         assert_eq!(event.happened_at.unwrap().to_rfc3339(), "2030-01-01T00:00:09+00:00");
@@ -237,7 +237,7 @@ mod tests {
         for (what, change, suppressed) in changes {
             let mut event = mail("Bounce", &bounce());
             change(&mut event);
-            let Told { event, suppress } = told(&event);
+            let MailEvent { event, suppress } = told(&event);
             assert!(event.unread, "{what}");
             assert_eq!(
                 (event.event.as_str(), event.detail.as_deref()),
@@ -249,7 +249,7 @@ mod tests {
         }
         let mut spaced = mail("Bounce", &bounce());
         spaced["bounce"]["timestamp"] = json!("2030-01-01 00:00:09");
-        let Told { event, .. } = told(&spaced);
+        let MailEvent { event, .. } = told(&spaced);
         assert_eq!(
             (event.unread, event.happened_at.unwrap().to_rfc3339().as_str()),
             (false, "2030-01-01T00:00:09+00:00")

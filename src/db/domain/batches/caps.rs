@@ -10,33 +10,33 @@ pub struct Cap {
     pub kind: String,
     /// Empty for stores.
     pub currency: String,
-    pub most_rows: Option<i32>,
-    pub most_total: Option<i64>,
-    pub most_per_user: Option<i64>,
-    pub most_per_day: Option<i64>,
+    pub max_rows: Option<i32>,
+    pub max_total: Option<i64>,
+    pub max_per_user: Option<i64>,
+    pub max_per_day: Option<i64>,
     pub approve_from_rows: Option<i32>,
     pub approve_from_total: Option<i64>,
 }
 
 // What is not said stays as it was.
-const SET_CAP: &str = "insert into noshi.batch_cap (kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows,
+const SET_CAP: &str = "insert into noshi.batch_cap (kind, currency, max_rows, max_total, max_per_user, max_per_day, approve_from_rows,
     approve_from_total, approval_lasts)
-select $1, $2, coalesce($3, c.most_rows), coalesce($4, c.most_total), coalesce($5, c.most_per_user), coalesce($6, c.most_per_day),
+select $1, $2, coalesce($3, c.max_rows), coalesce($4, c.max_total), coalesce($5, c.max_per_user), coalesce($6, c.max_per_day),
     coalesce($7, c.approve_from_rows), coalesce($8, c.approve_from_total), coalesce(c.approval_lasts, '24 hours')
 from (select 1) one left join lateral noshi.batch_cap_for($1, $2) c on true
 returning format('rows %s, total %s, one user in 24 hours %s, all users in 24 hours %s, approval from %s rows or a total of %s',
-    coalesce(most_rows::text, 'any'), coalesce(most_total::text, 'any'), coalesce(most_per_user::text, 'any'),
-    coalesce(most_per_day::text, 'any'), coalesce(approve_from_rows::text, 'never'), coalesce(approve_from_total::text, 'never'))";
+    coalesce(max_rows::text, 'any'), coalesce(max_total::text, 'any'), coalesce(max_per_user::text, 'any'),
+    coalesce(max_per_day::text, 'any'), coalesce(approve_from_rows::text, 'never'), coalesce(approve_from_total::text, 'never'))";
 
 /// Sets the cap that holds from now on, and says what it is; earlier ones stay on record. For the schema's owner only.
 pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<String, ActError> {
     Ok(sqlx::query_scalar(SET_CAP)
         .bind(&cap.kind)
         .bind(&cap.currency)
-        .bind(cap.most_rows)
-        .bind(cap.most_total)
-        .bind(cap.most_per_user)
-        .bind(cap.most_per_day)
+        .bind(cap.max_rows)
+        .bind(cap.max_total)
+        .bind(cap.max_per_user)
+        .bind(cap.max_per_day)
         .bind(cap.approve_from_rows)
         .bind(cap.approve_from_total)
         .fetch_one(pool)
@@ -48,10 +48,10 @@ pub async fn set_cap(pool: &PgPool, cap: &Cap) -> Result<String, ActError> {
 pub struct Holds {
     pub kind: String,
     pub currency: String,
-    pub most_rows: Option<i32>,
-    pub most_total: Option<i64>,
-    pub most_per_user: Option<i64>,
-    pub most_per_day: Option<i64>,
+    pub max_rows: Option<i32>,
+    pub max_total: Option<i64>,
+    pub max_per_user: Option<i64>,
+    pub max_per_day: Option<i64>,
     pub approve_from_rows: Option<i32>,
     pub approve_from_total: Option<i64>,
     pub set_by: String,
@@ -59,7 +59,7 @@ pub struct Holds {
 }
 
 pub async fn caps(pool: &PgPool) -> Result<Vec<Holds>, sqlx::Error> {
-    const CAPS: &str = "select distinct on (kind, currency) kind, currency, most_rows, most_total, most_per_user, most_per_day, approve_from_rows,
+    const CAPS: &str = "select distinct on (kind, currency) kind, currency, max_rows, max_total, max_per_user, max_per_day, approve_from_rows,
     approve_from_total, set_by, set_at from noshi.batch_cap order by kind, currency, id desc";
     sqlx::query_as(CAPS).fetch_all(pool).await
 }

@@ -16,7 +16,7 @@ pub struct Mails {
     /// Messages beyond the first of a job: what `max_sends` allows where an answer was lost.
     pub again: usize,
     pub calls: usize,
-    pub most_calls: usize,
+    pub max_calls: usize,
     pub limit: u32,
 }
 
@@ -27,7 +27,7 @@ pub fn check(ledger: &[Line], jobs: &[MailJob], max_sends: usize, limit: u32) ->
     let mut mails = Mails {
         jobs: jobs.len(),
         calls: arrivals.len(),
-        most_calls: super::most_in_a_second(&arrivals),
+        max_calls: super::max_in_a_second(&arrivals),
         limit,
         ..Mails::default()
     };
@@ -57,10 +57,10 @@ pub fn check(ledger: &[Line], jobs: &[MailJob], max_sends: usize, limit: u32) ->
     for job in sends.keys() {
         broken.push(format!("a mail was sent for {job}, which is no mail of ours"));
     }
-    if mails.most_calls > limit as usize {
+    if mails.max_calls > limit as usize {
         broken.push(format!(
             "the mail service was called {} times within a second; {limit} are allowed",
-            mails.most_calls
+            mails.max_calls
         ));
     }
     (mails, broken)

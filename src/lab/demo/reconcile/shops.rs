@@ -18,7 +18,7 @@ pub struct Shops {
     /// Live shops of ours that no store here stands for.
     pub orphans: usize,
     pub calls: usize,
-    pub most_calls: usize,
+    pub max_calls: usize,
     pub limit: u32,
 }
 
@@ -28,7 +28,7 @@ pub fn check(ledger: &[Line], jobs: &[StoreJob], stores: &[StoreRow], limit: u32
     let mut shops = Shops {
         rows: jobs.len(),
         calls: arrivals.len(),
-        most_calls: super::most_in_a_second(&arrivals),
+        max_calls: super::max_in_a_second(&arrivals),
         limit,
         ..Shops::default()
     };
@@ -64,8 +64,8 @@ pub fn check(ledger: &[Line], jobs: &[StoreJob], stores: &[StoreRow], limit: u32
     for job in jobs {
         count(&mut shops, job, &mut broken);
     }
-    if shops.most_calls > limit as usize {
-        let most = shops.most_calls;
+    if shops.max_calls > limit as usize {
+        let most = shops.max_calls;
         broken.push(format!("the organisation platform was called {most} times within a second; {limit} are allowed"));
     }
     (shops, broken)

@@ -94,7 +94,7 @@ fn books_that_agree_are_not_broken() {
         needs_operator: 2,
         duplicates: 0,
         calls: 1,
-        most_calls: 1,
+        max_calls: 1,
         limit: 3,
         asked: BTreeMap::from([("not_found_in_doubt".to_owned(), Asked { jobs: 2, issued: 1 })]),
     };
@@ -181,7 +181,7 @@ fn the_busiest_second_is_found_wherever_it_begins_and_in_any_order_of_lines() {
         vec![],
     ));
     // The call at 600_000 has left the second that ends with the one at 1_600_000.
-    assert_eq!(of(&it, GIFT).most_calls, 3);
+    assert_eq!(of(&it, GIFT).max_calls, 3);
     assert_eq!(it.broken, Vec::<String>::new());
     let it = reconcile(&books((0..4).map(|n| arrival(n * 333_333)).collect(), vec![], vec![]));
     assert_eq!(it.broken, ["gift_on_demand was called 4 times within a second; 3 are allowed"]);

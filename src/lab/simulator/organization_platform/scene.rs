@@ -46,7 +46,7 @@ pub enum Scene {
     },
 }
 
-pub fn play(inner: &Arc<Inner>, world: &mut World, scene: Scene) {
+pub fn simulate(inner: &Arc<Inner>, world: &mut World, scene: Scene) {
     let platform = &mut world.platform;
     match scene {
         Scene::Organization { organization, refuse } => _ = platform.refused.insert(organization, refuse),

@@ -7,17 +7,17 @@ use crate::{
 
 use super::*;
 
-struct Desk {
+struct Setup {
     files: Files,
     server: Scripted,
     provider: Box<dyn GiftProvider>,
 }
 
-impl Desk {
-    async fn new(acts: Vec<Act>) -> Desk {
+impl Setup {
+    async fn new(acts: Vec<Act>) -> Setup {
         let (files, server) = (Files::new(), Scripted::start(acts).await);
         let provider = files.open(NAME, open, &server.url);
-        Desk { files, server, provider }
+        Setup { files, server, provider }
     }
 
     async fn issue(&self) -> Issue {
@@ -73,15 +73,15 @@ fn error(status: &str, key: &str) -> Act {
 
 #[tokio::test]
 async fn a_finished_order_is_known_first_and_read_by_its_own_id_in_the_next_call() {
-    let desk = Desk::new(vec![list(&[item("COMPLETE")]), ok(&whole("COMPLETE"))]).await;
-    assert_eq!(desk.inquire(None).await, Inquiry::Known("RA1".to_owned()));
-    assert_eq!(desk.asked().len(), 1);
-    let Inquiry::Live(gift) = desk.inquire(Some("RA1")).await else { panic!("not live") };
+    let setup = Setup::new(vec![list(&[item("COMPLETE")]), ok(&whole("COMPLETE"))]).await;
+    assert_eq!(setup.inquire(None).await, Inquiry::Known("RA1".to_owned()));
+    assert_eq!(setup.asked().len(), 1);
+    let Inquiry::Live(gift) = setup.inquire(Some("RA1")).await else { panic!("not live") };
     assert_eq!(gift.card, "LI1");
     let place = Place { grant: "g1", provider: NAME, column: "gift_code" };
-    assert_eq!(desk.files.vault().unseal(&place, &gift.code.unwrap()).unwrap().expose_secret(), "CNRY-1");
+    assert_eq!(setup.files.vault().unseal(&place, &gift.code.unwrap()).unwrap().expose_secret(), "CNRY-1");
     let first = format!("GET /orders?externalRefID={} HTTP/1.1", id());
-    assert_eq!(desk.asked(), [first, "GET /orders/RA1 HTTP/1.1".to_owned()]);
+    assert_eq!(setup.asked(), [first, "GET /orders/RA1 HTTP/1.1".to_owned()]);
     // The answer is about another order or another value, about none, or still without the code.
     let changed = |pointer: &str, value: Value| {
         let mut order = whole("COMPLETE");
@@ -96,7 +96,7 @@ async fn a_finished_order_is_known_first_and_read_by_its_own_id_in_the_next_call
         changed("/denomination/currencyCode", json!("USD")),
         ok(&others_dead),
     ] {
-        assert_eq!(Desk::new(vec![answer]).await.inquire(Some("RA1")).await, Inquiry::Conflict);
+        assert_eq!(Setup::new(vec![answer]).await.inquire(Some("RA1")).await, Inquiry::Conflict);
     }
     for answer in [
         changed("/externalRefID", json!("T2")),
@@ -105,15 +105,15 @@ async fn a_finished_order_is_known_first_and_read_by_its_own_id_in_the_next_call
         Act::Reset,
         ok(&item("COMPLETE")),
     ] {
-        let desk = Desk::new(vec![answer]).await;
-        assert_eq!((desk.inquire(Some("RA1")).await, desk.asked().len()), (Inquiry::NoAnswer, 1));
+        let setup = Setup::new(vec![answer]).await;
+        assert_eq!((setup.inquire(Some("RA1")).await, setup.asked().len()), (Inquiry::NoAnswer, 1));
     }
     // A list that shows everything is still followed by the question for the details; one without an id leads nowhere.
-    assert_eq!(Desk::new(vec![list(&[whole("COMPLETE")])]).await.inquire(None).await, Inquiry::Known("RA1".to_owned()));
+    assert_eq!(Setup::new(vec![list(&[whole("COMPLETE")])]).await.inquire(None).await, Inquiry::Known("RA1".to_owned()));
     for id in [json!(null), json!(""), json!("R".repeat(101))] {
         let mut order = item("COMPLETE");
         order["referenceOrderID"] = id;
-        assert_eq!(Desk::new(vec![list(&[order])]).await.inquire(None).await, Inquiry::NoAnswer);
+        assert_eq!(Setup::new(vec![list(&[order])]).await.inquire(None).await, Inquiry::NoAnswer);
     }
 }
 
@@ -121,20 +121,20 @@ async fn a_finished_order_is_known_first_and_read_by_its_own_id_in_the_next_call
 async fn an_order_without_a_line_item_is_its_own_card() {
     let mut order = whole("COMPLETE");
     order["referenceLineItemID"] = json!(null);
-    let desk = Desk::new(vec![ok(&order), error("422 Unprocessable Entity", "lineItemNotFound")]).await;
-    let Inquiry::Live(gift) = desk.inquire(Some("RA1")).await else { panic!("not live") };
+    let setup = Setup::new(vec![ok(&order), error("422 Unprocessable Entity", "lineItemNotFound")]).await;
+    let Inquiry::Live(gift) = setup.inquire(Some("RA1")).await else { panic!("not live") };
     assert_eq!(gift.card, "RA1");
-    assert_eq!(desk.cancel(Some(&gift.card)).await, Cancel::Refused);
+    assert_eq!(setup.cancel(Some(&gift.card)).await, Cancel::Refused);
 }
 
 #[tokio::test]
 async fn several_credentials_are_one_code() {
     let mut order = whole("COMPLETE");
     order["reward"]["credentials"] = json!({"PIN": "CNRY-2", "Card Number": "CNRY-1"});
-    let desk = Desk::new(vec![Act::answer("201 Created", &order.to_string())]).await;
-    let Issue::Issued(gift) = desk.issue().await else { panic!("not issued") };
+    let setup = Setup::new(vec![Act::answer("201 Created", &order.to_string())]).await;
+    let Issue::Issued(gift) = setup.issue().await else { panic!("not issued") };
     let place = Place { grant: "g1", provider: NAME, column: "gift_code" };
-    let code = desk.files.vault().unseal(&place, &gift.code.unwrap()).unwrap();
+    let code = setup.files.vault().unseal(&place, &gift.code.unwrap()).unwrap();
     assert_eq!(code.expose_secret(), "Card Number: CNRY-1\nPIN: CNRY-2");
 }
 
@@ -165,10 +165,10 @@ async fn every_status_of_an_order_has_one_meaning() {
         let mut order = whole(status);
         order["lineItemStatus"] = json!(line_item);
         let answers = vec![Act::answer("201 Created", &order.to_string()), list(&[order.clone()]), ok(&order)];
-        let desk = Desk::new(answers).await;
-        assert_eq!((desk.issue().await, desk.inquire(None).await), outcome, "{status} {line_item:?}");
-        assert_eq!(desk.inquire(Some("RA1")).await, outcome.1, "{status} {line_item:?}");
-        assert_eq!(desk.asked().len(), 3, "{status} {line_item:?}");
+        let setup = Setup::new(answers).await;
+        assert_eq!((setup.issue().await, setup.inquire(None).await), outcome, "{status} {line_item:?}");
+        assert_eq!(setup.inquire(Some("RA1")).await, outcome.1, "{status} {line_item:?}");
+        assert_eq!(setup.asked().len(), 3, "{status} {line_item:?}");
     }
 }
 
@@ -182,7 +182,7 @@ async fn a_list_that_was_not_filtered_proves_nothing_and_two_orders_are_a_confli
         (vec![other, whole("COMPLETE")], Inquiry::NoAnswer),
         (vec![whole("COMPLETE"), whole("CANCELLED")], Inquiry::Conflict),
     ] {
-        assert_eq!(Desk::new(vec![list(&orders)]).await.inquire(None).await, outcome);
+        assert_eq!(Setup::new(vec![list(&orders)]).await.inquire(None).await, outcome);
     }
 }
 
@@ -200,17 +200,17 @@ async fn errors_in_the_vendors_form_are_believed() {
         ("500 Internal Server Error", "error", Issue::Unknown),
         ("503 Service Unavailable", "serviceUnavailable", Issue::Unknown),
     ] {
-        assert_eq!(Desk::new(vec![error(status, key)]).await.issue().await, issue, "{status}");
+        assert_eq!(Setup::new(vec![error(status, key)]).await.issue().await, issue, "{status}");
     }
 }
 
 #[tokio::test]
 async fn a_cancel_is_one_call_by_the_line_item_and_none_without_it() {
     let accepted = || Act::answer("202 Accepted", "\"Accepted\"");
-    let desk = Desk::new(vec![accepted()]).await;
-    assert_eq!((desk.cancel(None).await, desk.asked().len()), (Cancel::Refused, 0));
-    assert_eq!(desk.cancel(Some("LI1")).await, Cancel::Accepted);
-    assert_eq!(desk.asked(), ["POST /lineItems/LI1/cancel HTTP/1.1"]);
+    let setup = Setup::new(vec![accepted()]).await;
+    assert_eq!((setup.cancel(None).await, setup.asked().len()), (Cancel::Refused, 0));
+    assert_eq!(setup.cancel(Some("LI1")).await, Cancel::Accepted);
+    assert_eq!(setup.asked(), ["POST /lineItems/LI1/cancel HTTP/1.1"]);
     for (act, outcome) in [
         (Act::Reset, Cancel::Unknown),
         (error("400 Bad Request", "reasonCodeMissing"), Cancel::Refused),
@@ -222,8 +222,8 @@ async fn a_cancel_is_one_call_by_the_line_item_and_none_without_it() {
         (Act::answer("422 Unprocessable Entity", "<html>"), Cancel::Unknown),
         (Act::answer("200 OK", "{}"), Cancel::Unknown),
     ] {
-        let desk = Desk::new(vec![act]).await;
-        assert_eq!((desk.cancel(Some("LI1")).await, desk.asked().len()), (outcome, 1));
+        let setup = Setup::new(vec![act]).await;
+        assert_eq!((setup.cancel(Some("LI1")).await, setup.asked().len()), (outcome, 1));
     }
 }
 
@@ -231,12 +231,12 @@ async fn a_cancel_is_one_call_by_the_line_item_and_none_without_it() {
 async fn an_issue_and_a_look_at_the_account_are_one_call_each() {
     let balance = json!({"currentBalance": 500, "currencyCode": "JPY"});
     for act in [ok(&whole("COMPLETE")), ok(&item("COMPLETE")), ok(&balance), error("409 Conflict", "dup"), Act::Reset] {
-        let desk = Desk::new(vec![act.clone()]).await;
-        desk.issue().await;
-        assert_eq!(desk.asked().len(), 1);
-        let desk = Desk::new(vec![act]).await;
-        desk.provider.funds(&Gate::open()).await;
-        assert_eq!(desk.asked().len(), 1);
+        let setup = Setup::new(vec![act.clone()]).await;
+        setup.issue().await;
+        assert_eq!(setup.asked().len(), 1);
+        let setup = Setup::new(vec![act]).await;
+        setup.provider.funds(&Gate::open()).await;
+        assert_eq!(setup.asked().len(), 1);
     }
 }
 

@@ -28,15 +28,15 @@ use crate::{
 };
 
 const CONNECTIONS: u32 = 8;
-/// Requests in hand at once. Each holds 256 KiB at most.
-pub const MOST_REQUESTS: usize = 128;
-/// Of them those with much in hand: many jobs, files, reports. Together they stay below 256 MiB.
-pub const MOST_LARGE: usize = 2;
+/// Requests in flight at once. Each holds 256 KiB at most.
+pub const MAX_REQUESTS: usize = 128;
+/// Of them those with much in flight: many jobs, files, reports. Together they stay below 256 MiB.
+pub const MAX_LARGE: usize = 2;
 /// Connections of one request's own, beside the shared ones: what takes several transactions.
-const MOST_OWN: usize = 8;
+const MAX_OWN: usize = 8;
 
 /// What the interface works with.
-pub struct Desk {
+pub struct Backend {
     pub(super) pool: PgPool,
     url: String,
     sealer: Option<Sealer>,
@@ -70,19 +70,19 @@ pub(super) async fn turn(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit
     place.ok().and_then(Result::ok).ok_or_else(Refusal::overloaded)
 }
 
-impl Desk {
-    pub async fn open(settings: &Settings, database_url: &str) -> anyhow::Result<Desk> {
+impl Backend {
+    pub async fn open(settings: &Settings, database_url: &str) -> anyhow::Result<Backend> {
         let sealer = settings.seals().then(|| settings.sealer()).transpose()?;
-        Ok(Desk {
+        Ok(Backend {
             pool: db::connect(database_url, Role::Api, CONNECTIONS).await?,
             url: database_url.to_owned(),
             offers: settings.offers()?,
             ears: Ears::open(database_url.to_owned(), sealer.clone()),
             sealer,
             tokens: Tokens::default(),
-            requests: Semaphore::new(MOST_REQUESTS),
-            large: Arc::new(Semaphore::new(MOST_LARGE)),
-            own: Arc::new(Semaphore::new(MOST_OWN)),
+            requests: Semaphore::new(MAX_REQUESTS),
+            large: Arc::new(Semaphore::new(MAX_LARGE)),
+            own: Arc::new(Semaphore::new(MAX_OWN)),
         })
     }
 

@@ -1,4 +1,4 @@
-//! `noshi restored`: after the database went back to an earlier point.
+//! `noshi restore`: after the database went back to an earlier point.
 
 use anyhow::ensure;
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Database, out::Out, proposal::proposed};
 use crate::{
     basics::instants,
-    db::{self, Role, operator::restored},
+    db::{self, Role, operator::restore},
 };
 
 #[derive(Subcommand)]
@@ -46,7 +46,7 @@ pub struct RestoredEnd {
 }
 
 /// A mark cannot be taken back: so nonsense is refused, and what it does is told before it is done.
-fn may_be_marked(preview: &restored::Preview, to: DateTime<Utc>, yes: bool) -> anyhow::Result<()> {
+fn may_be_marked(preview: &restore::Preview, to: DateTime<Utc>, yes: bool) -> anyhow::Result<()> {
     let shown = instants::show(to);
     ensure!(
         to <= preview.now,
@@ -78,10 +78,10 @@ pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
     match command {
         RestoredCommand::Mark(args) => {
             let pool = open(args.database).await?;
-            may_be_marked(&restored::preview(&pool).await?, args.to, args.yes)?;
-            let made = restored::mark(&pool, args.to, &args.reason).await?;
+            may_be_marked(&restore::preview(&pool).await?, args.to, args.yes)?;
+            let made = restore::mark(&pool, args.to, &args.reason).await?;
             // An earlier mark stays: what came after it may be lost as well.
-            let holds = if made.proposal.is_none() { restored::point(&pool).await? } else { None };
+            let holds = if made.proposal.is_none() { restore::point(&pool).await? } else { None };
             let to = holds.unwrap_or(args.to);
             let whole = json!({"restored_to": to, "proposal": made.proposal, "done": made.done});
             out.one(&whole, |_| {
@@ -96,14 +96,14 @@ pub async fn run(out: Out, command: RestoredCommand) -> anyhow::Result<()> {
             })
         }
         RestoredCommand::Show(database) => {
-            let point = restored::point(&open(database).await?).await?;
+            let point = restore::point(&open(database).await?).await?;
             out.one(&json!({"restored_to": point}), |_| match point {
                 Some(point) => format!("restored to {}", instants::show(point)),
                 None => "no restore is marked".to_owned(),
             })
         }
         RestoredCommand::End(args) => {
-            let made = restored::end(&open(args.database).await?, &args.reason).await?;
+            let made = restore::end(&open(args.database).await?, &args.reason).await?;
             out.one(&json!({"restored_to": null, "proposal": made.proposal}), |_| match made.proposal {
                 Some(number) => proposed(number, "that all is known again"),
                 None => "over; jobs that are in doubt stay so until they are settled".to_owned(),

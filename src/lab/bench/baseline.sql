@@ -1,4 +1,4 @@
--- The floor: the same rows, fence and journal, moved in batches inside PostgreSQL, by two connections at once.
+-- The raw-SQL baseline: the same rows, fence and journal, moved in batches inside PostgreSQL, by two connections at once.
 -- What a worker outside can reach is measured as a share of it.
 drop table if exists floor_job, floor_event cascade;
 create table floor_job (

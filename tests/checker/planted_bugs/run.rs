@@ -47,7 +47,7 @@ impl Run {
             "id": id, "kind": kind, "key": key, "fingerprint": "\\x00ff", "priority": 1, "rank": 0,
             "args": {"grant": key, "user": "u1", "category": "amazon", "value": {"amount": amount, "currency": "JPY"}},
             "at": "new", "state": null, "undo": null, "status": "available", "outcome": null, "code": null, "detail": null,
-            "lease": 0, "worker": null, "step": 0, "lost": 0, "finished_at": null, "created_at": at(0),
+            "lease": 0, "worker": null, "step": 0, "crash_count": 0, "finished_at": null, "created_at": at(0),
         }));
     }
 

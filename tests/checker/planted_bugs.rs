@@ -162,7 +162,7 @@ const JOURNAL: &[Spoilt] = &[
             run.give_back(20_005 + turn * 10, 9, "rescued");
         }
     }),
-    spoilt("more deaths are counted than allowed", "I11", "job 6:", |run| run.row(6)["lost"] = 4.into()),
+    spoilt("more deaths are counted than allowed", "I11", "job 6:", |run| run.row(6)["crash_count"] = 4.into()),
     spoilt("a dead worker settled", "I18", "worker 2", |run| first(&mut run.workers, &[("name", "b")])["dead_at"] = at(105)),
     spoilt("a stopped worker claimed", "I18", "worker 1", |run| first(&mut run.workers, &[("name", "a")])["stopped_at"] = at(7_005)),
     spoilt("a worker that never started", "I18", "worker 2", |run| remove(&mut run.workers, |row| row["name"] == "b")),

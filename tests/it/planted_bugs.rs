@@ -86,7 +86,7 @@ impl Stage<'_> {
     }
 
     /// Sets everything going that the bug would spoil.
-    async fn play(&self, bug: Bug) -> Vec<Process> {
+    async fn start(&self, bug: Bug) -> Vec<Process> {
         match bug {
             Bug::NoFence => self.a_stopped_holder().await,
             Bug::UnfencedUndo => self.a_stopped_undo().await,
@@ -197,7 +197,7 @@ async fn with_bug(bug: Bug, name: &'static str) -> Result<Duration, String> {
     let fleet = fleet(terms(bug)).await;
     // The database's own walls stand behind some of these defences; here the checker is tried.
     let walls = "alter table noshi.job disable trigger hands; alter table noshi.job disable trigger follows;
-        alter table noshi.job_event disable trigger of_workers; alter table noshi.gift_outcome disable trigger of_a_job_in_hand";
+        alter table noshi.job_event disable trigger of_workers; alter table noshi.gift_outcome disable trigger of_a_job_in_flight";
     sqlx::raw_sql(walls).execute(&fleet.pool).await.expect("no walls");
     let stage = Stage { fleet: &fleet, armed: Some(name) };
     let begun = Instant::now();

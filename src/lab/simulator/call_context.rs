@@ -1,4 +1,4 @@
-//! Where effects happen: one call at the desk of one provider. Each effect is one ledger line, written in the same
+//! Where effects happen: one call at the cx of one provider. Each effect is one ledger line, written in the same
 //! breath as the change in memory, under the world's lock; so the order of the lines is the order of the effects.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{
     shop::{self, Card, Order, Shop, State},
 };
 
-pub struct Desk<'a> {
+pub struct CallContext<'a> {
     pub inner: &'a Inner,
     pub shop: &'a mut Shop,
     pub provider: Provider,
@@ -27,7 +27,7 @@ pub struct Desk<'a> {
     pub pending: Option<(String, u64)>,
 }
 
-impl Desk<'_> {
+impl CallContext<'_> {
     fn line(&self, event: Event) -> Line {
         Line {
             event,
@@ -148,8 +148,8 @@ impl Desk<'_> {
     }
 }
 
-pub fn desk<'a>(inner: &'a Inner, shop: &'a mut Shop, provider: Provider, op: Op, trade: String) -> Desk<'a> {
-    Desk { inner, shop, provider, op, trade, late: false, pend_until: None, pending: None }
+pub fn cx<'a>(inner: &'a Inner, shop: &'a mut Shop, provider: Provider, op: Op, trade: String) -> CallContext<'a> {
+    CallContext { inner, shop, provider, op, trade, late: false, pend_until: None, pending: None }
 }
 
 impl Inner {
@@ -174,8 +174,8 @@ impl Inner {
             let Some(trade) = shop.card(&card).map(|card| card.trade.clone()) else {
                 return;
             };
-            let mut desk = Desk { late: true, ..desk(inner, shop, provider, Op::Issue, trade) };
-            desk.land(&card);
+            let mut cx = CallContext { late: true, ..cx(inner, shop, provider, Op::Issue, trade) };
+            cx.land(&card);
         });
     }
 }

@@ -100,7 +100,7 @@ fn rescued(run: &mut Run) {
     run.issued(121, "T2", "C2");
     run.give_back(1_010, 2, "rescued");
     run.claim(1_020, 2, LIVING);
-    run.settle(1_021, 2, "inquiring", "unsure", AVAILABLE);
+    run.settle(1_021, 2, "inquiring", "in_doubt", AVAILABLE);
     run.claim(1_030, 2, LIVING);
     run.call(1_040, "inquire", "T2");
     run.outcome(1_050, "T2", "issued", Some("C2"));
