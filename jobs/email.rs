@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     JobId, Kind, Problem,
     machine::{
-        Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, Tls, InDoubt,
+        Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Step, Terms, This, Tls,
         leaves_nothing_behind,
     },
 };

@@ -123,7 +123,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     JobId, Kind, Problem, Request,
     machine::{
-        Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Step, Terms, This, InDoubt, leaves_nothing_behind,
+        Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Step, Terms, This, leaves_nothing_behind,
     },
     money::Money,
     point_reversal,

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem, Request,
-    machine::{Act, Acts, Call, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, InDoubt, Unwind},
+    machine::{Act, Acts, Call, Effect, InDoubt, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unwind},
 };
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

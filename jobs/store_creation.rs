@@ -57,7 +57,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Kind, Problem,
-    machine::{Act, Acts, Call, Closing, Effect, Job, Lane, Limits, Past, Redirect, Step, Terms, This, InDoubt, Unwind},
+    machine::{
+        Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unwind,
+    },
 };
 
 /// The rate budget of the platform, which fans each new shop out to systems of its own (R54).

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Kind, Problem,
-    machine::{Act, Doubt, Effect, Job, Lead, Past, Step, This, Transition, InDoubt, Unwind, lead},
+    machine::{Act, Doubt, Effect, InDoubt, Job, Lead, Past, Step, This, Transition, Unwind, lead},
 };
 
 mod bulk_grants;
@@ -135,8 +135,7 @@ fn lines(columns: &[&str], rows: &[&Row]) -> String {
 fn terms_table<J: Job>(states: &[(J::State, J::Args)]) -> String {
     assert_no_act_calls_blindly::<J>(states);
     let mut out =
-        "| at | effect | lane | on crash | compensation | operator may |\n|---|---|---|---|---|---|\n"
-            .to_owned();
+        "| at | effect | lane | on crash | compensation | operator may |\n|---|---|---|---|---|---|\n".to_owned();
     for (state, args) in states {
         let terms = J::terms(args, state);
         let lane = match &terms.lane {

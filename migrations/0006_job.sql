@@ -35,7 +35,7 @@ create table noshi.job (
 
     -- Its place in the queue. The lane '' costs no tokens.
     lane          text not null default '',
-    reserved        boolean not null default false,
+    reserved      boolean not null default false,
     priority      smallint not null default 1,
     rank          bigint not null default 0,
     run_at        timestamptz not null default clock_timestamp(),
@@ -45,14 +45,14 @@ create table noshi.job (
     worker        bigint,
     step          integer not null default 0,
     -- Consecutive claims that ended with the death of their worker.
-    crash_count          smallint not null default 0,
+    crash_count   smallint not null default 0,
     -- `retry` transitions in this state.
     retries       integer not null default 0,
 
     -- The state's effect is a write; a worker's death in it leaves doubt.
     writes        boolean not null default false,
     -- An earlier call's outcome is not known.
-    in_doubt        boolean not null default false,
+    in_doubt      boolean not null default false,
     -- The first call that this doubt may go back to.
     called_at     timestamptz,
 
@@ -65,8 +65,8 @@ create table noshi.job (
     finished_at   timestamptz,
     -- Operators ask for an act; a worker, which knows the state tables, carries it out or refuses it. A job's own word for where it was at rest
     -- is kept meanwhile.
-    requested_act         text,
-    status_before        noshi.job_status,
+    requested_act text,
+    status_before noshi.job_status,
     -- The trace that a job belongs to: its producer's, or that of the job which it follows. Null: its own, computed from its number.
     --
     -- A producer gives it as a setting of the transaction, so that every entry point takes it and no call has another parameter:
@@ -86,7 +86,7 @@ create table noshi.job (
         and entered_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and (finished_at is null or finished_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
--- A step that stays in its worker's hands changes no indexed column, so its update is heap-only.
+-- A step that stays with its worker changes no indexed column, so its update is heap-only.
 create index job_available on noshi.job (lane, reserved, priority, rank, id) where status = 'available' and crash_count = 0;
 create index job_suspect on noshi.job (lane, id) where status = 'available' and crash_count > 0;
 create index job_due on noshi.job (run_at) where status in ('scheduled', 'retryable');

@@ -137,7 +137,7 @@ begin
         raise exception 'the gift of grant % is not issued (it is % at %)', p_grant, j.status, j.at using errcode = 'NS409';
     end if;
     if j.state is null then
-        raise exception 'the gift of grant % is so old that its story is no longer kept', p_grant using errcode = 'NS410';
+        raise exception 'the gift of grant % is so old that its journal is no longer kept', p_grant using errcode = 'NS410';
     end if;
     trade := j.state -> 'trade' ->> 'id';
     perform record('reveal', 'gift/' || p_grant, p_reason, null, jsonb_build_object('user', p_user, 'trade', trade));

@@ -459,7 +459,7 @@ begin
     return ended;
 end $$;
 
--- One process at a time looks whether a batch is settled, and freezes the totals when it is. Returns the figures of the batch it looked at.
+-- One process at a time looks whether a batch is settled, and freezes the totals when it is. Returns the totals of the batch it looked at.
 create function noshi.count_next_batch() returns table (batch bigint, status text, open bigint, holds boolean) language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$

@@ -157,7 +157,7 @@ begin
     end if;
     -- What a person attests is about calls that were made: not while one may be on its way.
     if j.status = 'running' and p_act not in ('retry', 'inquire', 'cancel') then
-        raise exception 'job % is in a worker''s hands, and a call may be on its way', j.id using errcode = 'NS409', hint = 'Look at it again in a moment.';
+        raise exception 'job % is leased by a worker, and a call may be on its way', j.id using errcode = 'NS409', hint = 'Look at it again in a moment.';
     end if;
     trade := known_issued(j.id);
     if p_act = 'attest_void' and (trade is not null or coalesce(j.state ->> 'card', '') <> '') then

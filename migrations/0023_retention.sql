@@ -6,7 +6,7 @@ create table noshi.retention (
     one          boolean primary key default true check (one),
     -- Jobs that are over, with their journals.
     jobs_for     interval not null default '90 days' check (jobs_for >= interval '1 day'),
-    -- The stories of pruned jobs.
+    -- Archived jobs.
     archive_for  interval not null default '2 years' check (archive_for >= interval '90 days'),
     -- How often the fleet prunes, and when it last began.
     every        interval not null default '1 hour' check (every > interval '0'),
@@ -51,7 +51,7 @@ create table noshi.archived_job (
 );
 create index archived_job_age on noshi.archived_job (pruned_at);
 
--- A journal goes only after its job's tombstone and story are there; a job only when its key will still be known.
+-- A journal goes only after its job's tombstone and archived row are there; a job only when its key will still be known.
 create function noshi.only_what_is_pruned() returns trigger language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
@@ -73,7 +73,7 @@ end $$;
 -- Moves out jobs that are over: looks at the next `p_limit` of them behind (p_after, p_after_id), oldest first, and prunes those that may
 -- go. A person's word is nowhere needed for these any more: not parked, not in doubt, not asked for, and of no batch that is not
 -- settled as long ago. One process at a time; no row: another one is at it. Begun again from the start, it goes on where it was.
-create function noshi.prune(p_limit integer, p_older_than interval default null, p_after timestamptz default '-infinity', p_after_id bigint default 0) returns table (looked_at integer, pruned integer, stories integer, after timestamptz, after_id bigint) language plpgsql security definer
+create function noshi.prune(p_limit integer, p_older_than interval default null, p_after timestamptz default '-infinity', p_after_id bigint default 0) returns table (looked_at integer, pruned integer, unarchived integer, after timestamptz, after_id bigint) language plpgsql security definer
 set search_path = noshi, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -126,7 +126,7 @@ begin
 
     delete from archived_job s where s.id in (
         select o.id from archived_job o where o.pruned_at < clock_timestamp() - keep.archive_for order by o.pruned_at limit p_limit for update skip locked);
-    get diagnostics stories = row_count;
+    get diagnostics unarchived = row_count;
     after := coalesce(after, p_after);
     after_id := coalesce(after_id, p_after_id);
     looked_at := coalesce(cardinality(seen), 0);
@@ -147,7 +147,7 @@ begin
     return found;
 end $$;
 
--- How long jobs and stories are kept from now on; null is as before.
+-- How long jobs and archived jobs are kept from now on; null is as before.
 create function noshi.set_retention(p_jobs_for interval, p_archive_for interval, p_every interval, p_reason text) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
@@ -158,7 +158,7 @@ begin
         raise exception 'a change of the retention needs a reason' using errcode = 'NS400';
     end if;
     if p_jobs_for < interval '1 day' or p_archive_for < interval '90 days' or p_every <= interval '0' or greatest(p_jobs_for, p_archive_for, p_every) > interval '100 years' then
-        raise exception 'jobs are kept for a day at least, and their stories for 90 days; nothing for more than 100 years' using errcode = 'NS400';
+        raise exception 'jobs are kept for a day at least, and archived jobs for 90 days; nothing for more than 100 years' using errcode = 'NS400';
     end if;
     select * into strict was from retention for update;
     update retention set jobs_for = coalesce(p_jobs_for, jobs_for), archive_for = coalesce(p_archive_for, archive_for), every = coalesce(p_every, every);

@@ -1,7 +1,7 @@
 set role noshi_owner;
 set local check_function_bodies = off;
 
--- Figures that only the database knows, taken by one process of the fleet at a time and on a budget; every process shows them from
+-- The metric snapshot: what only the database knows, taken by one process of the fleet at a time and on a budget; every process shows them from
 -- here, so that what a scrape costs does not grow with the backlog.
 create table noshi.metric_snapshot (
     name    text not null,

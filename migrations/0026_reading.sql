@@ -117,7 +117,7 @@ begin
             select * from noshi_sealed.reading_part o where o.reading = r.id order by o.number limit 4) p on true order by p.number;
 end $$;
 
--- A reading in this worker's hands whose asker is there. Who writes to it keeps it there until the commit; who only reads holds nobody up.
+-- A reading that this worker has taken, whose asker is there. Who writes to it keeps it there until the commit; who only reads holds nobody up.
 create function noshi.held_reading(p_reading bigint, p_worker bigint, p_take integer, p_writes boolean) returns noshi.reading language plpgsql
 set search_path = noshi, pg_temp
 as $$

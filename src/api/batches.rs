@@ -20,8 +20,8 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
 use super::{
+    backend::{Backend, Call, answer},
     body,
-    backend::{Call, Backend, answer},
     refusal::Refusal,
 };
 use crate::{
@@ -143,7 +143,7 @@ pub struct Batch {
     compensated: i64,
     mails_sent: i64,
     mails_failed: i64,
-    /// The figures add up.
+    /// The totals add up.
     holds: bool,
 }
 

@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    backend::{Backend, Call, answer},
     body,
-    backend::{Call, Backend, answer},
     jobs::Enqueued,
     refusal::Refusal,
 };

@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
+    backend::{Backend, Call, answer},
     body,
-    backend::{Call, Backend, answer},
     refusal::Refusal,
 };
 use crate::{
     basics::requests::{self, is_for_producers, whole_numbers},
     db::{
         operator::{
-            api::{self, JobRequest, Event, Filter, Job},
+            api::{self, Event, Filter, Job, JobRequest},
             jobs,
         },
         queue::settle::Status,
@@ -157,10 +157,13 @@ async fn take(
         let detail = "This id stands in the request twice, with other arguments. Nothing of it was written.";
         return Err(Refusal::field(&format!("{}id", place(number)), detail));
     }
-    let sealed = |row: &JobRequest<'_>| sealed_args(known, row.args, || backend.sealer("no address and no phone of a store"));
+    let sealed =
+        |row: &JobRequest<'_>| sealed_args(known, row.args, || backend.sealer("no address and no phone of a store"));
     let sealed = rows.iter().map(sealed).collect::<Result<Vec<_>, Refusal>>()?;
-    let asked =
-        rows.iter().zip(&sealed).map(|(row, args)| JobRequest { id: row.id, args: args.as_deref().unwrap_or(row.args) });
+    let asked = rows
+        .iter()
+        .zip(&sealed)
+        .map(|(row, args)| JobRequest { id: row.id, args: args.as_deref().unwrap_or(row.args) });
     let rows: &[JobRequest<'_>] = &asked.collect::<Vec<_>>();
     let mut transaction = backend.begin(call).await?;
     match api::enqueue(&mut transaction, kind, rows, priority).await {
@@ -288,7 +291,7 @@ async fn find(connection: &mut crate::db::PgConnection, call: &Call) -> Result<J
     }
     Err(match api::pruned(connection, kind, id).await? {
         Some(end) => {
-            let detail = format!("This job ended as {end}; `noshi job show` has its story.");
+            let detail = format!("This job ended as {end}; `noshi job show` has its journal.");
             Refusal::new(StatusCode::GONE, detail)
         }
         None => Refusal::not_found(format!("There is no {kind} with the id {id}.")),
@@ -323,7 +326,7 @@ pub struct NewAct {
 #[derive(Serialize, JsonSchema)]
 pub struct RequestedAct {
     job: i64,
-    asked: String,
+    act: String,
     /// It takes a person's word about money: nothing is done before a second person confirms this proposal. `null`: a worker carries it out.
     proposal: Option<i64>,
 }
@@ -345,5 +348,5 @@ pub async fn act(backend: &Backend, call: Call) -> Result<Response, Refusal> {
         return Err(Refusal::conflict(format!("{why}.")).with("allowed", may));
     }
     let proposal = jobs::ask(&*backend.pool_of(&call).await?, job.job, step, known, &reason).await?;
-    Ok(answer(StatusCode::ACCEPTED, &RequestedAct { job: job.job, asked: act, proposal }))
+    Ok(answer(StatusCode::ACCEPTED, &RequestedAct { job: job.job, act, proposal }))
 }

@@ -1,9 +1,9 @@
 //! The interface over HTTP: its server, its routes, and what each of them does.
 
 pub mod answer;
+pub mod backend;
 pub mod batches;
 pub mod body;
-pub mod backend;
 pub mod gifts;
 pub mod jobs;
 pub mod openapi;

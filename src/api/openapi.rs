@@ -23,7 +23,7 @@ const PROBLEMS: [(&str, &str); 9] = [
     ("409", "It is not possible as things stand; for ids, `differences` names each field that differs."),
     ("410", "It was, and is no more."),
     ("422", "A field (`field`) or line of the file (`faults`) will not do."),
-    ("429", "The token's pace or the process's room is used up; see Retry-After."),
+    ("429", "The token's pace or the process's capacity is used up; see Retry-After."),
     ("503", "Not known whether it was done, or not now; send it again with the same id."),
 ];
 const OF_BODIES: [(&str, &str); 3] = [

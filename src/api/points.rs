@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    backend::{Call, Backend, answer},
+    backend::{Backend, Call, answer},
     refusal::Refusal,
 };
 use crate::db::domain::points::{self, Expiring, PointEntry};

@@ -13,7 +13,7 @@ use axum::{
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Mutex, time::timeout};
 
-use super::backend::{Call, Backend, turn};
+use super::backend::{Backend, Call, turn};
 use crate::{
     api::{
         body, openapi,
@@ -39,7 +39,12 @@ pub fn open(backend: Backend) -> Router {
     })
 }
 
-async fn serve(backend: Arc<Backend>, route: &'static Route, path: Vec<(String, String)>, request: Request) -> Response {
+async fn serve(
+    backend: Arc<Backend>,
+    route: &'static Route,
+    path: Vec<(String, String)>,
+    request: Request,
+) -> Response {
     let time = if route.takes.is_large() { LONG } else { TIMEOUT };
     let (parts, body) = request.into_parts();
     let waits = parts.headers.contains_key(header::EXPECT);

@@ -7,9 +7,8 @@ use futures::future::BoxFuture;
 use schemars::{Schema, SchemaGenerator};
 
 use super::{
-    batches,
-    backend::{Call, Backend},
-    gifts, jobs, points, proposals,
+    backend::{Backend, Call},
+    batches, gifts, jobs, points, proposals,
     refusal::Refusal,
     schedules,
 };

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    backend::{Call, Backend, answer},
+    backend::{Backend, Call, answer},
     refusal::Refusal,
 };
 use crate::db::queue::schedules::{self, Schedule};
@@ -22,6 +22,7 @@ pub struct ScheduleView {
 pub async fn list(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let mut transaction = backend.begin(&call).await?;
     let found = schedules::list(&mut *transaction, None).await?;
-    let shown: Vec<ScheduleView> = found.into_iter().map(|schedule| ScheduleView { state: schedule.state(), schedule }).collect();
+    let shown: Vec<ScheduleView> =
+        found.into_iter().map(|schedule| ScheduleView { state: schedule.state(), schedule }).collect();
     Ok(answer(StatusCode::OK, &shown))
 }

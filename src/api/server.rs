@@ -1,4 +1,4 @@
-//! The HTTP room, which `noshi api run` serves: what other systems tell us, and what producers and operators ask.
+//! The HTTP server, which `noshi api run` serves: what other systems tell us, and what producers and operators ask.
 //!
 //! An endpoint for events is one file below `src/api` and one line in [`ENDPOINTS`]; it is there if the settings name its sender.
 //! Nothing is answered 200 before it is committed: every sender of events sends again what was not answered so.
@@ -79,7 +79,7 @@ impl Current {
 
     /// From the next request on. Where it fails, everything stays as it was.
     pub async fn read_again(&self, settings: &Settings, database_url: &str) -> anyhow::Result<()> {
-        let (app, _) = rooms(settings, database_url).await?;
+        let (app, _) = routers(settings, database_url).await?;
         *self.app.write().unwrap_or_else(PoisonError::into_inner) = app.merge(self.probes.routes());
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Server {
 
     /// The same where somebody listens already.
     pub async fn on(settings: &Settings, database_url: &str, listener: TcpListener) -> anyhow::Result<Server> {
-        let (app, looks) = rooms(settings, database_url).await?;
+        let (app, looks) = routers(settings, database_url).await?;
         let probes = Probes::watch(looks, || Ok(()));
         let app = Arc::new(RwLock::new(app.merge(probes.routes())));
         let app = Current { app, probes: probes.clone() };
@@ -171,7 +171,7 @@ fn names_one_host<B>(request: &hyper::Request<B>) -> bool {
 }
 
 /// The routes that this login may serve, and a pool to look at.
-async fn rooms(settings: &Settings, database_url: &str) -> anyhow::Result<(Router, PgPool)> {
+async fn routers(settings: &Settings, database_url: &str) -> anyhow::Result<(Router, PgPool)> {
     settings.check_vault()?;
     if settings.vault_key_file.is_some() {
         tracing::warn!(

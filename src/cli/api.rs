@@ -1,4 +1,4 @@
-//! `noshi api`: the HTTP room.
+//! `noshi api`: the HTTP server.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -36,7 +36,7 @@ pub enum BatchCommand {
     Template { kind: FileKind },
     /// The latest batches and how far each is.
     List(BatchList),
-    /// One batch: its figures, what it waits for, objections.
+    /// One batch: its totals, what it waits for, objections to it.
     Show(BatchName),
     /// Approves a batch as a second person, over your own copy of its file.
     Approve(BatchApprove),

@@ -51,7 +51,7 @@ enum Command {
     /// Worker processes.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
-    /// The HTTP room that takes events from other systems.
+    /// The HTTP server, for producers, operators and webhooks.
     #[command(subcommand)]
     Api(api::ApiCommand),
     /// The schema.

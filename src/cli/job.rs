@@ -19,7 +19,7 @@ use super::{
 use crate::{
     db::{
         self, PgPool, Role,
-        operator::jobs::{self, Filter, Line, JobRow},
+        operator::jobs::{self, Filter, JobRow, Line},
         queue::{
             lanes,
             retention::{self, Over},
@@ -329,7 +329,7 @@ async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<JobRo
 #[derive(Serialize)]
 struct RequestedAct {
     job: i64,
-    asked: &'static str,
+    act: &'static str,
     /// A second person must confirm it.
     proposal: Option<i64>,
 }
@@ -341,15 +341,15 @@ async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
         bail!("{why}");
     }
     let proposal = jobs::ask(&pool, job.id, job.step, act, &args.reason).await?;
-    out.one(&RequestedAct { job: job.id, asked: act.name(), proposal }, |asked| match act {
-        _ if let Some(number) = asked.proposal => {
-            proposed(number, &format!("that job {} is to {}", asked.job, asked.asked))
+    out.one(&RequestedAct { job: job.id, act: act.name(), proposal }, |requested| match act {
+        _ if let Some(number) = requested.proposal => {
+            proposed(number, &format!("that job {} is to {}", requested.job, requested.act))
         }
-        Act::Dismiss => format!("job {} is dismissed: nothing was called for it, and nothing will be", asked.job),
+        Act::Dismiss => format!("job {} is dismissed: nothing was called for it, and nothing will be", requested.job),
         Act::Acknowledge => {
             format!(
                 "job {} is acknowledged: it stays where it is, and no alert counts it until it is parked anew",
-                asked.job
+                requested.job
             )
         }
         Act::Retry
@@ -363,7 +363,7 @@ async fn act(out: Out, args: &JobAct, act: Act) -> anyhow::Result<()> {
         | Act::Adopt => {
             format!(
                 "job {} was asked to {}; `noshi job show {}` tells what came of it",
-                asked.job, asked.asked, asked.job
+                requested.job, requested.act, requested.job
             )
         }
     })

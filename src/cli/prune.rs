@@ -28,7 +28,7 @@ pub struct PruneArgs {
 
 #[derive(Subcommand)]
 pub enum RetentionCommand {
-    /// How long jobs that are over, and their stories, are kept.
+    /// How long jobs that have ended, and archived jobs, are kept.
     Show(Database),
     /// Changes it, for the whole fleet.
     Set(RetentionSet),
@@ -56,7 +56,7 @@ pub struct RetentionSet {
 struct Run {
     looked_at: i64,
     pruned: i64,
-    stories_ended: i64,
+    unarchived: i64,
     /// Another process is at it; it goes on without this one.
     left_to_another: bool,
 }
@@ -80,7 +80,7 @@ pub async fn run(out: Out, args: PruneArgs) -> anyhow::Result<()> {
         done.looked_at += i64::from(page.looked_at);
         progress.advance(u64::try_from(page.looked_at).unwrap_or(0));
         done.pruned += i64::from(page.pruned);
-        done.stories_ended += i64::from(page.stories);
+        done.unarchived += i64::from(page.unarchived);
         if page.is_last() {
             break;
         }
@@ -88,11 +88,11 @@ pub async fn run(out: Out, args: PruneArgs) -> anyhow::Result<()> {
     }
     drop(progress);
     out.one(&done, |done| {
-        let Run { looked_at, pruned, stories_ended, left_to_another } = done;
+        let Run { looked_at, pruned, unarchived, left_to_another } = done;
         let kept = looked_at - pruned;
         let rest = if *left_to_another { "\nanother process is pruning; the rest is left to it" } else { "" };
         format!(
-            "pruned {pruned} jobs, kept {kept} of unsettled batches or at work, ended {stories_ended} stories{rest}"
+            "pruned {pruned} jobs, kept {kept} of unsettled batches or at work, removed {unarchived} archived jobs{rest}"
         )
     })
 }
@@ -112,7 +112,7 @@ pub async fn run_retention(out: Out, command: RetentionCommand) -> anyhow::Resul
 fn tell(kept: &Retention) -> String {
     let begun = instants::show(kept.begun_at);
     format!(
-        "jobs that are over are kept for {}, their stories for {}; the fleet prunes every {}, last from {begun}",
+        "ended jobs are kept for {}, archived jobs for {}; the fleet prunes every {}, last from {begun}",
         kept.jobs_for, kept.archive_for, kept.every
     )
 }

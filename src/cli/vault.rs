@@ -25,7 +25,7 @@ use crate::{
 pub enum VaultCommand {
     /// Prints a new key line; put it first in the key file.
     NewKey,
-    /// Prints the lines of the public key file, for hosts that seal and open nothing: interface, door and whoever submits files.
+    /// Prints the lines of the public key file, for hosts that seal and open nothing: the API and whoever submits files.
     Public,
     /// Reads {"address": …, "phone": …} of a store, either or both, and prints them sealed: the argument `contact` of a `store_creation` in SQL.
     SealContact(VaultSealContact),

@@ -118,7 +118,7 @@ async fn run_worker(
     let partners = settings.partners()?;
     let keys = settings.key_ids()?;
     // Before the first claim, so that every job is counted, and that no worker begins which nobody can watch.
-    let figures = match ours.metrics {
+    let metrics = match ours.metrics {
         Some(listen) => {
             let (listener, address) = metrics::bind(listen).await?;
             let recorder = metrics::install(partners.gifts.names(), partners.mails.name(), partners.stores.calls())?;
@@ -127,7 +127,7 @@ async fn run_worker(
         None => None,
     };
     let worker = Worker::start(args.database.url()?, &ours.name, partners, pace).await?;
-    if let Some((listener, address, recorder)) = figures {
+    if let Some((listener, address, recorder)) = metrics {
         worker.serve_metrics(listener, recorder);
         tracing::info!(%address, "serving /metrics");
     }

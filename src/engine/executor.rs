@@ -1,6 +1,6 @@
 //! Runs one claimed job: reads where it stands, takes steps, and settles each before the next.
 //!
-//! A job stays in its worker's hands only through states without a lane. A step in a lane is one call, paid by one token.
+//! A job stays with its worker only through states without a lane. A step in a lane is one call, paid by one token.
 
 mod local;
 

@@ -218,7 +218,7 @@ async fn fire_next(engine: &Engine, kinds: &[&str]) -> Result<bool, sqlx::Error>
 async fn take_metric_snapshot(engine: Arc<Engine>) {
     loop {
         if let Err(error) = db::operator::snapshot::take(&engine.pool).await {
-            tracing::warn!(%error, "the figures could not be taken; those of the last time are shown");
+            tracing::warn!(%error, "the metric snapshot could not be taken; the last one is shown");
         }
         tokio::time::sleep(BETWEEN_FIGURE_LOOKS).await;
     }

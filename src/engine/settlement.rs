@@ -5,7 +5,7 @@ use std::time::Duration;
 use noshi_jobs::{
     Problem,
     machine::{
-        Act, Doubt, Effect, Job, Lane, Lead, Past, Redirect, Step, Terms, Transition, InDoubt, Unwind, lead,
+        Act, Doubt, Effect, InDoubt, Job, Lane, Lead, Past, Redirect, Step, Terms, Transition, Unwind, lead,
         lead_unwinding,
     },
 };

@@ -135,7 +135,7 @@ impl Engine {
         metrics::counter!("noshi_problems_total", "code" => Problem::SettleRefused.code()).increment(1);
     }
 
-    /// After a settle is durable: figures, and a hint where the job waits for somebody.
+    /// After a settle is durable: metrics, and a hint where the job waits for somebody.
     pub fn after_settle(&self, kind: Kind, settlement: &Settlement) {
         metrics::counter!("noshi_steps_total", "kind" => kind.name()).increment(1);
         let outcome = match settlement.status {

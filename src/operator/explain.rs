@@ -22,7 +22,7 @@ pub struct Explained {
 }
 
 pub fn explain(job: &JobRow) -> Explained {
-    let may = match job.asked {
+    let may = match job.requested_act {
         Some(_) => vec![],
         None => acts::allowed(&job.stand()),
     };
@@ -49,10 +49,12 @@ pub fn explain_grant(granted: &Granted) -> String {
 }
 
 fn why(job: &JobRow) -> String {
-    if let Some(asked) = &job.asked {
+    if let Some(requested_act) = &job.requested_act {
         return match job.status.as_str() {
-            "running" => format!("It was asked to {asked}, which its worker obeys when the step in flight has ended"),
-            _ => format!("It was asked to {asked}, and the next worker sees to it{}", nobody(job)),
+            "running" => format!(
+                "It was requested_act to {requested_act}, which its worker obeys when the step in flight has ended"
+            ),
+            _ => format!("It was requested_act to {requested_act}, and the next worker sees to it{}", nobody(job)),
         };
     }
     match job.status.as_str() {
@@ -63,7 +65,7 @@ fn why(job: &JobRow) -> String {
             format!("It is parked and waits for a person ({code}{}{seen})", detail(job))
         }
         "running" => format!(
-            "It is in the hands of worker {} ({}), whose heartbeat was heard {} ago",
+            "It is leased by worker {} ({}), whose heartbeat was heard {} ago",
             job.worker.unwrap_or_default(),
             job.worker_name.as_deref().unwrap_or("unknown"),
             seconds(job.worker_silent.unwrap_or_default())
@@ -212,7 +214,10 @@ mod tests {
         };
         let why = |job: JobRow| explain(&job).why;
         for (job, says) in [
-            (JobRow { lane_paused: true, lane_paused_by: Some("sato".to_owned()), ..job("available") }, "paused by sato"),
+            (
+                JobRow { lane_paused: true, lane_paused_by: Some("sato".to_owned()), ..job("available") },
+                "paused by sato",
+            ),
             (JobRow { lane_closed_for: Some(61.0), ..job("available") }, "closed for 61 s more"),
             (JobRow { lane_closed_code: Some("funds".to_owned()), ..job("available") }, "top up"),
             (JobRow { due_in: -300.0, ..job("available") }, "a token of lane gift/x for 5 min"),
@@ -241,11 +246,19 @@ mod tests {
                 "lacks the key, or it was sealed for another store",
             ),
             (
-                JobRow { worker: Some(7), worker_name: Some("w".to_owned()), worker_silent: Some(1.0), ..job("running") },
+                JobRow {
+                    worker: Some(7),
+                    worker_name: Some("w".to_owned()),
+                    worker_silent: Some(1.0),
+                    ..job("running")
+                },
                 "worker 7 (w)",
             ),
             (JobRow { code: Some("gift_void".to_owned()), ..job("needs_operator") }, "waits for a person (gift_void)"),
-            (JobRow { asked: Some("cancel".to_owned()), ..job("running") }, "obeys when the step in flight has ended"),
+            (
+                JobRow { requested_act: Some("cancel".to_owned()), ..job("running") },
+                "obeys when the step in flight has ended",
+            ),
             (
                 JobRow { in_doubt: true, state: Some(json!({"not_found": 1})), ..job("retryable") },
                 "1 of 2 inquiries found nothing",

@@ -89,7 +89,7 @@ pub fn choose(job: &Candidate, wanted: Option<Act>) -> Choice {
 
 /// Why nothing can be asked of the job at all.
 fn hindrance(job: &Candidate) -> Option<String> {
-    match (&job.asked, job.paused_batch, job.status.as_str()) {
+    match (&job.requested_act, job.paused_batch, job.status.as_str()) {
         (Some(asked), ..) => Some(format!("it was asked to {asked} already")),
         (None, Some(batch), _) => Some(format!("its batch {batch} is paused; resume the batch first")),
         (None, None, "needs_operator" | "failed") => None,
@@ -180,7 +180,7 @@ mod tests {
             in_doubt,
             called: in_doubt,
             acknowledged: false,
-            asked: None,
+            requested_act: None,
             paused_batch: None,
         }
     }

@@ -222,7 +222,8 @@ where
         if is_indiscreet(event.metadata().target()) || fields.0.iter().any(by_name) {
             return;
         }
-        let in_flight = context.event_scope(event).into_iter().flatten().find(|span| span.metadata().target() == IN_FLIGHT);
+        let in_flight =
+            context.event_scope(event).into_iter().flatten().find(|span| span.metadata().target() == IN_FLIGHT);
         let mut line = match &in_flight {
             Some(span) => {
                 self.line(event.metadata(), span.extensions().get::<Fields>().unwrap_or(&Fields::default()), fields)

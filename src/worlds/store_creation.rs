@@ -35,7 +35,7 @@ impl Stores {
         Ok(Stores { platform: Some(OrganizationPlatform::open(settings)?), vault })
     }
 
-    /// The platform's name and what is asked of it, for the figures.
+    /// The platform's name and what is asked of it, for the metrics.
     pub fn calls(&self) -> Option<(&'static str, [&'static str; 4])> {
         self.platform.as_ref().map(|_| (NAME, ["create_shop", "find_shop", "assign_service", "delete_shop"]))
     }

@@ -33,7 +33,10 @@ fn claims_without_settle(job: &Job, events: &[JobEvent], report: &mut Report) {
         }
     }
     if job.crash_count > 3 {
-        report.add(I11, format!("job {}: {} deaths are counted, and it was not parked at the third", job.id, job.crash_count));
+        report.add(
+            I11,
+            format!("job {}: {} deaths are counted, and it was not parked at the third", job.id, job.crash_count),
+        );
     }
 }
 

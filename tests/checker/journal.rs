@@ -218,7 +218,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// A person may lead a job anywhere that its kind allows, but not out of a worker's hands.
+    /// A person may lead a job anywhere that its kind allows, but not while a worker has leased it.
     fn act(&mut self, event: &JobEvent) {
         if self.standing == Standing::Held {
             self.say(I4, event, "moves a job that a worker holds");

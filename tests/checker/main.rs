@@ -16,14 +16,14 @@ mod history;
 mod journal;
 mod mails;
 mod options;
+#[cfg(test)]
+mod planted_bugs;
 mod points;
 mod rate;
 mod report;
 mod secrecy;
 mod shops;
 mod tables;
-#[cfg(test)]
-mod planted_bugs;
 mod trades;
 
 use std::{io::Write, process::ExitCode};

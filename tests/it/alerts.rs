@@ -277,7 +277,7 @@ fn expressions_name_what_the_catalogue_has() {
         for case in alert.silent.iter().chain([&alert.fires]) {
             assert_eq!(series(&case.series), [""; 0], "{}", alert.name);
         }
-        // Added up, a figure of the fleet would be as many times too large as there are processes.
+        // Added up, a value of the fleet would be as many times too large as there are processes.
         for (name, _) in selectors(&expr) {
             if metric(&name).is_some_and(|metric| metric.of == Of::Fleet) {
                 let most = format!(r"max(?: by \([^)]*\))? ?\((?:max_over_time\(|delta\()?{name}\b");

@@ -398,7 +398,7 @@ async fn a_delivered_gift_keeps_its_points() {
         "insert into noshi.gift_outcome (trade, outcome, reason) select id, 'void', 'attested' from noshi.gift_trade";
     refused(pool, planted, "only its partner can say").await;
     // Whoever gets past all that is told of by the books, and no points come back.
-    does(pool, "update noshi.job set status = 'failed', at = 'rejected', state = null, requested_act = null, rested = null, worker = null, finished_at = now() where key = 'exchange/ex1'").await;
+    does(pool, "update noshi.job set status = 'failed', at = 'rejected', state = null, requested_act = null, status_before = null, worker = null, finished_at = now() where key = 'exchange/ex1'").await;
     point_jobs::enqueue(pool, "point_reversal", "ex1", json!({"exchange": "ex1", "grace_days": 0})).await;
     until("a refusal", SOON, async || {
         holds(

@@ -23,7 +23,7 @@ use crate::{
 };
 use noshi::{
     api::{
-        desk::{MAX_LARGE, MAX_REQUESTS},
+        backend::{MAX_LARGE, MAX_REQUESTS},
         openapi,
         routes::{Method, ROUTES, Route, Takes},
     },

@@ -61,7 +61,8 @@ async fn what_somebody_changed_is_found_where_it_is() {
     };
     let operators = Operators::acted().await;
     let act = third(&operators).await;
-    operators.tamper("update noshi.audit set who = 'ben' where id = (select audit from noshi.audit_link where seq = 3)")
+    operators
+        .tamper("update noshi.audit set who = 'ben' where id = (select audit from noshi.audit_link where seq = 3)")
         .await;
     assert_eq!(operators.faults().await, [(Some(3), Some(act), NOT_WRITTEN.to_owned())]);
 

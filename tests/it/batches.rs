@@ -198,7 +198,8 @@ async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear()
         issues: false,
     };
     let settings = operators.settings();
-    let other = intake::submit(&operators.sato, &settings.sealer().unwrap(), &settings.offers().unwrap(), &options).await;
+    let other =
+        intake::submit(&operators.sato, &settings.sealer().unwrap(), &settings.offers().unwrap(), &options).await;
     assert!(sentence(other.unwrap_err()).contains("already, with other options"));
 }
 
@@ -311,7 +312,10 @@ async fn a_chunk_of_a_file_opens_at_its_own_place_only() {
         let swap = "update noshi_sealed.sealed s set grant_id = o.grant_id, nonce = o.nonce, ciphertext = o.ciphertext from noshi_sealed.sealed o
             where s.what = 'file' and o.what = 'file' and s.subject <> o.subject and s.subject = any($1) and o.subject = any($1)";
         let swap = async || {
-            assert_eq!(sqlx::query(swap).bind([one, other]).execute(&operators.db.pool).await.unwrap().rows_affected(), 2);
+            assert_eq!(
+                sqlx::query(swap).bind([one, other]).execute(&operators.db.pool).await.unwrap().rows_affected(),
+                2
+            );
         };
         swap().await;
         let said = report().await;
@@ -364,7 +368,8 @@ async fn who_submits_does_not_approve_and_nobody_goes_round_it() {
     assert_eq!(forced.as_deref(), Some("batch_not_approved"));
 
     operators.approve(batch).await.unwrap();
-    operators.db
+    operators
+        .db
         .pool
         .execute("alter table noshi.batch disable trigger user; update noshi.batch set approved_until = now()")
         .await
@@ -414,7 +419,8 @@ async fn caps_hold_for_rows_totals_users_and_days() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_granted_whole_and_then_announced() {
     let operators = Operators::open().await;
-    let submitted = operators.submit(&operators.sato, &format!("{}H-1,U-x,,,coffee,500,JPY,,\n", rows(0, 20))).await.unwrap();
+    let submitted =
+        operators.submit(&operators.sato, &format!("{}H-1,U-x,,,coffee,500,JPY,,\n", rows(0, 20))).await.unwrap();
     batches::release(&operators.sato, submitted.batch, None).await.unwrap();
     batches::release(&operators.sato, submitted.batch, None).await.unwrap();
     assert_eq!(operators.count("select count(*) from noshi.gift_grant").await, 0);
@@ -511,13 +517,17 @@ async fn a_user_asks_for_a_gift_within_its_area_and_its_days() {
     assert!(issue("G-2", "U-2", Some("kyoto")).await.is_ok());
     operators.db.pool.execute("update noshi.batch set registered_at = now() - interval '2 days'").await.unwrap();
     assert!(issue("G-3", "U-3", None).await.unwrap_err().contains("has lapsed"));
-    assert_eq!(operators.count("select count(*) from noshi.job where kind = 'gift_issuance' and priority = 0").await, 2);
+    assert_eq!(
+        operators.count("select count(*) from noshi.job where kind = 'gift_issuance' and priority = 0").await,
+        2
+    );
 }
 
 /// What was registered and cancelled is as if it had never been granted, but for what had begun.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_batch_counts_in_no_cap_and_stands_for_no_grant() {
-    const CAP: &str = "insert into noshi.batch_cap (kind, currency, max_per_user, max_per_day) values ('grants', 'JPY', 1000, 1000)";
+    const CAP: &str =
+        "insert into noshi.batch_cap (kind, currency, max_per_user, max_per_day) values ('grants', 'JPY', 1000, 1000)";
     const STAND: &str = "select count(*) from noshi.gift_grant";
     let operators = Operators::open().await;
     let row = |grant: &str, user: &str| format!("{grant},{user},,,coffee,500,JPY,90,\n");
@@ -585,7 +595,8 @@ async fn what_a_cancelled_batch_announced_is_announced_anew() {
     let progress = operators.progress(first).await;
     assert_eq!((progress.completed, progress.cancelled, progress.holds), (2, 3, true), "{progress:?}");
     // What was moved out goes on all the same.
-    operators.db
+    operators
+        .db
         .pool
         .execute("update noshi.job set status = 'completed', finished_at = now() - interval '1 year' where key = 'G-0'")
         .await
@@ -595,11 +606,15 @@ async fn what_a_cancelled_batch_announced_is_announced_anew() {
     assert_eq!([issue("G-0".to_owned()).await.unwrap(), issue("G-8".to_owned()).await.unwrap()], begun);
     assert!(issue("G-1".to_owned()).await.is_err() && issue("G-9".to_owned()).await.is_err());
 
-    let again = operators.submit(&operators.sato, &(rows(1, 3) + "G-9,U-9,,,coffee,500,JPY,90,\n")).await.unwrap().batch;
+    let again =
+        operators.submit(&operators.sato, &(rows(1, 3) + "G-9,U-9,,,coffee,500,JPY,90,\n")).await.unwrap().batch;
     batches::release(&operators.sato, again, None).await.unwrap();
     operators.register(again).await;
     assert_eq!(operators.progress(again).await.refused, None);
-    assert_eq!(operators.count("select count(*) from noshi.job where key = 'batch/2' and status = 'completed'").await, 1);
+    assert_eq!(
+        operators.count("select count(*) from noshi.job where key = 'batch/2' and status = 'completed'").await,
+        1
+    );
     assert_eq!(operators.count(MAILS).await, 2, "each is announced by this batch");
     issue("G-9".to_owned()).await.unwrap();
     // And once more: the mails of both stand in nobody's way.
@@ -607,7 +622,10 @@ async fn what_a_cancelled_batch_announced_is_announced_anew() {
     let third = operators.submit(&operators.sato, &rows(1, 2)).await.unwrap().batch;
     batches::release(&operators.sato, third, None).await.unwrap();
     operators.register(third).await;
-    assert_eq!(operators.count("select count(*) from noshi.job where key = 'gift_granted:1/3:G-1' and batch = 3").await, 1);
+    assert_eq!(
+        operators.count("select count(*) from noshi.job where key = 'gift_granted:1/3:G-1' and batch = 3").await,
+        1
+    );
 }
 
 /// A batch's own job that is parked ends with its batch.
@@ -623,7 +641,9 @@ async fn nothing_of_a_cancelled_batch_stays_parked() {
     let pace = Pace { slots: 8, ..Pace::default() };
     let worker = Worker::start(&operators.db.url, "test", Partners::default(), pace).await.unwrap();
     let parked = until("it is parked", Duration::from_secs(60), async || {
-        operators.count("select count(*) from noshi.job where kind = 'bulk_grants' and code = 'follow_up_conflict'").await
+        operators
+            .count("select count(*) from noshi.job where kind = 'bulk_grants' and code = 'follow_up_conflict'")
+            .await
             == 1
     });
     worker.run_until(parked).await;
@@ -695,7 +715,8 @@ async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
     let operators = Operators::open().await;
     let text = "organization_id,public_id,name\norg-1,s-1,\"=cmd()\"\norg-1,s-2,二号店\norg-1,s-3,三号店\n";
     let path = operators.write("stores.csv", text.as_bytes());
-    let submitted = operators.command(&["batch", "submit", "--kind", "stores", "--release", path.to_str().unwrap()]).await;
+    let submitted =
+        operators.command(&["batch", "submit", "--kind", "stores", "--release", path.to_str().unwrap()]).await;
     let said = String::from_utf8(submitted.stdout).unwrap();
     assert!(said.contains("3 rows = 0 completed + 0 failed + 0 cancelled + 0 needs operator + 3 open"), "{said}");
     batches::pause(&operators.sato, 1, "a look").await.unwrap();
@@ -718,7 +739,10 @@ async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
     assert!(first.starts_with("org-1,s-1,'=cmd(),2,failed,refused,組織基盤が店舗の作成を断りました。"), "{first}");
     assert!(first.contains("(bad_name)"), "{first}");
     assert_eq!(batches::rerun(&operators.sato, 1, "fixed there").await.unwrap(), 1);
-    assert_eq!(operators.count("select count(*) from noshi.job where asked = 'rerun' and status = 'available'").await, 1);
+    assert_eq!(
+        operators.count("select count(*) from noshi.job where asked = 'rerun' and status = 'available'").await,
+        1
+    );
     assert_eq!(batches::cancel(&operators.sato, 1, "not wanted").await.unwrap(), 2);
     let progress = operators.progress(1).await;
     assert_eq!((progress.cancelled, progress.open), (2, 1), "{progress:?}");
@@ -817,7 +841,8 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
             .unwrap();
         (output.status.success(), String::from_utf8(output.stderr).unwrap())
     };
-    let other = operators.write("other.csv", format!("{HEADER}\n{}", rows(0, 120).replace(",500,", ",600,")).as_bytes());
+    let other =
+        operators.write("other.csv", format!("{HEADER}\n{}", rows(0, 120).replace(",500,", ",600,")).as_bytes());
     let (approved, said) = approve(other.to_str().unwrap(), "read").await;
     assert!(!approved && said.contains("line 2 is not staged in batch 1 as this file has it"), "{said}");
     let fewer = operators.write("fewer.csv", format!("{HEADER}\n{}", rows(0, 119)).as_bytes());
@@ -826,7 +851,9 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
     let (approved, said) = approve(good.to_str().unwrap(), " ").await;
     assert!(!approved && said.contains("--reason is empty"), "{said}");
     let nothing = "select noshi.approve_batch(1, null, 'x')";
-    assert!(operators.suzuki.execute(nothing).await.unwrap_err().to_string().contains("this digest does not stand for"));
+    assert!(
+        operators.suzuki.execute(nothing).await.unwrap_err().to_string().contains("this digest does not stand for")
+    );
     // What only a worker can see: an address that is not the file's, one more, one less, and a file that is not what the batch says.
     let sealer = operators.settings().sealer().unwrap();
     let place = vault::Place { grant: "G-7", provider: "", column: "recipient" };
@@ -869,8 +896,7 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contact_of_a_store_is_approved_as_its_file_has_it() {
     let operators = Operators::open().await;
-    let cap =
-        "insert into noshi.batch_cap (kind, currency, max_rows, approve_from_rows) values ('stores', '', 100, 1)";
+    let cap = "insert into noshi.batch_cap (kind, currency, max_rows, approve_from_rows) values ('stores', '', 100, 1)";
     operators.db.pool.execute(cap).await.unwrap();
     let text =
         "organization_id,public_id,name,address,phone\nO,S-1,本店,渋谷 1,03-1\nO,S-2,支店,渋谷 2,\nO,S-3,支店,,\n";
@@ -890,7 +916,8 @@ async fn the_contact_of_a_store_is_approved_as_its_file_has_it() {
         "select count(*) from noshi.batch_row where args::text ~ '渋谷|03-1' or (args ? 'contact') <> (row_no < 3)";
     assert_eq!(operators.count(plain).await, 0);
 
-    let approve = async || operators.beside_a_worker(noshi("suzuki", &["approve", "1", "--reason", "read", "--file"])).await;
+    let approve =
+        async || operators.beside_a_worker(noshi("suzuki", &["approve", "1", "--reason", "read", "--file"])).await;
     operators.db.pool.execute("create table public.kept as select * from noshi_sealed.sealed").await.unwrap();
     let forged = vault::contact::Contact::of(Some("another".to_owned()), Some("03-1".to_owned()));
     let forged = operators.settings().sealer().unwrap().seal(&vault::contact::Contact::place("S-1"), &forged.text());

@@ -52,7 +52,7 @@ const NO_ACT: [&str; 41] = [
     "schedule show",
     "doctor",
     "prune",
-    "restored show",
+    "restore show",
     "retention show",
     "vault new-key",
     "vault public",
@@ -412,7 +412,7 @@ async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
             .unwrap();
     let (done, text) = said(&["restore", "mark", "--to", &now, "--reason", "r"]);
     assert!(!done && text.contains("0 unfinished writes would be in doubt") && text.contains("--yes"), "{text}");
-    assert!(said(&["restored", "show"]).1.contains("no restore is marked"));
+    assert!(said(&["restore", "show"]).1.contains("no restore is marked"));
     assert!(said(&["restore", "mark", "--to", &now, "--reason", "r", "--yes"]).0);
     let (done, text) = said(&["lane", "resume", "gift/x", "--reason", "r"]);
     assert!(done && text.contains("nothing changed"), "{text}");

@@ -57,7 +57,7 @@ const STAT: (usize, usize) = (4, 4);
 const LINES: (usize, usize) = (8, 8);
 
 impl Panel {
-    /// The first row's figures of the whole fleet.
+    /// The first row's numbers of the whole fleet.
     fn is_stat(&self, row: usize) -> bool {
         row == 0 && self.queries.len() == 1 && self.queries.contains_key("")
     }

@@ -66,10 +66,10 @@ pub async fn hurry(pool: PgPool) {
     loop {
         tick.tick().await;
         // Not while a fault of the drill holds these rows.
-        let figures = "update noshi.metric_snapshot_taken set next_at = clock_timestamp() where next_at > clock_timestamp() + interval '1 second'
+        let snapshot = "update noshi.metric_snapshot_taken set next_at = clock_timestamp() where next_at > clock_timestamp() + interval '1 second'
             and next_at < clock_timestamp() + interval '50 seconds'";
         let deletions = "update noshi.job set run_at = clock_timestamp() where status = 'retryable' and undo is not null and run_at > clock_timestamp()";
-        for statement in ["set lock_timeout = '100ms'", figures, deletions] {
+        for statement in ["set lock_timeout = '100ms'", snapshot, deletions] {
             let _ = sqlx::query(AssertSqlSafe(statement)).execute(&pool).await;
         }
     }
@@ -715,7 +715,7 @@ async fn every_alert_is_heard_and_is_over_when_its_fault_is_fixed() {
         tokio::join!(drill.a_provider_is_not_heard(), drill.an_account_is_empty(), drill.a_gift_asks_for_a_person());
         tokio::join!(drill.a_key_is_refused(), drill.a_provider_throttles());
     };
-    // One after the other: the step that never ends may be in the hands of the worker that dies.
+    // One after the other: the step that never ends may be leased by the worker that dies.
     let short = async {
         drill.a_step_is_stuck().await;
         drill.bugs().await;

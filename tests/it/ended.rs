@@ -145,7 +145,7 @@ async fn what_nobody_can_read_is_acknowledged_and_dismissed() {
     let worker = fleet.worker("w", &[], &[]);
     comes_to(&fleet.pool, unread, "needs_operator", Some("bad_args")).await;
     // One process of the fleet counts, every few seconds.
-    let figures = async |open: f64, seen: f64| {
+    let snapshot = async |open: f64, seen: f64| {
         let value = "select value from noshi.metric_snapshot where name = $1 and labels ->> 'code' = 'bad_args'";
         for (name, wanted) in [("noshi_parked_jobs", open), ("noshi_parked_acknowledged_jobs", seen)] {
             until(&format!("{name} {wanted}"), SOON, async || {
@@ -156,9 +156,9 @@ async fn what_nobody_can_read_is_acknowledged_and_dismissed() {
             .await;
         }
     };
-    figures(1.0, 0.0).await;
+    snapshot(1.0, 0.0).await;
     does(&fleet, &["job", "ack", "c3", "--reason", "told the producer"]).await;
-    figures(0.0, 1.0).await;
+    snapshot(0.0, 1.0).await;
     let (done, said) = says(&fleet, &["job", "acknowledge", "c3", "--reason", "again"]).await;
     assert!(!done && said.contains("not allowed"), "{said}");
     for (job, name) in [(unread, "c3".to_owned()), (unknown, unknown.to_string())] {
@@ -169,7 +169,7 @@ async fn what_nobody_can_read_is_acknowledged_and_dismissed() {
         let audited = "select count(*) from noshi.audit where act = 'job dismiss' and target = 'job/' || $1::bigint and reason = 'a typo of the producer'";
         assert_eq!(sqlx::query_scalar::<_, i64>(audited).bind(job).fetch_one(&fleet.pool).await.unwrap(), 1);
     }
-    figures(0.0, 0.0).await;
+    snapshot(0.0, 0.0).await;
     assert!(worker.stop().await.success());
 }
 

@@ -99,7 +99,8 @@ async fn probes_go_through_every_transition() {
     )
     .await;
     let asked =
-        probe(pool, json!({"id": "asked", "steps": 2, "lane": "probe", "answers": ["unknown"], "in_doubt": "ask"})).await;
+        probe(pool, json!({"id": "asked", "steps": 2, "lane": "probe", "answers": ["unknown"], "in_doubt": "ask"}))
+            .await;
     let doubtful =
         probe(pool, json!({"id": "doubtful", "steps": 2, "lane": "probe", "answers": ["unknown", "refused"]})).await;
     let panicking =

@@ -359,7 +359,7 @@ fn host_act(chance: &mut StdRng, n: usize) -> String {
         4..=5 => settle(any(chance, &[running, JOB]), status, any(chance, &["new", "issued", "returning", "using", "void", "ordered"])),
         6 => {
             let column = any(chance, &["args = '{}'", "key = 'k'", "fingerprint = ''", "lease = lease + 1", "worker = null", "step = 0", "in_doubt = not in_doubt", "run_at = now()",
-                "asked = 'attest_void'", "asked = 'reissue'", "rested = 'failed'", "batch = 1", "finished_at = now()", "asked_by = 'operator1'"]);
+                "requested_act = 'attest_void'", "requested_act = 'reissue'", "status_before = 'failed'", "batch = 1", "finished_at = now()", "asked_by = 'operator1'"]);
             format!("update noshi.job set {column} where id = {JOB};")
         }
         7..=9 => host_request(chance, n),

@@ -125,7 +125,7 @@ async fn fleet_on(url: String, pool: PgPool, dir: TempDir, terms: Terms) -> Flee
     config.ses.limit = Some(terms.limit);
     let simulator = Simulator::start(config).await.expect("a simulator");
     write_config(dir.path(), &simulator, &terms);
-    Fleet { url, pool, simulator, dir, door }
+    Fleet { url, pool, simulator, dir, api }
 }
 
 pub fn start_api(url: &str, dir: &Path, listen: &str) -> Process {

@@ -23,7 +23,7 @@ use noshi::{
     db::{
         self, PgPool,
         queue::{
-            claim::{Asked, Catch, Which, claim, claim_as},
+            claim::{Catch, ClaimRequest, Which, claim, claim_as},
             lanes::{Budget, close, declare, pause, resume},
             workers,
         },
@@ -246,15 +246,16 @@ async fn every_fifth_token_goes_to_inquiries_first_and_is_lent_when_unused() {
     let worker = lane_of(&db.pool, "shared", &[]).await;
     in_lane(&db.pool, "shared", 200, 200).await;
     let reserved = |catch: &Catch, ids: &[i64]| catch.jobs.iter().filter(|job| ids.contains(&job.id)).count();
-    let ids: Vec<i64> = sqlx::query_scalar("select id from noshi.job where reserved").fetch_all(&db.pool).await.unwrap();
+    let ids: Vec<i64> =
+        sqlx::query_scalar("select id from noshi.job where reserved").fetch_all(&db.pool).await.unwrap();
     let catch = claim(&db.pool, worker, "shared", 50, false).await.unwrap();
     assert_eq!((catch.jobs.len(), reserved(&catch, &ids)), (50, 10));
     // Single tokens add up to the same share.
-    let mut reserved = 0;
+    let mut together = 0;
     for _ in 0..50 {
-        reserved += reserved(&claim(&db.pool, worker, "shared", 1, false).await.unwrap(), &ids);
+        together += reserved(&claim(&db.pool, worker, "shared", 1, false).await.unwrap(), &ids);
     }
-    assert_eq!(reserved, 10);
+    assert_eq!(together, 10);
     // Nothing but inquiries left: they may use every token. (300 of 400 are left, 180 of them inquiries.)
     let rest = claim(&db.pool, worker, "shared", 1_000, false).await.unwrap();
     assert_eq!((rest.jobs.len(), reserved(&rest, &ids)), (300, 180));
@@ -353,7 +354,7 @@ async fn a_late_claimer_is_allowed_for_and_every_budget_holds() {
         lane_of(pool, "l", &[Budget { per: second, calls: 10, burst: 1, jitter: Duration::from_millis(100) }]).await;
     in_lane(pool, "l", 20, 0).await;
     let asked = async |late| {
-        let asked = Asked { want: 1, which: Which::Fresh, late, unknown: &[], server: "" };
+        let asked = ClaimRequest { want: 1, which: Which::Fresh, late, unknown: &[], server: "" };
         let catch = claim_as(pool, worker, "l", &asked).await.unwrap();
         (catch.jitter, catch.jobs.first().map(|job| job.wait))
     };

@@ -27,8 +27,7 @@ fn round_trips() -> Vec<Duration> {
 
 /// A fleet whose partners are all behind the link, with the timeouts that are used when none are set.
 async fn far_from_partners(round_trip: Duration) -> (Fleet, Link) {
-    let terms =
-        Terms { limit: LIMIT, mails: true, api: false, jitter: Duration::from_millis(200), ..Terms::default() };
+    let terms = Terms { limit: LIMIT, mails: true, api: false, jitter: Duration::from_millis(200), ..Terms::default() };
     let fleet = fleet(terms).await;
     let link = Link::start(fleet.partners()).await.expect("a link");
     link.round_trip(round_trip);

@@ -89,7 +89,7 @@ async fn no_odd_value_stops_the_fleet() {
     .await;
     worker.stop().await;
     for arguments in
-        [vec!["doctor"], vec!["restored", "show"], vec!["job", "show", "probe", "waits"], vec!["lane", "list"]]
+        [vec!["doctor"], vec!["restore", "show"], vec!["job", "show", "probe", "waits"], vec!["lane", "list"]]
     {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
         let said = command.args(&arguments).env("DATABASE_URL", &db.url).output().await.expect("a command");

@@ -201,7 +201,7 @@ async fn with_bug(bug: Bug, name: &'static str) -> Result<Duration, String> {
     sqlx::raw_sql(walls).execute(&fleet.pool).await.expect("no walls");
     let stage = Stage { fleet: &fleet, armed: Some(name) };
     let begun = Instant::now();
-    let workers = stage.play(bug).await;
+    let workers = stage.start(bug).await;
     let mut said = String::new();
     while begun.elapsed() < PATIENCE {
         said = stage.judge(bug, false).await.err().unwrap_or_default();
@@ -219,7 +219,7 @@ async fn without_bug(bug: Bug, name: &'static str) -> Result<Duration, String> {
     let fleet = fleet(terms(bug)).await;
     let stage = Stage { fleet: &fleet, armed: None };
     let begun = Instant::now();
-    let workers = stage.play(bug).await;
+    let workers = stage.start(bug).await;
     // The mails of a batch wait for a service that nobody named.
     let batch = matches!(bug, Bug::MailBeforeCommit | Bug::DoubleCountedBatch);
     if batch {

@@ -293,7 +293,7 @@ async fn workers_survive_twenty_crashes_of_the_server() {
     .unwrap();
     assert!(jobs <= enqueued && jobs >= 4000, "{jobs} jobs of {enqueued}");
     assert_eq!((completed, dead), (jobs, 0));
-    // A rescue is false if the job was in its worker's hands: its settle would have been stale, and written nothing. A settle that was applied
+    // A rescue is false if the job was leased by its worker: its settle would have been stale, and written nothing. A settle that was applied
     // before a crash, and answered by nobody, is not stale.
     for worker in workers {
         let log = std::fs::read_to_string(&worker.log).unwrap();

@@ -71,7 +71,7 @@ async fn a_late_duplicate_is_known_whichever_way_it_comes() {
         .and_then(|e| e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>())
         .and_then(|e| e.detail());
     assert_eq!((code(&other).as_str(), detail), ("NS409", Some("steps: recorded 3, now 4")));
-    // Once its story is gone too, the difference is known, and not told.
+    // Once its archived row is gone too, the difference is known, and not told.
     run(&pool, "update noshi.retention set archive_for = '90 days'; alter table noshi.archived_job disable trigger append_only;
         update noshi.archived_job set pruned_at = now() - interval '91 days'; alter table noshi.archived_job enable trigger append_only").await;
     assert_eq!((prune(&pool).await, count(&pool, "noshi.archived_job").await), (0, 0));
@@ -160,7 +160,7 @@ async fn only_what_is_over_and_old_goes_and_its_story_is_whole() {
     for (key, then) in [
         ("parked", "status = 'needs_operator', finished_at = null"),
         ("in doubt", "in_doubt = true"),
-        ("asked", "status = 'available', asked = 'rerun', rested = 'failed', finished_at = null"),
+        ("asked", "status = 'available', requested_act = 'rerun', status_before = 'failed', finished_at = null"),
         ("open", "status = 'retryable', finished_at = null"),
         ("young", "finished_at = now() - interval '89 days'"),
         ("completed", ""),
@@ -183,10 +183,10 @@ async fn only_what_is_over_and_old_goes_and_its_story_is_whole() {
         sqlx::query_scalar("select key from noshi.job order by id").fetch_all(&pool).await.expect("jobs");
     assert_eq!(left, ["parked", "in doubt", "asked", "open", "young"]);
     assert_eq!(count(&pool, "noshi.job_event").await, 2 * 5);
-    let stories = "select array_agg(format('%s %s %s', t.key, t.status, jsonb_array_length(s.journal)) order by t.id)
+    let archived = "select array_agg(format('%s %s %s', t.key, t.status, jsonb_array_length(s.journal)) order by t.id)
         from noshi.tombstone t join noshi.archived_job s using (id) where s.job ->> 'key' = t.key and s.journal @> '[{\"event\": \"settled\"}]'";
-    let stories: Vec<String> = sqlx::query_scalar(stories).fetch_one(&pool).await.expect("stories");
-    assert_eq!(stories, ["completed completed 2", "failed failed 2", "cancelled cancelled 2"]);
+    let archived: Vec<String> = sqlx::query_scalar(archived).fetch_one(&pool).await.expect("archived");
+    assert_eq!(archived, ["completed completed 2", "failed failed 2", "cancelled cancelled 2"]);
     let young = sqlx::query_scalar::<_, i32>("select pruned from noshi.prune(10, '23 hours')").fetch_one(&pool).await;
     assert_eq!(code(&young.expect_err("the shortest time")), "NS400");
     // Not even the owner takes away what was not pruned.
@@ -266,7 +266,7 @@ async fn a_settled_batch_is_told_as_before_its_rows_were_pruned() {
         .bind(batch)
         .fetch_one(pool)
         .await
-        .expect("figures");
+        .expect("snapshot");
     assert_eq!(again, before["progress"]);
     let number = batch.to_string();
     for command in [vec!["batch", "show", &number], vec!["batch", "list"]] {

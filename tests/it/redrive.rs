@@ -135,7 +135,10 @@ async fn two_operators_at_once_ask_each_job_once() {
     operators.sql("insert into noshi.redrive_cap (jobs, amount) values (1000, 0)").await;
     let mut drifted = 0;
     for round in 1..=100 {
-        let (a, b) = (operators.plan(&operators.ada, parked("probe")).await, operators.plan(&operators.ben, parked("probe")).await);
+        let (a, b) = (
+            operators.plan(&operators.ada, parked("probe")).await,
+            operators.plan(&operators.ben, parked("probe")).await,
+        );
         let (first, second) = tokio::join!(apply(&operators.ada, a), apply(&operators.ben, b));
         assert!(first.is_ok() || second.is_ok(), "{first:?} {second:?}");
         let other = async |number: i64, applied: bool| {
@@ -577,7 +580,8 @@ async fn a_lane_that_holds_a_re_drive_is_named() {
     operators.advance_all().await;
     let held = async || redrive::held_lanes(&operators.ada, number).await.expect("an answer");
     assert_eq!(held().await, [""; 0]);
-    operators.sql("insert into noshi.lane (name, paused) values ('gift/x', true); update noshi.job set lane = 'gift/x'")
+    operators
+        .sql("insert into noshi.lane (name, paused) values ('gift/x', true); update noshi.job set lane = 'gift/x'")
         .await;
     assert_eq!(held().await, ["the paused lane gift/x"]);
 }

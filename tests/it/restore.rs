@@ -189,7 +189,7 @@ async fn a_restore_to_an_earlier_point_buys_no_gift_twice() {
             .unwrap();
     assert_eq!(fresh, ("needs_operator".into(), Some("not_found_in_doubt".into()), true));
 
-    operate(&fleet, &["restored", "end", "--reason", "their list of trades was compared"]).await;
+    operate(&fleet, &["restore", "end", "--reason", "their list of trades was compared"]).await;
     confirm(&server, "2").await;
     fleet.gift("at-last", "digital", 500).await;
     fleet.at_rest(Duration::from_secs(20)).await.unwrap();

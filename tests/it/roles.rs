@@ -213,7 +213,7 @@ async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
     refused(&worker, "select from noshi.gift_issuance_history").await;
     refused(&worker, "select noshi.record_email_event('m', 1, 'bounce', null, null, null)").await;
     refused(&worker, "select noshi.suppress_address('s', null, null, null, null, null)").await;
-    // Of what is sealed a worker reads the recipients of mails in its own hands: not a gift's, and not a mail's at rest.
+    // Of what is sealed a worker reads the recipients of mails that it has leased: not a gift's, and not a mail's at rest.
     run(
         &place.root,
         "insert into noshi_sealed.sealed select 'recipient', s, s, '', 'k1', '', '' from unnest(array['g', 'm']) s;
@@ -246,7 +246,7 @@ async fn not_lawful(pool: &PgPool, sql: impl Into<String>) {
     assert!(code == "NS403" || code == "42501", "{sql}: {error}");
 }
 
-/// Jobs at rest, in another's hands, and to be claimed, a recipient of each mail, and a gift that was issued.
+/// Jobs at rest, leased by another, and to be claimed, a recipient of each mail, and a gift that was issued.
 const IN_THE_HOUSE: &str = "insert into noshi_sealed.sealed select 'recipient', s, s, '', 'k1', '', '' from unnest(array['over', 'held', 'open']) s;
     insert into noshi.worker (name, login) values ('another', 'another');
     insert into noshi.job (kind, key, fingerprint, args, status, worker)
@@ -285,7 +285,7 @@ async fn a_workers_login_holds_a_job_by_a_claim_alone() {
         ("open", format!("status = 'running', lease = lease + 1, worker = {ours}, step = 7")),
         ("open", "status = 'completed'".to_owned()),
         // An act that nobody asked for, a gift that ended, and one that waits for a person.
-        ("held", "asked = 'attest_void', rested = 'running'".to_owned()),
+        ("held", "requested_act = 'attest_void', status_before = 'running'".to_owned()),
         ("gift", "status = 'available', at = 'new', state = null".to_owned()),
         ("gift", "status = 'failed'".to_owned()),
         ("parked", "status = 'available'".to_owned()),
@@ -380,7 +380,7 @@ async fn a_workers_login_asks_for_nothing_and_says_nothing_of_what_is_over() {
     }
 }
 
-/// A gift in mid-call in another login's hands, one that this login holds, each with the trade that it is called under.
+/// A gift in mid-call leased by another login, one that this login holds, each with the trade that it is called under.
 const IN_MID_CALL: &str = r#"insert into noshi.worker (name, login) values ('another', 'another'), ('ours', 'worker');
     insert into noshi.job (kind, key, fingerprint, args, status, at, step, lease, lane, writes, worker, state)
         select 'gift_issuance', k, '', jsonb_build_object('grant', k, 'user', 'u', 'category', 'digital', 'value', jsonb_build_object('amount', 500, 'currency', 'JPY')), 'running', 'issuing', 3, 2,
@@ -395,7 +395,8 @@ async fn a_workers_login_settles_what_it_holds_alone_and_buys_a_gift_under_one_t
     run(&place.root, IN_MID_CALL).await.expect("gifts in mid-call");
     let worker = place.login("worker").await;
     let other_trade = "state = jsonb_set(state, '{trade,id}', '\"T-2\"')";
-    let released = "status = 'available', worker = null, run_at = clock_timestamp(), in_doubt = false, called_at = null";
+    let released =
+        "status = 'available', worker = null, run_at = clock_timestamp(), in_doubt = false, called_at = null";
     for (key, what) in [
         // What another login holds is neither settled, nor given back, nor rescued while its worker lives.
         ("theirs", format!("{released}, step = step + 1, {other_trade}")),

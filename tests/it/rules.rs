@@ -1,4 +1,4 @@
-//! Rules of the house that a compiler does not check.
+//! Rules that a compiler does not check.
 
 use std::{
     collections::BTreeSet,
@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Rooms of `src`, lowest first: each may know only what stands before it, so no circle can be.
-const ROOMS: [&str; 15] = [
+/// Modules of `src`, lowest first: each may know only what stands before it, so no circle can be.
+const MODULES: [&str; 15] = [
     "basics",
     "db",
     "telemetry",
@@ -48,14 +48,14 @@ fn sources(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The room a file belongs to: the first part of its path below `src`.
-fn room(file: &Path) -> String {
+/// The module a file belongs to: the first part of its path below `src`.
+fn module(file: &Path) -> String {
     let below = file.strip_prefix(root().join("src")).unwrap();
     below.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
 /// Names that follow `crate::` in the code of a file, its tests left out.
-fn known_rooms(text: &str) -> BTreeSet<String> {
+fn known_modules(text: &str) -> BTreeSet<String> {
     let code = text.split("#[cfg(test)]").next().unwrap_or(text);
     let mut names = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
@@ -86,7 +86,7 @@ fn known_rooms(text: &str) -> BTreeSet<String> {
             None => _ = names.insert(name(rest)),
         }
     }
-    names.into_iter().filter(|name| ROOMS.contains(&name.as_str())).collect()
+    names.into_iter().filter(|name| MODULES.contains(&name.as_str())).collect()
 }
 
 fn is_of_tests(file: &Path) -> bool {
@@ -95,22 +95,22 @@ fn is_of_tests(file: &Path) -> bool {
 
 #[test]
 fn dependencies_run_one_way() {
-    let rank = |name: &str| ROOMS.iter().position(|room| *room == name);
+    let rank = |name: &str| MODULES.iter().position(|module| *module == name);
     for file in sources("src") {
-        let room = room(&file);
+        let module = module(&file);
         // A partner's own tests are held against the laboratory's partners.
-        if room == "lib" || is_of_tests(&file) {
+        if module == "lib" || is_of_tests(&file) {
             continue;
         }
-        let own = rank(&room).unwrap_or_else(|| panic!("src/{room} has no place in the order of rooms"));
-        for known in known_rooms(&fs::read_to_string(&file).unwrap()) {
+        let own = rank(&module).unwrap_or_else(|| panic!("src/{module} has no place in the order of modules"));
+        for known in known_modules(&fs::read_to_string(&file).unwrap()) {
             assert!(rank(&known).unwrap() <= own, "{} knows `{known}`, which stands above it", file.display());
         }
     }
 }
 
 #[test]
-fn the_source_is_few_rooms_of_short_files() {
+fn the_source_is_few_modules_of_short_files() {
     let entries = fs::read_dir(root().join("src")).unwrap().count();
     assert!(entries <= MAX_ENTRIES, "src/ has {entries} entries");
     for file in sources("src") {
@@ -119,17 +119,17 @@ fn the_source_is_few_rooms_of_short_files() {
     }
 }
 
-/// The first file of a room says what is in it, and does nothing.
+/// The first file of a module says what is in it, and does nothing.
 #[test]
 fn the_face_of_a_room_is_a_face_only() {
-    for room in ROOMS {
-        let Ok(face) = fs::read_to_string(root().join("src").join(room).join("mod.rs")) else { continue };
-        assert!(face.starts_with("//! "), "src/{room}/mod.rs says nothing of its room");
-        for line in face.lines() {
+    for module in MODULES {
+        let Ok(file) = fs::read_to_string(root().join("src").join(module).join("mod.rs")) else { continue };
+        assert!(file.starts_with("//! "), "src/{module}/mod.rs says nothing of its module");
+        for line in file.lines() {
             let does = ["fn ", "struct ", "enum ", "impl ", "trait ", "static ", "const "];
             let line = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
             let found = does.iter().find(|word| line.starts_with(**word));
-            assert_eq!(found, None, "src/{room}/mod.rs is no face only: {line}");
+            assert_eq!(found, None, "src/{module}/mod.rs does more than list and re-export: {line}");
         }
     }
 }
@@ -168,7 +168,7 @@ fn all_sql_is_in_one_room() {
     for file in sources("src") {
         let text = fs::read_to_string(&file).unwrap();
         let text = text.split("#[cfg(test)]").next().unwrap();
-        if !["db", "lab"].contains(&room(&file).as_str()) {
+        if !["db", "lab"].contains(&module(&file).as_str()) {
             assert!(!text.contains("sqlx::query"), "{} talks to the database past `db`", file.display());
         }
         for word in ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM"] {

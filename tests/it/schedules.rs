@@ -302,9 +302,9 @@ async fn a_stuck_schedule_shows_and_holds_up_nobody() {
     let shown = show(&fleet, "taken").await;
     assert_eq!((&shown["state"], &shown["fired"]), (&json!("stuck"), &json!(0)));
     assert!(shown["stuck"].as_str().is_some_and(|why| why.contains("exists with other arguments")), "{shown}");
-    until("its lateness among the figures", SOON, async || {
+    until("its lateness among the snapshot", SOON, async || {
         let late = "select value from noshi.metric_snapshot where name = 'noshi_schedule_late_seconds'";
-        sqlx::query_scalar::<_, f64>(late).fetch_optional(pool).await.expect("figures").is_some_and(|late| late > 0.0)
+        sqlx::query_scalar::<_, f64>(late).fetch_optional(pool).await.expect("snapshot").is_some_and(|late| late > 0.0)
     })
     .await;
     // Arguments that fit what is there set it free.

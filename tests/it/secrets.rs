@@ -247,7 +247,7 @@ async fn no_code_and_no_recipient_stands_anywhere_but_sealed() {
     stage.keep("metrics-first.txt", scrape(&first).await);
     first.signal(Signal::KILL);
     assert!(first.killed(Duration::from_secs(5)).await);
-    // Of what was in the dead worker's hands much may be for a person; of these, next to nothing.
+    // Of what the dead worker had leased much may be for a person; of these, next to nothing.
     stage.submit_all(20..30);
     let args = json!({"id": "panics", "steps": 2, "lane": "probe", "answers": ["panic"], "in_doubt": "go_to"});
     probe(&fleet.pool, args).await;

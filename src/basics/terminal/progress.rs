@@ -86,7 +86,7 @@ impl Progress {
         self.bar.is_some()
     }
 
-    /// What is said beside the figures.
+    /// What is said beside the numbers.
     pub fn say(&self, what: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(what.to_owned());

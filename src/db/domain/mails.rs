@@ -212,7 +212,7 @@ pub struct Told {
 
 const KEEP_TOLD: &str = "update noshi.email_quota set per_second = $2::float8, per_day = $3::float8, sent = $4::float8,
 told_at = clock_timestamp() where lane = $1";
-// What was sent is in the figure that was told, so the budget of what is left begins anew.
+// What was sent is in the number that was told, so the budget of what is left begins anew.
 const RENEW_BUDGET: &str = "update noshi.lane_budget set calls = $3, burst = $4,
 tat = case when $5 then clock_timestamp() else tat end where lane = $1 and per = $2";
 const CLOSE_FOR: &str =
@@ -242,6 +242,6 @@ pub async fn renew_budgets(pool: &PgPool, lane: &str, told: Told, pause: Duratio
 
 /// A number of calls: whole, and at least one.
 #[expect(clippy::cast_possible_truncation, reason = "clamped to what an integer holds")]
-fn whole(figure: f64) -> i32 {
-    figure.floor().clamp(1.0, 1e9) as i32
+fn whole(number: f64) -> i32 {
+    number.floor().clamp(1.0, 1e9) as i32
 }

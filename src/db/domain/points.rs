@@ -108,7 +108,7 @@ pub async fn grant_due(pool: &PgPool, users: &[String], points: i64) -> Result<(
     sqlx::query(GRANT_DUE).bind(users).bind(points).execute(pool).await.map(drop)
 }
 
-/// The whole ledger in figures, and what became of exchanges.
+/// The totals of the ledger, and what became of exchanges.
 #[derive(Debug, Default, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Books {
     /// Entries of grants, expiries and uses.

@@ -79,7 +79,7 @@ pub async fn close(connection: &mut PgConnection, reading: i64) -> Result<Option
     sqlx::query_as(CLOSE).bind(reading).fetch_optional(connection).await
 }
 
-/// A reading in a worker's hands.
+/// A reading that a worker has taken.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Taken {
     pub reading: i64,

@@ -147,7 +147,7 @@ pub async fn select(transaction: &mut Transaction, filter: &Filter) -> Result<Ve
             in_doubt: row.try_get("in_doubt")?,
             called: row.try_get("called")?,
             acknowledged: row.try_get("acknowledged")?,
-            asked: row.try_get("asked")?,
+            requested_act: row.try_get("requested_act")?,
             paused_batch: row.try_get("paused_batch")?,
         })
     };

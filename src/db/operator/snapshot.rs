@@ -1,4 +1,4 @@
-//! Figures for the metrics: each from a partial index or a small table, none from the history.
+//! The metric snapshot: each number from a partial index or a small table, none from the history.
 
 use std::time::{Duration, Instant};
 

@@ -15,7 +15,7 @@ use crate::db::{
 /// How far ahead of its slot a token may be handed out: a 429 elsewhere stops the fleet within this time.
 pub const HORIZON: Duration = Duration::from_millis(250);
 
-/// One job in this worker's hands.
+/// One job that this worker has leased.
 #[derive(Debug)]
 pub struct Claimed {
     pub id: i64,

@@ -146,7 +146,7 @@ macro_rules! standing {
     };
 }
 
-// For the figures: a worker may not read the audit, and waits for no count of a backlog.
+// For the metric snapshot: a worker may not read the audit, and waits for no count of a backlog.
 const STANDING: &str = concat!("select ", standing!(), " from noshi.lane_now l order by l.name");
 const LIST: &str = concat!(
     "select ",

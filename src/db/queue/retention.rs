@@ -1,4 +1,4 @@
-//! Ended jobs move out of the way: into stories and tombstones. What may go the schema decides.
+//! Ended jobs move out of the way: into archived jobs and tombstones. What may go the schema decides.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub const PAGE: i32 = 500;
 pub struct Pruned {
     pub looked_at: i32,
     pub pruned: i32,
-    pub stories: i32,
+    pub unarchived: i32,
     /// The last that was looked at, as the database writes it.
     pub after: Option<String>,
     pub after_id: i64,
@@ -24,13 +24,13 @@ pub struct Pruned {
 impl Pruned {
     /// Nothing that is old enough is left behind this page.
     pub const fn is_last(&self) -> bool {
-        self.looked_at < PAGE && self.stories < PAGE
+        self.looked_at < PAGE && self.unarchived < PAGE
     }
 }
 
 /// Prunes the next page behind `last`, in a transaction of its own. `None`: another process is at it.
 pub async fn next_page(pool: &PgPool, older_than: Option<Duration>, last: &Pruned) -> Result<Option<Pruned>, ActError> {
-    const PRUNE: &str = "select looked_at, pruned, stories, after::text as after, after_id
+    const PRUNE: &str = "select looked_at, pruned, unarchived, after::text as after, after_id
 from noshi.prune($1, $2::interval, coalesce($3::text::timestamptz, '-infinity'), $4)";
     let page = sqlx::query_as(PRUNE).bind(PAGE).bind(older_than).bind(&last.after).bind(last.after_id);
     Ok(page.fetch_optional(pool).await?)

@@ -53,7 +53,9 @@ impl Status {
         match self {
             Status::Scheduled => " and status = 'scheduled'",
             // One arm for each of its indexes.
-            Status::Available => " and (status = 'available' and crash_count = 0 or status = 'available' and crash_count > 0)",
+            Status::Available => {
+                " and (status = 'available' and crash_count = 0 or status = 'available' and crash_count > 0)"
+            }
             Status::Running => " and status = 'running'",
             Status::Retryable => " and status = 'retryable'",
             Status::NeedsOperator => " and status = 'needs_operator'",

@@ -1,6 +1,6 @@
 //! `noshi bench`: the production tables, triggers and host, on a private server with every commit durable.
 //!
-//! Each figure stands beside the raw-SQL baseline of the same run: the same work done in batches inside PostgreSQL.
+//! Each number stands beside the raw-SQL baseline of the same run: the same work done in batches inside PostgreSQL.
 
 mod fair;
 mod lane;

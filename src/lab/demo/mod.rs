@@ -104,7 +104,7 @@ pub async fn run(args: DemoArgs, json: bool, stopped: impl Future<Output = ()>) 
 
 async fn run_on(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyhow::Result<()> {
     if args.practice {
-        return practice::run_on(postgres).await;
+        return practice::run(postgres).await;
     }
     let begun = Instant::now();
     let manners = Manners {

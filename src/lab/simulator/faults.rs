@@ -239,7 +239,7 @@ impl Faults {
         let nth = *calls;
         let (fault, seconds) = match self.ordered(partner, errand, trade) {
             Some((fault, seconds)) => (Some(fault), seconds),
-            // Calls too broken to name a trade are not part of any story.
+            // Calls too broken to name a trade are not part of any sequence.
             None if self.random && (trade.is_some() || errand == Errand::Gift(Op::Funds)) => {
                 (draw(self.seed, partner, errand, name, nth), None)
             }
@@ -281,14 +281,14 @@ mod tests {
 
     #[test]
     fn the_same_seed_meets_the_same_faults_and_another_does_not() {
-        let story = |seed| -> Vec<_> {
+        let sequence = |seed| -> Vec<_> {
             let trade = |n: u64| format!("trade{}", n / 4);
             (0..400)
                 .map(|n| draw(seed, Provider::GiftOnDemand.into(), Op::Issue.into(), &trade(n), n % 4 + 1))
                 .collect()
         };
-        assert_eq!(story(42), story(42));
-        assert_ne!(story(42), story(43));
+        assert_eq!(sequence(42), sequence(42));
+        assert_ne!(sequence(42), sequence(43));
     }
 
     #[test]

@@ -12,12 +12,12 @@
 mod amazon_incentives;
 mod basic_auth;
 mod call;
+mod call_context;
 mod command;
 mod config;
 mod context;
 mod control;
 mod deliver;
-mod call_context;
 mod faults;
 mod gift_on_demand;
 mod ledger;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{
     amazon_incentives,
+    call_context::{CallContext, cx},
     config::Config,
     context::Inner,
-    call_context::{CallContext, cx},
     gift_on_demand,
     lock::lock,
     messages::{Arrived, Ask, Read, Refusal, Reply, Way},
@@ -85,7 +85,7 @@ pub fn act(inner: &Arc<Inner>, world: &mut World, partner: Partner, read: &Any, 
         }
         (_, Ok(Wanted::Platform(ask))) => (organization_platform::act(inner, world, ask, way), None),
         (_, Ok(Wanted::Ses(ask))) => (ses::act(inner, world, ask, way), None),
-        // A gift order is read at a gift provider's door only.
+        // A gift order is read by gift providers only.
         (Partner::OrganizationPlatform | Partner::Ses, Ok(Wanted::Gift(_))) => {
             (Reply::text(500, "text/plain", "misread"), None)
         }

@@ -60,12 +60,7 @@ pub(super) async fn look_at_keys(
     let settings = match settings {
         Ok(settings) => settings,
         Err(error) => {
-            it.wrong(
-                "settings",
-                Health::Bad,
-                format!("{error:#}"),
-                "fix the file that NOSHI_CONFIG or --config names",
-            );
+            it.wrong("settings", Health::Bad, format!("{error:#}"), "fix the file that NOSHI_CONFIG or --config names");
             return Ok(());
         }
     };

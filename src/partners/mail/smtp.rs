@@ -100,7 +100,7 @@ pub const NAME: &str = "smtp";
 /// For everything before the body.
 const BEFORE_BODY: Duration = Duration::from_secs(2 * 60);
 
-/// Connections of this process at once. A server that is slow to answer keeps no more of this worker's hands than that.
+/// Connections of this process at once. A server that is slow to answer holds no more of this worker's slots than that.
 const CONNECTIONS: usize = 32;
 /// Until the next look for a free one.
 const BUSY: Duration = Duration::from_secs(2);

@@ -24,8 +24,7 @@ fn json_of(line: &str) -> Value {
 #[test]
 fn a_line_about_a_job_in_flight_says_which_and_where_it_stands_now() {
     let text = written(Format::Json, || {
-        let job =
-            tracing::error_span!(target: IN_FLIGHT, "job", job = 7, kind = "probe", at = "new", lease = 2, trace = "0a");
+        let job = tracing::error_span!(target: IN_FLIGHT, "job", job = 7, kind = "probe", at = "new", lease = 2, trace = "0a");
         let _in_flight = job.enter();
         crate::telemetry::traces::moved("stepping");
         // Spans of libraries below it are nobody's business.

@@ -56,7 +56,7 @@ metrics! {
     Histogram Process noshi_settle_seconds [] "How long a group of settles took to be durable.";
     Histogram Process noshi_provider_request_seconds ["provider"] "How long calls to providers took, answered or not.";
     Histogram Process noshi_job_duration_seconds ["kind"] "From a job's request to its end, without waits in lanes.";
-    Gauge Process noshi_jobs_in_flight [] "Jobs in this process's hands.";
+    Gauge Process noshi_jobs_in_flight [] "Jobs that this process has in flight.";
     Gauge Process noshi_heartbeat_age_seconds [] "Since this process's last heartbeat was answered.";
     Gauge Process noshi_clock_ahead_seconds [] "How far the database's clock is ahead of this machine's.";
     Gauge Process noshi_process_kept_away ["lane", "why"] "1 while this process leaves the lane to others, because of its own clock, keys or trusted authorities.";

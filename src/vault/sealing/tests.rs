@@ -178,7 +178,7 @@ fn an_answer_is_sealed_to_who_asked() {
     assert!(other.open_bytes(&here, &sealed).is_err());
 }
 
-/// Figures to look at, of an unoptimized build.
+/// Numbers to look at, of an unoptimized build.
 #[test]
 fn the_cost_is_told() {
     let vault = vault(&[&line("a", 1)]);

@@ -124,7 +124,7 @@ fn reissued(run: &mut Run) {
     run.call(2_060, "cancel", "T3");
     run.voided(2_061, "T3", "C3");
     run.outcome(2_070, "T3", "void", None);
-    // A state without a lane stays in its worker's hands.
+    // A state without a lane stays with its worker.
     run.settle(2_071, 3, "void", "cancelled", ("running", None));
     run.settle(2_072, 3, "routing", "reissue", ("running", None));
     run.trade(2_080, 3, "T3b", 1, "tango_card");

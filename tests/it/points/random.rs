@@ -106,7 +106,7 @@ impl Model {
     }
 
     fn lose_the_rest(&mut self, user: usize, at: Hour) {
-        let mut crash_count = 0;
+        let mut lost = 0;
         for lot in self.open(user) {
             lost += self.lots[lot].left();
             self.take(lot, at, self.lots[lot].left());

@@ -45,7 +45,7 @@ fn publish(inner: &Arc<Inner>, kind: &'static str, id: String, version: u64, org
     }]);
 }
 
-/// Each delivery has its own time, so that one of long ago cannot be played again.
+/// Each delivery has its own time, so that one of long ago cannot be replayed.
 fn sign(inner: &Inner, body: &str) -> Vec<(&'static str, String)> {
     let timestamp = Utc::now().timestamp().to_string();
     let key = hmac::Key::new(hmac::HMAC_SHA256, inner.config.organization_platform.events_secret.as_bytes());

@@ -291,7 +291,7 @@ async fn a_request_that_breaks_off_is_an_arrival_too() {
 }
 
 /// The faults of 120 calls, as the ledger tells them.
-async fn story(seed: u64) -> Vec<(String, u64, Option<Value>)> {
+async fn sequence(seed: u64) -> Vec<(String, u64, Option<Value>)> {
     let rig = Rig::start(|config| {
         config.seed = seed;
         config.faults = true;
@@ -311,7 +311,7 @@ async fn story(seed: u64) -> Vec<(String, u64, Option<Value>)> {
 
 #[tokio::test]
 async fn the_same_seed_gives_the_same_faults() {
-    let (one, same, other) = tokio::join!(story(3), story(3), story(4));
+    let (one, same, other) = tokio::join!(sequence(3), sequence(3), sequence(4));
     assert_eq!(one.len(), 120);
     assert!(one.iter().filter(|told| told.2.is_some()).count() > 3, "{one:?}");
     assert_eq!(one, same);

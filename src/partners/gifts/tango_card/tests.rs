@@ -109,7 +109,10 @@ async fn a_finished_order_is_known_first_and_read_by_its_own_id_in_the_next_call
         assert_eq!((setup.inquire(Some("RA1")).await, setup.asked().len()), (Inquiry::NoAnswer, 1));
     }
     // A list that shows everything is still followed by the question for the details; one without an id leads nowhere.
-    assert_eq!(Setup::new(vec![list(&[whole("COMPLETE")])]).await.inquire(None).await, Inquiry::Known("RA1".to_owned()));
+    assert_eq!(
+        Setup::new(vec![list(&[whole("COMPLETE")])]).await.inquire(None).await,
+        Inquiry::Known("RA1".to_owned())
+    );
     for id in [json!(null), json!(""), json!("R".repeat(101))] {
         let mut order = item("COMPLETE");
         order["referenceOrderID"] = id;

@@ -111,7 +111,7 @@ pub fn quota(reply: &Reply) -> Quota {
     match told {
         Some(SendQuota { per_day, per_second, sent })
             if reply.status == StatusCode::OK
-                && [per_second, sent].iter().all(|figure| (0.0..UNLIMITED).contains(figure)) =>
+                && [per_second, sent].iter().all(|number| (0.0..UNLIMITED).contains(number)) =>
         {
             // -1 is how SES says that there is no limit.
             let per_day = if (0.0..UNLIMITED).contains(&per_day) { per_day } else { UNLIMITED };
