@@ -32,7 +32,7 @@
 //!
 //! No mail service dedups on an id of ours. So the claim is committed before the send, and a send whose answer is lost
 //! waits for an event that carries our tag; if none comes, a template that does no harm twice is sent once more, and any
-//! other asks a person. Messages carry a link, never a code (R21), and exist only after what they announce (R6, R7).
+//! other needs an operator. Messages carry a link, never a code (R21), and exist only after what they announce (R6, R7).
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -58,7 +58,7 @@ create table noshi.audit_head (
     hash  bytea not null
 );
 
--- Who acts in turn waits for a row that only these functions can lock. A lock by number or text any login of the database could
+-- Acts of one identity wait in turn for a row that only these functions can lock. A lock by number or text any login of the database could
 -- take and keep.
 create table noshi.turn (act text primary key);
 
@@ -214,7 +214,7 @@ begin
     end if;
 end $$;
 
--- Who acts and goes away leaves the head of the audit locked, and with it every other act: not for longer than this.
+-- A session that acts and goes away leaves the head of the audit locked, and with it every other act: not for longer than this.
 create function noshi.record(p_act text, p_target text, p_reason text, p_before jsonb default null, p_after jsonb default null, p_who text default null) returns void language sql security definer
 set search_path = noshi, pg_temp
 as $$

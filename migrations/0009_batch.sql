@@ -2,7 +2,7 @@ set role noshi_owner;
 set local check_function_bodies = off;
 
 -- A batch is one file, submitted once: received → validated or invalid → awaiting approval → released → settled. What it has
--- reached is told by its times; each is set once, by one function below, and by nothing else. Who acts is the login, never an argument.
+-- reached is told by its times; each is set once, by one function below, and by nothing else. The identity is the login, never an argument.
 create table noshi.batch (
     id               bigint generated always as identity primary key,
     -- What a row asks for: a gift for a user (grants), or a store (stores).

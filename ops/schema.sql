@@ -21,6 +21,19 @@ CREATE INDEX alone_of ON noshi.alone USING btree (who, what, at);
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.alone FOR EACH ROW EXECUTE FUNCTION noshi.journal_is_append_only();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.alone FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
 
+create table noshi.archived_job (
+    id bigint not null,
+    job jsonb not null,
+    journal jsonb not null,
+    pruned_at timestamp with time zone not null default clock_timestamp(),
+    constraint archived_job_pkey PRIMARY KEY (id),
+    constraint archived_job_id_fkey FOREIGN KEY (id) REFERENCES noshi.tombstone(id),
+    constraint times_are_sane CHECK (pruned_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND pruned_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
+);
+CREATE INDEX archived_job_age ON noshi.archived_job USING btree (pruned_at);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.archived_job FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.archived_job FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
+
 create unlogged table noshi.asker (
     who text not null,
     turns bigint not null default 1,
@@ -258,25 +271,6 @@ create table noshi.failover (
     constraint times_are_sane CHECK (seen_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND seen_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND known_to >= '1900-01-01 00:00:00+00'::timestamp with time zone AND known_to <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (dealt_at IS NULL OR dealt_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND dealt_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (dealing_since IS NULL OR dealing_since >= '1900-01-01 00:00:00+00'::timestamp with time zone AND dealing_since <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
 
-create table noshi.metric_snapshot (
-    name text not null,
-    labels jsonb not null default '{}'::jsonb,
-    value double precision not null,
-    constraint metric_snapshot_pkey PRIMARY KEY (name, labels)
-) with (fillfactor=50);
-
-create table noshi.metric_snapshot_taken (
-    one boolean not null default true,
-    next_at timestamp with time zone not null default clock_timestamp(),
-    taken_at timestamp with time zone,
-    took interval,
-    oldest xid8,
-    oldest_at timestamp with time zone,
-    constraint metric_snapshot_taken_pkey PRIMARY KEY (one),
-    constraint metric_snapshot_taken_one_check CHECK (one),
-    constraint times_are_sane CHECK (next_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND next_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (taken_at IS NULL OR taken_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND taken_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (oldest_at IS NULL OR oldest_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND oldest_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
-);
-
 create table noshi.gift_outcome (
     trade text not null,
     outcome text not null,
@@ -375,6 +369,7 @@ CREATE INDEX job_code ON noshi.job USING btree (code, id) WHERE (code IS NOT NUL
 CREATE INDEX job_due ON noshi.job USING btree (run_at) WHERE (status = ANY (ARRAY['scheduled'::noshi.job_status, 'retryable'::noshi.job_status]));
 CREATE INDEX job_finished ON noshi.job USING btree (finished_at, id) WHERE (finished_at IS NOT NULL);
 CREATE INDEX job_held ON noshi.job USING btree (worker) WHERE (status = 'running'::noshi.job_status);
+CREATE INDEX job_in_doubt ON noshi.job USING btree (called_at) WHERE in_doubt;
 CREATE INDEX job_of_points_source ON noshi.job USING btree (((args ->> 'source'::text))) WHERE (kind = 'point_grant'::text);
 CREATE INDEX job_of_points_user ON noshi.job USING btree (((args ->> 'user'::text))) WHERE (kind = ANY (ARRAY['point_grant'::text, 'point_exchange'::text, 'point_withdrawal'::text]));
 CREATE INDEX job_of_store ON noshi.job USING btree (((args ->> 'public_id'::text))) WHERE (kind = 'store_creation'::text);
@@ -383,7 +378,6 @@ CREATE INDEX job_parked ON noshi.job USING btree (code) WHERE (status = 'needs_o
 CREATE INDEX job_stopped ON noshi.job USING btree (status, id) WHERE (status = ANY (ARRAY['needs_operator'::noshi.job_status, 'failed'::noshi.job_status, 'cancelled'::noshi.job_status]));
 CREATE INDEX job_store ON noshi.job USING btree (((args ->> 'public_id'::text))) WHERE ((kind = 'store_creation'::text) AND (status <> ALL (ARRAY['completed'::noshi.job_status, 'failed'::noshi.job_status, 'cancelled'::noshi.job_status])));
 CREATE INDEX job_suspect ON noshi.job USING btree (lane, id) WHERE ((status = 'available'::noshi.job_status) AND (crash_count > 0));
-CREATE INDEX job_in_doubt ON noshi.job USING btree (called_at) WHERE in_doubt;
 CREATE TRIGGER admit AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.admit();
 CREATE TRIGGER follows AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.follows_guard();
 CREATE TRIGGER guard BEFORE INSERT ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.job_guard();
@@ -394,7 +388,7 @@ CREATE TRIGGER of_a_saved_trade BEFORE UPDATE ON noshi.job FOR EACH ROW WHEN (ne
 CREATE TRIGGER only_pruned BEFORE DELETE ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
 CREATE TRIGGER parked_anew BEFORE UPDATE OF status ON noshi.job FOR EACH ROW WHEN (new.status = 'needs_operator'::noshi.job_status AND old.status <> 'needs_operator'::noshi.job_status AND new.acknowledged IS NOT NULL) EXECUTE FUNCTION noshi.parked_anew();
 CREATE TRIGGER prove_past AFTER UPDATE OF in_doubt ON noshi.job FOR EACH ROW WHEN (old.in_doubt AND NOT new.in_doubt AND new.kind = 'gift_issuance'::text) EXECUTE FUNCTION noshi.prove_past();
-CREATE TRIGGER unsettle_batch AFTER UPDATE OF asked ON noshi.job FOR EACH ROW WHEN (new.requested_act IS NOT NULL AND old.requested_act IS NULL AND new.batch IS NOT NULL) EXECUTE FUNCTION noshi.unsettle_batch();
+CREATE TRIGGER unsettle_batch AFTER UPDATE OF requested_act ON noshi.job FOR EACH ROW WHEN (new.requested_act IS NOT NULL AND old.requested_act IS NULL AND new.batch IS NOT NULL) EXECUTE FUNCTION noshi.unsettle_batch();
 
 create table noshi.job_event (
     job bigint not null,
@@ -415,19 +409,6 @@ create table noshi.job_event (
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.job_event FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.job_event FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
 CREATE TRIGGER of_workers AFTER INSERT ON noshi.job_event REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.journal_guard();
-
-create table noshi.archived_job (
-    id bigint not null,
-    job jsonb not null,
-    journal jsonb not null,
-    pruned_at timestamp with time zone not null default clock_timestamp(),
-    constraint archived_job_pkey PRIMARY KEY (id),
-    constraint archived_job_id_fkey FOREIGN KEY (id) REFERENCES noshi.tombstone(id),
-    constraint times_are_sane CHECK (pruned_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND pruned_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
-);
-CREATE INDEX archived_job_age ON noshi.archived_job USING btree (pruned_at);
-CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.archived_job FOR EACH ROW EXECUTE FUNCTION noshi.only_what_is_pruned();
-CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.archived_job FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
 
 create table noshi.kind (
     name text not null,
@@ -480,8 +461,8 @@ create table noshi.lane_limit (
     lane text not null,
     per interval not null,
     most integer,
-    constraint lane_most_pkey PRIMARY KEY (lane, per),
-    constraint lane_most_most_check CHECK (most > 0)
+    constraint lane_limit_pkey PRIMARY KEY (lane, per),
+    constraint lane_limit_most_check CHECK (most > 0)
 );
 
 create table noshi.lane_order (
@@ -500,6 +481,25 @@ create table noshi.lost_call (
     timeline text not null,
     constraint lost_call_pkey PRIMARY KEY (kind, key),
     constraint times_are_sane CHECK (called_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND called_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
+);
+
+create table noshi.metric_snapshot (
+    name text not null,
+    labels jsonb not null default '{}'::jsonb,
+    value double precision not null,
+    constraint metric_snapshot_pkey PRIMARY KEY (name, labels)
+) with (fillfactor=50);
+
+create table noshi.metric_snapshot_taken (
+    one boolean not null default true,
+    next_at timestamp with time zone not null default clock_timestamp(),
+    taken_at timestamp with time zone,
+    took interval,
+    oldest xid8,
+    oldest_at timestamp with time zone,
+    constraint metric_snapshot_taken_pkey PRIMARY KEY (one),
+    constraint metric_snapshot_taken_one_check CHECK (one),
+    constraint times_are_sane CHECK (next_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND next_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (taken_at IS NULL OR taken_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND taken_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (oldest_at IS NULL OR oldest_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND oldest_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
 
 create table noshi.organization_cache (
@@ -800,10 +800,10 @@ create table noshi.retention (
     every interval not null default '01:00:00'::interval,
     begun_at timestamp with time zone not null default clock_timestamp(),
     constraint retention_pkey PRIMARY KEY (one),
+    constraint retention_archive_for_check CHECK (archive_for >= '90 days'::interval),
     constraint retention_every_check CHECK (every > '00:00:00'::interval),
     constraint retention_jobs_for_check CHECK (jobs_for >= '1 day'::interval),
     constraint retention_one_check CHECK (one),
-    constraint retention_stories_for_check CHECK (archive_for >= '90 days'::interval),
     constraint times_are_sane CHECK (begun_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND begun_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 
@@ -1132,7 +1132,7 @@ create view noshi.email_history as
             o.args ->> 'reference'::text AS reference,
             o.status::text AS status,
             o.at,
-            o.in_doubt AS in_doubt,
+            o.in_doubt,
             o.code,
             o.batch,
             o.created_at,
@@ -1224,7 +1224,7 @@ create view noshi.gift_issuance_history as
             ELSE j.status::text
         END AS status,
     j.at AS state,
-    j.in_doubt AS in_doubt,
+    j.in_doubt,
     j.code,
     o.outcome,
     o.card,
@@ -1826,9 +1826,9 @@ begin
     end if;
     perform must_be_askable(j, p_step, p_act);
     if j.status = 'running' then
-        update job set asked = p_act, status_before = 'running' where id = p_job;
+        update job set requested_act = p_act, status_before = 'running' where id = p_job;
     else
-        update job set asked = p_act, status = 'available', lane = '', reserved = false, run_at = clock_timestamp(), finished_at = null,
+        update job set requested_act = p_act, status = 'available', lane = '', reserved = false, run_at = clock_timestamp(), finished_at = null,
             status_before = case when j.status in ('needs_operator', 'completed', 'failed', 'cancelled') then j.status end,
             waited = waited + greatest(clock_timestamp() - coalesce(finished_at, run_at), '0')
         where id = p_job;
@@ -2589,7 +2589,7 @@ begin
     update batch set cancelled_at = clock_timestamp(), paused_at = null, paused_code = null where id = b.id;
     perform batch_log(b.id, 'cancel', null, p_reason);
     with c as (
-        update job set asked = null, status_before = null, status = 'cancelled', outcome = 'cancelled', code = revoked_code(kind), lane = '', reserved = false,
+        update job set requested_act = null, status_before = null, status = 'cancelled', outcome = 'cancelled', code = revoked_code(kind), lane = '', reserved = false,
             finished_at = clock_timestamp(), worker = null, step = step + 1
         where batch = b.id and status in ('available', 'scheduled', 'retryable') and called_at is null and undo is null and not in_doubt
           and at in ('new', 'checking', 'creating', 'routing', 'issuing', 'preparing', 'sending', 'booking') and not (args ? 'paid_by')
@@ -4294,6 +4294,16 @@ begin
     return null;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.max_calls(p_lane text, p_span interval)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select min(b.burst + ceil(least(extract(epoch from p_span) / (extract(epoch from b.per + b.jitter) / (b.calls - b.burst + 1)), 1e9)))::bigint
+    from lane_budget b where b.lane = p_lane
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.may_be_told(p_asked_by text)
  RETURNS boolean
  LANGUAGE sql
@@ -4315,16 +4325,6 @@ begin
         perform kind_guard(p_kind);
     end if;
 end $function$;
-
-CREATE OR REPLACE FUNCTION noshi.max_calls(p_lane text, p_span interval)
- RETURNS bigint
- LANGUAGE sql
- STABLE
- SET search_path TO 'noshi', 'pg_temp'
-AS $function$
-    select min(b.burst + ceil(least(extract(epoch from p_span) / (extract(epoch from b.per + b.jitter) / (b.calls - b.burst + 1)), 1e9)))::bigint
-    from lane_budget b where b.lane = p_lane
-$function$;
 
 CREATE OR REPLACE FUNCTION noshi.must(p_scope text)
  RETURNS void
@@ -4399,7 +4399,7 @@ begin
     end if;
     -- What a person attests is about calls that were made: not while one may be on its way.
     if j.status = 'running' and p_act not in ('retry', 'inquire', 'cancel') then
-        raise exception 'job % is in a worker''s hands, and a call may be on its way', j.id using errcode = 'NS409', hint = 'Look at it again in a moment.';
+        raise exception 'job % is leased by a worker, and a call may be on its way', j.id using errcode = 'NS409', hint = 'Look at it again in a moment.';
     end if;
     trade := known_issued(j.id);
     if p_act = 'attest_void' and (trade is not null or coalesce(j.state ->> 'card', '') <> '') then
@@ -4801,16 +4801,6 @@ CREATE OR REPLACE FUNCTION noshi.point_expiry_of(p_at timestamp with time zone, 
  SET "TimeZone" TO 'UTC'
 AS $function$ select (($1 at time zone $3)::date + $2 + 1)::timestamp at time zone $3 $function$;
 
-CREATE OR REPLACE FUNCTION noshi.point_metrics(OUT expiry_late_seconds double precision, OUT due_lots bigint)
- RETURNS record
- LANGUAGE sql
- STABLE SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
-AS $function$
-    select coalesce(extract(epoch from clock_timestamp() - (select min(l.expires_at) from point_lot l where l.open and l.expires_at <= clock_timestamp())), 0)::double precision,
-           (select count(*) from (select from point_lot l where l.open and l.expires_at <= clock_timestamp() limit 10000) d)
-$function$;
-
 CREATE OR REPLACE FUNCTION noshi.point_history(p_user text, p_before_seq bigint, p_limit integer)
  RETURNS TABLE(seq bigint, at timestamp with time zone, recorded_at timestamp with time zone, kind text, amount bigint, balance bigint, key text, entry bigint, benefit text, source text, expires_at timestamp with time zone, area text, reverses text, job bigint)
  LANGUAGE sql
@@ -4907,6 +4897,16 @@ begin
     end if;
     return null;
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.point_metrics(OUT expiry_late_seconds double precision, OUT due_lots bigint)
+ RETURNS record
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select coalesce(extract(epoch from clock_timestamp() - (select min(l.expires_at) from point_lot l where l.open and l.expires_at <= clock_timestamp())), 0)::double precision,
+           (select count(*) from (select from point_lot l where l.open and l.expires_at <= clock_timestamp() limit 10000) d)
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.point_refusal(p_outcome text)
  RETURNS text
@@ -5113,8 +5113,8 @@ begin
     return null;
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.prune(p_max integer, p_older_than interval DEFAULT NULL::interval, p_after timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_after_id bigint DEFAULT 0)
- RETURNS TABLE(looked_at integer, pruned integer, stories integer, after timestamp with time zone, after_id bigint)
+CREATE OR REPLACE FUNCTION noshi.prune(p_limit integer, p_older_than interval DEFAULT NULL::interval, p_after timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_after_id bigint DEFAULT 0)
+ RETURNS TABLE(looked_at integer, pruned integer, unarchived integer, after timestamp with time zone, after_id bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
@@ -5135,8 +5135,8 @@ begin
     if p_older_than < interval '1 day' then
         raise exception 'what was over within the last day is not pruned' using errcode = 'NS400';
     end if;
-    if p_max is null or p_max not between 1 and 5000 then
-        raise exception 'from 1 to 5000 jobs a transaction, not %', p_max using errcode = 'NS400';
+    if p_limit is null or p_limit not between 1 and 5000 then
+        raise exception 'from 1 to 5000 jobs a transaction, not %', p_limit using errcode = 'NS400';
     end if;
     perform from turn where act = 'prune' for update skip locked;
     if not found then
@@ -5146,7 +5146,7 @@ begin
     select array_agg(f.id), (array_agg(f.finished_at order by f.finished_at desc, f.id desc))[1], (array_agg(f.id order by f.finished_at desc, f.id desc))[1]
     into seen, after, after_id
     from (select j.id, j.finished_at from job j where j.finished_at < before and (j.finished_at, j.id) > (p_after, p_after_id)
-          order by j.finished_at, j.id limit p_max) f;
+          order by j.finished_at, j.id limit p_limit) f;
     select array_agg(o.id) into gone from (
         select j.id from job j
         where j.id = any(seen) and j.finished_at < before and j.status in ('completed', 'failed', 'cancelled')
@@ -5169,8 +5169,8 @@ begin
     delete from job j where j.id = any(gone);
 
     delete from archived_job s where s.id in (
-        select o.id from archived_job o where o.pruned_at < clock_timestamp() - keep.archive_for order by o.pruned_at limit p_max for update skip locked);
-    get diagnostics stories = row_count;
+        select o.id from archived_job o where o.pruned_at < clock_timestamp() - keep.archive_for order by o.pruned_at limit p_limit for update skip locked);
+    get diagnostics unarchived = row_count;
     after := coalesce(after, p_after);
     after_id := coalesce(after_id, p_after_id);
     looked_at := coalesce(cardinality(seen), 0);
@@ -5785,7 +5785,7 @@ begin
         raise exception 'the gift of grant % is not issued (it is % at %)', p_grant, j.status, j.at using errcode = 'NS409';
     end if;
     if j.state is null then
-        raise exception 'the gift of grant % is so old that its story is no longer kept', p_grant using errcode = 'NS410';
+        raise exception 'the gift of grant % is so old that its journal is no longer kept', p_grant using errcode = 'NS410';
     end if;
     trade := j.state -> 'trade' ->> 'id';
     perform record('reveal', 'gift/' || p_grant, p_reason, null, jsonb_build_object('user', p_user, 'trade', trade));
@@ -6067,7 +6067,7 @@ begin
         raise exception 'a change of the retention needs a reason' using errcode = 'NS400';
     end if;
     if p_jobs_for < interval '1 day' or p_archive_for < interval '90 days' or p_every <= interval '0' or greatest(p_jobs_for, p_archive_for, p_every) > interval '100 years' then
-        raise exception 'jobs are kept for a day at least, and their stories for 90 days; nothing for more than 100 years' using errcode = 'NS400';
+        raise exception 'jobs are kept for a day at least, and archived jobs for 90 days; nothing for more than 100 years' using errcode = 'NS400';
     end if;
     select * into strict was from retention for update;
     update retention set jobs_for = coalesce(p_jobs_for, jobs_for), archive_for = coalesce(p_archive_for, archive_for), every = coalesce(p_every, every);
@@ -6371,9 +6371,9 @@ begin
     if not exists (select from worker w where w.id = p_worker and w.beats >= p_beats) then
         lost := lost + 1;
     end if;
-    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and crash_count > 0),
+    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and lost > 0),
         -- Everything that was acknowledged to a witness is here: so is everything before it.
-        known_to = case when crash_count = 0 and p_newest is not null
+        known_to = case when lost = 0 and p_newest is not null
             -- Nor was anything missing when this was said before, and its answer was lost.
             and not exists (select from testimony t where t.timeline = here and t.worker = p_worker) then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest)) else f.known_to end
     where f.timeline = here;

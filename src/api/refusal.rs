@@ -179,7 +179,7 @@ impl From<Unread> for Refusal {
     fn from(unread: Unread) -> Refusal {
         match unread {
             Unread::Nobody(sentence) => Refusal::unavailable(sentence),
-            Unread::Told { word, sentence, wait } => match word.as_str() {
+            Unread::Says { word, sentence, wait } => match word.as_str() {
                 "lane_closed" | "throttled" => Refusal::later(wait, sentence),
                 "forgotten" | "dead" => Refusal::new(StatusCode::GONE, sentence),
                 "other_card" | "moved_on" | "differs" | "other_file" | "not_whole" => Refusal::conflict(sentence),

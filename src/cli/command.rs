@@ -95,7 +95,7 @@ enum Command {
     /// Who may use the HTTP interface, and for what.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Plays the gift providers on this machine, with faults and a ledger.
+    /// Simulates the partners on this machine, with faults and a ledger.
     Simulate(simulator::SimulateArgs),
     /// Prints the completions of a shell, to be sourced by it.
     Completions {

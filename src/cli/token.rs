@@ -28,7 +28,7 @@ pub enum TokenCommand {
 
 #[derive(Args)]
 pub struct TokenCreate {
-    /// Who acts by it: a system, or a person. Approvals know people by it.
+    /// Whose identity it is: a system, or a person. Approvals know people by it.
     #[arg(long)]
     owner: String,
     /// What it may do.

@@ -162,7 +162,7 @@ impl Rotation<'_> {
     async fn page(&mut self, rows: Vec<db::domain::facts::SealedRow>) -> anyhow::Result<u64> {
         let (sealing, mut sealed) = (self.keys.begin(), vec![]);
         for row in rows {
-            let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
+            let place = vault::SealedAt { grant: &row.grant, provider: &row.provider, column: &row.what };
             match self.keys.rewrap(&sealing, &place, &row.sealed) {
                 Ok(anew) => sealed.push((row, anew)),
                 Err(_) => {
@@ -233,7 +233,7 @@ async fn digest_again(
     keys: &vault::Vault,
     row: &db::domain::facts::SealedRow,
 ) -> anyhow::Result<()> {
-    let place = vault::Place { grant: &row.grant, provider: &row.provider, column: &row.what };
+    let place = vault::SealedAt { grant: &row.grant, provider: &row.provider, column: &row.what };
     let address = keys.unseal(&place, &row.sealed)?;
     let digests = keys.digests(&address);
     let digest = digests.first().context("a vault has a key")?;

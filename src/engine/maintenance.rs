@@ -23,7 +23,7 @@ const BETWEEN_SCHEDULE_LOOKS: Duration = Duration::from_secs(15);
 const SOONEST_SCHEDULE_LOOK: Duration = Duration::from_millis(200);
 /// While the database's clock is not trusted.
 const BETWEEN_UNTRUSTED_LOOKS: Duration = Duration::from_secs(2);
-const BETWEEN_FIGURE_LOOKS: Duration = Duration::from_secs(2);
+const BETWEEN_SNAPSHOTS: Duration = Duration::from_secs(2);
 
 /// Begins them all; they end when they are aborted.
 pub fn begin(engine: &Arc<Engine>) -> Vec<JoinHandle<()>> {
@@ -220,6 +220,6 @@ async fn take_metric_snapshot(engine: Arc<Engine>) {
         if let Err(error) = db::operator::snapshot::take(&engine.pool).await {
             tracing::warn!(%error, "the metric snapshot could not be taken; the last one is shown");
         }
-        tokio::time::sleep(BETWEEN_FIGURE_LOOKS).await;
+        tokio::time::sleep(BETWEEN_SNAPSHOTS).await;
     }
 }

@@ -49,7 +49,7 @@ pub struct Worker {
     host: JoinHandle<()>,
     dispatcher: JoinHandle<()>,
     listener: Option<JoinHandle<()>>,
-    chores: Vec<JoinHandle<()>>,
+    maintenance: Vec<JoinHandle<()>>,
     heartbeat: JoinHandle<Verdict>,
     stop: Arc<Notify>,
     unready: Duration,
@@ -157,11 +157,11 @@ impl Worker {
             tokio::spawn(host::host(Arc::clone(&engine), Arc::clone(&registry), claims, pace.grace, async move {
                 stopped.notified().await
             }));
-        let mut chores = maintenance::begin(&engine);
+        let mut maintenance = maintenance::begin(&engine);
         if pace.listen {
-            chores.push(tokio::spawn(bell::keep(Arc::clone(&engine))));
+            maintenance.push(tokio::spawn(bell::keep(Arc::clone(&engine))));
         }
-        chores.extend(registry.begin(&engine, &vital));
+        maintenance.extend(registry.begin(&engine, &vital));
         let (unready, slots, grace) = (pace.unready, pace.slots, pace.grace);
         let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine), pace, sender).dispatch());
         let probes = probes(&engine, engine.pool.clone());
@@ -170,7 +170,7 @@ impl Worker {
             probes.needs(name, turns);
         }
         flushers.iter().for_each(|flusher| probes.needs("flusher", flusher));
-        chores.iter().for_each(|chore| probes.needs("chore", chore));
+        maintenance.iter().for_each(|task| probes.needs("maintenance", task));
         began(&engine, &registry.partners(), name, slots).await;
         Ok(Worker {
             engine,
@@ -179,7 +179,7 @@ impl Worker {
             host,
             dispatcher,
             listener,
-            chores,
+            maintenance,
             heartbeat,
             stop,
             unready,
@@ -272,8 +272,8 @@ impl Worker {
         if let Some(listener) = self.listener {
             listener.abort();
         }
-        for chore in self.chores {
-            chore.abort();
+        for task in self.maintenance {
+            task.abort();
         }
         self.heartbeat.abort();
         let worker = engine.worker;

@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use std::fmt;
 
-use crate::vault::Place;
+use crate::vault::SealedAt;
 
 /// Faults told at once.
 pub const MAX_FAULTS: usize = 20;
@@ -36,8 +36,8 @@ pub struct Private {
 }
 
 impl Private {
-    pub fn place(&self) -> Place<'_> {
-        Place { grant: &self.of, provider: "", column: self.what }
+    pub fn place(&self) -> SealedAt<'_> {
+        SealedAt { grant: &self.of, provider: "", column: self.what }
     }
 }
 

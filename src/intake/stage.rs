@@ -13,7 +13,7 @@ use crate::{
         domain::batches::{self, Chunk},
     },
     partners::gifts::Offers,
-    vault::{Place, Sealer, Sealing},
+    vault::{SealedAt, Sealer, Sealing},
 };
 
 /// Rows that are staged in one transaction. Chunks of a file are the same whenever it is read: permanent.
@@ -56,7 +56,7 @@ impl Staging<'_> {
             if bytes.is_empty() {
                 break;
             }
-            let bytes = sealing.seal_bytes(&Place::of_chunk(&batches::chunk_name(self.batch, number)), &bytes);
+            let bytes = sealing.seal_bytes(&SealedAt::of_chunk(&batches::chunk_name(self.batch, number)), &bytes);
             let chunk = Chunk { number, bytes, rows: chunk.rows, sealed: chunk.sealed };
             batches::stage(self.pool, self.batch, &chunk).await?;
             progress.at(u64::try_from(row_no).unwrap_or(0));
@@ -94,7 +94,7 @@ impl Writing {
         }
     }
 
-    fn seal(&mut self, subject: &str, place: &Place<'_>, sealed: &Sealed) {
+    fn seal(&mut self, subject: &str, place: &SealedAt<'_>, sealed: &Sealed) {
         let _ = writeln!(
             self.sealed,
             "{}\t{subject}\t{}\t\t{}\t\\\\x{}\t\\\\x{}",

@@ -8,7 +8,7 @@ pub mod serve;
 use noshi_jobs::gift_issuance::Sealed;
 use serde::{Deserialize, Serialize};
 
-use crate::vault::{Place, Sealer, Vault};
+use crate::vault::{SealedAt, Sealer, Vault};
 
 /// The first byte of a part, inside of what is sealed: more of the answer, or that it was all of it. An end without the latter is none.
 const MORE: u8 = 0;
@@ -36,8 +36,8 @@ impl Part {
         Part { reading: format!("{reading}/{take}"), number: number.to_string() }
     }
 
-    fn place(&self) -> Place<'_> {
-        Place { grant: &self.reading, provider: &self.number, column: "reading" }
+    fn place(&self) -> SealedAt<'_> {
+        SealedAt { grant: &self.reading, provider: &self.number, column: "reading" }
     }
 }
 
@@ -45,8 +45,8 @@ impl Part {
 struct SealedKey(Sealed);
 
 impl SealedKey {
-    const fn place<'a>(kind: &'a str, subject: &'a str) -> Place<'a> {
-        Place { grant: subject, provider: kind, column: "reading_key" }
+    const fn place<'a>(kind: &'a str, subject: &'a str) -> SealedAt<'a> {
+        SealedAt { grant: subject, provider: kind, column: "reading_key" }
     }
 
     fn seal(vault: &Sealer, kind: &str, subject: &str, key: &Sealer) -> SealedKey {

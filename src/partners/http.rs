@@ -24,7 +24,7 @@ use noshi_jobs::machine::Closing;
 
 use self::guard::Guard;
 use super::{Budget, tls};
-use crate::{basics::chaos::crash_point, db::queue::slot::Told, telemetry::metrics::time_call};
+use crate::{basics::chaos::crash_point, db::queue::slot::Notice, telemetry::metrics::time_call};
 
 /// An answer larger than this is not read to its end: no provider sends one.
 const MAX_BYTES: usize = 256 * 1024;
@@ -43,14 +43,14 @@ type Leave = Arc<dyn Fn() -> bool + Send + Sync>;
 pub struct Gate {
     may_begin: Leave,
     may_take_effect: Leave,
-    told: Told,
+    told: Notice,
 }
 
 impl Gate {
     /// For calls whose slot was judged before, or that need none.
     pub fn new(may_call: impl Fn() -> bool + Send + Sync + 'static) -> Gate {
         let leave: Leave = Arc::new(may_call);
-        Gate { may_begin: Arc::clone(&leave), may_take_effect: leave, told: Told::default() }
+        Gate { may_begin: Arc::clone(&leave), may_take_effect: leave, told: Notice::default() }
     }
 
     /// The same, with a leave of its own for the beginning.
@@ -62,7 +62,7 @@ impl Gate {
 
     /// Where what a call notices about its lane is put.
     #[must_use]
-    pub fn telling(self, told: &Told) -> Gate {
+    pub fn telling(self, told: &Notice) -> Gate {
         Gate { told: Arc::clone(told), ..self }
     }
 

@@ -13,7 +13,7 @@ use serde_json::{
 };
 use zeroize::Zeroizing;
 
-use super::{Place, Sealer, Vault};
+use super::{SealedAt, Sealer, Vault};
 
 /// What kind of sealed value it is.
 pub const CONTACT: &str = "contact";
@@ -40,8 +40,8 @@ impl Contact {
     }
 
     /// Bound to the store: as the contact of another it does not open.
-    pub const fn place(public_id: &str) -> Place<'_> {
-        Place { grant: public_id, provider: "", column: CONTACT }
+    pub const fn place(public_id: &str) -> SealedAt<'_> {
+        SealedAt { grant: public_id, provider: "", column: CONTACT }
     }
 
     /// What is sealed.

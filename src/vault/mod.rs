@@ -5,4 +5,4 @@ pub(crate) mod files;
 pub(crate) mod sealing;
 
 pub use files::check_permissions;
-pub use sealing::{Place, Sealer, Sealing, Vault, generate_key_line, keep_out_of_dumps};
+pub use sealing::{SealedAt, Sealer, Sealing, Vault, generate_key_line, keep_out_of_dumps};

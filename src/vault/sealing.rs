@@ -50,17 +50,17 @@ type ValueKey = Zeroizing<[u8; 32]>;
 
 /// Where a sealed value belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place<'a> {
+pub struct SealedAt<'a> {
     pub grant: &'a str,
     pub provider: &'a str,
     /// What kind of value it is: `gift_code`, `recipient`, `contact`.
     pub column: &'a str,
 }
 
-impl<'a> Place<'a> {
+impl<'a> SealedAt<'a> {
     /// Of a chunk of a file, named by its batch and number: it belongs to no grant.
-    pub const fn of_chunk(name: &'a str) -> Place<'a> {
-        Place { grant: name, provider: "", column: "file" }
+    pub const fn of_chunk(name: &'a str) -> SealedAt<'a> {
+        SealedAt { grant: name, provider: "", column: "file" }
     }
 
     /// The parts with their lengths before them, so that no two places give the same bytes.
@@ -118,11 +118,11 @@ impl Sealer {
     }
 
     /// Encrypts one value alone.
-    pub fn seal(&self, place: &Place<'_>, secret: &SecretString) -> Sealed {
+    pub fn seal(&self, place: &SealedAt<'_>, secret: &SecretString) -> Sealed {
         self.begin().seal(place, secret)
     }
 
-    pub fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
+    pub fn seal_bytes(&self, place: &SealedAt<'_>, plain: &[u8]) -> Sealed {
         self.begin().seal_bytes(place, plain)
     }
 
@@ -143,11 +143,11 @@ pub struct Sealing<'a> {
 }
 
 impl Sealing<'_> {
-    pub fn seal(&self, place: &Place<'_>, secret: &SecretString) -> Sealed {
+    pub fn seal(&self, place: &SealedAt<'_>, secret: &SecretString) -> Sealed {
         self.seal_bytes(place, secret.expose_secret().as_bytes())
     }
 
-    pub fn seal_bytes(&self, place: &Place<'_>, plain: &[u8]) -> Sealed {
+    pub fn seal_bytes(&self, place: &SealedAt<'_>, plain: &[u8]) -> Sealed {
         let mut nonce = [0; 24];
         rand::rng().fill_bytes(&mut nonce);
         let payload = Payload { msg: plain, aad: &place.associated_data(FORMAT) };
@@ -258,7 +258,7 @@ impl Vault {
     }
 
     /// Fails for another place, an unknown key, or a changed ciphertext; the error never shows the value.
-    pub fn unseal(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<SecretString> {
+    pub fn unseal(&self, place: &SealedAt<'_>, sealed: &Sealed) -> anyhow::Result<SecretString> {
         let plain = self.open_bytes(place, sealed)?;
         let text = str::from_utf8(&plain).map_err(|_| anyhow!("a sealed value is not text; it was not sealed here"))?;
         Ok(SecretString::from(text))
@@ -289,11 +289,11 @@ impl Vault {
     }
 
     /// The same value under the newest key, for key rotation.
-    pub fn rewrap(&self, sealing: &Sealing<'_>, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Sealed> {
+    pub fn rewrap(&self, sealing: &Sealing<'_>, place: &SealedAt<'_>, sealed: &Sealed) -> anyhow::Result<Sealed> {
         Ok(sealing.seal_bytes(place, &self.open_bytes(place, sealed)?))
     }
 
-    pub fn open_bytes(&self, place: &Place<'_>, sealed: &Sealed) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    pub fn open_bytes(&self, place: &SealedAt<'_>, sealed: &Sealed) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let Some(key) = self.keys.iter().find(|key| key.id == sealed.key_id) else {
             bail!("a value was sealed with the key `{}`, which the key file does not hold; add it", sealed.key_id);
         };
@@ -309,7 +309,7 @@ impl Vault {
             Some(plain)
         });
         let opened = opened.or_else(|| {
-            let place = if place.column == "file" { Place { grant: "", ..*place } } else { *place };
+            let place = if place.column == "file" { SealedAt { grant: "", ..*place } } else { *place };
             let aad = place.associated_data(FORMAT_BEFORE);
             let cipher = XChaCha20Poly1305::new(key.bytes.expose_secret().into());
             cipher.decrypt(&nonce, Payload { msg: &sealed.ciphertext, aad: &aad }).ok()

@@ -18,7 +18,7 @@ use crate::{
     basics::chaos::crash_point,
     db::{
         self, PgConnection, PgPool,
-        domain::mails::Told,
+        domain::mails::SendQuota,
         local::Local,
         queue::{claim::Claimed, slot::Slot},
     },
@@ -38,10 +38,10 @@ const NO_QUOTA: Duration = Duration::from_secs(600);
 /// The mail service, if the settings name one.
 #[derive(Default)]
 pub struct Mails {
-    office: Option<Office>,
+    office: Option<Sender>,
 }
 
-struct Office {
+struct Sender {
     service: Box<dyn MailService>,
     letters: Letters,
     vault: Arc<Vault>,
@@ -56,7 +56,7 @@ impl Mails {
             (mail::Service::Ses, Some(ses)) => Some(Duration::from_secs(ses.quota_seconds.get().into())),
             (mail::Service::Ses, None) | (mail::Service::Smtp, _) => None,
         };
-        Ok(Mails { office: Some(Office { service: mail::open(settings)?, letters, vault, ask_every }) })
+        Ok(Mails { office: Some(Sender { service: mail::open(settings)?, letters, vault, ask_every }) })
     }
 
     /// The service's name, if there is one.
@@ -88,7 +88,7 @@ impl Mails {
     }
 }
 
-impl Office {
+impl Sender {
     fn lane(&self) -> String {
         format!("email/{}", self.service.name())
     }
@@ -101,8 +101,8 @@ impl Office {
         let quota = self.service.quota().await;
         count_call(self.service.name(), "quota", if quota == Quota::NoAnswer { "unknown" } else { "ok" });
         match quota {
-            Quota::Told { per_second, per_day, sent } => {
-                let told = Told { per_second, per_day, sent };
+            Quota::Known { per_second, per_day, sent } => {
+                let told = SendQuota { per_second, per_day, sent };
                 db::domain::mails::renew_budgets(pool, &lane, told, NO_QUOTA).await
             }
             Quota::NoAnswer => {

@@ -6,7 +6,7 @@ use super::outside::Current;
 use crate::{
     db::{self, PgPool},
     engine::Engine,
-    vault::{Place, Vault},
+    vault::{SealedAt, Vault},
 };
 
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ async fn digest_addresses(pool: &PgPool, vault: &Vault) -> Result<usize, sqlx::E
     let mut transaction = pool.begin().await?;
     let sealed = db::domain::mails::undigested(&mut transaction, &vault.key_ids()).await?;
     for (id, sealed) in &sealed {
-        match vault.unseal(&Place { grant: id, provider: "", column: "suppressed" }, sealed) {
+        match vault.unseal(&SealedAt { grant: id, provider: "", column: "suppressed" }, sealed) {
             Ok(address) => {
                 let (digests, key) = (vault.digests(&address), vault.current_key());
                 if db::domain::mails::digest(&mut transaction, id, &digests, key).await? {

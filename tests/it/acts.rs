@@ -22,7 +22,7 @@ use noshi::{
 };
 
 /// A job at a place, and where each act leads from there.
-struct Place {
+struct Case {
     kind: &'static str,
     args: Value,
     at: String,
@@ -36,7 +36,7 @@ fn at(state: &impl serde::Serialize) -> String {
     serde_json::to_value(state).unwrap()["at"].as_str().unwrap().to_owned()
 }
 
-fn place<J: Job>(args: &Value, state: &J::State, undo: Option<&J::Undo>) -> Place {
+fn place<J: Job>(args: &Value, state: &J::State, undo: Option<&J::Undo>) -> Case {
     let known: J::Args = serde_json::from_value(args.clone()).unwrap();
     let leads = |past, act| match undo {
         None => match lead::<J>(&known, state, act, past) {
@@ -49,7 +49,7 @@ fn place<J: Job>(args: &Value, state: &J::State, undo: Option<&J::Undo>) -> Plac
             Lead::Nowhere | Lead::AttestFirst => None,
         },
     };
-    Place {
+    Case {
         kind: J::KIND.name(),
         args: args.clone(),
         at: at(state),
@@ -60,7 +60,7 @@ fn place<J: Job>(args: &Value, state: &J::State, undo: Option<&J::Undo>) -> Plac
     }
 }
 
-fn gifts() -> Vec<Place> {
+fn gifts() -> Vec<Case> {
     use gift_issuance::{AfterCancel, Contract, State, Trade};
     let args = json!({"grant": "g", "user": "u", "category": "amazon", "value": {"amount": 500, "currency": "JPY"}});
     // Each contract that a provider may have: what can be asked, repeated and taken back differs.
@@ -107,7 +107,7 @@ fn gifts() -> Vec<Place> {
     places
 }
 
-fn stores() -> Vec<Place> {
+fn stores() -> Vec<Case> {
     use store_creation::{Attempt, State, StoreCreation, Undo};
     let args = json!({"organization": "O", "public_id": "P", "name": "n", "request": "r"});
     let attempt = || Attempt { run: 0, key: "k".to_owned() };
@@ -123,7 +123,7 @@ fn stores() -> Vec<Place> {
         State::Skipped,
         refused(),
     ];
-    let mut places: Vec<Place> = vec![];
+    let mut places: Vec<Case> = vec![];
     for state in &states {
         match state {
             State::Checking { .. } | State::Creating { .. } | State::Finding { .. } | State::Assigning { .. } => {}
@@ -139,7 +139,7 @@ fn stores() -> Vec<Place> {
     places
 }
 
-fn mails() -> Vec<Place> {
+fn mails() -> Vec<Case> {
     use email::{Channel, Email, State};
     let args = json!({"template": "gift_granted", "reference": "g", "recipient": "g"});
     let channel = || Channel { name: "nobody".to_owned(), settle_seconds: 900 };
@@ -163,13 +163,13 @@ fn mails() -> Vec<Place> {
     states.iter().map(each).collect()
 }
 
-fn others() -> Vec<Place> {
+fn others() -> Vec<Case> {
     use bulk_grants::{BulkGrants, State as Bulk};
     use probe::{Probe, State, Undo};
     let args = json!({"batch": 1_000_000});
     let refused = Bulk::Refused { why: Problem::BatchOverCap, detail: None };
     let bulk = [Bulk::Registering, Bulk::Announcing { after: 0 }, Bulk::Announced, refused];
-    let mut places: Vec<Place> = vec![];
+    let mut places: Vec<Case> = vec![];
     for state in &bulk {
         match state {
             Bulk::Registering | Bulk::Announcing { .. } | Bulk::Announced | Bulk::Refused { .. } => {}
@@ -198,7 +198,7 @@ fn others() -> Vec<Place> {
     places
 }
 
-fn points() -> Vec<Place> {
+fn points() -> Vec<Case> {
     let why = Problem::PointsConflict;
     let money = json!({"amount": 500, "currency": "JPY"});
     let mut places = vec![];
@@ -256,7 +256,7 @@ async fn unguarded(pool: &PgPool) {
 }
 
 /// Puts a job there, in this status.
-async fn put(pool: &PgPool, place: &Place, status: &str, in_doubt: bool, n: usize) -> i64 {
+async fn put(pool: &PgPool, place: &Case, status: &str, in_doubt: bool, n: usize) -> i64 {
     const PUT: &str =
         "insert into noshi.job (kind, key, fingerprint, args, at, state, undo, status, code, run_at, in_doubt, called_at)
         values ($1, $2, '', $3, $4, $5, $6, $7::noshi.job_status, 'too_old', clock_timestamp() + interval '1 hour', $8,
@@ -290,7 +290,7 @@ async fn put(pool: &PgPool, place: &Place, status: &str, in_doubt: bool, n: usiz
 }
 
 /// Every place where an act may find a job that no worker holds: parked, waiting for its next try, or over.
-fn statuses(place: &Place) -> &'static [&'static str] {
+fn statuses(place: &Case) -> &'static [&'static str] {
     match (place.at.as_str(), &place.undo) {
         (
             "issued" | "created" | "skipped" | "accepted" | "announced" | "over" | "granted" | "ordered" | "returned"
@@ -379,11 +379,12 @@ async fn what_the_tables_allow_is_carried_out_and_everything_else_refused_in_wor
                 assert!(outcome.as_deref() == Some("declined") && became == at, "{place}: {event} {outcome:?} {became}")
             }
         }
-        let rests: (String, Option<String>) = sqlx::query_as("select status::text, asked from noshi.job where id = $1")
-            .bind(id)
-            .fetch_one(pool)
-            .await
-            .unwrap();
+        let rests: (String, Option<String>) =
+            sqlx::query_as("select status::text, requested_act from noshi.job where id = $1")
+                .bind(id)
+                .fetch_one(pool)
+                .await
+                .unwrap();
         assert_eq!(rests.1, None, "{place}");
         if outcome.as_deref() == Some("declined") && status != "retryable" {
             assert_eq!(rests.0, status, "{place}: it is back where it was at rest");
@@ -412,7 +413,7 @@ async fn what_cannot_be_read_goes_back_to_its_rest() {
     let worker = start(&db, pace()).await;
     until("an answer", Duration::from_secs(20), async || {
         let stands: (String, Option<String>) =
-            sqlx::query_as("select status::text, asked from noshi.job where id = $1")
+            sqlx::query_as("select status::text, requested_act from noshi.job where id = $1")
                 .bind(id)
                 .fetch_one(pool)
                 .await
@@ -475,7 +476,7 @@ async fn the_database_knows_the_kinds_and_which_of_them_run_again() {
         sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(kind).fetch_one(&db.pool).await.unwrap()
     };
     let rerun = Act::ALL.iter().position(|act| *act == Act::Rerun).unwrap();
-    let places: Vec<Place> =
+    let places: Vec<Case> =
         gifts().into_iter().chain(stores()).chain(mails()).chain(others()).chain(points()).collect();
     for kind in noshi_jobs::Kind::ALL {
         assert!(known("known_kind", kind.name()).await, "{}", kind.name());

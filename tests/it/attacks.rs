@@ -317,9 +317,8 @@ async fn arguments_that_nobody_can_mean_are_refused() {
 async fn nobody_takes_the_place_of_a_sealed_code() {
     let db = database().await;
     let name = &db.name;
-    let logins = format!(
-        "create role sato_{name} login in role noshi_operator; create role door_{name} login in role noshi_api"
-    );
+    let logins =
+        format!("create role sato_{name} login in role noshi_operator; create role api_{name} login in role noshi_api");
     db.pool.execute(sqlx::AssertSqlSafe(logins)).await.expect("two logins");
     for login in ["sato", "api"] {
         let url = db.url.replacen("//postgres@", &format!("//{login}_{name}@"), 1);
@@ -354,7 +353,7 @@ async fn a_cancelled_batch_stays_cancelled() {
     .await
     .expect("a cancelled batch");
     let job: (String, Option<String>) =
-        sqlx::query_as("select status::text, asked from noshi.job").fetch_one(pool).await.expect("its job");
+        sqlx::query_as("select status::text, requested_act from noshi.job").fetch_one(pool).await.expect("its job");
     assert_eq!(job, ("cancelled".to_owned(), None));
     for (sql, said) in [
         ("select noshi.ask(id, step, 'retry', 'x') from noshi.job", "which was cancelled"),

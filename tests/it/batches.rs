@@ -225,7 +225,9 @@ async fn the_files_bytes_come_back_as_they_were() {
     for chunk in 0.. {
         let Some(sealed) = file_chunk(&operators.db.pool, submitted.batch, chunk).await else { break };
         bytes.extend_from_slice(
-            &keys.open_bytes(&vault::Place::of_chunk(&batches::chunk_name(submitted.batch, chunk)), &sealed).unwrap(),
+            &keys
+                .open_bytes(&vault::SealedAt::of_chunk(&batches::chunk_name(submitted.batch, chunk)), &sealed)
+                .unwrap(),
         );
     }
     assert!(bytes == text.as_bytes(), "{} bytes for {}", bytes.len(), text.len());
@@ -288,7 +290,7 @@ async fn a_file_is_taken_in_where_nothing_can_be_opened() {
     let said = operators.command(&["batch", "submit", path.to_str().unwrap()]).await;
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let sealed = file_chunk(&operators.db.pool, 1, 0).await.unwrap();
-    let bytes = keys.open_bytes(&vault::Place::of_chunk("1/0"), &sealed).unwrap();
+    let bytes = keys.open_bytes(&vault::SealedAt::of_chunk("1/0"), &sealed).unwrap();
     assert!(*bytes == fs::read(&path).unwrap());
     assert_eq!(operators.count("select count(*) from noshi_sealed.sealed where what = 'recipient'").await, 3);
     // A file of other keys beside those that open is told before anything is sealed that would stay closed.
@@ -740,7 +742,7 @@ async fn stores_pause_resume_and_cancel_and_what_failed_runs_again() {
     assert!(first.contains("(bad_name)"), "{first}");
     assert_eq!(batches::rerun(&operators.sato, 1, "fixed there").await.unwrap(), 1);
     assert_eq!(
-        operators.count("select count(*) from noshi.job where asked = 'rerun' and status = 'available'").await,
+        operators.count("select count(*) from noshi.job where requested_act = 'rerun' and status = 'available'").await,
         1
     );
     assert_eq!(batches::cancel(&operators.sato, 1, "not wanted").await.unwrap(), 2);
@@ -856,7 +858,7 @@ async fn an_approval_is_of_what_is_staged_and_says_why() {
     );
     // What only a worker can see: an address that is not the file's, one more, one less, and a file that is not what the batch says.
     let sealer = operators.settings().sealer().unwrap();
-    let place = vault::Place { grant: "G-7", provider: "", column: "recipient" };
+    let place = vault::SealedAt { grant: "G-7", provider: "", column: "recipient" };
     let forged = sealer.seal(&place, &SecretString::from(r#"{"name":"山田太郎","address":"evil@attacker.example"}"#));
     let of = |row: i32| format!("what = 'recipient' and subject = '{}/{row}'", submitted.batch);
     let keep = "create table public.kept as select * from noshi_sealed.sealed";

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 
 /// A span with what it came with, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReceivedSpan {
     /// `service.instance.id` of its process.
     pub process: String,
     pub service: String,
@@ -30,7 +30,7 @@ pub struct Seen {
     pub attributes: Vec<(String, String)>,
 }
 
-impl Seen {
+impl ReceivedSpan {
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
@@ -38,7 +38,7 @@ impl Seen {
 
 #[derive(Clone, Default)]
 struct Kept {
-    spans: Arc<Mutex<Vec<Seen>>>,
+    spans: Arc<Mutex<Vec<ReceivedSpan>>>,
     bytes: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -72,7 +72,7 @@ impl Collector {
         ]
     }
 
-    pub fn spans(&self) -> Vec<Seen> {
+    pub fn spans(&self) -> Vec<ReceivedSpan> {
         self.kept.spans.lock().expect("the spans").clone()
     }
 
@@ -92,7 +92,7 @@ impl Kept {
             let named = |name: &str| of.iter().find(|(key, _)| key == name).map(|(_, v)| v.clone()).unwrap_or_default();
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 assert!(span.events.is_empty() && span.links.is_empty(), "only spans of ours are exported: {span:?}");
-                spans.push(Seen {
+                spans.push(ReceivedSpan {
                     process: named("service.instance.id"),
                     service: named("service.name"),
                     name: span.name,

@@ -171,8 +171,8 @@ mod tests {
                 .expect("an enqueued grant");
         }
         let worker = Worker::start(&db.url, "test", partners, pace()).await.expect("a worker");
-        let rested = at_rest(&db.pool);
-        assert_eq!(worker.run_until(rested).await, End::Stopped);
+        let rest = at_rest(&db.pool);
+        assert_eq!(worker.run_until(rest).await, End::Stopped);
         simulator.stop().await.expect("a whole ledger");
 
         dump(&db.url, &path("dump")).await;

@@ -13,9 +13,9 @@ use crate::{
     support::{alone, database, turn},
 };
 use noshi::{
-    db::{self, PgPool, domain::mails::Told},
+    db::{self, PgPool, domain::mails::SendQuota},
     lab::simulator::{Command, Errand, Fault, Partner, Publishing, Sending},
-    vault::{Place, Vault},
+    vault::{SealedAt, Vault},
 };
 
 const REST: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ impl Fleet {
     pub async fn mail_to(&self, reference: &str, name: &str, address: &str) -> i64 {
         let vault = Vault::open(&self.dir.path().join("vault.key")).expect("the vault");
         let recipient = json!({"name": name, "email": address}).to_string();
-        let place = Place { grant: reference, provider: "", column: "recipient" };
+        let place = SealedAt { grant: reference, provider: "", column: "recipient" };
         let sealed = vault.seal(&place, &SecretString::from(recipient));
         let keep = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
             values ('recipient', $1, $1, '', $2, $3, $4)";
@@ -336,7 +336,7 @@ async fn what_is_left_of_the_day_is_the_budget_and_nothing_left_closes_the_lane(
     let every = Duration::from_secs(300);
     assert!(db::domain::mails::claim_question(&db.pool, "email/ses", every).await.unwrap());
     assert!(!db::domain::mails::claim_question(&db.pool, "email/ses", every).await.unwrap());
-    let told = |sent| Told { per_second: 14.0, per_day: 50_000.0, sent };
+    let told = |sent| SendQuota { per_second: 14.0, per_day: 50_000.0, sent };
     let pause = Duration::from_secs(600);
     let calls = "select calls, (select closed_until is not null from noshi.lane where name = 'email/ses') from noshi.lane_budget";
     db::domain::mails::renew_budgets(&db.pool, "email/ses", told(49_999.0), pause).await.unwrap();

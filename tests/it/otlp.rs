@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use crate::{
-    collector::{Collector, Seen},
+    collector::{Collector, ReceivedSpan},
     engine::probe,
     fleet::{Fleet, Process, Terms, fleet},
     processes::{count, until},
@@ -29,7 +29,7 @@ fn worker(fleet: &Fleet, collector: &Collector, name: &str) -> Process {
 }
 
 /// Below its parent in time, but for the clocks of two processes on one machine.
-fn within(inner: &Seen, outer: &Seen) -> bool {
+fn within(inner: &ReceivedSpan, outer: &ReceivedSpan) -> bool {
     const SLACK: u64 = 50_000_000;
     inner.begun + SLACK >= outer.begun && inner.ended <= outer.ended + SLACK
 }
@@ -63,9 +63,9 @@ async fn a_gift_over_two_processes_is_one_trace_below_its_producer() {
 
     let spans = collector.spans();
     assert!(spans.iter().all(|span| span.trace == TRACE && span.service == "noshi"), "{spans:#?}");
-    let by_id: HashMap<&str, &Seen> = spans.iter().map(|span| (span.span.as_str(), span)).collect();
+    let by_id: HashMap<&str, &ReceivedSpan> = spans.iter().map(|span| (span.span.as_str(), span)).collect();
     assert_eq!(by_id.len(), spans.len(), "every span has an id of its own");
-    let own: Vec<&Seen> = spans.iter().filter(|span| span.name == "job gift_issuance").collect();
+    let own: Vec<&ReceivedSpan> = spans.iter().filter(|span| span.name == "job gift_issuance").collect();
     let [own] = own[..] else { panic!("one span of the job itself: {own:#?}") };
     assert_eq!((own.parent.as_str(), own.attribute("outcome")), ("b7ad6b7169203331", Some("completed")));
     let mut names = BTreeSet::new();
@@ -119,7 +119,7 @@ async fn jobs_without_a_producer_have_a_trace_each_and_what_follows_is_in_it() {
     assert!(worker.stop().await.success());
     let spans = collector.spans();
     let ids: HashSet<&str> = spans.iter().map(|span| span.span.as_str()).collect();
-    let roots: Vec<&Seen> = spans.iter().filter(|span| span.parent.is_empty()).collect();
+    let roots: Vec<&ReceivedSpan> = spans.iter().filter(|span| span.parent.is_empty()).collect();
     assert_eq!(roots.len(), 20, "one root for each job that nobody asked for within a trace");
     assert!(roots.iter().all(|root| root.name == "job probe" && root.trace != TRACE));
     let traces: HashSet<&str> = spans.iter().map(|span| span.trace.as_str()).collect();

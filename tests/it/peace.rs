@@ -71,7 +71,7 @@ async fn no_odd_value_stops_the_fleet() {
     })
     .await;
     let mut calls = 0;
-    for role in ["operator", "producer", "api", "reader", "worker"] {
+    for role in ["operator", "producer", "webhook", "reader", "worker"] {
         let session = login(&db, role, &format!("noshi_{role}")).await;
         let odd: Vec<String> = sqlx::query_scalar(ODD_CALLS).fetch_all(&session).await.expect("calls");
         calls += odd.len();

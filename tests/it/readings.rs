@@ -25,7 +25,7 @@ use noshi::{
     db::{self, PgPool, Role},
     operator::readings::ask::{self, By, Ears, Next, What},
     settings::Settings,
-    vault::{Place, Sealer, Vault},
+    vault::{SealedAt, Sealer, Vault},
     worlds::outside::Partners,
 };
 
@@ -155,7 +155,7 @@ async fn nothing_opens_there(fleet: &Fleet, host: &Path) {
         fs::set_permissions(entry.path(), closed).expect("its mode");
         let Ok(vault) = Vault::open(&entry.path()) else { continue };
         for row in &values {
-            let place = Place { grant: row.get("grant_id"), provider: row.get("provider"), column: row.get("what") };
+            let place = SealedAt { grant: row.get("grant_id"), provider: row.get("provider"), column: row.get("what") };
             let sealed =
                 Sealed { key_id: row.get("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
             assert!(vault.open_bytes(&place, &sealed).is_err(), "{}", entry.path().display());
@@ -342,7 +342,7 @@ async fn an_answer_opens_for_its_asker_alone() {
     let held = db::operator::readings::take(&db.pool, worker, true).await.expect("taken").expect("a reading");
     let sealer = Sealer::parse(&held.public_key).expect("a key");
     let (name, number) = (format!("{reading}/1"), "1".to_owned());
-    let place = Place { grant: &name, provider: &number, column: "reading" };
+    let place = SealedAt { grant: &name, provider: &number, column: "reading" };
     let sealed = sealer.seal(&place, &SecretString::from("a name"));
     assert!(db::operator::readings::put(&db.pool, &held, 1, &sealed).await.expect("put"));
 
@@ -359,7 +359,7 @@ async fn an_answer_opens_for_its_asker_alone() {
     for other in [Vault::ephemeral(), Vault::ephemeral()] {
         assert!(other.open_bytes(&place, &part).is_err(), "another key");
     }
-    let elsewhere = Place { provider: "2", ..place };
+    let elsewhere = SealedAt { provider: "2", ..place };
     assert!(key.open_bytes(&elsewhere, &part).is_err(), "another part");
 
     // Only the worker that has it writes to it, while it lives; and none that is dead takes any.
@@ -459,7 +459,8 @@ async fn a_workers_login_without_its_keys_answers_nothing() {
         let held = db::operator::readings::take(&evil, own, true).await.expect("taken").expect("a reading");
         assert!(Sealer::parse(&held.public_key).is_err(), "the key of whoever asked is for the workers' keys alone");
         if forged {
-            let sealed = Vault::ephemeral().seal_bytes(&Place { grant: "1/1", provider: "1", column: "reading" }, &[1]);
+            let sealed =
+                Vault::ephemeral().seal_bytes(&SealedAt { grant: "1/1", provider: "1", column: "reading" }, &[1]);
             assert!(db::operator::readings::put(&evil, &held, 1, &sealed).await.expect("put"));
         }
         db::operator::readings::end(&evil, &held).await.expect("ended");

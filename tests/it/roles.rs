@@ -18,7 +18,7 @@ static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
 /// One migration at a time: each of them grants the owner's role to the migrating login.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-const LOGINS: [&str; 5] = ["worker", "producer", "operator", "reader", "api"];
+const LOGINS: [&str; 5] = ["worker", "producer", "operator", "reader", "webhook"];
 
 async fn server() -> &'static PrivatePostgres {
     crate::support::place().await;
@@ -46,18 +46,18 @@ fn noshi(url: &str, args: &[&str]) -> Output {
 }
 
 /// A database that `migrator` owns and has migrated, with its logins.
-struct Place {
+struct Installed {
     name: &'static str,
     root: PgPool,
 }
 
-impl Place {
-    async fn open(name: &'static str) -> Place {
+impl Installed {
+    async fn open(name: &'static str) -> Installed {
         let server = server().await;
         let _turn = TURN.lock().await;
         let root = pool(&server.url("postgres")).await;
         run(&root, format!("create database {name} owner migrator")).await.expect("a database");
-        let place = Place { name, root: pool(&server.url(name)).await };
+        let place = Installed { name, root: pool(&server.url(name)).await };
         for _ in 0..2 {
             let migrated = noshi(&place.url("migrator").await, &["migrate", "up"]);
             assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
@@ -106,7 +106,7 @@ async fn refused(pool: &PgPool, sql: impl Into<String>) {
 }
 
 /// What nobody may who is no owner.
-async fn refused_to_everybody(place: &Place, pool: &PgPool) {
+async fn refused_to_everybody(place: &Installed, pool: &PgPool) {
     for sql in [
         "create table noshi.t ()",
         "create table noshi_sealed.t ()",
@@ -146,7 +146,7 @@ async fn enqueue(pool: &PgPool, id: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_may_enqueue_and_nothing_else() {
-    let place = Place::open("produced").await;
+    let place = Installed::open("produced").await;
     let producer = place.login("producer").await;
     assert_eq!(enqueue(&producer, "g").await, enqueue(&producer, "g").await);
     run(
@@ -170,7 +170,7 @@ async fn a_producer_may_enqueue_and_nothing_else() {
     }
 }
 
-async fn issued(place: &Place, url: String) -> Fleet {
+async fn issued(place: &Installed, url: String) -> Fleet {
     enqueue(&place.login("producer").await, "g").await;
     let fleet = fleet_on_url(url, Terms::default()).await;
     let worker = fleet.worker("a", &[], &[]);
@@ -181,7 +181,7 @@ async fn issued(place: &Place, url: String) -> Fleet {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_runs_jobs_and_changes_neither_requests_nor_history() {
-    let place = Place::open("worked").await;
+    let place = Installed::open("worked").await;
     let fleet = issued(&place, place.url("worker").await).await;
     let (status, sealed): (String, i64) =
         sqlx::query_as("select status::text, (select count(*) from noshi_sealed.sealed) from noshi.job")
@@ -262,7 +262,7 @@ const IN_THE_HOUSE: &str = "insert into noshi_sealed.sealed select 'recipient', 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workers_login_holds_a_job_by_a_claim_alone() {
-    let place = Place::open("grabbed").await;
+    let place = Installed::open("grabbed").await;
     run(&place.root, IN_THE_HOUSE).await.expect("jobs");
     let worker = place.login("worker").await;
     run(&worker, "insert into noshi.worker (name) values ('rogue')").await.expect("a registration");
@@ -305,7 +305,7 @@ async fn a_workers_login_holds_a_job_by_a_claim_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workers_login_asks_for_nothing_and_says_nothing_of_what_is_over() {
-    let place = Place::open("forged").await;
+    let place = Installed::open("forged").await;
     run(&place.root, IN_THE_HOUSE).await.expect("jobs");
     let worker = place.login("worker").await;
     let job = |kind: &str, key: &str, args: &str| {
@@ -391,7 +391,7 @@ const IN_MID_CALL: &str = r#"insert into noshi.worker (name, login) values ('ano
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workers_login_settles_what_it_holds_alone_and_buys_a_gift_under_one_trade() {
-    let place = Place::open("midcall").await;
+    let place = Installed::open("midcall").await;
     run(&place.root, IN_MID_CALL).await.expect("gifts in mid-call");
     let worker = place.login("worker").await;
     let other_trade = "state = jsonb_set(state, '{trade,id}', '\"T-2\"')";
@@ -462,7 +462,7 @@ const GRANTED: &str = r#"insert into noshi.batch (kind, mode, digest, file, enco
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workers_login_asks_for_what_a_row_says_and_writes_no_mail() {
-    let place = Place::open("followed").await;
+    let place = Installed::open("followed").await;
     run(&place.root, GRANTED).await.expect("batches");
     let worker = place.login("worker").await;
     let ask = |kind: &str, batch: i64, key: &str, args: &str, change: &str| {
@@ -527,7 +527,7 @@ async fn a_workers_login_asks_for_what_a_row_says_and_writes_no_mail() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_steers_lanes_and_writes_no_job() {
-    let place = Place::open("operated").await;
+    let place = Installed::open("operated").await;
     let url = place.url("operator").await;
     let fleet = issued(&place, place.url("worker").await).await;
     let lane = |verb| noshi(&url, &["lane", verb, "gift/gift_on_demand", "--reason", "a drill"]);
@@ -565,7 +565,7 @@ async fn an_operator_steers_lanes_and_writes_no_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_reads_the_reports_alone() {
-    let place = Place::open("read").await;
+    let place = Installed::open("read").await;
     let _fleet = issued(&place, place.url("worker").await).await;
     let reader = place.login("reader").await;
     let row = "select grant_id, user_id, provider, status, outcome from noshi.gift_issuance_history";
@@ -583,8 +583,8 @@ async fn a_reader_reads_the_reports_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_keeps_events_and_sees_nothing() {
-    let place = Place::open("opened").await;
-    let api = place.login("api").await;
+    let place = Installed::open("opened").await;
+    let api = place.login("webhook").await;
     let record = "select noshi.record_email_event('m', 1, 'bounce', 'x', now(), 'Permanent')";
     run(&api, record).await.expect("an event");
     let suppress = "select noshi.suppress_address('s', 'bounced', 'm', 'k1', '\\x00'::bytea, '\\x00'::bytea)";
@@ -613,7 +613,7 @@ async fn the_api_keeps_events_and_sees_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_need_no_superuser() {
-    let place = Place::open("migrated").await;
+    let place = Installed::open("migrated").await;
     let strays = "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where n.nspname like 'noshi%' and c.relowner <> 'noshi_owner'::regrole";
     let strays: i64 = sqlx::query_scalar(strays).fetch_one(&place.root).await.unwrap();

@@ -36,14 +36,14 @@ const CATEGORIES: [&str; 3] = ["amazon", "digital", "prepaid"];
 
 /// What producers have asked for.
 #[derive(Default)]
-struct Asked {
+struct Requested {
     gifts: AtomicU32,
     mails: AtomicU32,
     enough: AtomicBool,
 }
 
 /// Asks for gifts and mails until it is enough: some twenty a second.
-async fn load(fleet: &Fleet, asked: &Asked, with_mails: bool) {
+async fn load(fleet: &Fleet, asked: &Requested, with_mails: bool) {
     let mut pace = tokio::time::interval(Duration::from_millis(150));
     while !asked.enough.load(Ordering::Relaxed) {
         pace.tick().await;
@@ -184,7 +184,7 @@ async fn count(pool: &PgPool, what: &str) -> i64 {
 }
 
 /// By the partners' own ledger, and by our tables.
-async fn everything_was_done_once(fleet: &Fleet, asked: &Asked, newer: i64) {
+async fn everything_was_done_once(fleet: &Fleet, asked: &Requested, newer: i64) {
     let pool = &fleet.pool;
     let (gifts, mails) = (asked.gifts.load(Ordering::Relaxed), asked.mails.load(Ordering::Relaxed));
     let of = |kind: &str| format!("noshi.job where kind = '{kind}' and status = 'completed'");
@@ -215,7 +215,7 @@ async fn four_workers_are_restarted_one_after_another_under_load() {
     let mut hands = JoinSet::new();
     hands.spawn(hurry(fleet.pool.clone()));
     let addresses = Addresses::from(["a", "b", "c", "d"].map(|name| (name, free_address())));
-    let asked = Asked::default();
+    let asked = Requested::default();
     let rolling = async {
         let mut workers = BTreeMap::new();
         for name in ["a-0", "b-0", "c-0", "d-0"] {

@@ -121,7 +121,7 @@ fn the_source_is_few_modules_of_short_files() {
 
 /// The first file of a module says what is in it, and does nothing.
 #[test]
-fn the_face_of_a_room_is_a_face_only() {
+fn a_module_file_lists_and_reexports_only() {
     for module in MODULES {
         let Ok(file) = fs::read_to_string(root().join("src").join(module).join("mod.rs")) else { continue };
         assert!(file.starts_with("//! "), "src/{module}/mod.rs says nothing of its module");
@@ -162,9 +162,9 @@ fn the_jobs_know_serde_and_nothing_else() {
     }
 }
 
-/// Statements live in `db`; the laboratory has its own, for the benchmark's floor and the private server that starts databases.
+/// Statements live in `db`; the laboratory has its own, for the benchmark's baseline and the private server that starts databases.
 #[test]
-fn all_sql_is_in_one_room() {
+fn all_sql_is_in_one_module() {
     for file in sources("src") {
         let text = fs::read_to_string(&file).unwrap();
         let text = text.split("#[cfg(test)]").next().unwrap();
@@ -244,4 +244,62 @@ fn lints_that_keep_outcomes_visible_are_on() {
         assert!(manifest.contains(lint), "{lint} is gone");
     }
     assert!(fs::read_to_string(root().join("jobs/Cargo.toml")).unwrap().contains("[lints]\nworkspace = true"));
+}
+
+/// Words that the vocabulary of CONTRIBUTING.md rules out: the quoted ones of its last column.
+fn banned_words(vocabulary: &str) -> Vec<String> {
+    let table = vocabulary.split("## Words").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let last = rows.filter_map(|row| row.trim_end_matches('|').trim().rsplit('|').next());
+    last.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+/// Whether a line has the word as a whole. A name in lower case counts in any case, and as a part of a longer name between underscores.
+fn has_word(line: &str, word: &str) -> bool {
+    let any_case = word.chars().all(|c| !c.is_uppercase());
+    let line = if any_case { line.to_lowercase() } else { line.to_owned() };
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back().is_some_and(char::is_alphanumeric);
+        let after = line[at + word.len()..].chars().next().is_some_and(char::is_alphanumeric);
+        !before && (word.ends_with('_') || !after)
+    })
+}
+
+#[test]
+fn words_that_are_not_used_are_nowhere() {
+    let vocabulary = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    let words = banned_words(&vocabulary);
+    assert!(words.len() > 30 && words.contains(&"unsure".to_owned()), "{words:?}");
+    let mut found = vec![];
+    for file in written() {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, line) in text.lines().enumerate() {
+            for word in words.iter().filter(|word| has_word(line, word)) {
+                found.push(format!("{}:{}: `{word}`", file.strip_prefix(root()).unwrap().display(), at + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "CONTRIBUTING.md has another word for these:\n{}", found.join("\n"));
+}
+
+/// All that people read, but for the vocabulary itself, the test that reads it, and what was said of earlier versions.
+fn written() -> Vec<PathBuf> {
+    let mut found = vec![];
+    let mut folders: Vec<PathBuf> = ["src", "jobs", "migrations", "tests", "ops"].map(|name| root().join(name)).into();
+    let pages = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    found.extend(pages.filter(|path| path.extension().is_some_and(|e| e == "md" || e == "toml")));
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let readable = ["rs", "sql", "md", "toml", "json", "yml", "yaml", "svg", "service"];
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.extension().and_then(|e| e.to_str()).is_some_and(|e| readable.contains(&e)) => {
+                    found.push(path)
+                }
+                false => {}
+            }
+        }
+    }
+    found.retain(|path| !["CONTRIBUTING.md", "CHANGELOG.md", "rules.rs"].iter().any(|name| path.ends_with(name)));
+    found
 }

@@ -30,7 +30,7 @@ use crate::{
 use noshi::{
     db,
     lab::private_postgres::{PrivatePostgres, Settings},
-    vault::{Place, Vault},
+    vault::{SealedAt, Vault},
 };
 
 const NAME: &str = "金糸雀 Kanarienvogel";
@@ -453,7 +453,7 @@ async fn sealed_values_open(fleet: &Fleet) {
     for row in sqlx::query("select * from noshi_sealed.sealed").fetch_all(&fleet.pool).await.unwrap() {
         let text = |column| row.get::<String, _>(column);
         let (what, subject, grant, provider) = (text("what"), text("subject"), text("grant_id"), text("provider"));
-        let place = Place { grant: &grant, provider: &provider, column: &what };
+        let place = SealedAt { grant: &grant, provider: &provider, column: &what };
         let sealed = Sealed { key_id: text("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
         let plain = vault.unseal(&place, &sealed).expect("it opens in its place");
         let plain = plain.expose_secret();
@@ -521,7 +521,7 @@ async fn no_name_and_no_address_of_a_mail_stands_anywhere_but_sealed() {
     let vault = Vault::open(&fleet.dir.path().join("vault.key")).unwrap();
     let rows = "select * from noshi_sealed.sealed where what = 'suppressed'";
     for row in sqlx::query(rows).fetch_all(&fleet.pool).await.unwrap() {
-        let place = Place { grant: row.get("grant_id"), provider: "", column: "suppressed" };
+        let place = SealedAt { grant: row.get("grant_id"), provider: "", column: "suppressed" };
         let sealed = Sealed { key_id: row.get("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
         assert!(vault.unseal(&place, &sealed).unwrap().expose_secret().contains(ADDRESS));
     }

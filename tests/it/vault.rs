@@ -15,7 +15,7 @@ use crate::{
 };
 use noshi::{
     db::domain::mails,
-    vault::{Place, Vault},
+    vault::{SealedAt, Vault},
 };
 
 const GRANTS: usize = 225;
@@ -43,7 +43,7 @@ impl Setup {
         for n in 0..GRANTS {
             let (grant, trade) = (format!("g{n}"), format!("T{n}"));
             for (what, subject, provider) in [("gift_code", &trade, "tango_card"), ("recipient", &grant, "")] {
-                let place = Place { grant: &grant, provider, column: what };
+                let place = SealedAt { grant: &grant, provider, column: what };
                 sealed.push(vault.seal(&place, &SecretString::from(format!("{what} of {grant}"))));
                 places.push([what, subject, &grant, provider].map(str::to_owned));
             }
@@ -97,7 +97,7 @@ impl Setup {
         for row in rows {
             let text = |column| row.get::<String, _>(column);
             let (what, grant, provider) = (text("what"), text("grant_id"), text("provider"));
-            let place = Place { grant: &grant, provider: &provider, column: &what };
+            let place = SealedAt { grant: &grant, provider: &provider, column: &what };
             let sealed = Sealed { key_id: text("key_id"), nonce: row.get("nonce"), ciphertext: row.get("ciphertext") };
             assert_eq!(vault.unseal(&place, &sealed).unwrap().expose_secret(), format!("{what} of {grant}"));
             assert!(nonces.insert(sealed.nonce), "a nonce was used twice");
@@ -220,10 +220,10 @@ async fn suppressed_addresses_stay_suppressed() {
     };
     assert_ne!(mails::record_event(&mut connection, &event).await.unwrap(), mails::Heard::Again);
     assert_eq!(mails::record_event(&mut connection, &event).await.unwrap(), mails::Heard::Again);
-    let sealed = old.seal(&Place { grant: "s-1", provider: "", column: "suppressed" }, &address);
+    let sealed = old.seal(&SealedAt { grant: "s-1", provider: "", column: "suppressed" }, &address);
     let new = mails::Suppress { id: "s-1", reason: "bounced", event: "m-1", sealed: &sealed };
     mails::suppress(&mut connection, &new).await.unwrap();
-    let sealed = old.seal(&Place { grant: "s-2", provider: "", column: "suppressed" }, &address);
+    let sealed = old.seal(&SealedAt { grant: "s-2", provider: "", column: "suppressed" }, &address);
     mails::suppress(&mut connection, &mails::Suppress { id: "s-2", sealed: &sealed, ..new }).await.unwrap();
 
     let both = setup.keys(&[&setup.new, &setup.old]);
@@ -239,7 +239,7 @@ async fn suppressed_addresses_stay_suppressed() {
     // They are in one's hands alone; and what did not open then is left for a minute.
     assert!(mails::undigested(&mut connection, &both.key_ids()).await.unwrap().is_empty());
     for (id, sealed) in &found {
-        let read = both.unseal(&Place { grant: id, provider: "", column: "suppressed" }, sealed).unwrap();
+        let read = both.unseal(&SealedAt { grant: id, provider: "", column: "suppressed" }, sealed).unwrap();
         let (digests, key) = (old.digests(&read), old.current_key());
         // The second is the same address: it is suppressed once.
         assert_eq!(mails::digest(&mut transaction, id, &digests, key).await.unwrap(), id == "s-1");
@@ -252,7 +252,7 @@ async fn suppressed_addresses_stay_suppressed() {
         assert_eq!(rows, 1);
     }
     // One that does not open keeps none of the others waiting: it is shown again a minute later.
-    let sealed = old.seal(&Place { grant: "another", provider: "", column: "suppressed" }, &address);
+    let sealed = old.seal(&SealedAt { grant: "another", provider: "", column: "suppressed" }, &address);
     mails::suppress(&mut connection, &mails::Suppress { id: "s-3", sealed: &sealed, ..new }).await.unwrap();
     for (passed, shown) in [("1 second", 1), ("59 seconds", 0), ("61 seconds", 1)] {
         let pass = "update noshi.suppression set tried_at = clock_timestamp() - $1::interval where tried_at is not null and digest is null";

@@ -24,9 +24,9 @@ async fn of_a_newer_version(pool: &PgPool) {
     run(
         pool,
         &format!(
-            r#"insert into noshi.job (kind, key, fingerprint, args, at, state, undo, lane, writes, lost, in_doubt, called_at, rank)
-            select kind, key || n, sha256(convert_to(key || n, 'UTF8')), args::jsonb, at, state::jsonb, undo::jsonb, lane, lane <> '', lost, crash_count > 0,
-                case when crash_count > 0 then clock_timestamp() end, 0
+            r#"insert into noshi.job (kind, key, fingerprint, args, at, state, undo, lane, writes, crash_count, in_doubt, called_at, rank)
+            select kind, key || n, sha256(convert_to(key || n, 'UTF8')), args::jsonb, at, state::jsonb, undo::jsonb, lane, lane <> '', lost, lost > 0,
+                case when lost > 0 then clock_timestamp() end, 0
             from generate_series(1, 20) n, (values
                 ('points_exchange', 'kind ', '{{}}', 'new', null, null, '', 0),
                 ('probe', 'state ', '{{"id": "x"}}', 'dreaming', '{{"at": "dreaming", "depth": 2}}', null, '', 0),

@@ -19,7 +19,7 @@ use crate::{
         domain::mails::{self, Heard, Suppress},
     },
     settings::Settings,
-    vault::{Place, Sealer},
+    vault::{SealedAt, Sealer},
 };
 
 mod event;
@@ -93,7 +93,7 @@ impl Webhook {
         let mut bytes = [0; 16];
         rand::rng().fill_bytes(&mut bytes);
         let id = format!("s-{}", hex::encode(bytes));
-        let sealed = self.sealer.seal(&Place { grant: &id, provider: "", column: "suppressed" }, address);
+        let sealed = self.sealer.seal(&SealedAt { grant: &id, provider: "", column: "suppressed" }, address);
         mails::suppress(connection, &Suppress { id: &id, reason, event, sealed: &sealed }).await?;
         tracing::info!(reason, suppression = id, "an address is sealed; a worker suppresses it");
         Ok(())

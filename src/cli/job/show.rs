@@ -9,7 +9,7 @@ use crate::{
     db::{
         self, PgPool, Role,
         operator::{
-            jobs::{self, JobRow, Told},
+            jobs::{self, JobRow, JournalLine},
             proposals,
         },
         queue::retention::{self, Over},
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct JobView {
     job: JobRow,
     explained: Explained,
-    journal: Vec<Told>,
+    journal: Vec<JournalLine>,
 }
 
 pub(super) async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {

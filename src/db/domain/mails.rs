@@ -204,7 +204,7 @@ pub async fn claim_question(pool: &PgPool, lane: &str, every: Duration) -> Resul
 
 /// What an account may send, as its service told it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Told {
+pub struct SendQuota {
     pub per_second: f64,
     pub per_day: f64,
     pub sent: f64,
@@ -220,9 +220,9 @@ const CLOSE_FOR: &str =
 
 /// Sets a lane's budgets to what was told: the rate per second, and what is left of the day. With nothing left the lane
 /// closes for `pause`.
-pub async fn renew_budgets(pool: &PgPool, lane: &str, told: Told, pause: Duration) -> Result<(), sqlx::Error> {
+pub async fn renew_budgets(pool: &PgPool, lane: &str, told: SendQuota, pause: Duration) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin().await?;
-    let Told { per_second, per_day, sent } = told;
+    let SendQuota { per_second, per_day, sent } = told;
     sqlx::query(KEEP_TOLD).bind(lane).bind(per_second).bind(per_day).bind(sent).execute(&mut *transaction).await?;
     let left = per_day - sent;
     let calls = whole(left);

@@ -117,7 +117,7 @@ pub struct Books {
     pub used: i64,
     /// Exchanges that failed for want of points.
     pub poor: i64,
-    /// Exchanges whose gift is issued and whose points are used; whose gift failed and whose points are back; whose gift asks a person.
+    /// Exchanges whose gift is issued and whose points are used; whose gift failed and whose points are back; whose gift needs an operator.
     pub gifts: i64,
     pub returned: i64,
     pub asking: i64,

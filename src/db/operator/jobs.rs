@@ -223,7 +223,7 @@ where r.key = $1 and b.kind = 'grants' order by r.batch desc limit 1";
 
 /// A line of the journal, for people.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-pub struct Told {
+pub struct JournalLine {
     #[sqlx(rename = "happened_at")]
     pub when: chrono::DateTime<chrono::Utc>,
     pub event: String,
@@ -238,7 +238,7 @@ const JOURNAL: &str = "select happened_at, event, became, outcome, code, detail,
     select * from noshi.job_event where job = $1 order by happened_at desc, step desc limit $2) e order by happened_at, step";
 
 /// The last lines of a job's journal.
-pub async fn journal(pool: &PgPool, job: i64, most: i64) -> Result<Vec<Told>, sqlx::Error> {
+pub async fn journal(pool: &PgPool, job: i64, most: i64) -> Result<Vec<JournalLine>, sqlx::Error> {
     sqlx::query_as(JOURNAL).bind(job).bind(most).fetch_all(pool).await
 }
 

@@ -8,7 +8,7 @@ use sqlx::{Row, postgres::PgRow, types::Json};
 
 use crate::db::{
     PgPool, notices,
-    queue::slot::{Slot, Told},
+    queue::slot::{Notice, Slot},
     seconds,
 };
 
@@ -29,7 +29,7 @@ pub struct Claimed {
     pub code: Option<&'static str>,
     /// Its token's slot, by the worker's clock.
     pub slot: Option<Slot>,
-    pub told: Told,
+    pub told: Notice,
     /// What an operator asks for, to be obeyed before anything else.
     pub requested_act: Option<String>,
     /// It was at rest when that was asked for, and goes back there if the act is not allowed.
@@ -185,7 +185,7 @@ journal as (
     insert into noshi.job_event (job, event, lease, step, worker, was, became)
     select id, 'claimed', lease, step, worker, at, at from claimed
 )
-select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.asked, c.status_before is not null as rests, c.lane, c.lease, c.step, c.retries, c.in_doubt,
+select k.k, c.id, c.kind, c.key, c.args, c.at, c.state, c.undo, c.code, c.requested_act, c.status_before is not null as rests, c.lane, c.lease, c.step, c.retries, c.in_doubt,
     extract(epoch from l.now - c.created_at - c.waited)::float8 as age, extract(epoch from l.now - c.created_at)::float8 as existed, c.traceparent,
     split_part(l.server_now, ' ', 1) as timeline, l.server_now as server,
     (select s.trusted_at = '-infinity' or l.now between s.trusted_at - interval '1 minute' and s.trusted_at + interval '1 minute' from noshi.server_seen s) as clock_holds,
@@ -284,7 +284,7 @@ fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         undo: json("undo")?,
         code: row.try_get::<Option<&str>, _>("code")?.and_then(Problem::from_code).map(Problem::code),
         slot: None,
-        told: Told::default(),
+        told: Notice::default(),
         requested_act: row.try_get("requested_act")?,
         rests: row.try_get::<Option<bool>, _>("rests")?.unwrap_or_default(),
         lane: row.try_get("lane")?,

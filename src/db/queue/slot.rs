@@ -55,7 +55,7 @@ impl Lateness {
 }
 
 /// What a call noticed about its lane beside its answer: it closes the lane, or keeps this process away from it.
-pub type Told = Arc<Mutex<Option<Closing>>>;
+pub type Notice = Arc<Mutex<Option<Closing>>>;
 
 /// The slot of one claim's token, on this worker's clock.
 #[derive(Debug, Clone)]

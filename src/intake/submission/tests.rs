@@ -4,7 +4,7 @@ use noshi_jobs::{gift_issuance::Args, money::Currency};
 use secrecy::ExposeSecret;
 
 use crate::settings::Settings;
-use crate::vault::Place;
+use crate::vault::SealedAt;
 
 use super::*;
 
@@ -243,7 +243,7 @@ fn a_file_of_stores_is_read_and_its_faults_named() {
     assert_eq!((rows[0].key.as_str(), rows[1].key.as_str()), ("org-1/s-1/7", "org-1/s-2/7"));
     let contact = rows[0].private.as_ref().unwrap();
     assert_eq!(contact.plain.expose_secret(), r#"{"address":"東京都 1-2-3","phone":"03-0000-0000"}"#);
-    assert_eq!(contact.place(), Place { grant: "s-1", provider: "", column: "contact" });
+    assert_eq!(contact.place(), SealedAt { grant: "s-1", provider: "", column: "contact" });
     assert!(rows[0].args.contains(r#""contact":"7/1""#) && !rows[0].args.contains("東京都"), "{}", rows[0].args);
     assert!(rows[1].private.is_none() && !rows[1].args.contains("contact"));
     let bad = "organization_id,public_id,name,phone\norg 1,s/1,,abc\norg-1,s-2,x,\norg-1,s-2,y,\n";

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{Files, args, fixture::fixture, trade};
 use crate::{
-    db::queue::slot::Told,
+    db::queue::slot::Notice,
     partners::{
         Gate,
         gifts::{CATALOGUE, Open},
@@ -192,7 +192,7 @@ async fn plain_where_tls_is_to_be() -> String {
     url
 }
 
-pub fn told(told: &Told) -> Option<Closing> {
+pub fn told(told: &Notice) -> Option<Closing> {
     *told.lock().unwrap()
 }
 
@@ -258,7 +258,7 @@ pub async fn draw_issue(name: &str, file: &str, own: Vec<Row>) {
     let asked: Vec<&str> = questions.into_iter().filter_map(|(asked, can)| can.then_some(asked)).collect();
     draw(file, &asked, rows, async |asked, url| {
         let provider = files.open(name, open, &url);
-        let noticed = Told::default();
+        let noticed = Notice::default();
         let gate = Gate::open().telling(&noticed);
         let (args, trade) = (args("g1"), trade(provider.as_ref(), "g1"));
         let (said, closing) = match asked {

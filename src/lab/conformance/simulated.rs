@@ -18,7 +18,7 @@ use crate::partners::Gate;
 use crate::{
     lab::simulator::{Command, Config, Credentials, Event, Fault, Line, Op, PerProvider, Provider, Simulator},
     partners::gifts::{CATALOGUE, CodePolicy, Funds, GiftProvider},
-    vault::Place,
+    vault::SealedAt,
 };
 
 macro_rules! content {
@@ -174,7 +174,7 @@ async fn a_gift_is_issued_once_with_the_code_that_the_ledger_knows() {
         match (bench.provider.code_policy(), gift.code) {
             (CodePolicy::Refetch, None) => {}
             (CodePolicy::Sealed, Some(sealed)) => {
-                let place = Place { grant: "g1", provider: name, column: "gift_code" };
+                let place = SealedAt { grant: "g1", provider: name, column: "gift_code" };
                 let code = bench.files.vault.unseal(&place, &sealed).unwrap();
                 let digest = hex::encode(Sha256::digest(code.expose_secret()));
                 assert_eq!(issued.code_sha256.as_deref(), Some(digest.as_str()), "{name}");
@@ -383,7 +383,7 @@ async fn wrong_credentials_a_stopped_account_and_an_empty_one_are_told_apart() {
 }
 
 #[tokio::test]
-async fn nothing_leaves_through_a_closed_gate_to_a_closed_door_or_outside_the_offers() {
+async fn nothing_leaves_through_a_closed_gate_to_a_closed_place_or_outside_the_offers() {
     for at in ALL {
         let bench = Bench { gate: Gate::new(|| false), ..Bench::new(at).await };
         let (name, contract) = (bench.provider.name(), bench.provider.contract());

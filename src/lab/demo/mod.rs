@@ -123,7 +123,7 @@ async fn run_on(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyh
     let pool = db::connect(&stage.url, Role::Operator, 2).await?;
     let mut script = Script::begin(&stage, &pool, args.count as usize).await?;
     let mut ran = Ran::default();
-    let rested = run_to_rest(&pool, &mut fleet, &mut script, &mut ran).await;
+    let at_rest = run_to_rest(&pool, &mut fleet, &mut script, &mut ran).await;
     let (grants, cast) = (script.grants, script.points);
     let bad = fleet.stop().await;
     // Calls whose connections are gone may still land, for as long as the providers say.
@@ -141,7 +141,7 @@ async fn run_on(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyh
         grants,
     };
     let mut it = reconcile(&books);
-    it.broken.extend(rested.err().map(|error| format!("{error:#}")));
+    it.broken.extend(at_rest.err().map(|error| format!("{error:#}")));
     it.broken.extend(bad.iter().map(|number| format!("worker {number} did not stop in order")));
     it.broken.extend(script::wrong_batches(&pool).await?);
     let (jobs, stores) = (tables::store_jobs(&pool).await?, tables::stores(&pool).await?);

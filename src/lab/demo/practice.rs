@@ -33,7 +33,7 @@ pub async fn run(postgres: &PrivatePostgres) -> anyhow::Result<()> {
     let manners = Manners { seed: 1, faults: false, limits: stage::LIMITS, jitter: stage::JITTER, lag: LAG };
     let mut stage = Stage::set(postgres, &manners).await?;
     let mut fleet = Fleet::start(&stage, 1)?;
-    let _door = stage.start_api().await?;
+    let _api = stage.start_api().await?;
     let operator = db::connect(&stage.submitter, Role::Operator, 1).await?;
     crate::basics::terminal::say!("Setting the scene: {GRANTS} grants go well, and then {STUCK} do not.");
     script::submit(&stage, "grants.csv", &grants::csv(GRANTS)?, FileKind::Grants).await?;

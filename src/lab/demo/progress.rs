@@ -44,10 +44,10 @@ impl Tally {
 pub struct Progress {
     begun: Instant,
     total: u64,
-    shown: Shown,
+    shown: View,
 }
 
-enum Shown {
+enum View {
     Bars { all: MultiProgress, at_rest: ProgressBar, in_doubt: ProgressBar },
     Lines { last: Option<(Instant, Tally)> },
 }
@@ -62,9 +62,9 @@ impl Progress {
             };
             let at_rest = bar("at rest ", "{prefix} {bar:40.green} {pos}/{len}  {msg}");
             let in_doubt = bar("in doubt", "{prefix} {bar:40.yellow} {pos}");
-            Shown::Bars { all, at_rest, in_doubt }
+            View::Bars { all, at_rest, in_doubt }
         } else {
-            Shown::Lines { last: None }
+            View::Lines { last: None }
         };
         Progress { begun: Instant::now(), total, shown }
     }
@@ -72,12 +72,12 @@ impl Progress {
     pub fn show(&mut self, tally: Tally) {
         let words = format!("{} done, {} refused, {} ask", tally.completed, tally.failed, tally.needs_operator);
         match &mut self.shown {
-            Shown::Bars { at_rest, in_doubt, .. } => {
+            View::Bars { at_rest, in_doubt, .. } => {
                 at_rest.set_position(tally.at_rest());
                 at_rest.set_message(words);
                 in_doubt.set_position(tally.in_doubt);
             }
-            Shown::Lines { last } => {
+            View::Lines { last } => {
                 let due = last.is_none_or(|(at, shown)| {
                     shown != tally && (at.elapsed() >= BETWEEN_LINES || tally.at_rest() == self.total)
                 });
@@ -99,18 +99,18 @@ impl Progress {
         let text = format!("{:>4} s  {text}", self.begun.elapsed().as_secs());
         match &self.shown {
             // An error means that the terminal is gone.
-            Shown::Bars { all, .. } => drop(all.println(text)),
-            Shown::Lines { .. } => crate::basics::terminal::note!("{text}"),
+            View::Bars { all, .. } => drop(all.println(text)),
+            View::Lines { .. } => crate::basics::terminal::note!("{text}"),
         }
     }
 
     pub fn end(self) {
         match self.shown {
-            Shown::Bars { at_rest, in_doubt, .. } => {
+            View::Bars { at_rest, in_doubt, .. } => {
                 at_rest.abandon();
                 in_doubt.finish_and_clear();
             }
-            Shown::Lines { .. } => {}
+            View::Lines { .. } => {}
         }
     }
 }

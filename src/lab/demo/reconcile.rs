@@ -39,12 +39,12 @@ pub struct Account {
     pub max_calls: usize,
     pub limit: u32,
     /// Why people are asked.
-    pub asked: BTreeMap<String, Asked>,
+    pub asked: BTreeMap<String, ForOperator>,
 }
 
 /// Jobs that wait for a person, and how many of them the ledger says were issued.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
+pub struct ForOperator {
     pub jobs: usize,
     pub issued: usize,
 }

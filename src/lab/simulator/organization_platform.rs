@@ -37,7 +37,7 @@ use serde_json::{Map, Value, json};
 
 use self::{
     failure::{AWAY, BODY, Failure, KEY, NOWHERE, TOKEN, TOO_MANY, fail},
-    office::Office,
+    office::PlatformState,
     state::Order,
 };
 use super::{
@@ -114,7 +114,7 @@ fn order(organization: &str, key: String, body: &Value) -> Result<Order, Failure
 }
 
 pub fn act(inner: &Arc<Inner>, world: &mut World, ask: &Ask, way: &Way) -> Reply {
-    let mut office = Office { inner, platform: &mut world.platform, way };
+    let mut office = PlatformState { inner, platform: &mut world.platform, way };
     match ask {
         Ask::Create(order) => office.create(order),
         Ask::Find { organization, public_id } => office.find(organization, public_id),

@@ -109,7 +109,7 @@ impl What<'_> {
 pub enum Unread {
     /// A worker says so: in a word, and in a sentence.
     #[error("{sentence}")]
-    Told { word: String, sentence: String, wait: Duration },
+    Says { word: String, sentence: String, wait: Duration },
     #[error("{0}")]
     Nobody(String),
 }
@@ -248,7 +248,7 @@ impl Answer<'_> {
         transaction.commit().await.map_err(ActError::from)?;
         if let Some((word, sentence, wait)) = state.trouble {
             self.close().await?;
-            return Err(Unread::Told { word, sentence, wait }.into());
+            return Err(Unread::Says { word, sentence, wait }.into());
         }
         let again = state.take != self.take && self.after > 0;
         if state.take != self.take || !state.parts.is_empty() {

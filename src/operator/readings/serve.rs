@@ -37,7 +37,7 @@ use crate::{
         gifts::{GiftProvider, Refetch},
     },
     telemetry::metrics::call,
-    vault::{Place, Sealer, Vault},
+    vault::{SealedAt, Sealer, Vault},
     worlds::outside::{Current, Partners},
 };
 use parts::Parts;
@@ -190,7 +190,7 @@ impl Reading {
         };
         let code = match &gift.sealed {
             Some(sealed) => {
-                let place = Place { grant: &self.held.subject, provider: &trade.provider, column: "gift_code" };
+                let place = SealedAt { grant: &self.held.subject, provider: &trade.provider, column: "gift_code" };
                 self.vault(sealed)?.unseal(&place, sealed).map_err(|error| self.does_not_open(&error))?
             }
             None => self.refetch(&args, &trade, &card, &gift).await?,
@@ -290,7 +290,7 @@ impl Reading {
     async fn chunk(&self, batch: i64, number: i32) -> Result<Option<Zeroizing<Vec<u8>>>, Stop> {
         let Some(sealed) = readings::chunk(&self.pool, &self.held, number).await? else { return Ok(None) };
         let name = batches::chunk_name(batch, number);
-        let opened = self.vault(&sealed)?.open_bytes(&Place::of_chunk(&name), &sealed);
+        let opened = self.vault(&sealed)?.open_bytes(&SealedAt::of_chunk(&name), &sealed);
         opened.map(Some).map_err(|error| self.does_not_open(&error))
     }
 

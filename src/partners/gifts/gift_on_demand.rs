@@ -88,7 +88,7 @@ use crate::{
         secret::secret,
         wire::{Code, is_exactly, major_units, money, reason},
     },
-    vault::{Place, Vault},
+    vault::{SealedAt, Vault},
 };
 
 pub const NAME: &str = "gift_on_demand";
@@ -152,20 +152,22 @@ impl GiftOnDemand {
     }
 
     /// The trade as an answer shows it, if the answer is whole and about this trade.
-    fn trade(&self, reply: &Reply, args: &Args, trade: &Trade) -> Option<Shown> {
+    fn trade(&self, reply: &Reply, args: &Args, trade: &Trade) -> Option<TradeStatus> {
         let wire = reply.body.json::<Wire>().filter(|wire| wire.trade_id.as_deref() == Some(trade.id.as_str()))?;
         match wire.status.as_deref()? {
-            "PROCESSING" => Some(Shown::Processing),
-            "FAILED" => Some(Shown::Failed(reason(wire.result_code.as_deref()).unwrap_or_else(|| "FAILED".to_owned()))),
+            "PROCESSING" => Some(TradeStatus::Processing),
+            "FAILED" => {
+                Some(TradeStatus::Failed(reason(wire.result_code.as_deref()).unwrap_or_else(|| "FAILED".to_owned())))
+            }
             "ISSUED" => {
                 let card = wire.gift_id.filter(|card| !card.is_empty())?;
                 let Code(code) = wire.gift_code.filter(|code| !code.0.expose_secret().is_empty())?;
                 // Ours, and of another value: whatever it is, a person has to look.
                 if !is_exactly(wire.face_value?, wire.currency.as_deref()?, args.value) {
-                    return Some(Shown::Other);
+                    return Some(TradeStatus::Other);
                 }
-                let place = Place { grant: &args.grant, provider: NAME, column: "gift_code" };
-                Some(Shown::Issued(Gift { card, code: Some(self.vault.seal(&place, &code)) }))
+                let place = SealedAt { grant: &args.grant, provider: NAME, column: "gift_code" };
+                Some(TradeStatus::Issued(Gift { card, code: Some(self.vault.seal(&place, &code)) }))
             }
             _ => None,
         }
@@ -197,7 +199,7 @@ struct Balance {
     currency: String,
 }
 
-enum Shown {
+enum TradeStatus {
     Issued(Gift),
     Processing,
     Failed(String),
@@ -268,11 +270,11 @@ impl GiftProvider for GiftOnDemand {
             };
             if matches!(reply.status, StatusCode::OK | StatusCode::ACCEPTED) {
                 return match self.trade(&reply, args, trade) {
-                    Some(Shown::Issued(gift)) => Issue::Issued(gift),
-                    Some(Shown::Processing) => Issue::Pending,
-                    Some(Shown::Failed(reason)) => Issue::Refused(reason),
+                    Some(TradeStatus::Issued(gift)) => Issue::Issued(gift),
+                    Some(TradeStatus::Processing) => Issue::Pending,
+                    Some(TradeStatus::Failed(reason)) => Issue::Refused(reason),
                     // An inquiry decides: this answer may be garbled.
-                    Some(Shown::Other) => Issue::Unknown,
+                    Some(TradeStatus::Other) => Issue::Unknown,
                     None => Issue::Unknown,
                 };
             }
@@ -301,10 +303,10 @@ impl GiftProvider for GiftOnDemand {
             };
             if reply.status == StatusCode::OK {
                 return match self.trade(&reply, args, trade) {
-                    Some(Shown::Issued(gift)) => Inquiry::Live(gift),
-                    Some(Shown::Processing) => Inquiry::Pending,
-                    Some(Shown::Failed(reason)) => Inquiry::Failed(reason),
-                    Some(Shown::Other) => Inquiry::Conflict,
+                    Some(TradeStatus::Issued(gift)) => Inquiry::Live(gift),
+                    Some(TradeStatus::Processing) => Inquiry::Pending,
+                    Some(TradeStatus::Failed(reason)) => Inquiry::Failed(reason),
+                    Some(TradeStatus::Other) => Inquiry::Conflict,
                     None => Inquiry::NoAnswer,
                 };
             }

@@ -120,7 +120,7 @@ use crate::{
         secret::secret,
         wire::{is_exactly, major_units, money},
     },
-    vault::{Place, Vault},
+    vault::{SealedAt, Vault},
 };
 
 pub const NAME: &str = "tango_card";
@@ -215,7 +215,7 @@ impl TangoCard {
         let order_id = order.reference_order_id.filter(|id| !id.is_empty())?;
         let card = order.reference_line_item_id.filter(|card| !card.is_empty()).unwrap_or(order_id);
         let code = order.reward?.code()?;
-        let place = Place { grant: &args.grant, provider: NAME, column: "gift_code" };
+        let place = SealedAt { grant: &args.grant, provider: NAME, column: "gift_code" };
         Some(Gift { card, code: Some(self.vault.seal(&place, &code)) })
     }
 

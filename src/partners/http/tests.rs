@@ -241,7 +241,7 @@ mod private {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-    use crate::db::queue::slot::Told;
+    use crate::db::queue::slot::Notice;
 
     fn file(name: &str) -> PathBuf {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/partners/http/tls").join(name)
@@ -270,7 +270,7 @@ mod private {
 
     async fn called(url: &str, ca: Option<&str>) -> (Answer, Option<Closing>) {
         let http = Http::new(&Reach { ca_file: ca.map(file), ..reach(url) }).unwrap();
-        let told = Told::default();
+        let told = Notice::default();
         let gate = Gate::open().telling(&told);
         let answer = http.send(http.request(Method::POST, &["issue"]).body("{}"), &gate).await;
         let told = *told.lock().unwrap();

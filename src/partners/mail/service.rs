@@ -27,7 +27,7 @@ pub struct Letter {
 /// What the service says that the account may send.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Quota {
-    Told {
+    Known {
         per_second: f64,
         per_day: f64,
         /// In the last 24 hours.

@@ -206,7 +206,7 @@ async fn nobody_there_is_not_sent() {
 #[tokio::test]
 async fn the_table_is_what_the_code_does() {
     use crate::{
-        db::queue::slot::Told,
+        db::queue::slot::Notice,
         lab::conformance::answers::{self, Row},
         partners::{
             scripted::Act,
@@ -244,7 +244,7 @@ async fn the_table_is_what_the_code_does() {
     let asked = ["create", "find", "assign", "delete"];
     answers::draw("src/partners/organization.rs", &asked, rows, async |asked, url| {
         let platform = OrganizationPlatform::open(&settings(&dir, &url, "t")).unwrap();
-        let told = Told::default();
+        let told = Notice::default();
         let gate = Gate::open().telling(&told);
         let again = |wait| ("asked again".to_owned(), Some(Closing::Throttled(wait)));
         let (said, closing) = match asked {

@@ -19,8 +19,8 @@ fn line(id: &str, byte: u8) -> String {
     format!("{id}:{}", hex::encode([byte; 32]))
 }
 
-fn place<'a>(grant: &'a str, provider: &'a str, column: &'a str) -> Place<'a> {
-    Place { grant, provider, column }
+fn place<'a>(grant: &'a str, provider: &'a str, column: &'a str) -> SealedAt<'a> {
+    SealedAt { grant, provider, column }
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn values_of_the_format_before_open_for_ever() {
         "d108972f365c1938cc9ebbc264fd6c36cf0a7249b331ba08",
         "cd54733793859992d6b9cac94891051dfa04848a2f30ad0b8fe80359fcfec7ab",
     );
-    assert_eq!(*vault.open_bytes(&Place::of_chunk("7/0"), &chunk).unwrap(), CODE.as_bytes());
+    assert_eq!(*vault.open_bytes(&SealedAt::of_chunk("7/0"), &chunk).unwrap(), CODE.as_bytes());
     let rewrapped = vault.rewrap(&vault.begin(), &here, &code).unwrap();
     assert_eq!((rewrapped.key_id.as_str(), vault.unseal(&here, &rewrapped).unwrap().expose_secret()), ("b", CODE));
     assert_eq!(

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use crate::{
     db::domain::mails,
     partners::mail::address,
-    vault::{Place, Vault},
+    vault::{SealedAt, Vault},
 };
 
 /// It has no `Debug`.
@@ -24,7 +24,7 @@ struct Wire {
 impl Recipient {
     /// `None` where no address is kept that anything could be sent to. The error never shows a value.
     pub fn unseal(vault: &Vault, kept: &mails::Recipient) -> anyhow::Result<Option<Recipient>> {
-        let place = Place { grant: &kept.grant, provider: "", column: "recipient" };
+        let place = SealedAt { grant: &kept.grant, provider: "", column: "recipient" };
         let plain = vault.unseal(&place, &kept.sealed)?;
         let Ok(wire) = serde_json::from_str::<Wire>(plain.expose_secret()) else { return Ok(None) };
         let Some(email) = wire.email else { return Ok(None) };

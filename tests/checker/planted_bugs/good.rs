@@ -150,7 +150,7 @@ fn refused(run: &mut Run) {
     run.settle(3_031, 4, "rejected", "refused", ("failed", Some("gift_refused")));
 }
 
-/// Job 5: asks a person, who lets it inquire once more; still nothing is found, and then the gift lands.
+/// Job 5: needs an operator, who lets it inquire once more; still nothing is found, and then the gift lands.
 fn parked(run: &mut Run) {
     let ask = ("needs_operator", Some("not_found_in_doubt"));
     run.job(5, "gift_issuance", "G5", 500);

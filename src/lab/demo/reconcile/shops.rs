@@ -45,7 +45,7 @@ pub fn check(ledger: &[Line], jobs: &[StoreJob], stores: &[StoreRow], limit: u32
         *by_place.entry(place).or_default() += 1;
     }
     let here: HashMap<&str, &StoreRow> = stores.iter().map(|store| (store.shop.as_str(), store)).collect();
-    // A job that asks a person shows what it could not take back.
+    // A job that needs an operator shows what it could not take back.
     let parked: HashSet<&str> =
         jobs.iter().filter(|job| job.status == "needs_operator").map(|job| job.public_id.as_str()).collect();
     for (shop, line) in &live {

@@ -96,7 +96,7 @@ fn books_that_agree_are_not_broken() {
         calls: 1,
         max_calls: 1,
         limit: 3,
-        asked: BTreeMap::from([("not_found_in_doubt".to_owned(), Asked { jobs: 2, issued: 1 })]),
+        asked: BTreeMap::from([("not_found_in_doubt".to_owned(), ForOperator { jobs: 2, issued: 1 })]),
     };
     assert_eq!(*of(&it, GIFT), expected);
     assert_eq!(*of(&it, Provider::TangoCard), Account { limit: 3, ..Account::default() });

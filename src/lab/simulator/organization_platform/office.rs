@@ -18,13 +18,13 @@ use crate::lab::simulator::{
 
 /// Where effects happen: one call at the platform. Each is one ledger line, written in the same breath as the change in
 /// memory.
-pub struct Office<'a> {
+pub struct PlatformState<'a> {
     pub inner: &'a Arc<Inner>,
     pub platform: &'a mut Platform,
     pub way: &'a Way,
 }
 
-impl Office<'_> {
+impl PlatformState<'_> {
     fn line(&self, event: Event, errand: Errand, trade: &str) -> Line {
         Line {
             event,

@@ -27,7 +27,7 @@ pub struct Shop {
 
 /// What a key was answered first: the shop, or why there is none.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct FirstAnswer {
     pub at_us: u64,
     pub content: String,
     pub shop: Result<String, Failure>,
@@ -39,7 +39,7 @@ pub struct Platform {
     by_id: HashMap<String, usize>,
     /// The live shop of an organisation's public id.
     live: HashMap<(String, String), usize>,
-    told: HashMap<String, Told>,
+    told: HashMap<String, FirstAnswer>,
     assigned: HashSet<(String, String)>,
     /// Versions of organisations, raised by each change.
     pub organizations: HashMap<String, u64>,
@@ -89,13 +89,13 @@ impl Platform {
         format!("shp_{:06x}{n:06}", roll(seed, &["organization_platform", "shop", &n.to_string()]) % 0x100_0000)
     }
 
-    pub fn told(&self, key: &str, now: u64, memory: Duration) -> Option<&Told> {
+    pub fn told(&self, key: &str, now: u64, memory: Duration) -> Option<&FirstAnswer> {
         let memory = u64::try_from(memory.as_micros()).unwrap_or(u64::MAX);
         self.told.get(key).filter(|told| now < told.at_us.saturating_add(memory))
     }
 
     pub fn tell(&mut self, key: String, at_us: u64, content: String, shop: Result<String, Failure>) {
-        self.told.insert(key, Told { at_us, content, shop });
+        self.told.insert(key, FirstAnswer { at_us, content, shop });
     }
 
     /// Whether that is new.

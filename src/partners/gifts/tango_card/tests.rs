@@ -78,7 +78,7 @@ async fn a_finished_order_is_known_first_and_read_by_its_own_id_in_the_next_call
     assert_eq!(setup.asked().len(), 1);
     let Inquiry::Live(gift) = setup.inquire(Some("RA1")).await else { panic!("not live") };
     assert_eq!(gift.card, "LI1");
-    let place = Place { grant: "g1", provider: NAME, column: "gift_code" };
+    let place = SealedAt { grant: "g1", provider: NAME, column: "gift_code" };
     assert_eq!(setup.files.vault().unseal(&place, &gift.code.unwrap()).unwrap().expose_secret(), "CNRY-1");
     let first = format!("GET /orders?externalRefID={} HTTP/1.1", id());
     assert_eq!(setup.asked(), [first, "GET /orders/RA1 HTTP/1.1".to_owned()]);
@@ -136,7 +136,7 @@ async fn several_credentials_are_one_code() {
     order["reward"]["credentials"] = json!({"PIN": "CNRY-2", "Card Number": "CNRY-1"});
     let setup = Setup::new(vec![Act::answer("201 Created", &order.to_string())]).await;
     let Issue::Issued(gift) = setup.issue().await else { panic!("not issued") };
-    let place = Place { grant: "g1", provider: NAME, column: "gift_code" };
+    let place = SealedAt { grant: "g1", provider: NAME, column: "gift_code" };
     let code = setup.files.vault().unseal(&place, &gift.code.unwrap()).unwrap();
     assert_eq!(code.expose_secret(), "Card Number: CNRY-1\nPIN: CNRY-2");
 }

@@ -115,7 +115,7 @@ pub fn quota(reply: &Reply) -> Quota {
         {
             // -1 is how SES says that there is no limit.
             let per_day = if (0.0..UNLIMITED).contains(&per_day) { per_day } else { UNLIMITED };
-            Quota::Told { per_second, per_day, sent }
+            Quota::Known { per_second, per_day, sent }
         }
         Some(_) | None => Quota::NoAnswer,
     }
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_signature_refused_for_the_clock_is_this_process_s_alone() {
         use crate::{
-            db::queue::slot::Told,
+            db::queue::slot::Notice,
             partners::{Gate, aws},
         };
         use noshi_jobs::machine::{Closing, Unfit};
@@ -275,7 +275,7 @@ mod tests {
         ] {
             let body = serde_json::json!({"message": message}).to_string();
             let reply = Reply { clock_ahead: ahead, ..reply(403, kind, &body) };
-            let told = Told::default();
+            let told = Notice::default();
             let gate = Gate::open().telling(&told);
             let refusal = refusal_of_signature(&reply).unwrap();
             assert_eq!(aws::clock_is_off("ses", &reply, &refusal, &gate), off, "{kind} {message} {ahead:?}");
@@ -287,10 +287,10 @@ mod tests {
     #[test]
     fn a_quota_is_read_or_not_believed() {
         let told = r#"{"SendQuota":{"Max24HourSend":50000.0,"MaxSendRate":14,"SentLast24Hours":127}}"#;
-        let read = Quota::Told { per_second: 14.0, per_day: 50_000.0, sent: 127.0 };
+        let read = Quota::Known { per_second: 14.0, per_day: 50_000.0, sent: 127.0 };
         assert_eq!(quota(&reply(200, "", told)), read);
         let unlimited = quota(&reply(200, "", &told.replace("50000.0", "-1")));
-        assert_eq!(unlimited, Quota::Told { per_second: 14.0, per_day: UNLIMITED, sent: 127.0 });
+        assert_eq!(unlimited, Quota::Known { per_second: 14.0, per_day: UNLIMITED, sent: 127.0 });
         for (status, body) in [(403, told), (200, "{}"), (200, &told.replace("14", "-3"))] {
             assert_eq!(quota(&reply(status, "", body)), Quota::NoAnswer);
         }
