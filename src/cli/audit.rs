@@ -38,7 +38,7 @@ pub struct AuditList {
     since: Option<Duration>,
     /// At most so many.
     #[arg(long, default_value = "100", value_parser = clap::value_parser!(i64).range(1..))]
-    most: i64,
+    limit: i64,
     #[command(flatten)]
     database: Database,
 }
@@ -71,7 +71,7 @@ pub async fn run(out: Out, command: AuditCommand) -> anyhow::Result<()> {
 async fn list(args: AuditList, out: Out) -> anyhow::Result<()> {
     let pool = db::connect(args.database.url()?, Role::Operator, 1).await?;
     let which = Which { who: args.who, act: args.act, target: args.target, since: args.since };
-    let rows = audit::list(&pool, &which, args.most).await?;
+    let rows = audit::list(&pool, &which, args.limit).await?;
     out.list(
         "no act is like that",
         &rows,

@@ -90,7 +90,7 @@ pub struct BatchList {
     #[arg(long, value_name = "NUMBER")]
     before: Option<i64>,
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1_000))]
-    most: i64,
+    limit: i64,
     #[command(flatten)]
     database: Database,
 }
@@ -197,7 +197,7 @@ pub async fn run(settings: &Settings, out: Out, command: BatchCommand) -> anyhow
     match command {
         BatchCommand::Submit(args) => submit(settings, out, args).await,
         BatchCommand::Template { kind } => out.one(&json!({"template": kind.template()}), |_| kind.template()),
-        BatchCommand::List(args) => list(out, &open(&args.database).await?, args.before, args.most).await,
+        BatchCommand::List(args) => list(out, &open(&args.database).await?, args.before, args.limit).await,
         BatchCommand::Show(name) => show(out, &open(&name.database).await?, name.batch).await,
         BatchCommand::Approve(args) => approve(settings, out, args).await,
         BatchCommand::Release(args) => release(out, &args).await,

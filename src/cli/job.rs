@@ -80,7 +80,7 @@ pub struct JobList {
     #[arg(long, value_name = "NUMBER")]
     before: Option<i64>,
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
-    most: i64,
+    limit: i64,
     #[command(flatten)]
     database: Database,
 }
@@ -173,12 +173,12 @@ async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
         in_doubt: args.in_doubt,
         of: args.of,
         before: args.before,
-        most: args.most,
+        most: args.limit,
     };
     let mut found = jobs::list(&pool, &filter, &kinds()).await?;
-    found.extend(pruned(&pool, &filter, args.most).await?);
+    found.extend(pruned(&pool, &filter, args.limit).await?);
     found.sort_by_key(|line| std::cmp::Reverse(line.id));
-    found.truncate(usize::try_from(args.most).unwrap_or(usize::MAX));
+    found.truncate(usize::try_from(args.limit).unwrap_or(usize::MAX));
     lines(out, &found)
 }
 

@@ -52,9 +52,9 @@ fn why(job: &JobRow) -> String {
     if let Some(requested_act) = &job.requested_act {
         return match job.status.as_str() {
             "running" => format!(
-                "It was requested_act to {requested_act}, which its worker obeys when the step in flight has ended"
+                "It was asked to {requested_act}, which its worker obeys when the step in flight has ended"
             ),
-            _ => format!("It was requested_act to {requested_act}, and the next worker sees to it{}", nobody(job)),
+            _ => format!("It was asked to {requested_act}, and the next worker sees to it{}", nobody(job)),
         };
     }
     match job.status.as_str() {

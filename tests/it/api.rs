@@ -682,7 +682,7 @@ async fn a_gift_is_asked_for_and_shown_to_its_user_alone() {
     let acts = format!("{path}/acts");
     assert_eq!(api.post(&acts, &operator, &act(step - 1)).await.0, 409);
     let (status, asked) = api.post(&acts, &operator, &act(step)).await;
-    assert_eq!((status, &asked["asked"]), (202, &json!("cancel")), "{asked}");
+    assert_eq!((status, &asked["act"]), (202, &json!("cancel")), "{asked}");
     assert_eq!(api.post("/v1/gifts/again/reveal", &desk, &ask("u1")).await.0, 409, "it may be on its way back");
     let who: String = sqlx::query_scalar("select who from noshi.audit where act = 'job cancel'")
         .fetch_one(&api.fleet.pool)
