@@ -36,7 +36,7 @@ pub struct ProposalList {
     #[arg(long)]
     all: bool,
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
-    most: i64,
+    limit: i64,
     #[command(flatten)]
     database: Database,
 }
@@ -88,7 +88,7 @@ pub struct ProposalCap {
     alone: i64,
     /// And that one person may do at most, with a second person.
     #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
-    most: Option<i64>,
+    limit: Option<i64>,
     #[command(flatten)]
     database: Database,
 }
@@ -101,7 +101,7 @@ pub async fn run(out: Out, command: ProposalCommand) -> anyhow::Result<()> {
     match command {
         ProposalCommand::List(args) => {
             let pool = open(&args.database).await?;
-            list(out, &proposals::list(&pool, !args.all, args.most).await?)
+            list(out, &proposals::list(&pool, !args.all, args.limit).await?)
         }
         ProposalCommand::Show(name) => {
             let pool = open(&name.database).await?;
@@ -219,12 +219,12 @@ async fn cap_set(out: Out, args: &ProposalCap) -> anyhow::Result<()> {
         "--currency is a code of three capital letters, such as JPY, and not {:?}; nothing was changed",
         args.currency
     );
-    ensure!(args.most.is_none_or(|most| most >= args.alone), "--limit is no less than --alone; nothing was changed");
+    ensure!(args.limit.is_none_or(|most| most >= args.alone), "--limit is no less than --alone; nothing was changed");
     let pool = db::connect(args.database.url()?, Role::Login, 1).await?;
-    proposals::set_cap(&pool, &args.currency, args.alone, args.most).await?;
+    proposals::set_cap(&pool, &args.currency, args.alone, args.limit).await?;
     let unit = if args.currency.is_empty() { "acts" } else { &args.currency };
-    out.one(&json!({"currency": args.currency, "alone": args.alone, "most": args.most}), |_| {
-        let most = args.most.map(|most| format!(", and {most} with a second person")).unwrap_or_default();
+    out.one(&json!({"currency": args.currency, "alone": args.alone, "limit": args.limit}), |_| {
+        let most = args.limit.map(|most| format!(", and {most} with a second person")).unwrap_or_default();
         format!("from now on one person may vouch for {} {unit} alone within 24 hours{most}", args.alone)
     })
 }
