@@ -12,6 +12,7 @@ pub mod point_expiry;
 pub mod point_grant;
 pub mod point_reversal;
 pub mod point_withdrawal;
+pub mod points;
 pub mod probe;
 pub mod problem;
 pub mod store_creation;
@@ -23,151 +24,79 @@ use serde::{Deserialize, Serialize};
 pub use machine::JobId;
 pub use problem::Problem;
 
-/// Every kind of job. The names are stored: they are permanent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    BulkGrants,
-    Email,
-    GiftIssuance,
-    PointExchange,
-    PointExpiry,
-    PointGrant,
-    PointReversal,
-    PointWithdrawal,
-    Probe,
-    StoreCreation,
-}
-
-impl Kind {
-    pub const ALL: [Kind; 10] = [
-        Kind::BulkGrants,
-        Kind::Email,
-        Kind::GiftIssuance,
-        Kind::PointExchange,
-        Kind::PointExpiry,
-        Kind::PointGrant,
-        Kind::PointReversal,
-        Kind::PointWithdrawal,
-        Kind::Probe,
-        Kind::StoreCreation,
-    ];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::BulkGrants => "bulk_grants",
-            Kind::Email => "email",
-            Kind::GiftIssuance => "gift_issuance",
-            Kind::PointExchange => "point_exchange",
-            Kind::PointExpiry => "point_expiry",
-            Kind::PointGrant => "point_grant",
-            Kind::PointReversal => "point_reversal",
-            Kind::PointWithdrawal => "point_withdrawal",
-            Kind::Probe => "probe",
-            Kind::StoreCreation => "store_creation",
+/// From one list, everything that tells the kinds apart. `$d` is a dollar: rules inside of a rule need it.
+macro_rules! kinds {
+    ($d:tt $($module:ident::$kind:ident,)+) => {
+        /// Every kind of job. The names are stored: they are permanent.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Kind {
+            $($kind,)+
         }
-    }
 
-    /// The kind of that stored name; `None` where a newer version wrote it.
-    pub fn from_name(name: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-}
+        impl Kind {
+            pub const ALL: [Kind; [$(Kind::$kind),+].len()] = [$(Kind::$kind),+];
 
-/// From a kind to its job: `with_job!(kind, J => f::<J>())`.
-#[macro_export]
-macro_rules! with_job {
-    ($kind:expr, $job:ident => $body:expr) => {
-        match $kind {
-            $crate::Kind::BulkGrants => {
-                type $job = $crate::bulk_grants::BulkGrants;
-                $body
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Kind::$kind => stringify!($module),)+
+                }
             }
-            $crate::Kind::Email => {
-                type $job = $crate::email::Email;
-                $body
+        }
+
+        /// From a kind to its job: `with_job!(kind, J => f::<J>())`.
+        #[macro_export]
+        macro_rules! with_job {
+            ($d kind:expr, $d job:ident => $d body:expr) => {
+                match $d kind {
+                    $($d crate::Kind::$kind => {
+                        type $d job = $d crate::$module::$kind;
+                        $d body
+                    })+
+                }
+            };
+        }
+
+        /// A job somebody asks for: a row of a file, or a follow-up of another job. Its id is derived, so equal requests are one job.
+        #[derive(Debug, Clone, PartialEq, Serialize)]
+        #[serde(untagged)]
+        pub enum Request {
+            $($kind($module::Args),)+
+        }
+
+        impl Request {
+            pub const fn kind(&self) -> Kind {
+                match self {
+                    $(Request::$kind(_) => Kind::$kind,)+
+                }
             }
-            $crate::Kind::GiftIssuance => {
-                type $job = $crate::gift_issuance::GiftIssuance;
-                $body
-            }
-            $crate::Kind::PointExchange => {
-                type $job = $crate::point_exchange::PointExchange;
-                $body
-            }
-            $crate::Kind::PointExpiry => {
-                type $job = $crate::point_expiry::PointExpiry;
-                $body
-            }
-            $crate::Kind::PointGrant => {
-                type $job = $crate::point_grant::PointGrant;
-                $body
-            }
-            $crate::Kind::PointReversal => {
-                type $job = $crate::point_reversal::PointReversal;
-                $body
-            }
-            $crate::Kind::PointWithdrawal => {
-                type $job = $crate::point_withdrawal::PointWithdrawal;
-                $body
-            }
-            $crate::Kind::Probe => {
-                type $job = $crate::probe::Probe;
-                $body
-            }
-            $crate::Kind::StoreCreation => {
-                type $job = $crate::store_creation::StoreCreation;
-                $body
+
+            pub fn id(&self) -> JobId {
+                match self {
+                    $(Request::$kind(args) => <$module::$kind as machine::Job>::id(args),)+
+                }
             }
         }
     };
 }
 
-/// A job somebody asks for: a row of a file, or a follow-up of another job. Its id is derived, so equal requests are one job.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Request {
-    BulkGrants(bulk_grants::Args),
-    Email(email::Args),
-    GiftIssuance(gift_issuance::Args),
-    PointExchange(point_exchange::Args),
-    PointExpiry(point_expiry::Args),
-    PointGrant(point_grant::Args),
-    PointReversal(point_reversal::Args),
-    PointWithdrawal(point_withdrawal::Args),
-    Probe(probe::Args),
-    StoreCreation(store_creation::Args),
+// Each is a file and the job in it. The file's name is the stored one.
+kinds! { $
+    bulk_grants::BulkGrants,
+    email::Email,
+    gift_issuance::GiftIssuance,
+    point_exchange::PointExchange,
+    point_expiry::PointExpiry,
+    point_grant::PointGrant,
+    point_reversal::PointReversal,
+    point_withdrawal::PointWithdrawal,
+    probe::Probe,
+    store_creation::StoreCreation,
 }
 
-impl Request {
-    pub const fn kind(&self) -> Kind {
-        match self {
-            Request::BulkGrants(_) => Kind::BulkGrants,
-            Request::Email(_) => Kind::Email,
-            Request::GiftIssuance(_) => Kind::GiftIssuance,
-            Request::PointExchange(_) => Kind::PointExchange,
-            Request::PointExpiry(_) => Kind::PointExpiry,
-            Request::PointGrant(_) => Kind::PointGrant,
-            Request::PointReversal(_) => Kind::PointReversal,
-            Request::PointWithdrawal(_) => Kind::PointWithdrawal,
-            Request::Probe(_) => Kind::Probe,
-            Request::StoreCreation(_) => Kind::StoreCreation,
-        }
-    }
-
-    pub fn id(&self) -> JobId {
-        use machine::Job;
-        match self {
-            Request::BulkGrants(args) => bulk_grants::BulkGrants::id(args),
-            Request::Email(args) => email::Email::id(args),
-            Request::GiftIssuance(args) => gift_issuance::GiftIssuance::id(args),
-            Request::PointExchange(args) => point_exchange::PointExchange::id(args),
-            Request::PointExpiry(args) => point_expiry::PointExpiry::id(args),
-            Request::PointGrant(args) => point_grant::PointGrant::id(args),
-            Request::PointReversal(args) => point_reversal::PointReversal::id(args),
-            Request::PointWithdrawal(args) => point_withdrawal::PointWithdrawal::id(args),
-            Request::Probe(args) => probe::Probe::id(args),
-            Request::StoreCreation(args) => store_creation::StoreCreation::id(args),
-        }
+impl Kind {
+    /// The kind of that stored name; `None` where a newer version wrote it.
+    pub fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }

@@ -14,17 +14,14 @@
 //! What becomes of the gift is the gift's own job. Where it ends refused, lapsed or proven void, that job asks for the points'
 //! return (`point_reversal`) in the commit that ends it; while it is in doubt, the points stay used (R33).
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem, Request, gift_issuance,
-    machine::{
-        Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
-    },
+    JobId, Problem, Request, gift_issuance,
+    machine::{Act, Acts, Call, Job, Past, Step, This, area_is_named, texts_fit},
     money::Money,
     point_reversal,
+    points::{Booked, job_of_points, points_fit},
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,31 +74,16 @@ pub enum State {
     },
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub enum Using {
-    Used(i64),
-    /// Too few points, or the user has withdrawn: nothing was booked.
-    Refused(Problem, String),
-}
-
 /// Everything that point exchange can do to the world.
 pub trait World: Send + Sync {
     /// In the transaction of the transition that follows.
-    fn use_points(&self) -> Call<'_, Using>;
+    fn use_points(&self) -> Call<'_, Booked>;
 }
 
 pub struct PointExchange;
 
 impl Job for PointExchange {
-    const KIND: Kind = Kind::PointExchange;
-    const LIMITS: Limits = Limits { steps: 100, age: Duration::from_secs(7 * 24 * 60 * 60) };
-    const STATES: &'static [&'static str] = &["using", "ordered", "refused"];
-
-    type Args = Args;
-    type State = State;
-    type World = dyn World;
-
-    leaves_nothing_behind!();
+    job_of_points!(PointExchange, ["using", "ordered", "refused"], State::Using => "use_points");
 
     fn id(args: &Args) -> JobId {
         JobId(args.exchange.clone())
@@ -110,9 +92,7 @@ impl Job for PointExchange {
     fn start(args: &Args) -> Result<State, String> {
         texts_fit(90, &[("exchange", &args.exchange), ("user", &args.user), ("category", &args.category)])?;
         area_is_named(args.area.as_deref())?;
-        if !(1..=1_000_000_000).contains(&args.points) {
-            return Err("`points` must be 1 to 1,000,000,000".to_owned());
-        }
+        points_fit(args.points)?;
         if args.value.amount <= 0 {
             return Err("`value` must be more than 0".to_owned());
         }
@@ -120,13 +100,6 @@ impl Job for PointExchange {
             return Err("`grace_days` must be at most 3,650".to_owned());
         }
         Ok(State::Using)
-    }
-
-    fn terms(_: &Args, state: &State) -> Terms<State> {
-        match state {
-            State::Using => Terms::local(Effect::Local("use_points")),
-            State::Ordered { .. } | State::Refused { .. } => Terms::local(Effect::Pure),
-        }
     }
 
     fn acts(state: &State, _: Past) -> Acts<State> {
@@ -142,10 +115,10 @@ impl Job for PointExchange {
     async fn step(this: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
         match state {
             State::Using => match world.use_points().await {
-                Using::Used(entry) => {
+                Booked::Entry(entry) => {
                     Step::done("ordered", State::Ordered { entry }).follow_up(Request::GiftIssuance(this.args.gift()))
                 }
-                Using::Refused(why, detail) => refuse(why, Some(detail)),
+                Booked::Refused(why, detail) => refuse(why, Some(detail)),
             },
             State::Ordered { entry } => Step::done("ordered", State::Ordered { entry }),
             State::Refused { why, detail } => refuse(why, detail),

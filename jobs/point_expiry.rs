@@ -21,8 +21,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem,
-    machine::{Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
+    JobId, Problem,
+    machine::{Act, Acts, Call, Job, Past, Step, This},
+    points::job_of_points,
 };
 
 /// Where all lots left are in other hands.
@@ -71,15 +72,7 @@ pub trait World: Send + Sync {
 pub struct PointExpiry;
 
 impl Job for PointExpiry {
-    const KIND: Kind = Kind::PointExpiry;
-    const LIMITS: Limits = Limits { steps: 1_000_000, age: Duration::from_secs(7 * 24 * 60 * 60) };
-    const STATES: &'static [&'static str] = &["expiring", "expired", "refused"];
-
-    type Args = Args;
-    type State = State;
-    type World = dyn World;
-
-    leaves_nothing_behind!();
+    job_of_points!(PointExpiry, ["expiring", "expired", "refused"], State::Expiring { .. } => "expire_page", 1_000_000);
 
     fn id(args: &Args) -> JobId {
         JobId(args.due.clone())
@@ -89,13 +82,6 @@ impl Job for PointExpiry {
         match args.due.len() {
             10..=40 => Ok(State::Expiring { lots: 0, points: 0 }),
             _ => Err("`due` must be an instant, such as 2026-11-23T15:00:00Z".to_owned()),
-        }
-    }
-
-    fn terms(_: &Args, state: &State) -> Terms<State> {
-        match state {
-            State::Expiring { .. } => Terms::local(Effect::Local("expire_page")),
-            State::Expired { .. } | State::Refused => Terms::local(Effect::Pure),
         }
     }
 

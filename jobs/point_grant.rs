@@ -14,15 +14,12 @@
 //! The entry, its two lines and the lot are booked in the transaction of the transition. New campaigns are new benefits: the
 //! ledger does not know them (R32). A lot expires at local midnight after its last day (R30, R51).
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem,
-    machine::{
-        Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, area_is_named, leaves_nothing_behind, texts_fit,
-    },
+    JobId, Problem,
+    machine::{Act, Acts, Call, Job, Past, Step, This, area_is_named, texts_fit},
+    points::{Booked, job_of_points, points_fit},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,31 +60,16 @@ pub enum State {
     },
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub enum Booking {
-    Booked(i64),
-    /// The benefit was exercised for this source already, or the user has withdrawn, or the zone is unknown: nothing was booked.
-    Refused(Problem, String),
-}
-
 /// Everything that point grants can do to the world.
 pub trait World: Send + Sync {
     /// In the transaction of the transition that follows.
-    fn grant(&self) -> Call<'_, Booking>;
+    fn grant(&self) -> Call<'_, Booked>;
 }
 
 pub struct PointGrant;
 
 impl Job for PointGrant {
-    const KIND: Kind = Kind::PointGrant;
-    const LIMITS: Limits = Limits { steps: 100, age: Duration::from_secs(7 * 24 * 60 * 60) };
-    const STATES: &'static [&'static str] = &["booking", "granted", "refused"];
-
-    type Args = Args;
-    type State = State;
-    type World = dyn World;
-
-    leaves_nothing_behind!();
+    job_of_points!(PointGrant, ["booking", "granted", "refused"], State::Booking => "grant");
 
     fn id(args: &Args) -> JobId {
         JobId(format!("{}:{}", args.benefit, args.source))
@@ -99,20 +81,11 @@ impl Job for PointGrant {
         if args.benefit.contains(':') {
             return Err("`benefit` must not contain a colon".to_owned());
         }
-        if !(1..=1_000_000_000).contains(&args.points) {
-            return Err("`points` must be 1 to 1,000,000,000".to_owned());
-        }
+        points_fit(args.points)?;
         if args.valid_days > 36_500 {
             return Err("`valid_days` must be at most 36,500".to_owned());
         }
         Ok(State::Booking)
-    }
-
-    fn terms(_: &Args, state: &State) -> Terms<State> {
-        match state {
-            State::Booking => Terms::local(Effect::Local("grant")),
-            State::Granted { .. } | State::Refused { .. } => Terms::local(Effect::Pure),
-        }
     }
 
     fn acts(state: &State, _: Past) -> Acts<State> {
@@ -128,8 +101,8 @@ impl Job for PointGrant {
     async fn step(_: &This<Args>, state: State, world: &Self::World) -> Step<Self> {
         match state {
             State::Booking => match world.grant().await {
-                Booking::Booked(entry) => Step::done("granted", State::Granted { entry }),
-                Booking::Refused(why, detail) => refuse(why, Some(detail)),
+                Booked::Entry(entry) => Step::done("granted", State::Granted { entry }),
+                Booked::Refused(why, detail) => refuse(why, Some(detail)),
             },
             State::Granted { entry } => Step::done("granted", State::Granted { entry }),
             State::Refused { why, detail } => refuse(why, detail),

@@ -13,13 +13,12 @@
 //! Asked for by the gift's job in the commit that ends it. The database looks for itself whether that gift ended so, and
 //! gives an exchange back at most once. The points keep their expiry, or live for the grace that the exchange states.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem,
-    machine::{Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
+    JobId, Problem,
+    machine::{Act, Acts, Call, Job, Past, Step, This},
+    points::job_of_points,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,15 +54,7 @@ pub trait World: Send + Sync {
 pub struct PointReversal;
 
 impl Job for PointReversal {
-    const KIND: Kind = Kind::PointReversal;
-    const LIMITS: Limits = Limits { steps: 100, age: Duration::from_secs(7 * 24 * 60 * 60) };
-    const STATES: &'static [&'static str] = &["returning", "returned"];
-
-    type Args = Args;
-    type State = State;
-    type World = dyn World;
-
-    leaves_nothing_behind!();
+    job_of_points!(PointReversal, ["returning", "returned"], State::Returning => "return_points");
 
     fn id(args: &Args) -> JobId {
         JobId(args.exchange.clone())
@@ -74,13 +65,6 @@ impl Job for PointReversal {
             return Err("`exchange` must have 1 to 90 bytes".to_owned());
         }
         Ok(State::Returning)
-    }
-
-    fn terms(_: &Args, state: &State) -> Terms<State> {
-        match state {
-            State::Returning => Terms::local(Effect::Local("return_points")),
-            State::Returned { .. } => Terms::local(Effect::Pure),
-        }
     }
 
     fn acts(state: &State, _: Past) -> Acts<State> {

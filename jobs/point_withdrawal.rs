@@ -11,13 +11,12 @@
 //!
 //! Later grants and exchanges of this user are refused; points that come back from an exchange expire in the same commit.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind,
-    machine::{Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind, texts_fit},
+    JobId,
+    machine::{Act, Acts, Call, Job, Past, Step, This, texts_fit},
+    points::job_of_points,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,15 +44,7 @@ pub trait World: Send + Sync {
 pub struct PointWithdrawal;
 
 impl Job for PointWithdrawal {
-    const KIND: Kind = Kind::PointWithdrawal;
-    const LIMITS: Limits = Limits { steps: 100, age: Duration::from_secs(7 * 24 * 60 * 60) };
-    const STATES: &'static [&'static str] = &["withdrawing", "withdrawn"];
-
-    type Args = Args;
-    type State = State;
-    type World = dyn World;
-
-    leaves_nothing_behind!();
+    job_of_points!(PointWithdrawal, ["withdrawing", "withdrawn"], State::Withdrawing => "withdraw");
 
     fn id(args: &Args) -> JobId {
         JobId(args.user.clone())
@@ -62,13 +53,6 @@ impl Job for PointWithdrawal {
     fn start(args: &Args) -> Result<State, String> {
         texts_fit(100, &[("user", &args.user)])?;
         Ok(State::Withdrawing)
-    }
-
-    fn terms(_: &Args, state: &State) -> Terms<State> {
-        match state {
-            State::Withdrawing => Terms::local(Effect::Local("withdraw")),
-            State::Withdrawn { .. } => Terms::local(Effect::Pure),
-        }
     }
 
     fn acts(state: &State, _: Past) -> Acts<State> {

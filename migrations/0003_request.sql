@@ -330,7 +330,7 @@ begin
         where r.key = p_key and b.kind = case p_kind when 'point_grant' then 'points' else 'grants' end
           and b.registered_at is not null and b.cancelled_at is null
     loop
-        if g.args <> asked and not was_taken(p_kind, p_key, p_args) then
+        if g.args <> asked then
             raise exception '% % exists with other arguments: batch % granted it', p_kind, p_key, g.id
                 using errcode = 'NS409', detail = case when may_be_told(null) then differing_fields(g.args, asked) else differing_names(g.args, asked) end,
                       hint = 'An id names one request for ever. Use a new id for a new request.';
@@ -370,18 +370,6 @@ begin
     return coalesce('id: ' || noshi.id_fault(p_key, 200), noshi.args_fault(p_kind, p_args));
 end $$;
 
--- Whether this very request was taken once, perhaps by an older version: it is answered as it was.
-create function noshi.was_taken(p_kind text, p_key text, p_args jsonb) returns boolean language plpgsql stable security definer
-set search_path = noshi, pg_temp
-as $$
-begin
-    return exists (select from job j where j.kind = p_kind and j.key = p_key and j.args = p_args)
-        or exists (select from tombstone t where t.kind = p_kind and t.key = p_key and t.fingerprint = sha256(convert_to(p_args::text, 'UTF8')))
-        -- A grant that an earlier version registered, and that its user asks for now.
-        or exists (select from batch_row r join batch b on b.id = r.batch
-            where p_kind = 'gift_issuance' and r.key = p_key and r.args = p_args and b.registered_at is not null and b.cancelled_at is null);
-end $$;
-
 insert into noshi.kind (name, for_tests) values
     ('bulk_grants', false), ('email', false), ('gift_issuance', false), ('point_exchange', false), ('point_expiry', false),
     ('point_grant', false), ('point_reversal', false), ('point_withdrawal', false), ('probe', true), ('store_creation', false);
@@ -390,7 +378,7 @@ insert into noshi.zone select name from pg_timezone_names where name ~ '/' and n
 
 revoke all on function noshi.args_fault(text, jsonb), noshi.by_value(jsonb, integer), noshi.id_fault(text, integer),
     noshi.is_usual(text, text, jsonb), noshi.is_zone(text), noshi.must_be_as_granted(text, text, jsonb),
-    noshi.must_be_named(text, text), noshi.must_be_seen(text), noshi.request_fault(text, text, jsonb), noshi.text_fault(text, integer),
-    noshi.was_taken(text, text, jsonb) from public;
+    noshi.must_be_named(text, text), noshi.must_be_seen(text), noshi.request_fault(text, text, jsonb), noshi.text_fault(text, integer)
+    from public;
 
 reset role;

@@ -3268,32 +3268,27 @@ begin
                 when bad.args is null or jsonb_typeof(bad.args) <> 'object' then 'the arguments are not a JSON object'
                 else 'the arguments are larger than 64 KiB' end using errcode = 'NS400';
         end if;
-        -- Numbers by their value, before anything is compared; but as they are where an older version took them so.
+        -- Numbers by their value, before anything is compared.
         if exists (select from unnest(odd_args) a where a::text ~ '[0-9][.][0-9]*0') then
-            p_args := (select array_agg(case when r.args::text ~ '[0-9][.][0-9]*0' and not noshi.was_taken(p_kind, r.key, r.args)
-                                        then noshi.by_value(r.args) else r.args end order by r.n)
-                       from unnest(keys, p_args) with ordinality as r(key, args, n));
+            p_args := (select array_agg(case when r.args::text ~ '[0-9][.][0-9]*0' then noshi.by_value(r.args) else r.args end order by r.n)
+                       from unnest(p_args) with ordinality as r(args, n));
         end if;
-        -- What was taken once, by an older version, is answered as it was.
-        for bad in select r.row_no, r.key, r.args, f.fault from unnest(odd_keys, odd_args, odd_rows) as r(key, args, row_no)
-            cross join lateral (select noshi.request_fault(p_kind, r.key, r.args) as fault offset 0) f
-            where f.fault is not null order by r.row_no
-        loop
-            if not noshi.was_taken(p_kind, bad.key, bad.args) then
-                raise exception 'row %: %', bad.row_no, bad.fault using errcode = 'NS400', column = split_part(bad.fault, ': ', 1),
-                    hint = 'Nothing of this request was written. Fix the field, and ask again.';
-            end if;
-        end loop;
+        select r.row_no, f.fault into bad from unnest(odd_keys, odd_args, odd_rows) as r(key, args, row_no)
+        cross join lateral (select noshi.request_fault(p_kind, r.key, r.args) as fault offset 0) f
+        where f.fault is not null order by r.row_no limit 1;
+        if found then
+            raise exception 'row %: %', bad.row_no, bad.fault using errcode = 'NS400', column = split_part(bad.fault, ': ', 1),
+                hint = 'Nothing of this request was written. Fix the field, and ask again.';
+        end if;
         if p_kind <> 'probe' and exists (select from unnest(odd_args) a where jsonb_path_exists(a, '$.* ? (@ == null)')) then
-            p_args := (select array_agg(case when jsonb_path_exists(r.args, '$.* ? (@ == null)') and not was_taken(p_kind, r.key, r.args)
-                                        then jsonb_strip_nulls(r.args) else r.args end order by r.n)
-                       from unnest(keys, p_args) with ordinality as r(key, args, n));
+            p_args := (select array_agg(case when jsonb_path_exists(r.args, '$.* ? (@ == null)') then jsonb_strip_nulls(r.args) else r.args end order by r.n)
+                       from unnest(p_args) with ordinality as r(args, n));
         end if;
     end if;
 
     if p_kind = 'point_grant' then
         select r.row_no into bad from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-        where r.args ->> 'zone' <> 'Asia/Tokyo' and not is_zone(r.args ->> 'zone') and not was_taken(p_kind, r.key, r.args) order by r.row_no limit 1;
+        where r.args ->> 'zone' <> 'Asia/Tokyo' and not is_zone(r.args ->> 'zone') order by r.row_no limit 1;
         if found then
             raise exception 'row %: args.zone: there is no such time zone; name one as Asia/Tokyo or UTC are named', bad.row_no
                 using errcode = 'NS400', column = 'args.zone';
@@ -3962,8 +3957,8 @@ begin
     if new.kind = 'probe' and coalesce(new.args ->> 'lane', 'probe') !~ '^probe(/|$)' and not pg_has_role(session_user, 'noshi_owner', 'member') then
         raise exception 'args.lane: the lane of a probe is probe, or begins with probe/' using errcode = 'NS400', column = 'args.lane';
     end if;
-    if (new.key collate "C" !~ '^[!-~]+$' and noshi.id_fault(new.key, 1000) is not null and not pg_has_role(session_user, 'noshi_worker', 'member')
-        and not noshi.was_taken(new.kind, new.key, new.args)) or new.key in ('.', '..') then
+    if (new.key collate "C" !~ '^[!-~]+$' and noshi.id_fault(new.key, 1000) is not null and not pg_has_role(session_user, 'noshi_worker', 'member'))
+        or new.key in ('.', '..') then
         raise exception 'an id holds no control characters, none that cannot be seen, and is not . or ..' using errcode = 'NS400';
     elsif jsonb_path_exists(new.args, '$.**{33 to last}') then
         raise exception 'the arguments of % go deeper than 32 levels', new.key using errcode = 'NS400';
@@ -4363,7 +4358,7 @@ begin
         where r.key = p_key and b.kind = case p_kind when 'point_grant' then 'points' else 'grants' end
           and b.registered_at is not null and b.cancelled_at is null
     loop
-        if g.args <> asked and not was_taken(p_kind, p_key, p_args) then
+        if g.args <> asked then
             raise exception '% % exists with other arguments: batch % granted it', p_kind, p_key, g.id
                 using errcode = 'NS409', detail = case when may_be_told(null) then differing_fields(g.args, asked) else differing_names(g.args, asked) end,
                       hint = 'An id names one request for ever. Use a new id for a new request.';
@@ -6720,20 +6715,6 @@ AS $function$
 begin
     lock table lost_call in access exclusive mode;
 exception when lock_not_available then
-end $function$;
-
-CREATE OR REPLACE FUNCTION noshi.was_taken(p_kind text, p_key text, p_args jsonb)
- RETURNS boolean
- LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
-AS $function$
-begin
-    return exists (select from job j where j.kind = p_kind and j.key = p_key and j.args = p_args)
-        or exists (select from tombstone t where t.kind = p_kind and t.key = p_key and t.fingerprint = sha256(convert_to(p_args::text, 'UTF8')))
-        -- A grant that an earlier version registered, and that its user asks for now.
-        or exists (select from batch_row r join batch b on b.id = r.batch
-            where p_kind = 'gift_issuance' and r.key = p_key and r.args = p_args and b.registered_at is not null and b.cancelled_at is null);
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.went_back()

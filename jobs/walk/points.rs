@@ -12,6 +12,7 @@ use crate::{
     point_grant::{self, PointGrant},
     point_reversal::{self, PointReversal},
     point_withdrawal::{self, PointWithdrawal},
+    points::Booked,
 };
 
 /// A world whose one operation gives this answer.
@@ -23,13 +24,13 @@ impl<T: Clone + Send + Sync> Gives<T> {
     }
 }
 
-impl point_grant::World for Gives<point_grant::Booking> {
-    fn grant(&self) -> Call<'_, point_grant::Booking> {
+impl point_grant::World for Gives<Booked> {
+    fn grant(&self) -> Call<'_, Booked> {
         self.answer()
     }
 }
-impl point_exchange::World for Gives<point_exchange::Using> {
-    fn use_points(&self) -> Call<'_, point_exchange::Using> {
+impl point_exchange::World for Gives<Booked> {
+    fn use_points(&self) -> Call<'_, Booked> {
         self.answer()
     }
 }
@@ -73,7 +74,7 @@ fn refused() -> (Problem, String) {
 
 #[test]
 fn a_grant_is_what_its_table_says() {
-    use point_grant::{Args, Booking, State};
+    use point_grant::{Args, State};
     let args = Args {
         benefit: "video_90".into(),
         source: "v1/u1".into(),
@@ -86,8 +87,8 @@ fn a_grant_is_what_its_table_says() {
     let (why, detail) = refused();
     let states = [State::Booking, State::Granted { entry: 7 }, State::Refused { why, detail: Some(detail.clone()) }];
     let answers: [(&str, &dyn point_grant::World); 2] = [
-        ("booked", &Gives(Booking::Booked(7))),
-        ("exercised before, or the user has withdrawn", &Gives(Booking::Refused(why, detail))),
+        ("booked", &Gives(Booked::Entry(7))),
+        ("exercised before, or the user has withdrawn", &Gives(Booked::Refused(why, detail))),
     ];
     draw::<PointGrant>("point_grant.rs", &args, &states, &answers, &NOTHING);
     assert_eq!(PointGrant::id(&args).0, "video_90:v1/u1");
@@ -117,12 +118,12 @@ fn exchange() -> point_exchange::Args {
 
 #[test]
 fn an_exchange_is_what_its_table_says() {
-    use point_exchange::{Args, State, Using};
+    use point_exchange::{Args, State};
     let why = Problem::PointsInsufficient;
     let states = [State::Using, State::Ordered { entry: 8 }, State::Refused { why, detail: None }];
     let answers: [(&str, &dyn point_exchange::World); 2] = [
-        ("used", &Gives(Using::Used(8))),
-        ("too few points, or the user has withdrawn", &Gives(Using::Refused(why, "3 of 500".into()))),
+        ("used", &Gives(Booked::Entry(8))),
+        ("too few points, or the user has withdrawn", &Gives(Booked::Refused(why, "3 of 500".into()))),
     ];
     draw::<PointExchange>("point_exchange.rs", &exchange(), &states, &answers, &NOTHING);
     for bad in [
@@ -137,11 +138,7 @@ fn an_exchange_is_what_its_table_says() {
 /// The gift that an exchange orders starts, names its exchange, and asks for exactly that exchange's points back.
 #[test]
 fn the_gift_of_an_exchange_knows_it() {
-    let step = now(PointExchange::step(
-        &this(exchange()),
-        point_exchange::State::Using,
-        &Gives(point_exchange::Using::Used(8)),
-    ));
+    let step = now(PointExchange::step(&this(exchange()), point_exchange::State::Using, &Gives(Booked::Entry(8))));
     let [Request::GiftIssuance(gift)] = &step.follow_ups[..] else { panic!("{:?}", step.follow_ups) };
     assert_eq!(gift.grant, "exchange/x1");
     assert!(gift_issuance::GiftIssuance::start(gift).is_ok());

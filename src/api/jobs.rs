@@ -17,8 +17,8 @@ use crate::{
     basics::requests::{self, is_for_producers, whole_numbers},
     db::{
         operator::{
-            api::{self, Event, Filter, Job, JobRequest},
-            jobs,
+            api::{self, JobRequest},
+            jobs::{self, Event, Filter, Job},
         },
         queue::settle::Status,
     },
@@ -266,7 +266,8 @@ pub async fn list(backend: &Backend, call: Call) -> Result<Response, Refusal> {
         return Err(Refusal::field("limit", "A page has 1 to 200 jobs."));
     }
     let mut transaction = backend.begin(&call).await?;
-    let jobs = api::jobs(&mut transaction, &Filter { kind, status, code, before, limit }).await?;
+    let jobs =
+        jobs::jobs(&mut transaction, &Filter { kind, status, code, before, most: limit, ..Filter::default() }).await?;
     transaction.commit().await?;
     let whole = usize::try_from(limit).is_ok_and(|limit| jobs.len() == limit);
     let next = jobs.last().filter(|_| whole).map(|job| job.job);
@@ -286,10 +287,10 @@ pub struct JobView {
 
 async fn find(connection: &mut crate::db::PgConnection, call: &Call) -> Result<Job, Refusal> {
     let (kind, id) = (call.part("kind")?, call.part("id")?);
-    if let Some(job) = api::job(connection, kind, id).await? {
+    if let Some(job) = jobs::job(connection, kind, id).await? {
         return Ok(job);
     }
-    Err(match api::pruned(connection, kind, id).await? {
+    Err(match jobs::pruned(connection, kind, id).await? {
         Some(end) => {
             let detail = format!("This job ended as {end}; `noshi job show` has its journal.");
             Refusal::new(StatusCode::GONE, detail)
@@ -305,7 +306,7 @@ fn names(acts: &[Act]) -> Vec<String> {
 pub async fn show(backend: &Backend, call: Call) -> Result<Response, Refusal> {
     let mut transaction = backend.begin(&call).await?;
     let job = find(&mut transaction, &call).await?;
-    let journal = api::journal(&mut transaction, job.job, JOURNAL).await?;
+    let journal = jobs::journal(&mut *transaction, job.job, JOURNAL).await?;
     transaction.commit().await?;
     let may = names(&acts::allowed(&job.stand()));
     Ok(answer(StatusCode::OK, &JobView { job, may, journal }))

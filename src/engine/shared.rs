@@ -32,6 +32,7 @@ use crate::{
         retry::DatabaseBackoff,
         witness::Witness,
     },
+    telemetry::outcomes::JobOutcome,
 };
 
 /// How long a process keeps away from a lane that it is not fit for, before it tries again.
@@ -131,7 +132,8 @@ impl Engine {
 
     /// The job was parked because the database refuses what its step led to.
     fn after_refusal(&self, kind: Kind) {
-        metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => "needs_operator").increment(1);
+        metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => JobOutcome::NeedsOperator.name())
+            .increment(1);
         metrics::counter!("noshi_problems_total", "code" => Problem::SettleRefused.code()).increment(1);
     }
 
@@ -142,11 +144,11 @@ impl Engine {
             Status::Running => return,
             Status::Available => return self.hints.available(&settlement.lane),
             Status::Scheduled | Status::Retryable => return self.hints.due_in(settlement.delay),
-            Status::NeedsOperator => "needs_operator",
-            Status::Completed => "completed",
-            Status::Failed if settlement.outcome == "compensated" => "compensated",
-            Status::Failed => "failed",
-            Status::Cancelled => "cancelled",
+            Status::NeedsOperator => JobOutcome::NeedsOperator,
+            Status::Completed => JobOutcome::Completed,
+            Status::Failed if settlement.outcome == "compensated" => JobOutcome::Compensated,
+            Status::Failed => JobOutcome::Failed,
+            Status::Cancelled => JobOutcome::Cancelled,
         };
         if settlement.status == Status::NeedsOperator {
             tracing::error!(
@@ -157,7 +159,7 @@ impl Engine {
                 "a person is needed"
             );
         }
-        metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => outcome).increment(1);
+        metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => outcome.name()).increment(1);
         if let Some(code) = settlement.code {
             metrics::counter!("noshi_problems_total", "code" => code).increment(1);
         }

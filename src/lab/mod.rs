@@ -1,4 +1,4 @@
-//! What noshi is tried on: simulated partners, a server of our own, the demo, the benchmark, and the conformance of adapters.
+//! What noshi is tried on: simulated partners, a server of our own, the demo, the benchmark, and the conformance of the adapters whose partners are simulated.
 
 pub mod bench;
 pub mod demo;
@@ -7,4 +7,4 @@ pub mod private_postgres;
 pub mod simulator;
 
 #[cfg(test)]
-pub(crate) mod conformance;
+mod conformance;

@@ -12,6 +12,8 @@ pub(crate) mod whose;
 pub(crate) mod wire;
 
 #[cfg(test)]
+pub(crate) mod conformance;
+#[cfg(test)]
 pub(crate) mod scripted;
 
 pub use budget::Budget;

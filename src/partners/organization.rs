@@ -307,5 +307,6 @@ fn refusal(reply: &Reply) -> Refusal {
     }
 }
 
-#[cfg(test)]
+// They play against the simulated platform.
+#[cfg(all(test, feature = "lab"))]
 mod tests;

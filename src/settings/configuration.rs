@@ -162,11 +162,10 @@ impl Settings {
 
     /// The gift providers. Without any in the configuration, none, and no vault is needed.
     pub fn gifts(&self) -> anyhow::Result<Gifts> {
-        let named = &self.gifts;
-        if named.amazon_incentives.is_none() && named.gift_on_demand.is_none() && named.tango_card.is_none() {
-            return Ok(Gifts::default());
+        match self.gifts.names().next() {
+            Some(_) => Gifts::open(&self.gifts, self.vault()?),
+            None => Ok(Gifts::default()),
         }
-        Gifts::open(named, self.vault()?)
     }
 }
 
@@ -188,8 +187,8 @@ mod tests {
     fn the_example_is_complete_and_unknown_keys_are_refused() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/ops/examples/noshi.toml");
         let settings = Settings::read(Some(Path::new(example))).unwrap();
-        let gifts = settings.gifts.clone();
-        assert!(gifts.amazon_incentives.is_some() && gifts.gift_on_demand.is_some() && gifts.tango_card.is_some());
+        let named: Vec<_> = settings.gifts.names().collect();
+        assert_eq!(named, ["amazon_incentives", "gift_on_demand", "tango_card"]);
         assert!(settings.email.as_ref().is_some_and(|email| email.ses.is_some() && email.smtp.is_some()));
         assert!(settings.organization.as_ref().is_some_and(|platform| platform.events_secret_file.is_some()));
         // Its key file is not here, and the error says which file and what to do.
@@ -203,5 +202,32 @@ mod tests {
         assert!(error.contains("vault_key_files") && error.contains("noshi.toml"), "{error}");
         assert!(Settings::read(Some(Path::new("/does/not/exist.toml"))).is_err());
         assert!(Settings::default().gifts().is_ok_and(|gifts| gifts.names().next().is_none()));
+    }
+
+    /// The partner of the tests has its file and its line in the catalogue, and nothing else.
+    #[test]
+    fn a_partner_by_its_file_and_its_line_has_its_settings() {
+        let key = |path: &str| keys::KEYS.iter().find(|key| key.path == path).unwrap();
+        assert_eq!(key("gifts.coupon_post.credentials.token_file").meaning, "The file with the token.");
+        assert_eq!(key("gifts.coupon_post.timeout_ms").default.as_deref(), Some("25000"));
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("noshi.toml");
+        let text = "[gifts.coupon_post]\nbase_url = 'http://localhost:1'\ncredentials.token_file = '/token'\n\
+            ranges = [{ category = 'tea', currency = 'JPY', min = 1, max = 9 }]\n";
+        std::fs::write(&file, text).unwrap();
+        let settings = Settings::read(Some(&file)).unwrap();
+        assert_eq!(settings.offers().unwrap().names().collect::<Vec<_>>(), ["coupon_post"]);
+        // Named alone, it is opened, and misses what sealing needs; it is not passed over.
+        let error = settings.gifts().err().map(|error| error.to_string());
+        assert!(error.as_ref().is_some_and(|error| error.contains("vault_key_file")), "{error:?}");
+
+        std::fs::write(&file, text.replace("token_file", "tokn_file")).unwrap();
+        let error = format!("{:#}", Settings::read(Some(&file)).unwrap_err());
+        assert!(error.contains("gifts.coupon_post.credentials.tokn_file") && error.contains("noshi.toml"), "{error}");
+        let set = [("NOSHI_GIFTS__COUPON_POST__TIMEOUT_MS".to_owned(), "soon".to_owned())];
+        std::fs::write(&file, text).unwrap();
+        let error = format!("{:#}", Settings::read_with(Some(&file), set.into_iter()).unwrap_err());
+        assert!(error.contains("NOSHI_GIFTS__COUPON_POST__TIMEOUT_MS"), "{error}");
     }
 }

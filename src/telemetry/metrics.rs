@@ -17,30 +17,14 @@ use tracing::Instrument;
 
 use crate::{
     db::{self, PgPool, operator::snapshot::OPEN_STATUSES},
-    telemetry::traces,
+    telemetry::{
+        outcomes::{Answer, CallOutcome, JobOutcome},
+        traces,
+    },
 };
 
 pub use self::catalogue::{METRICS, Metric, Of, Type, page};
 
-const JOB_OUTCOMES: [&str; 5] = ["completed", "failed", "compensated", "cancelled", "needs_operator"];
-/// Every outcome of a call to a provider.
-const CALL_OUTCOMES: [&str; 15] = [
-    "ok",
-    "pending",
-    "known",
-    "accepted",
-    "resend",
-    "refused",
-    "throttled",
-    "not_sent",
-    "unknown",
-    "dead",
-    "conflict",
-    "out_of_funds",
-    "bad_credentials",
-    "not_found",
-    "failed",
-];
 /// Between two looks at the fleet's samples.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 /// From a local step to a call that hangs.
@@ -50,22 +34,17 @@ const LIFETIMES: [f64; 10] = [0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 3_600.0, 21
 const GROUP_SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// Makes one call for a step, in a span of its own, and counts what came of it.
-pub async fn call<T>(
-    provider: &'static str,
-    op: &'static str,
-    call: impl Future<Output = T>,
-    outcome: fn(&T) -> &'static str,
-) -> T {
+pub async fn call<T: Answer>(provider: &'static str, op: &'static str, call: impl Future<Output = T>) -> T {
     let span = traces::call(provider, op);
     let answer = call.instrument(span.clone()).await;
-    traces::came_to(&span, outcome(&answer));
-    count_call(provider, op, outcome(&answer));
+    traces::came_to(&span, answer.outcome().name());
+    count_call(provider, op, answer.outcome());
     answer
 }
 
 /// One call to a provider and what came of it.
-pub fn count_call(provider: &'static str, op: &'static str, outcome: &'static str) {
-    metrics::counter!("noshi_provider_requests_total", "provider" => provider, "op" => op, "outcome" => outcome)
+pub fn count_call(provider: &'static str, op: &'static str, outcome: CallOutcome) {
+    metrics::counter!("noshi_provider_requests_total", "provider" => provider, "op" => op, "outcome" => outcome.name())
         .increment(1);
 }
 
@@ -86,7 +65,7 @@ pub fn install(
     for kind in Kind::ALL.map(Kind::name) {
         metrics::counter!("noshi_steps_total", "kind" => kind).absolute(0);
         metrics::counter!("noshi_stale_settles_total", "kind" => kind).absolute(0);
-        for outcome in JOB_OUTCOMES {
+        for outcome in JobOutcome::ALL.map(JobOutcome::name) {
             metrics::counter!("noshi_jobs_total", "kind" => kind, "outcome" => outcome).absolute(0);
         }
         for status in OPEN_STATUSES {
@@ -131,7 +110,7 @@ pub fn install(
 
 fn register_calls(provider: &'static str, ops: &[&'static str], lane: String) {
     for op in ops {
-        for outcome in CALL_OUTCOMES {
+        for outcome in CallOutcome::ALL.map(CallOutcome::name) {
             metrics::counter!("noshi_provider_requests_total", "provider" => provider, "op" => *op, "outcome" => outcome)
                 .absolute(0);
         }

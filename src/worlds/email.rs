@@ -27,7 +27,10 @@ use crate::{
         Gate,
         mail::{self, EmailSettings, Letter, MailService, Quota},
     },
-    telemetry::metrics::{call, count_call},
+    telemetry::{
+        metrics::{call, count_call},
+        outcomes::{Answer, CallOutcome},
+    },
     vault::Vault,
     worlds::gift_issuance,
 };
@@ -99,7 +102,11 @@ impl Sender {
             return Ok(());
         }
         let quota = self.service.quota().await;
-        count_call(self.service.name(), "quota", if quota == Quota::NoAnswer { "unknown" } else { "ok" });
+        count_call(
+            self.service.name(),
+            "quota",
+            if quota == Quota::NoAnswer { CallOutcome::Unknown } else { CallOutcome::Ok },
+        );
         match quota {
             Quota::Known { per_second, per_day, sent } => {
                 let told = SendQuota { per_second, per_day, sent };
@@ -233,7 +240,7 @@ impl World for MailWorld {
             };
             crash_point("send_mail.before");
             let send = office.service.send(&letter, &self.gate);
-            let answer = call(office.service.name(), "send", send, name_of_send).await;
+            let answer = call(office.service.name(), "send", send).await;
             crash_point("send_mail.after");
             answer
         })
@@ -245,13 +252,15 @@ impl World for MailWorld {
     }
 }
 
-const fn name_of_send(send: &Send) -> &'static str {
-    match send {
-        Send::Accepted(_) => "ok",
-        Send::Rejected(_) => "refused",
-        Send::Throttled(_) => "throttled",
-        Send::NotSent | Send::NotNow | Send::Busy(_) | Send::Tls(_) => "not_sent",
-        Send::Unknown => "unknown",
-        Send::BadCredentials | Send::Sender => "bad_credentials",
+impl Answer for Send {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Send::Accepted(_) => CallOutcome::Ok,
+            Send::Rejected(_) => CallOutcome::Refused,
+            Send::Throttled(_) => CallOutcome::Throttled,
+            Send::NotSent | Send::NotNow | Send::Busy(_) | Send::Tls(_) => CallOutcome::NotSent,
+            Send::Unknown => CallOutcome::Unknown,
+            Send::BadCredentials | Send::Sender => CallOutcome::BadCredentials,
+        }
     }
 }

@@ -20,7 +20,10 @@ use crate::{
         self, Gate,
         gifts::{GiftProvider, GiftSettings},
     },
-    telemetry::metrics::call,
+    telemetry::{
+        metrics::call,
+        outcomes::{Answer, CallOutcome},
+    },
     vault::Vault,
 };
 
@@ -46,7 +49,7 @@ impl Gifts {
     /// Makes sure that every provider's lane exists with its budgets.
     pub async fn declare_lanes(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         for provider in &self.providers {
-            let budgets: Vec<Budget> = provider.budgets().into_iter().map(budget).collect();
+            let budgets: Vec<Budget> = provider.terms().budgets.iter().copied().map(budget).collect();
             db::queue::lanes::declare(pool, &lane(provider.name()), &budgets).await?;
         }
         Ok(())
@@ -186,7 +189,7 @@ impl GiftWorld {
         };
         let Some(mut partners) = self.local.run(past).await else { return Seek::NoPast };
         partners.sort();
-        let askable = |name: &String| self.gifts.provider(name).filter(|provider| provider.contract().inquiry);
+        let askable = |name: &String| self.gifts.provider(name).filter(|provider| provider.terms().contract.inquiry);
         let next = partners.iter().filter(|name| after.is_none_or(|after| name.as_str() > after)).find_map(askable);
         match next {
             Some(provider) => Seek::Ask(trade(provider, args, generation)),
@@ -206,10 +209,10 @@ impl GiftWorld {
 /// A trade's id follows from the grant and the partner: whoever may have been called can be asked by it.
 fn trade(provider: &dyn GiftProvider, args: &Args, generation: u8) -> Trade {
     Trade {
-        id: partners::gifts::trade_id(provider.trade_prefix(), &args.grant, generation),
+        id: partners::gifts::trade_id(&provider.terms().trade_prefix, &args.grant, generation),
         provider: provider.name().to_owned(),
         generation,
-        contract: provider.contract(),
+        contract: provider.terms().contract.clone(),
     }
 }
 
@@ -234,7 +237,7 @@ impl World for GiftWorld {
             let renamed = (planted(Bug::NewIdOnRetry) && self.retries > 0)
                 .then(|| Trade { id: format!("{}{}", trade.id, self.retries), ..trade.clone() });
             let issue = provider.issue(args, renamed.as_ref().unwrap_or(trade), &self.gate);
-            let answer = call(provider.name(), "issue", issue, name_of_issue).await;
+            let answer = call(provider.name(), "issue", issue).await;
             crash_point("issue.after");
             answer
         })
@@ -245,7 +248,7 @@ impl World for GiftWorld {
             let Some(provider) = self.gifts.provider(&trade.provider) else { return Inquiry::NoAnswer };
             crash_point("inquire.before");
             let inquire = provider.inquire(args, trade, reference, &self.gate);
-            let answer = call(provider.name(), "inquire", inquire, name_of_inquiry).await;
+            let answer = call(provider.name(), "inquire", inquire).await;
             crash_point("inquire.after");
             if answer == Inquiry::NotFound && planted(Bug::NotFoundIsVoid) {
                 return Inquiry::Failed("not_found".to_owned());
@@ -259,53 +262,59 @@ impl World for GiftWorld {
             let Some(provider) = self.gifts.provider(&trade.provider) else { return Cancel::NotSent };
             crash_point("cancel.before");
             let cancel = provider.cancel(args, trade, card, &self.gate);
-            let answer = call(provider.name(), "cancel", cancel, name_of_cancel).await;
+            let answer = call(provider.name(), "cancel", cancel).await;
             crash_point("cancel.after");
             answer
         })
     }
 }
 
-const fn name_of_issue(issue: &Issue) -> &'static str {
-    match issue {
-        Issue::Issued(_) => "ok",
-        Issue::Pending => "pending",
-        Issue::Resend => "resend",
-        Issue::Refused(_) => "refused",
-        Issue::Throttled(_) => "throttled",
-        Issue::NotSent => "not_sent",
-        Issue::Unknown => "unknown",
-        Issue::Dead => "dead",
-        Issue::Conflict => "conflict",
-        Issue::OutOfFunds => "out_of_funds",
-        Issue::BadCredentials => "bad_credentials",
+impl Answer for Issue {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Issue::Issued(_) => CallOutcome::Ok,
+            Issue::Pending => CallOutcome::Pending,
+            Issue::Resend => CallOutcome::Resend,
+            Issue::Refused(_) => CallOutcome::Refused,
+            Issue::Throttled(_) => CallOutcome::Throttled,
+            Issue::NotSent => CallOutcome::NotSent,
+            Issue::Unknown => CallOutcome::Unknown,
+            Issue::Dead => CallOutcome::Dead,
+            Issue::Conflict => CallOutcome::Conflict,
+            Issue::OutOfFunds => CallOutcome::OutOfFunds,
+            Issue::BadCredentials => CallOutcome::BadCredentials,
+        }
     }
 }
 
-const fn name_of_inquiry(inquiry: &Inquiry) -> &'static str {
-    match inquiry {
-        Inquiry::Live(_) => "ok",
-        Inquiry::Pending => "pending",
-        Inquiry::Known(_) => "known",
-        Inquiry::Failed(_) => "failed",
-        Inquiry::NotFound => "not_found",
-        Inquiry::Dead => "dead",
-        Inquiry::Conflict => "conflict",
-        Inquiry::Throttled(_) => "throttled",
-        Inquiry::NoAnswer => "unknown",
-        Inquiry::BadCredentials => "bad_credentials",
+impl Answer for Inquiry {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Inquiry::Live(_) => CallOutcome::Ok,
+            Inquiry::Pending => CallOutcome::Pending,
+            Inquiry::Known(_) => CallOutcome::Known,
+            Inquiry::Failed(_) => CallOutcome::Failed,
+            Inquiry::NotFound => CallOutcome::NotFound,
+            Inquiry::Dead => CallOutcome::Dead,
+            Inquiry::Conflict => CallOutcome::Conflict,
+            Inquiry::Throttled(_) => CallOutcome::Throttled,
+            Inquiry::NoAnswer => CallOutcome::Unknown,
+            Inquiry::BadCredentials => CallOutcome::BadCredentials,
+        }
     }
 }
 
-const fn name_of_cancel(cancel: &Cancel) -> &'static str {
-    match cancel {
-        Cancel::Cancelled => "ok",
-        Cancel::Accepted => "accepted",
-        Cancel::Refused => "refused",
-        Cancel::NotFound => "not_found",
-        Cancel::Throttled(_) => "throttled",
-        Cancel::NotSent => "not_sent",
-        Cancel::Unknown => "unknown",
-        Cancel::BadCredentials => "bad_credentials",
+impl Answer for Cancel {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Cancel::Cancelled => CallOutcome::Ok,
+            Cancel::Accepted => CallOutcome::Accepted,
+            Cancel::Refused => CallOutcome::Refused,
+            Cancel::NotFound => CallOutcome::NotFound,
+            Cancel::Throttled(_) => CallOutcome::Throttled,
+            Cancel::NotSent => CallOutcome::NotSent,
+            Cancel::Unknown => CallOutcome::Unknown,
+            Cancel::BadCredentials => CallOutcome::BadCredentials,
+        }
     }
 }

@@ -2,11 +2,12 @@
 
 use noshi_jobs::{
     machine::Call,
-    point_exchange::{self, Using},
+    point_exchange,
     point_expiry::{self, Page},
-    point_grant::{self, Booking},
+    point_grant,
     point_reversal::{self, Returning},
     point_withdrawal,
+    points::Booked,
 };
 
 use crate::{
@@ -34,13 +35,13 @@ macro_rules! booked {
 }
 
 impl point_grant::World for PointWorld {
-    fn grant(&self) -> Call<'_, Booking> {
+    fn grant(&self) -> Call<'_, Booked> {
         booked!(self, grant)
     }
 }
 
 impl point_exchange::World for PointWorld {
-    fn use_points(&self) -> Call<'_, Using> {
+    fn use_points(&self) -> Call<'_, Booked> {
         booked!(self, use_points)
     }
 }

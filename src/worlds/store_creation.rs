@@ -18,7 +18,10 @@ use crate::{
     },
     engine::lease::LeaseClock,
     partners::{Gate, OrganizationPlatform, OrganizationSettings, organization::NAME},
-    telemetry::metrics::call,
+    telemetry::{
+        metrics::call,
+        outcomes::{Answer, CallOutcome},
+    },
     vault::{Vault, contact::Contact},
 };
 
@@ -172,7 +175,7 @@ impl World for StoreWorld {
             let Some(platform) = &self.stores.platform else { return Create::NotSent };
             let Some(args) = self.whole(args).await else { return Create::NotSent };
             crash_point("create_shop.before");
-            let answer = call(NAME, "create_shop", platform.create_shop(&args, key, &self.gate), name_of_create).await;
+            let answer = call(NAME, "create_shop", platform.create_shop(&args, key, &self.gate)).await;
             crash_point("create_shop.after");
             answer
         })
@@ -182,7 +185,7 @@ impl World for StoreWorld {
         Box::pin(async move {
             let Some(platform) = &self.stores.platform else { return Find::NoAnswer };
             crash_point("find_shop.before");
-            let answer = call(NAME, "find_shop", platform.find_shop(args, key, &self.gate), name_of_find).await;
+            let answer = call(NAME, "find_shop", platform.find_shop(args, key, &self.gate)).await;
             crash_point("find_shop.after");
             answer
         })
@@ -192,7 +195,7 @@ impl World for StoreWorld {
         Box::pin(async move {
             let Some(platform) = &self.stores.platform else { return Assign::NotSent };
             crash_point("assign_service.before");
-            let answer = call(NAME, "assign_service", platform.assign_service(args, &self.gate), name_of_assign).await;
+            let answer = call(NAME, "assign_service", platform.assign_service(args, &self.gate)).await;
             crash_point("assign_service.after");
             answer
         })
@@ -214,56 +217,64 @@ impl World for StoreWorld {
         Box::pin(async move {
             let Some(platform) = &self.stores.platform else { return Delete::NotSent };
             crash_point("delete_shop.before");
-            let answer = call(NAME, "delete_shop", platform.delete_shop(shop, &self.gate), name_of_delete).await;
+            let answer = call(NAME, "delete_shop", platform.delete_shop(shop, &self.gate)).await;
             crash_point("delete_shop.after");
             answer
         })
     }
 }
 
-const fn name_of_create(answer: &Create) -> &'static str {
-    match answer {
-        Create::Created(_) => "ok",
-        Create::Refused(_) | Create::OrganizationRefused => "refused",
-        Create::KeyConflict => "conflict",
-        Create::Throttled(_) => "throttled",
-        Create::NotSent => "not_sent",
-        Create::Unknown => "unknown",
-        Create::BadCredentials => "bad_credentials",
+impl Answer for Create {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Create::Created(_) => CallOutcome::Ok,
+            Create::Refused(_) | Create::OrganizationRefused => CallOutcome::Refused,
+            Create::KeyConflict => CallOutcome::Conflict,
+            Create::Throttled(_) => CallOutcome::Throttled,
+            Create::NotSent => CallOutcome::NotSent,
+            Create::Unknown => CallOutcome::Unknown,
+            Create::BadCredentials => CallOutcome::BadCredentials,
+        }
     }
 }
 
-const fn name_of_find(answer: &Find) -> &'static str {
-    match answer {
-        Find::Ours(_) => "ok",
-        Find::Others => "known",
-        Find::NotFound => "not_found",
-        Find::Throttled(_) => "throttled",
-        Find::NoAnswer => "unknown",
-        Find::BadCredentials => "bad_credentials",
+impl Answer for Find {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Find::Ours(_) => CallOutcome::Ok,
+            Find::Others => CallOutcome::Known,
+            Find::NotFound => CallOutcome::NotFound,
+            Find::Throttled(_) => CallOutcome::Throttled,
+            Find::NoAnswer => CallOutcome::Unknown,
+            Find::BadCredentials => CallOutcome::BadCredentials,
+        }
     }
 }
 
-const fn name_of_assign(answer: &Assign) -> &'static str {
-    match answer {
-        Assign::Assigned => "ok",
-        Assign::AlreadyAssigned => "known",
-        Assign::OrganizationRefused => "refused",
-        Assign::Throttled(_) => "throttled",
-        Assign::NotSent => "not_sent",
-        Assign::Unknown => "unknown",
-        Assign::BadCredentials => "bad_credentials",
+impl Answer for Assign {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Assign::Assigned => CallOutcome::Ok,
+            Assign::AlreadyAssigned => CallOutcome::Known,
+            Assign::OrganizationRefused => CallOutcome::Refused,
+            Assign::Throttled(_) => CallOutcome::Throttled,
+            Assign::NotSent => CallOutcome::NotSent,
+            Assign::Unknown => CallOutcome::Unknown,
+            Assign::BadCredentials => CallOutcome::BadCredentials,
+        }
     }
 }
 
-const fn name_of_delete(answer: &Delete) -> &'static str {
-    match answer {
-        Delete::Deleted => "ok",
-        Delete::NotFound => "not_found",
-        Delete::Refused => "refused",
-        Delete::Throttled(_) => "throttled",
-        Delete::NotSent => "not_sent",
-        Delete::Unknown => "unknown",
-        Delete::BadCredentials => "bad_credentials",
+impl Answer for Delete {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Delete::Deleted => CallOutcome::Ok,
+            Delete::NotFound => CallOutcome::NotFound,
+            Delete::Refused => CallOutcome::Refused,
+            Delete::Throttled(_) => CallOutcome::Throttled,
+            Delete::NotSent => CallOutcome::NotSent,
+            Delete::Unknown => CallOutcome::Unknown,
+            Delete::BadCredentials => CallOutcome::BadCredentials,
+        }
     }
 }

@@ -602,14 +602,6 @@ async fn an_amount_is_what_it_is_worth() {
     let other = ask("501").await.expect_err("another amount");
     let other = other.as_database_error().expect("an answer");
     assert_eq!(other.code().as_deref(), Some("NS409"));
-
-    // What an older version took as it was written is found by who asks for it in the same words, long after its archived row has gone.
-    let older = r#"{"grant": "o", "user": "u", "category": "c", "value": {"amount": 500.0, "currency": "JPY"}}"#;
-    let took = "insert into noshi.tombstone (id, kind, key, fingerprint, status, at, row_no, created_at, finished_at)
-        values (9000, 'gift_issuance', 'o', sha256(convert_to($1::jsonb::text, 'UTF8')), 'completed', 'issued', 1, now(), now())";
-    sqlx::query(took).bind(older).execute(&db.pool).await.expect("a tombstone");
-    let again = sqlx::query_scalar::<_, i64>("select noshi.enqueue('gift_issuance', 'o', $1::jsonb)").bind(older);
-    assert_eq!(again.fetch_one(&db.pool).await.expect("the job of then"), 9000);
 }
 
 /// A kind that nobody knows is refused at once, and probes are not for producers.

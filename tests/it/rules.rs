@@ -134,6 +134,35 @@ fn a_module_file_lists_and_reexports_only() {
     }
 }
 
+/// A gift partner is its file and its line in the catalogue. Beside them Rust wants a `mod`; the laboratory, which simulates some, may know them.
+#[test]
+fn a_gift_partner_is_named_in_its_own_file_and_in_one_line() {
+    let gifts = root().join("src/partners/gifts");
+    let adapters: Vec<String> = sources("src/partners/gifts")
+        .iter()
+        .filter(|file| file.parent() == Some(&gifts) && fs::read_to_string(file).unwrap().contains("impl Adapter for"))
+        .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert!(adapters.len() >= 3, "{adapters:?}");
+    for name in adapters {
+        let mut others = vec![];
+        for file in sources("src") {
+            let below = file.strip_prefix(root().join("src")).unwrap().to_str().unwrap().to_owned();
+            if below.starts_with("lab/") || below.starts_with(&format!("partners/gifts/{name}")) || is_of_tests(&file) {
+                continue;
+            }
+            let text = fs::read_to_string(&file).unwrap();
+            let code = text.split("mod tests {").next().unwrap();
+            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//") && line.contains(&name));
+            others.extend(lines.map(|line| format!("{below}: {}", line.trim())));
+        }
+        others.sort();
+        let [line, module] = others.as_slice() else { panic!("{name} is known to {others:#?}") };
+        assert!(line.starts_with(&format!("partners/gifts/catalogue.rs: {name}: ")), "{line}");
+        assert_eq!(*module, format!("partners/gifts/mod.rs: pub mod {name};"));
+    }
+}
+
 /// What a worker does with a job is told by a registry that is given to it: it runs on, whatever partners there are.
 #[test]
 fn the_engine_names_no_partner_and_no_job() {

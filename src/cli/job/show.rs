@@ -9,7 +9,7 @@ use crate::{
     db::{
         self, PgPool, Role,
         operator::{
-            jobs::{self, JobRow, JournalLine},
+            jobs::{self, Event, JobRow},
             proposals,
         },
         queue::retention::{self, Over},
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct JobView {
     job: JobRow,
     explained: Explained,
-    journal: Vec<JournalLine>,
+    journal: Vec<Event>,
 }
 
 pub(super) async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
@@ -102,7 +102,7 @@ pub(super) fn tell(shown: &JobView) -> String {
         let worker = told.worker.map(|it| format!("worker {it}"));
         let words = [&told.became, &told.outcome, &told.code, &told.detail, &worker];
         let words: Vec<&str> = words.into_iter().filter_map(Option::as_deref).collect();
-        text += &format!("    {} {:<12} {}\n", instants::show_exactly(told.when), told.event, words.join(", "));
+        text += &format!("    {} {:<12} {}\n", instants::show_exactly(told.happened_at), told.event, words.join(", "));
     }
     text
 }

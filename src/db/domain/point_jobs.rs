@@ -1,35 +1,35 @@
 //! What the jobs of points book in the ledger: each call names its job, and the database reads there what to book.
 
-use noshi_jobs::{Problem, point_exchange::Using, point_expiry::Page, point_grant::Booking, point_reversal::Returning};
+use noshi_jobs::{Problem, point_expiry::Page, point_reversal::Returning, points::Booked};
 
 use crate::db::PgConnection;
 
 /// Lots that are closed in one transaction.
 const LOTS: i32 = 1_000;
 
-type Booked = (Option<i64>, Option<String>, Option<String>);
+type Row = (Option<i64>, Option<String>, Option<String>);
 
 /// No row: the job is not this worker's any more, as its settle will find. Whatever is said then is not recorded.
-fn booked(row: Option<Booked>) -> Result<i64, (Problem, String)> {
+fn booked(row: Option<Row>) -> Booked {
     match row.unwrap_or_default() {
-        (Some(entry), None, _) => Ok(entry),
+        (Some(entry), None, _) => Booked::Entry(entry),
         (_, code, detail) => {
             let why = code.as_deref().and_then(Problem::from_code).unwrap_or(Problem::PointsConflict);
-            Err((why, detail.unwrap_or_default()))
+            Booked::Refused(why, detail.unwrap_or_default())
         }
     }
 }
 
-pub async fn grant(connection: &mut PgConnection, job: i64) -> Result<Booking, sqlx::Error> {
+pub async fn grant(connection: &mut PgConnection, job: i64) -> Result<Booked, sqlx::Error> {
     const GRANT: &str = "select entry, code, detail from noshi.grant_points($1)";
     let row = sqlx::query_as(GRANT).bind(job).fetch_optional(connection).await?;
-    Ok(booked(row).map_or_else(|(why, detail)| Booking::Refused(why, detail), Booking::Booked))
+    Ok(booked(row))
 }
 
-pub async fn use_points(connection: &mut PgConnection, job: i64) -> Result<Using, sqlx::Error> {
+pub async fn use_points(connection: &mut PgConnection, job: i64) -> Result<Booked, sqlx::Error> {
     const USE: &str = "select entry, code, detail from noshi.use_points($1)";
     let row = sqlx::query_as(USE).bind(job).fetch_optional(connection).await?;
-    Ok(booked(row).map_or_else(|(why, detail)| Using::Refused(why, detail), Using::Used))
+    Ok(booked(row))
 }
 
 pub async fn return_points(connection: &mut PgConnection, job: i64) -> Result<Returning, sqlx::Error> {

@@ -1,11 +1,91 @@
 //! Operators look at jobs, and ask for acts. What comes of an act a worker decides, by the state table.
 
 use noshi_jobs::machine::Act;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{PgExecutor, Postgres, QueryBuilder};
 
-use crate::db::{ActError, PgPool, operator::stand::Stand, queue::settle::Status};
+use crate::db::{ActError, PgConnection, PgPool, operator::stand::Stand, queue::settle::Status};
+
+/// A job as producers and operators see it: no codes, no addresses.
+#[derive(Debug, Clone, Serialize, JsonSchema, sqlx::FromRow)]
+pub struct Job {
+    /// The job's number.
+    pub job: i64,
+    pub kind: String,
+    /// The producer's own id.
+    pub id: String,
+    /// scheduled, available, running, retryable, needs_operator, completed, failed or cancelled.
+    pub status: String,
+    /// The state that it stands in, as the table of its kind names it.
+    pub at: String,
+    /// Being taken back.
+    pub unwinding: bool,
+    /// A call was made, and whether it took effect is not known.
+    pub in_doubt: bool,
+    pub outcome: Option<String>,
+    /// Why it asks for a person, or failed: a file of the runbook.
+    pub code: Option<String>,
+    pub detail: Option<String>,
+    pub lane: String,
+    /// For acts: they are asked for at this step, and refused when the job has moved on.
+    pub step: i32,
+    /// The act that was asked for and is not carried out yet.
+    pub requested_act: Option<String>,
+    pub batch: Option<i64>,
+    pub created_at: chrono::DateTime<chrono::Utc>,
+    pub run_at: Option<chrono::DateTime<chrono::Utc>>,
+    pub finished_at: Option<chrono::DateTime<chrono::Utc>>,
+    pub args: Value,
+    #[serde(skip)]
+    pub state: Option<Value>,
+    #[serde(skip)]
+    pub undo: Option<Value>,
+    #[serde(skip)]
+    pub called: bool,
+    /// It is parked, and an operator has said that they saw it: no alert counts it.
+    pub acknowledged: bool,
+}
+
+impl Job {
+    /// As acts look at it.
+    pub fn stand(&self) -> Stand<'_> {
+        Stand {
+            kind: &self.kind,
+            at: &self.at,
+            args: &self.args,
+            state: self.state.as_ref(),
+            undo: self.undo.as_ref(),
+            status: &self.status,
+            in_doubt: self.in_doubt,
+            called: self.called,
+            acknowledged: self.acknowledged,
+        }
+    }
+}
+
+macro_rules! job_columns {
+    ($rest:literal) => {
+        concat!(
+            "select id as job, kind, key as id, status::text, at, undo is not null as unwinding, in_doubt as in_doubt, outcome, code, detail, lane, step, asked,
+    batch, created_at, case when isfinite(run_at) then run_at end as run_at, finished_at, args, state, undo,
+    called_at is not null as called, acknowledged is not distinct from step as acknowledged from noshi.job ",
+            $rest
+        )
+    };
+}
+
+pub async fn job(connection: &mut PgConnection, kind: &str, id: &str) -> Result<Option<Job>, sqlx::Error> {
+    const JOB: &str = job_columns!("where kind = $1 and key = $2");
+    sqlx::query_as(JOB).bind(kind).bind(id).fetch_optional(connection).await
+}
+
+/// How a job ended that was pruned since.
+pub async fn pruned(connection: &mut PgConnection, kind: &str, id: &str) -> Result<Option<String>, sqlx::Error> {
+    const PRUNED: &str = "select format('%s at %s (%s), on %s, and was pruned on %s', status, at, concat_ws(', ', outcome, code), to_char(finished_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SSZ'), to_char(pruned_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SSZ')) from noshi.tombstone where kind = $1 and key = $2";
+    sqlx::query_scalar(PRUNED).bind(kind).bind(id).fetch_optional(connection).await
+}
 
 /// A job as an operator sees it: no codes, no addresses. Intervals are in seconds.
 #[derive(Debug, Clone, Default, Serialize, sqlx::FromRow)]
@@ -165,19 +245,15 @@ const IN_LANE: &str = " and (status = 'available' and crash_count = 0 or status 
 
 /// Few jobs, wherever they stand, are found by their own index and then sorted. Left to choose, the planner would read the history
 /// backwards, in the hope that they lie evenly in it.
-pub(in crate::db) const fn newest_first(few: bool) -> &'static str {
+const fn newest_first(few: bool) -> &'static str {
     if few { " order by job.id + 0 desc limit " } else { " order by job.id desc limit " }
 }
 
-pub async fn list(pool: &PgPool, filter: &Filter, kinds: &[&str]) -> Result<Vec<Line>, sqlx::Error> {
-    let mut sql = QueryBuilder::<Postgres>::new(
-        "select id, kind, key, case when undo is not null and status not in ('failed', 'needs_operator') then 'compensating' else status::text end as status,
-    at, in_doubt as in_doubt, code, outcome, lane, batch, extract(epoch from clock_timestamp() - entered_at)::float8 as in_state
-from noshi.job where true",
-    );
+/// Jobs that the filter names, but for whom they are of, newest first.
+pub(super) fn narrow(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
     for (sentence, value) in [(" and kind = ", &filter.kind), (" and code = ", &filter.code), (IN_LANE, &filter.lane)] {
         if let Some(value) = value {
-            sql.push(sentence).push_bind(value);
+            sql.push(sentence).push_bind(value.clone());
         }
     }
     if let Some(status) = filter.status {
@@ -190,18 +266,41 @@ from noshi.job where true",
         sql.push(" and in_doubt");
     }
     if let Some(before) = filter.before {
-        sql.push(" and id < ").push_bind(before);
+        sql.push(" and job.id < ").push_bind(before);
     }
-    if let Some(of) = &filter.of {
-        sql.push(" and id = any(").push_bind(find(pool, of, kinds, 1000).await?).push(")");
-    }
+}
+
+/// The end of a list.
+pub(super) fn newest(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
     let few = filter.lane.is_some()
         || filter.batch.is_some()
         || filter.in_doubt
         || filter.status.is_some_and(Status::is_moving);
     sql.push(newest_first(few)).push_bind(filter.most);
+}
+
+pub async fn list(pool: &PgPool, filter: &Filter, kinds: &[&str]) -> Result<Vec<Line>, sqlx::Error> {
+    let mut sql = QueryBuilder::<Postgres>::new(
+        "select id, kind, key, case when undo is not null and status not in ('failed', 'needs_operator') then 'compensating' else status::text end as status,
+    at, in_doubt as in_doubt, code, outcome, lane, batch, extract(epoch from clock_timestamp() - entered_at)::float8 as in_state
+from noshi.job where true",
+    );
+    narrow(&mut sql, filter);
+    if let Some(of) = &filter.of {
+        sql.push(" and id = any(").push_bind(find(pool, of, kinds, 1000).await?).push(")");
+    }
+    newest(&mut sql, filter);
     // Planned for these values: a plan for any could use no partial index.
     sql.build_query_as().persistent(false).fetch_all(pool).await
+}
+
+/// As `list`, for the interface.
+pub async fn jobs(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, sqlx::Error> {
+    let mut sql = QueryBuilder::<Postgres>::new(job_columns!("where true"));
+    narrow(&mut sql, filter);
+    newest(&mut sql, filter);
+    // Planned for these values: a plan for any would read the whole history for a rare kind.
+    sql.build_query_as().persistent(false).fetch_all(connection).await
 }
 
 /// A grant that is no job yet: it stands in the file of a batch.
@@ -221,11 +320,11 @@ where r.key = $1 and b.kind = 'grants' order by r.batch desc limit 1";
     sqlx::query_as(GRANTED).bind(grant).fetch_optional(pool).await
 }
 
-/// A line of the journal, for people.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
-pub struct JournalLine {
-    #[sqlx(rename = "happened_at")]
-    pub when: chrono::DateTime<chrono::Utc>,
+/// A line of a job's journal.
+#[derive(Debug, Clone, Serialize, JsonSchema, sqlx::FromRow)]
+#[schemars(rename = "JobEvent")]
+pub struct Event {
+    pub happened_at: chrono::DateTime<chrono::Utc>,
     pub event: String,
     pub became: Option<String>,
     pub outcome: Option<String>,
@@ -238,8 +337,8 @@ const JOURNAL: &str = "select happened_at, event, became, outcome, code, detail,
     select * from noshi.job_event where job = $1 order by happened_at desc, step desc limit $2) e order by happened_at, step";
 
 /// The last lines of a job's journal.
-pub async fn journal(pool: &PgPool, job: i64, most: i64) -> Result<Vec<JournalLine>, sqlx::Error> {
-    sqlx::query_as(JOURNAL).bind(job).bind(most).fetch_all(pool).await
+pub async fn journal<'e>(executor: impl PgExecutor<'e>, job: i64, most: i64) -> Result<Vec<Event>, sqlx::Error> {
+    sqlx::query_as(JOURNAL).bind(job).bind(most).fetch_all(executor).await
 }
 
 /// Asks for an act at this very step of a job, in the name of whoever is behind the connection. A person's word about money becomes a

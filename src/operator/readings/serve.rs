@@ -251,7 +251,7 @@ impl Reading {
         card: &str,
         gate: &Gate,
     ) -> Result<SecretString, Stop> {
-        match call(provider.name(), "refetch", provider.refetch(args, trade, gate), name_of_refetch).await {
+        match call(provider.name(), "refetch", provider.refetch(args, trade, gate)).await {
             Refetch::Code { card: again, code } if again == card => Ok(code),
             Refetch::Code { .. } => {
                 tracing::error!(
@@ -413,14 +413,4 @@ impl Addresses for Compared<'_, '_> {
 
 fn differs() -> Stop {
     Stop::trouble("differs", "What is staged of this batch is not what its file has. Nothing was approved; cancel it.")
-}
-
-const fn name_of_refetch(refetch: &Refetch) -> &'static str {
-    match refetch {
-        Refetch::Code { .. } => "ok",
-        Refetch::Dead => "dead",
-        Refetch::Throttled(_) => "throttled",
-        Refetch::NoAnswer => "unknown",
-        Refetch::Never => "not_sent",
-    }
 }

@@ -70,6 +70,7 @@ mod answer;
 mod sigv4;
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -78,20 +79,22 @@ use anyhow::ensure;
 use aws_credential_types::Credentials;
 use http::Method;
 use noshi_jobs::{
-    gift_issuance::{Args, Cancel, Contract, Inquiry, Issue, Trade},
+    gift_issuance::{Args, Cancel, Inquiry, Issue, Trade},
     machine::Call,
     money::Currency,
 };
+use schemars::JsonSchema;
 use secrecy::ExposeSecret;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    CodePolicy, Funds, GiftProvider, Offer, Refetch,
-    settings::{Account, AmazonCredentials, Defaults, GiftSettings},
+    Adapter, CodePolicy, Funds, GiftProvider, Offer, Refetch, Terms,
+    settings::{Account, Defaults},
 };
 use crate::{
     partners::{
-        Budget, aws,
+        aws,
         http::{Answer, Gate, Http},
         secret::secret,
         wire::major_units,
@@ -104,7 +107,7 @@ pub const NAME: &str = "amazon_incentives";
 /// 10 calls a second on any endpoint and a client timeout of 6 s are the vendor's words. A private connection over a second's way takes
 /// three seconds of it before anything is asked, so the connection has a time of its own, and the answer is waited for a little longer: what
 /// is given up is in doubt.
-pub(in crate::partners) const DEFAULTS: Defaults = Defaults {
+const DEFAULTS: Defaults = Defaults {
     provider: NAME,
     connect_timeout: Duration::from_secs(6),
     read_timeout: Duration::from_secs(10),
@@ -115,43 +118,27 @@ pub(in crate::partners) const DEFAULTS: Defaults = Defaults {
     calls_per_second: 10,
 };
 
-struct AmazonIncentives {
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AmazonCredentials {
+    /// Five letters and digits, given by Amazon; every request id begins with it.
+    pub partner_id: String,
+    /// `us-east-1`, `eu-west-1`, or `us-west-2` (which serves Japan).
+    pub region: String,
+    /// The public half of the key.
+    pub access_key_id: String,
+    /// The file with the secret half.
+    pub secret_key_file: PathBuf,
+}
+
+pub struct AmazonIncentives {
     http: Http,
     signer: sigv4::Signer,
     partner_id: String,
-    contract: Contract,
-    budgets: Vec<Budget>,
-    offers: Vec<Offer>,
-}
-
-pub fn open(settings: &GiftSettings, _: &Arc<Vault>) -> anyhow::Result<Option<Box<dyn GiftProvider>>> {
-    let Some(account) = &settings.amazon_incentives else { return Ok(None) };
-    Ok(Some(Box::new(AmazonIncentives::new(account)?)))
-}
-
-pub fn sells(settings: &GiftSettings) -> anyhow::Result<Option<Vec<Offer>>> {
-    settings.amazon_incentives.as_ref().map(|account| account.offers(&DEFAULTS, &Currency::ALL)).transpose()
+    terms: Terms,
 }
 
 impl AmazonIncentives {
-    fn new(account: &Account<AmazonCredentials>) -> anyhow::Result<Self> {
-        let AmazonCredentials { partner_id, region, access_key_id, secret_key_file } = &account.credentials;
-        ensure!(
-            partner_id.len() == 5 && partner_id.bytes().all(|byte| byte.is_ascii_alphanumeric()),
-            "the partner_id of {NAME} is `{partner_id}`; Amazon gives one of exactly 5 letters and digits"
-        );
-        let secret_key = secret(NAME, "secret key", secret_key_file)?;
-        let credentials = Credentials::new(access_key_id, secret_key.expose_secret(), None, None, NAME);
-        Ok(AmazonIncentives {
-            http: account.http(&DEFAULTS)?,
-            signer: sigv4::Signer { credentials, region: region.clone() },
-            partner_id: partner_id.clone(),
-            contract: account.contract(&DEFAULTS, true, false, true),
-            budgets: account.budgets(&DEFAULTS),
-            offers: account.offers(&DEFAULTS, &Currency::ALL)?,
-        })
-    }
-
     async fn call(&self, operation: &str, body: &Value, gate: &Gate) -> Answer {
         let body = body.to_string();
         let url = self.http.url(&[operation]);
@@ -184,23 +171,8 @@ impl AmazonIncentives {
 }
 
 impl GiftProvider for AmazonIncentives {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn contract(&self) -> Contract {
-        self.contract.clone()
-    }
-    fn budgets(&self) -> Vec<Budget> {
-        self.budgets.clone()
-    }
-    fn code_policy(&self) -> CodePolicy {
-        CodePolicy::Refetch
-    }
-    fn offers(&self) -> &[Offer] {
-        &self.offers
-    }
-    fn trade_prefix(&self) -> &str {
-        &self.partner_id
+    fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Issue> {
@@ -252,3 +224,74 @@ impl GiftProvider for AmazonIncentives {
         })
     }
 }
+
+impl Adapter for AmazonIncentives {
+    const DEFAULTS: Defaults = DEFAULTS;
+    type Credentials = AmazonCredentials;
+
+    fn sells(account: &Account<AmazonCredentials>) -> anyhow::Result<Vec<Offer>> {
+        account.offers(&DEFAULTS, &Currency::ALL)
+    }
+
+    fn open(account: &Account<AmazonCredentials>, _: &Arc<Vault>) -> anyhow::Result<Self> {
+        let AmazonCredentials { partner_id, region, access_key_id, secret_key_file } = &account.credentials;
+        ensure!(
+            partner_id.len() == 5 && partner_id.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+            "the partner_id of {NAME} is `{partner_id}`; Amazon gives one of exactly 5 letters and digits"
+        );
+        let secret_key = secret(NAME, "secret key", secret_key_file)?;
+        let credentials = Credentials::new(access_key_id, secret_key.expose_secret(), None, None, NAME);
+        Ok(AmazonIncentives {
+            http: account.http(&DEFAULTS)?,
+            signer: sigv4::Signer { credentials, region: region.clone() },
+            partner_id: partner_id.clone(),
+            terms: Terms {
+                name: NAME,
+                trade_prefix: partner_id.clone(),
+                contract: account.contract(&DEFAULTS, true, false, true),
+                budgets: account.budgets(&DEFAULTS),
+                code_policy: CodePolicy::Refetch,
+                offers: Self::sells(account)?,
+            },
+        })
+    }
+
+    #[cfg(test)]
+    const FIXTURE: Fixture = Fixture {
+        credentials: r#"partner_id = "Noshi", region = "us-west-2", access_key_id = "AKIDTEST", secret_key_file = "{key}""#,
+        secret: "s3cr3t-amazon",
+        product: "",
+        issued: |trade| {
+            let value = json!({"amount": 1000.0, "currencyCode": "JPY"});
+            let body = json!({
+                "cardInfo": {"cardNumber": null, "cardStatus": "Fulfilled", "expirationDate": null, "value": value},
+                "creationRequestId": trade,
+                "gcClaimCode": CODE,
+                "gcExpirationDate": "Thu Jun 10 14:59:59 UTC 2032",
+                "gcId": "A2GCN9BRX5QS76",
+                "status": "SUCCESS",
+            });
+            (http::StatusCode::OK, body)
+        },
+        questions: &[],
+        needed: &[
+            "/cardInfo/cardStatus",
+            "/cardInfo/value/amount",
+            "/cardInfo/value/currencyCode",
+            "/creationRequestId",
+            "/gcClaimCode",
+            "/gcId",
+            "/status",
+        ],
+        decisive: &[
+            "/cardInfo/cardStatus",
+            "/cardInfo/value/amount",
+            "/cardInfo/value/currencyCode",
+            "/creationRequestId",
+            "/status",
+        ],
+    };
+}
+
+#[cfg(test)]
+use crate::partners::conformance::{CODE, Fixture};

@@ -1,60 +1,86 @@
-//! The gift providers that there are. A new one: its file, its lines here, its settings, and its answers in the conformance suite, which then
-//! runs on it.
+//! The gift providers that there are. A new one is its file and its line in the list below: the settings, their page, the offers, the lanes
+//! and the conformance suite know it by that.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::{
-    amazon_incentives, gift_on_demand,
     offers::{Offer, Offers},
-    provider::GiftProvider,
-    settings::{GiftSettings, JITTER},
-    tango_card,
+    provider::{Adapter, GiftProvider},
+    settings::{Account, Defaults},
 };
 use crate::vault::Vault;
+
+/// From the list, what the settings may name, and what is known of each without them.
+macro_rules! catalogue {
+    ($($(#[$when:meta])? $name:ident: $adapter:ty,)+) => {
+        /// A provider whose table is absent is not used.
+        #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct GiftSettings {
+            $($(#[$when])? pub $name: Option<Account<<$adapter as Adapter>::Credentials>>,)+
+        }
+
+        pub const CATALOGUE: &[Partner] = &[$($(#[$when])? Partner {
+            name: stringify!($name),
+            defaults: <$adapter as Adapter>::DEFAULTS,
+            is_named: |settings| settings.$name.is_some(),
+            sells: |settings| settings.$name.as_ref().map(<$adapter as Adapter>::sells).transpose(),
+            open: |settings, vault| match &settings.$name {
+                Some(account) => Ok(Some(Box::new(<$adapter as Adapter>::open(account, vault)?))),
+                None => Ok(None),
+            },
+            #[cfg(test)]
+            fixture: &<$adapter as Adapter>::FIXTURE,
+        },)+];
+    };
+}
+
+catalogue! {
+    amazon_incentives: super::amazon_incentives::AmazonIncentives,
+    gift_on_demand: super::gift_on_demand::GiftOnDemand,
+    tango_card: super::tango_card::TangoCard,
+    #[cfg(test)] coupon_post: super::coupon_post::CouponPost,
+}
 
 /// Opens an adapter if its settings are there.
 pub type Open = fn(&GiftSettings, &Arc<Vault>) -> anyhow::Result<Option<Box<dyn GiftProvider>>>;
 
-pub const CATALOGUE: [(&str, Open); 3] = [
-    (amazon_incentives::NAME, amazon_incentives::open),
-    (gift_on_demand::NAME, gift_on_demand::open),
-    (tango_card::NAME, tango_card::open),
-];
+/// A provider, as its file says it.
+#[derive(Clone, Copy)]
+pub struct Partner {
+    /// Its table in the settings, below `gifts`.
+    pub name: &'static str,
+    pub defaults: Defaults,
+    pub is_named: fn(&GiftSettings) -> bool,
+    /// By the settings alone: no secret is opened.
+    pub sells: fn(&GiftSettings) -> anyhow::Result<Option<Vec<Offer>>>,
+    pub open: Open,
+    #[cfg(test)]
+    pub fixture: &'static crate::partners::conformance::Fixture,
+}
 
-/// What a provider sells, by the settings alone: no secret is opened.
-type Sells = fn(&GiftSettings) -> anyhow::Result<Option<Vec<Offer>>>;
-
-const SOLD: [(&str, Sells); 3] = [
-    (amazon_incentives::NAME, amazon_incentives::sells),
-    (gift_on_demand::NAME, gift_on_demand::sells),
-    (tango_card::NAME, tango_card::sells),
-];
+impl GiftSettings {
+    /// The providers that are named, in the order of the catalogue.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        CATALOGUE.iter().filter(|partner| (partner.is_named)(self)).map(|partner| partner.name)
+    }
+}
 
 /// What all providers sell that the settings name.
 pub fn offers(settings: &GiftSettings) -> anyhow::Result<Offers> {
-    let sold = SOLD.iter().filter_map(|(name, sells)| sells(settings).transpose().map(|sold| Ok((*name, sold?))));
+    let sold = CATALOGUE.iter().filter_map(|it| (it.sells)(settings).transpose().map(|sold| Ok((it.name, sold?))));
     Ok(Offers::new(sold.collect::<anyhow::Result<_>>()?))
 }
 
 /// All providers that the settings name, in the order of the catalogue.
 pub fn providers(settings: &GiftSettings, vault: Arc<Vault>) -> anyhow::Result<Vec<Box<dyn GiftProvider>>> {
-    CATALOGUE.iter().filter_map(|(_, open)| open(settings, &vault).transpose()).collect()
+    CATALOGUE.iter().filter_map(|partner| (partner.open)(settings, &vault).transpose()).collect()
 }
 
 /// What a key of an [`Account`] is where it is left out, as it would be written.
 pub fn usual(provider: &str, key: &str) -> Option<String> {
-    let all = [amazon_incentives::DEFAULTS, gift_on_demand::DEFAULTS, tango_card::DEFAULTS];
-    let defaults = all.iter().find(|defaults| defaults.provider == provider)?;
-    let millis = |time: Duration| time.as_millis().to_string();
-    Some(match key {
-        "connect_timeout_ms" => millis(defaults.connect_timeout),
-        "read_timeout_ms" => millis(defaults.read_timeout),
-        "timeout_ms" => millis(defaults.timeout),
-        "settle_seconds" => defaults.settle_seconds.to_string(),
-        "horizon_seconds" => defaults.horizon_seconds.to_string(),
-        "poll_seconds" => defaults.poll_seconds.to_string(),
-        "calls_per_second" => defaults.calls_per_second.to_string(),
-        "jitter_ms" => millis(JITTER),
-        _ => return None,
-    })
+    CATALOGUE.iter().find(|partner| partner.name == provider)?.defaults.shown(key)
 }

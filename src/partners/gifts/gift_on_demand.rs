@@ -64,26 +64,26 @@
 //! | connecting | nobody listens | network | retry |
 //! | connecting | plain HTTP where TLS is to be | account | retry; lane closed: tls_failed |
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use http::{Method, StatusCode};
 use noshi_jobs::{
-    gift_issuance::{Args, Cancel, Contract, Gift, Inquiry, Issue, Trade},
+    gift_issuance::{Args, Cancel, Gift, Inquiry, Issue, Trade},
     machine::Call,
     money::Currency,
 };
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    CodePolicy, Funds, GiftProvider, Offer, offers,
-    settings::{Account, ApiKey, Defaults, GiftSettings},
+    Adapter, CodePolicy, Funds, GiftProvider, Offer, Terms,
+    settings::{Account, Defaults},
 };
 use crate::{
     partners::{
-        Budget,
         http::{Answer, Gate, Http, Reply},
         secret::secret,
         wire::{Code, is_exactly, major_units, money, reason},
@@ -93,7 +93,7 @@ use crate::{
 
 pub const NAME: &str = "gift_on_demand";
 
-pub(in crate::partners) const DEFAULTS: Defaults = Defaults {
+const DEFAULTS: Defaults = Defaults {
     provider: NAME,
     connect_timeout: Duration::from_secs(8),
     read_timeout: Duration::from_secs(15),
@@ -108,45 +108,21 @@ pub(in crate::partners) const DEFAULTS: Defaults = Defaults {
 /// Where E429 comes without a Retry-After.
 const THROTTLED: Duration = Duration::from_secs(5);
 
-struct GiftOnDemand {
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// The file with the key.
+    pub api_key_file: PathBuf,
+}
+
+pub struct GiftOnDemand {
     http: Http,
     api_key: SecretString,
     vault: Arc<Vault>,
-    contract: Contract,
-    budgets: Vec<Budget>,
-    offers: Vec<Offer>,
-}
-
-pub fn open(settings: &GiftSettings, vault: &Arc<Vault>) -> anyhow::Result<Option<Box<dyn GiftProvider>>> {
-    let Some(account) = &settings.gift_on_demand else { return Ok(None) };
-    Ok(Some(Box::new(GiftOnDemand::new(account, vault)?)))
-}
-
-pub fn sells(settings: &GiftSettings) -> anyhow::Result<Option<Vec<Offer>>> {
-    settings.gift_on_demand.as_ref().map(products).transpose()
-}
-
-fn products(account: &Account<ApiKey>) -> anyhow::Result<Vec<Offer>> {
-    let offers = account.offers(&DEFAULTS, &[Currency::Jpy])?;
-    for offer in &offers {
-        ensure!(!offer.product.is_empty(), "the range of `{}` at {NAME} needs a `product`", offer.category);
-    }
-    Ok(offers)
+    terms: Terms,
 }
 
 impl GiftOnDemand {
-    fn new(account: &Account<ApiKey>, vault: &Arc<Vault>) -> anyhow::Result<Self> {
-        let offers = products(account)?;
-        Ok(GiftOnDemand {
-            http: account.http(&DEFAULTS)?,
-            api_key: secret(NAME, "API key", &account.credentials.api_key_file)?,
-            vault: Arc::clone(vault),
-            contract: account.contract(&DEFAULTS, false, true, false),
-            budgets: account.budgets(&DEFAULTS),
-            offers,
-        })
-    }
-
     fn request(&self, method: Method, path: &[&str]) -> reqwest::RequestBuilder {
         self.http.request(method, path).header("x-api-key", sensitive(&self.api_key))
     }
@@ -232,28 +208,13 @@ fn refusal(reply: &Reply) -> Refusal {
 }
 
 impl GiftProvider for GiftOnDemand {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn contract(&self) -> Contract {
-        self.contract.clone()
-    }
-    fn budgets(&self) -> Vec<Budget> {
-        self.budgets.clone()
-    }
-    fn code_policy(&self) -> CodePolicy {
-        CodePolicy::Sealed
-    }
-    fn offers(&self) -> &[Offer] {
-        &self.offers
-    }
-    fn trade_prefix(&self) -> &'static str {
-        "G"
+    fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Issue> {
         Box::pin(async move {
-            let Ok(offer) = offers::find(NAME, &self.offers, &args.category, args.value) else {
+            let Ok(offer) = self.offer(&args.category, args.value) else {
                 return Issue::Refused("NotOffered".to_owned());
             };
             let body = json!({
@@ -345,6 +306,61 @@ impl GiftProvider for GiftOnDemand {
         })
     }
 }
+
+impl Adapter for GiftOnDemand {
+    const DEFAULTS: Defaults = DEFAULTS;
+    type Credentials = ApiKey;
+
+    fn sells(account: &Account<ApiKey>) -> anyhow::Result<Vec<Offer>> {
+        let offers = account.offers(&DEFAULTS, &[Currency::Jpy])?;
+        for offer in &offers {
+            ensure!(!offer.product.is_empty(), "the range of `{}` at {NAME} needs a `product`", offer.category);
+        }
+        Ok(offers)
+    }
+
+    fn open(account: &Account<ApiKey>, vault: &Arc<Vault>) -> anyhow::Result<Self> {
+        let offers = Self::sells(account)?;
+        Ok(GiftOnDemand {
+            http: account.http(&DEFAULTS)?,
+            api_key: secret(NAME, "API key", &account.credentials.api_key_file)?,
+            vault: Arc::clone(vault),
+            terms: Terms {
+                name: NAME,
+                trade_prefix: "G".to_owned(),
+                contract: account.contract(&DEFAULTS, false, true, false),
+                budgets: account.budgets(&DEFAULTS),
+                code_policy: CodePolicy::Sealed,
+                offers,
+            },
+        })
+    }
+
+    #[cfg(test)]
+    const FIXTURE: Fixture = Fixture {
+        credentials: r#"api_key_file = "{key}""#,
+        secret: "s3cr3t-gift",
+        product: "COFFEE",
+        issued: |trade| {
+            let body = json!({
+                "tradeId": trade,
+                "status": "ISSUED",
+                "giftId": "G1",
+                "giftCode": CODE,
+                "faceValue": 1000,
+                "currency": "JPY",
+                "validUntil": "2030-01-31",
+            });
+            (StatusCode::OK, body)
+        },
+        questions: &[Question { reference: None, answer: |body| body }],
+        needed: &["/tradeId", "/status", "/giftId", "/giftCode", "/faceValue", "/currency"],
+        decisive: &["/tradeId", "/status", "/faceValue", "/currency"],
+    };
+}
+
+#[cfg(test)]
+use crate::partners::conformance::{CODE, Fixture, Question};
 
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,25 @@
 //! What every gift provider does, one account at a time. Each is a file beside this one; all of them stand in `catalogue`.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use noshi_jobs::{
     gift_issuance::{Args, Cancel, Contract, Inquiry, Issue, Trade},
     machine::Call,
     money::Money,
 };
+use schemars::JsonSchema;
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 
-use super::offers::{self, Offer};
-use crate::partners::{Budget, Gate};
+use super::{
+    offers::{self, Offer},
+    settings::{Account, Defaults},
+};
+use crate::{
+    partners::{Budget, Gate},
+    telemetry::outcomes::{Answer, CallOutcome},
+    vault::Vault,
+};
 
 /// What becomes of the gift code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +47,18 @@ pub enum Refetch {
     Never,
 }
 
+impl Answer for Refetch {
+    fn outcome(&self) -> CallOutcome {
+        match self {
+            Refetch::Code { .. } => CallOutcome::Ok,
+            Refetch::Dead => CallOutcome::Dead,
+            Refetch::Throttled(_) => CallOutcome::Throttled,
+            Refetch::NoAnswer => CallOutcome::Unknown,
+            Refetch::Never => CallOutcome::NotSent,
+        }
+    }
+}
+
 /// What is left on the account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Funds {
@@ -48,18 +69,25 @@ pub enum Funds {
     BadCredentials,
 }
 
+/// What holds at one account whatever is asked.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Stored with every trade: permanent. Also the end of the lane's name, `gift/<name>`.
+    pub name: &'static str,
+    /// What every trade id begins with: at most 5 letters and digits.
+    pub trade_prefix: String,
+    pub contract: Contract,
+    /// All of them hold at once.
+    pub budgets: Vec<Budget>,
+    pub code_policy: CodePolicy,
+    pub offers: Vec<Offer>,
+}
+
 /// One account at one provider. Each method makes at most one request, since the step that calls it holds one token of
 /// the provider's budget, and none is ever repeated here: what to do next is the job's decision.
 pub trait GiftProvider: Send + Sync {
-    /// Stored with every trade: permanent. Also the end of the lane's name, `gift/<name>`.
-    fn name(&self) -> &'static str;
-    fn contract(&self) -> Contract;
-    /// All of them hold at once.
-    fn budgets(&self) -> Vec<Budget>;
-    fn code_policy(&self) -> CodePolicy;
-    fn offers(&self) -> &[Offer];
-    /// What every trade id begins with: at most 5 letters and digits.
-    fn trade_prefix(&self) -> &str;
+    /// They stay the same for as long as the account is open.
+    fn terms(&self) -> &Terms;
 
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Issue>;
     /// Never changes anything. `NoAnswer`, without a call, where the contract has no inquiry.
@@ -90,6 +118,30 @@ pub trait GiftProvider: Send + Sync {
 
     /// Whether a gift of this category and value can be asked for here; the error is a sentence for the person who asked.
     fn check(&self, category: &str, value: Money) -> Result<(), String> {
-        offers::find(self.name(), self.offers(), category, value).map(drop)
+        self.offer(category, value).map(drop)
     }
+
+    /// The product that it would be.
+    fn offer(&self, category: &str, value: Money) -> Result<&Offer, String> {
+        offers::find(self.name(), &self.terms().offers, category, value)
+    }
+
+    fn name(&self) -> &'static str {
+        self.terms().name
+    }
+}
+
+/// What an adapter's file says of its provider before there is an account. The catalogue's line names the type that says it.
+pub trait Adapter: GiftProvider + Sized + 'static {
+    const DEFAULTS: Defaults;
+    /// Who we are there: the table `credentials` of the settings.
+    type Credentials: Clone + fmt::Debug + DeserializeOwned + JsonSchema;
+
+    /// What the settings let us buy, checked. No secret is opened.
+    fn sells(account: &Account<Self::Credentials>) -> anyhow::Result<Vec<Offer>>;
+    fn open(account: &Account<Self::Credentials>, vault: &Arc<Vault>) -> anyhow::Result<Self>;
+
+    /// What the conformance suite has to know.
+    #[cfg(test)]
+    const FIXTURE: crate::partners::conformance::Fixture;
 }

@@ -21,18 +21,6 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Amounts stay far below 2^53, where JSON numbers are still exact.
 const HIGHEST: i64 = 1_000_000_000_000;
 
-/// A provider whose table is absent is not used.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct GiftSettings {
-    /// Amazon Incentives.
-    pub amazon_incentives: Option<Account<AmazonCredentials>>,
-    /// Gift on demand.
-    pub gift_on_demand: Option<Account<ApiKey>>,
-    /// Tango Card.
-    pub tango_card: Option<Account<TangoCredentials>>,
-}
-
 /// One account at one provider. What is left out is as the adapter's file says.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -86,41 +74,9 @@ pub struct Range {
     pub product: String,
 }
 
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AmazonCredentials {
-    /// Five letters and digits, given by Amazon; every request id begins with it.
-    pub partner_id: String,
-    /// `us-east-1`, `eu-west-1`, or `us-west-2` (which serves Japan).
-    pub region: String,
-    /// The public half of the key.
-    pub access_key_id: String,
-    /// The file with the secret half.
-    pub secret_key_file: PathBuf,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApiKey {
-    /// The file with the key.
-    pub api_key_file: PathBuf,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TangoCredentials {
-    /// The platform's name.
-    pub platform_name: String,
-    /// The file with the platform's key.
-    pub platform_key_file: PathBuf,
-    /// The customer that orders.
-    pub customer_identifier: String,
-    /// The account that pays.
-    pub account_identifier: String,
-}
-
 /// What an adapter knows of its provider; the settings win.
-pub(in crate::partners) struct Defaults {
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
     pub provider: &'static str,
     pub connect_timeout: Duration,
     pub read_timeout: Duration,
@@ -131,7 +87,25 @@ pub(in crate::partners) struct Defaults {
     pub calls_per_second: u32,
 }
 
-pub(super) const JITTER: Duration = Duration::from_millis(100);
+const JITTER: Duration = Duration::from_millis(100);
+
+impl Defaults {
+    /// What a key of an [`Account`] is where it is left out, as it would be written.
+    pub(super) fn shown(&self, key: &str) -> Option<String> {
+        let millis = |time: Duration| time.as_millis().to_string();
+        Some(match key {
+            "connect_timeout_ms" => millis(self.connect_timeout),
+            "read_timeout_ms" => millis(self.read_timeout),
+            "timeout_ms" => millis(self.timeout),
+            "settle_seconds" => self.settle_seconds.to_string(),
+            "horizon_seconds" => self.horizon_seconds.to_string(),
+            "poll_seconds" => self.poll_seconds.to_string(),
+            "calls_per_second" => self.calls_per_second.to_string(),
+            "jitter_ms" => millis(JITTER),
+            _ => return None,
+        })
+    }
+}
 
 impl<C> Account<C> {
     pub(in crate::partners) fn budgets(&self, defaults: &Defaults) -> Vec<Budget> {

@@ -95,27 +95,28 @@
 
 mod order;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use http::{Method, StatusCode};
 use noshi_jobs::{
-    gift_issuance::{Args, Cancel, Contract, Gift, Inquiry, Issue, Trade},
+    gift_issuance::{Args, Cancel, Gift, Inquiry, Issue, Trade},
     machine::Call,
     money::Currency,
 };
 use reqwest::RequestBuilder;
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use serde_json::json;
 
 use self::order::{Balance, Found, Order, Stands, THROTTLED, error, listed, shown, unread};
 use super::{
-    CodePolicy, Funds, GiftProvider, Offer, offers,
-    settings::{Account, Defaults, GiftSettings, TangoCredentials},
+    Adapter, CodePolicy, Funds, GiftProvider, Offer, Terms,
+    settings::{Account, Defaults},
 };
 use crate::{
     partners::{
-        Budget,
         http::{Answer, Gate, Http, Reply},
         secret::secret,
         wire::{is_exactly, major_units, money},
@@ -125,7 +126,7 @@ use crate::{
 
 pub const NAME: &str = "tango_card";
 
-pub(in crate::partners) const DEFAULTS: Defaults = Defaults {
+const DEFAULTS: Defaults = Defaults {
     provider: NAME,
     connect_timeout: Duration::from_secs(8),
     read_timeout: Duration::from_secs(15),
@@ -136,57 +137,28 @@ pub(in crate::partners) const DEFAULTS: Defaults = Defaults {
     calls_per_second: 1,
 };
 
-struct TangoCard {
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TangoCredentials {
+    /// The platform's name.
+    pub platform_name: String,
+    /// The file with the platform's key.
+    pub platform_key_file: PathBuf,
+    /// The customer that orders.
+    pub customer_identifier: String,
+    /// The account that pays.
+    pub account_identifier: String,
+}
+
+pub struct TangoCard {
     http: Http,
     credentials: TangoCredentials,
     platform_key: SecretString,
     vault: Arc<Vault>,
-    contract: Contract,
-    budgets: Vec<Budget>,
-    offers: Vec<Offer>,
-}
-
-pub fn open(settings: &GiftSettings, vault: &Arc<Vault>) -> anyhow::Result<Option<Box<dyn GiftProvider>>> {
-    let Some(account) = &settings.tango_card else { return Ok(None) };
-    Ok(Some(Box::new(TangoCard::new(account, vault)?)))
-}
-
-pub fn sells(settings: &GiftSettings) -> anyhow::Result<Option<Vec<Offer>>> {
-    settings.tango_card.as_ref().map(products).transpose()
-}
-
-fn products(account: &Account<TangoCredentials>) -> anyhow::Result<Vec<Offer>> {
-    let offers = account.offers(&DEFAULTS, &Currency::ALL)?;
-    for Offer { category, product, .. } in &offers {
-        let digits = product.strip_prefix(['U', 'u']).unwrap_or_default();
-        let fits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        ensure!(fits, "the range of `{category}` at {NAME} needs a `product` that is a utid, such as U123456");
-    }
-    Ok(offers)
+    terms: Terms,
 }
 
 impl TangoCard {
-    fn new(account: &Account<TangoCredentials>, vault: &Arc<Vault>) -> anyhow::Result<Self> {
-        let credentials = account.credentials.clone();
-        for (field, id) in [
-            ("customer_identifier", &credentials.customer_identifier),
-            ("account_identifier", &credentials.account_identifier),
-        ] {
-            let fits = (5..=100).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-            ensure!(fits, "the {field} of {NAME} is `{id}`; it must be 5 to 100 letters, digits and hyphens");
-        }
-        let offers = products(account)?;
-        Ok(TangoCard {
-            http: account.http(&DEFAULTS)?,
-            platform_key: secret(NAME, "platform key", &credentials.platform_key_file)?,
-            credentials,
-            vault: Arc::clone(vault),
-            contract: account.contract(&DEFAULTS, true, true, true),
-            budgets: account.budgets(&DEFAULTS),
-            offers,
-        })
-    }
-
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         self.signed(self.http.request(method, path))
     }
@@ -246,28 +218,13 @@ impl TangoCard {
 }
 
 impl GiftProvider for TangoCard {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn contract(&self) -> Contract {
-        self.contract.clone()
-    }
-    fn budgets(&self) -> Vec<Budget> {
-        self.budgets.clone()
-    }
-    fn code_policy(&self) -> CodePolicy {
-        CodePolicy::Sealed
-    }
-    fn offers(&self) -> &[Offer] {
-        &self.offers
-    }
-    fn trade_prefix(&self) -> &'static str {
-        "T"
+    fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     fn issue<'a>(&'a self, args: &'a Args, trade: &'a Trade, gate: &'a Gate) -> Call<'a, Issue> {
         Box::pin(async move {
-            let Ok(offer) = offers::find(NAME, &self.offers, &args.category, args.value) else {
+            let Ok(offer) = self.offer(&args.category, args.value) else {
                 return Issue::Refused("NotOffered".to_owned());
             };
             let body = json!({
@@ -360,6 +317,81 @@ impl GiftProvider for TangoCard {
         })
     }
 }
+
+impl Adapter for TangoCard {
+    const DEFAULTS: Defaults = DEFAULTS;
+    type Credentials = TangoCredentials;
+
+    fn sells(account: &Account<TangoCredentials>) -> anyhow::Result<Vec<Offer>> {
+        let offers = account.offers(&DEFAULTS, &Currency::ALL)?;
+        for Offer { category, product, .. } in &offers {
+            let digits = product.strip_prefix(['U', 'u']).unwrap_or_default();
+            let fits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            ensure!(fits, "the range of `{category}` at {NAME} needs a `product` that is a utid, such as U123456");
+        }
+        Ok(offers)
+    }
+
+    fn open(account: &Account<TangoCredentials>, vault: &Arc<Vault>) -> anyhow::Result<Self> {
+        let credentials = account.credentials.clone();
+        for (field, id) in [
+            ("customer_identifier", &credentials.customer_identifier),
+            ("account_identifier", &credentials.account_identifier),
+        ] {
+            let fits = (5..=100).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            ensure!(fits, "the {field} of {NAME} is `{id}`; it must be 5 to 100 letters, digits and hyphens");
+        }
+        let offers = Self::sells(account)?;
+        Ok(TangoCard {
+            http: account.http(&DEFAULTS)?,
+            platform_key: secret(NAME, "platform key", &credentials.platform_key_file)?,
+            credentials,
+            vault: Arc::clone(vault),
+            terms: Terms {
+                name: NAME,
+                trade_prefix: "T".to_owned(),
+                contract: account.contract(&DEFAULTS, true, true, true),
+                budgets: account.budgets(&DEFAULTS),
+                code_policy: CodePolicy::Sealed,
+                offers,
+            },
+        })
+    }
+
+    #[cfg(test)]
+    const FIXTURE: Fixture = Fixture {
+        credentials: r#"platform_name = "demo", platform_key_file = "{key}", customer_identifier = "customer-1", account_identifier = "account-1""#,
+        secret: "s3cr3t-tango",
+        product: "U123456",
+        issued: |trade| {
+            let body = json!({
+                "referenceOrderID": "RA1",
+                "referenceLineItemID": "LI1",
+                "externalRefID": trade,
+                "denomination": {"value": 1000, "currencyCode": "JPY"},
+                "status": "COMPLETE",
+                "reward": {"credentials": {"Redemption Code": CODE}},
+            });
+            (StatusCode::CREATED, body)
+        },
+        questions: &[
+            Question { reference: None, answer: |order| json!({"page": {"number": 0}, "orders": [order]}) },
+            Question { reference: Some("RA1"), answer: |order| order },
+        ],
+        needed: &[
+            "/referenceOrderID",
+            "/externalRefID",
+            "/denomination/value",
+            "/denomination/currencyCode",
+            "/status",
+            "/reward/credentials/Redemption Code",
+        ],
+        decisive: &["/externalRefID", "/denomination/value", "/denomination/currencyCode", "/status"],
+    };
+}
+
+#[cfg(test)]
+use crate::partners::conformance::{CODE, Fixture, Question};
 
 #[cfg(test)]
 mod tests;

@@ -207,8 +207,8 @@ async fn nobody_there_is_not_sent() {
 async fn the_table_is_what_the_code_does() {
     use crate::{
         db::queue::slot::Notice,
-        lab::conformance::answers::{self, Row},
         partners::{
+            conformance::answers::{self, Row},
             scripted::Act,
             whose::Whose::{self, Account, Message, Network, Recipient},
         },

@@ -1,12 +1,12 @@
 use super::*;
-use crate::{
-    lab::conformance::{Files, args, trade},
-    partners::scripted::{Act, Scripted},
+use crate::partners::{
+    conformance::{Files, args, partner, trade},
+    scripted::{Act, Scripted},
 };
 
 async fn answered(status: &str, body: &str) -> (Issue, Inquiry) {
     let server = Scripted::start([Act::answer(status, body), Act::answer(status, body)]).await;
-    let provider = Files::new().open(NAME, open, &server.url);
+    let provider = Files::new().open(partner(NAME), &server.url);
     let (args, trade) = (args("g1"), trade(provider.as_ref(), "g1"));
     let issue = provider.issue(&args, &trade, &Gate::open()).await;
     (issue, provider.inquire(&args, &trade, None, &Gate::open()).await)
@@ -48,7 +48,7 @@ async fn a_trade_in_progress_or_given_up_is_told_only_about_itself() {
 #[tokio::test]
 async fn the_table_is_what_the_code_does() {
     use crate::{
-        lab::conformance::answers::{Row, draw_issue},
+        partners::conformance::answers::{Row, draw_issue},
         partners::whose::Whose::{Account, Message, Network},
     };
     let id = crate::partners::gifts::trade_id("G", "g1", 0);

@@ -1,6 +1,7 @@
 use config::{Config, File, FileFormat};
 
 use super::*;
+use crate::partners::gifts::{GiftSettings, gift_on_demand::ApiKey};
 
 const DEFAULTS: Defaults = Defaults {
     provider: "test",

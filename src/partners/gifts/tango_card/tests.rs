@@ -1,8 +1,8 @@
 use serde_json::{Value, json};
 
-use crate::{
-    lab::conformance::{Files, args, trade},
-    partners::scripted::{Act, Scripted},
+use crate::partners::{
+    conformance::{Files, args, partner, trade},
+    scripted::{Act, Scripted},
 };
 
 use super::*;
@@ -16,7 +16,7 @@ struct Setup {
 impl Setup {
     async fn new(acts: Vec<Act>) -> Setup {
         let (files, server) = (Files::new(), Scripted::start(acts).await);
-        let provider = files.open(NAME, open, &server.url);
+        let provider = files.open(partner(NAME), &server.url);
         Setup { files, server, provider }
     }
 
@@ -246,7 +246,7 @@ async fn an_issue_and_a_look_at_the_account_are_one_call_each() {
 #[tokio::test]
 async fn the_table_is_what_the_code_does() {
     use crate::{
-        lab::conformance::answers::{Row, draw_issue},
+        partners::conformance::answers::{Row, draw_issue},
         partners::whose::Whose::{Account, Message, Network},
     };
     let mut rows = vec![];

@@ -5,10 +5,9 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::{
-    lab::simulator::link::Link,
-    partners::whose::{self, Whose},
-};
+#[cfg(feature = "lab")]
+use crate::lab::simulator::link::Link;
+use crate::partners::whose::{self, Whose};
 
 use super::*;
 
@@ -181,6 +180,7 @@ fn no_line_of_a_value_becomes_a_header() {
 }
 
 /// A dialogue of a dozen round trips, each of them slow: the slot is judged once, where it begins.
+#[cfg(feature = "lab")]
 #[tokio::test]
 async fn a_server_far_away_gets_its_mail_at_the_first_try() {
     for round_trip in [5, 50, 250, 1000].map(Duration::from_millis) {

@@ -150,12 +150,10 @@ fn cancels_and_balances() {
 
 #[tokio::test]
 async fn the_table_is_what_the_code_does() {
-    use crate::{
-        lab::conformance::answers::{Row, draw_issue},
-        partners::{
-            scripted::Act,
-            whose::Whose::{Account, Message, Network, Process},
-        },
+    use crate::partners::{
+        conformance::answers::{Row, draw_issue},
+        scripted::Act,
+        whose::Whose::{Account, Message, Network, Process},
     };
     let mut rows = vec![];
     for (status, code, kind, whose) in [

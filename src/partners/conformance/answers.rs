@@ -10,12 +10,11 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{Files, args, fixture::fixture, trade};
+use super::{Files, args, partner, trade};
 use crate::{
     db::queue::slot::Notice,
     partners::{
         Gate,
-        gifts::{CATALOGUE, Open},
         scripted::{Act, Scripted},
         whose::{self, Whose},
     },
@@ -243,9 +242,9 @@ fn cancel_means(cancel: &Cancel) -> Outcome {
 /// One partner's own answers, then everybody's.
 pub async fn draw_issue(name: &str, file: &str, own: Vec<Row>) {
     let files = Files::new();
-    let (_, open): (_, Open) = CATALOGUE.into_iter().find(|(known, _)| *known == name).unwrap();
-    let trade_id = trade(files.open(name, open, "http://127.0.0.1:1").as_ref(), "g1").id;
-    let (status, good) = (fixture(name).issued)(&trade_id);
+    let partner = partner(name);
+    let trade_id = trade(files.open(partner, "http://127.0.0.1:1").as_ref(), "g1").id;
+    let (status, good) = (partner.fixture.issued)(&trade_id);
     let mut rows = vec![Row::new(
         &format!("{} and a whole card of this trade", status.as_u16()),
         Whose::Message,
@@ -253,11 +252,11 @@ pub async fn draw_issue(name: &str, file: &str, own: Vec<Row>) {
     )];
     rows.extend(own);
     rows.extend(of_the_way());
-    let contract = files.open(name, open, "http://127.0.0.1:1").contract();
+    let contract = files.open(partner, "http://127.0.0.1:1").terms().contract.clone();
     let questions = [("issue", true), ("inquire", contract.inquiry), ("cancel", contract.cancel)];
     let asked: Vec<&str> = questions.into_iter().filter_map(|(asked, can)| can.then_some(asked)).collect();
     draw(file, &asked, rows, async |asked, url| {
-        let provider = files.open(name, open, &url);
+        let provider = files.open(partner, &url);
         let noticed = Notice::default();
         let gate = Gate::open().telling(&noticed);
         let (args, trade) = (args("g1"), trade(provider.as_ref(), "g1"));

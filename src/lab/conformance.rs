@@ -1,4 +1,4 @@
-//! Against the simulator. What is asserted is what its ledger says, not what the adapter was told.
+//! The conformance of those gift partners that are simulated here: what is asserted is what the ledger says, not what the adapter was told.
 
 use std::{fs, time::Duration};
 
@@ -9,17 +9,33 @@ use noshi_jobs::{
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
-use super::{
-    Files, Heard, SETTLE, YEN, args, assert_no_secret,
-    fixture::{credentials, fixture},
-    trade,
-};
-use crate::partners::Gate;
 use crate::{
     lab::simulator::{Command, Config, Credentials, Event, Fault, Line, Op, PerProvider, Provider, Simulator},
-    partners::gifts::{CATALOGUE, CodePolicy, Funds, GiftProvider},
+    partners::{
+        Gate,
+        conformance::{Files, Heard, YEN, args, assert_no_secret, partner, trade},
+        gifts::{CodePolicy, Funds, GiftProvider},
+    },
     vault::SealedAt,
 };
+
+/// Long enough for whatever the simulator lets land late.
+const SETTLE: Duration = Duration::from_millis(200);
+
+fn secret(provider: Provider) -> String {
+    partner(provider.name()).fixture.secret.to_owned()
+}
+
+/// The credentials that the adapters' fixtures have.
+fn credentials() -> Credentials {
+    Credentials {
+        amazon_key_id: "AKIDTEST".to_owned(),
+        amazon_secret: secret(Provider::AmazonIncentives),
+        gift_on_demand_key: secret(Provider::GiftOnDemand),
+        tango_key: secret(Provider::TangoCard),
+        ..Credentials::default()
+    }
+}
 
 macro_rules! content {
     ($variant:path, $value:expr) => {
@@ -36,18 +52,16 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new(at: usize) -> Bench {
-        Bench::with(at, credentials()).await
+    async fn new(simulated: Provider) -> Bench {
+        Bench::with(simulated, credentials()).await
     }
 
-    async fn with(at: usize, credentials: Credentials) -> Bench {
-        let (name, open) = CATALOGUE[at];
+    async fn with(simulated: Provider, credentials: Credentials) -> Bench {
         let files = Files::new();
         let limits = PerProvider { amazon_incentives: None, gift_on_demand: None, tango_card: None };
-        let config = Config { limits, settle: SETTLE, credentials, ..Config::new(files.dir.path().join("ledger")) };
+        let config = Config { limits, settle: SETTLE, credentials, ..Config::new(files.folder().join("ledger")) };
         let simulator = Simulator::start(config).await.unwrap();
-        let simulated = fixture(name).simulated;
-        let provider = files.open(name, open, &simulator.base_url(simulated));
+        let provider = files.open(partner(simulated.name()), &simulator.base_url(simulated));
         Bench { files, simulator, provider, simulated, gate: Gate::open() }
     }
 
@@ -112,7 +126,7 @@ impl Bench {
 
     /// By what the issued gift can be asked for.
     async fn questions(&self, grant: &str) -> Vec<Option<String>> {
-        if !self.provider.contract().inquiry {
+        if !self.provider.terms().contract.inquiry {
             return vec![];
         }
         let known = content!(Inquiry::Known, self.inquire(grant, None).await);
@@ -129,7 +143,7 @@ impl Bench {
     }
 
     fn ledger(&self) -> Vec<Line> {
-        let text = fs::read_to_string(self.files.dir.path().join("ledger")).unwrap();
+        let text = fs::read_to_string(self.files.folder().join("ledger")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
@@ -142,7 +156,7 @@ impl Bench {
     async fn resolve(&self, grant: &str) {
         let end = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
-            let there = match self.provider.contract().inquiry {
+            let there = match self.provider.terms().contract.inquiry {
                 true => matches!(self.told(grant).await, Inquiry::Live(_)),
                 false => matches!(self.issue(grant).await, Issue::Issued(_)),
             };
@@ -158,11 +172,9 @@ impl Bench {
 /// A card of nobody.
 const CARD: &str = "c1";
 
-const ALL: std::ops::Range<usize> = 0..CATALOGUE.len();
-
 #[tokio::test]
 async fn a_gift_is_issued_once_with_the_code_that_the_ledger_knows() {
-    for at in ALL {
+    for at in Provider::ALL {
         let bench = Bench::new(at).await;
         let name = bench.provider.name();
         let Issue::Issued(gift) = bench.issue("g1").await else { panic!("{name} issues nothing") };
@@ -171,11 +183,11 @@ async fn a_gift_is_issued_once_with_the_code_that_the_ledger_knows() {
         let [issued] = issued.as_slice() else { panic!("{name} issued {}", issued.len()) };
         assert_eq!(issued.card.as_deref(), Some(gift.card.as_str()), "{name}");
         assert_eq!(issued.amount, Some(YEN.amount.into()), "{name}");
-        match (bench.provider.code_policy(), gift.code) {
+        match (bench.provider.terms().code_policy, gift.code) {
             (CodePolicy::Refetch, None) => {}
             (CodePolicy::Sealed, Some(sealed)) => {
                 let place = SealedAt { grant: "g1", provider: name, column: "gift_code" };
-                let code = bench.files.vault.unseal(&place, &sealed).unwrap();
+                let code = bench.files.vault().unseal(&place, &sealed).unwrap();
                 let digest = hex::encode(Sha256::digest(code.expose_secret()));
                 assert_eq!(issued.code_sha256.as_deref(), Some(digest.as_str()), "{name}");
             }
@@ -186,9 +198,9 @@ async fn a_gift_is_issued_once_with_the_code_that_the_ledger_knows() {
 
 #[tokio::test]
 async fn the_declared_contract_is_honoured() {
-    for at in ALL {
+    for at in Provider::ALL {
         let bench = Bench::new(at).await;
-        let (name, contract) = (bench.provider.name(), bench.provider.contract());
+        let (name, contract) = (bench.provider.name(), bench.provider.terms().contract.clone());
         let calls = || bench.count(Event::Arrival, None);
         if contract.inquiry {
             assert_eq!(bench.inquire("g1", None).await, Inquiry::NotFound, "{name}");
@@ -231,7 +243,7 @@ async fn the_declared_contract_is_honoured() {
 
 #[tokio::test]
 async fn an_issue_that_meets_a_fault_is_in_doubt_and_happens_at_most_once() {
-    for at in ALL {
+    for at in Provider::ALL {
         let bench = Bench::new(at).await;
         let name = bench.provider.name();
         for fault in Fault::ALL {
@@ -262,7 +274,7 @@ async fn an_issue_that_meets_a_fault_is_in_doubt_and_happens_at_most_once() {
             if nothing_done {
                 assert_eq!(bench.count(Event::Issued, Some(grant)), 0, "{name} {grant}");
             }
-            if !nothing_done || bench.provider.contract().replay && !bench.provider.contract().inquiry {
+            if !nothing_done || bench.provider.terms().contract.replay && !bench.provider.terms().contract.inquiry {
                 bench.resolve(grant).await;
                 assert_eq!(bench.count(Event::Issued, Some(grant)), 1, "{name} {grant}");
             }
@@ -272,9 +284,9 @@ async fn an_issue_that_meets_a_fault_is_in_doubt_and_happens_at_most_once() {
 
 #[tokio::test]
 async fn a_question_or_a_cancel_that_meets_a_fault_is_not_answered() {
-    for at in ALL {
+    for at in Provider::ALL {
         let bench = Bench::new(at).await;
-        let (name, contract) = (bench.provider.name(), bench.provider.contract());
+        let (name, contract) = (bench.provider.name(), bench.provider.terms().contract.clone());
         assert!(matches!(bench.issue("g1").await, Issue::Issued(_)), "{name}");
         let questions = bench.questions("g1").await;
         for fault in Fault::ALL {
@@ -315,9 +327,9 @@ async fn a_question_or_a_cancel_that_meets_a_fault_is_not_answered() {
 
 #[tokio::test]
 async fn throttling_gives_the_stated_wait_for_every_call() {
-    for at in ALL {
+    for at in Provider::ALL {
         let bench = Bench::new(at).await;
-        let (name, contract) = (bench.provider.name(), bench.provider.contract());
+        let (name, contract) = (bench.provider.name(), bench.provider.terms().contract.clone());
         for (fault, longest) in [(Fault::ThrottleSeconds, 40), (Fault::ThrottleDate, 42)] {
             for op in [Op::Issue, Op::Inquire, Op::Cancel, Op::Funds] {
                 let possible = match op {
@@ -349,13 +361,12 @@ async fn throttling_gives_the_stated_wait_for_every_call() {
 
 #[tokio::test]
 async fn wrong_credentials_a_stopped_account_and_an_empty_one_are_told_apart() {
-    for at in ALL {
+    for at in Provider::ALL {
         let other = Credentials { amazon_key_id: "AKIDTEST".to_owned(), ..Credentials::default() };
-        let unknown_key =
-            Credentials { amazon_secret: fixture("amazon_incentives").secret.to_owned(), ..other.clone() };
+        let unknown_key = Credentials { amazon_secret: secret(Provider::AmazonIncentives), ..other.clone() };
         for credentials in [other, Credentials { amazon_key_id: "AKIDOTHER".to_owned(), ..unknown_key }] {
             let bench = Bench::with(at, credentials).await;
-            let (name, contract) = (bench.provider.name(), bench.provider.contract());
+            let (name, contract) = (bench.provider.name(), bench.provider.terms().contract.clone());
             assert_eq!(bench.issue("g1").await, Issue::BadCredentials, "{name}");
             assert_eq!(bench.funds().await, Funds::BadCredentials, "{name}");
             if contract.inquiry {
@@ -383,44 +394,11 @@ async fn wrong_credentials_a_stopped_account_and_an_empty_one_are_told_apart() {
 }
 
 #[tokio::test]
-async fn nothing_leaves_through_a_closed_gate_to_a_closed_place_or_outside_the_offers() {
-    for at in ALL {
-        let bench = Bench { gate: Gate::new(|| false), ..Bench::new(at).await };
-        let (name, contract) = (bench.provider.name(), bench.provider.contract());
-        assert_eq!(bench.issue("g1").await, Issue::NotSent, "{name}");
-        assert_eq!(bench.inquire("g1", None).await, Inquiry::NoAnswer, "{name}");
-        assert_eq!(bench.inquire("g1", Some("RA1")).await, Inquiry::NoAnswer, "{name}");
-        assert_eq!(
-            bench.cancel("g1", Some(CARD)).await,
-            if contract.cancel { Cancel::NotSent } else { Cancel::Refused },
-            "{name}"
-        );
-        assert_eq!(bench.funds().await, Funds::NoAnswer, "{name}");
-        let (args, trade) = bench.of("g1");
-        for not_offered in [
-            Args { category: "tea".to_owned(), ..args.clone() },
-            Args { value: Money { amount: 50_001, ..YEN }, ..args.clone() },
-            Args { value: Money { currency: Currency::Usd, ..YEN }, ..args },
-        ] {
-            let outcome = bench.provider.issue(&not_offered, &trade, &Gate::open()).await;
-            assert_eq!(outcome, Issue::Refused("NotOffered".to_owned()), "{name}");
-        }
-        assert_eq!(bench.count(Event::Arrival, None), 0, "{name}");
-        let Bench { provider, simulator, files, .. } = bench;
-        simulator.stop().await.unwrap();
-        let (args, trade) = (super::args("g1"), super::trade(provider.as_ref(), "g1"));
-        assert_eq!(provider.issue(&args, &trade, &Gate::open()).await, Issue::NotSent, "{name}");
-        assert_eq!(provider.inquire(&args, &trade, None, &Gate::open()).await, Inquiry::NoAnswer, "{name}");
-        drop(files);
-    }
-}
-
-#[tokio::test]
 async fn no_secret_is_traced_or_debugged_whatever_happens() {
     let heard = Heard::default();
     let _listening = heard.listen();
     let mut seen = String::new();
-    for at in ALL {
+    for at in Provider::ALL {
         let bench = Bench::new(at).await;
         for fault in Fault::ALL {
             if matches!(fault, Fault::EffectThenHang | Fault::SlowBody | Fault::ThrottleDate) {

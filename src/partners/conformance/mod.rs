@@ -1,12 +1,11 @@
 //! The provider conformance suite: what every adapter in the catalogue must do, whoever the provider is.
 //!
-//! `simulated` runs them against the simulator, whose ledger says what really happened; `scripted` against answers that
-//! are wrong in every small way. A new adapter gets its settings, its good answers and its simulator name in `fixture`.
+//! It takes what it has to know from the adapter's file (`FIXTURE`), and needs no simulator: the partner is a listener that follows a script,
+//! with answers that are wrong in every small way. A partner that the laboratory simulates is held against its ledger as well, there.
 
 pub mod answers;
 mod fixture;
 mod scripted;
-mod simulated;
 
 use std::{
     collections::HashMap,
@@ -14,7 +13,6 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     sync::{Arc, LazyLock, Mutex},
-    time::Duration,
 };
 
 use noshi_jobs::{
@@ -25,16 +23,13 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 use tracing::Dispatch;
 
-use self::fixture::{Fixture, fixture};
+pub use self::fixture::{CODE, Fixture, Question};
 use crate::{
-    partners::gifts::{CATALOGUE, GiftProvider, GiftSettings, Open, trade_id},
+    partners::gifts::{CATALOGUE, GiftProvider, GiftSettings, Partner, trade_id},
     vault::{Vault, generate_key_line},
 };
 
-const YEN: Money = Money { amount: 1000, currency: Currency::Jpy };
-
-/// Everything that may never be seen: in codes the first, in credentials the others.
-const SECRETS: [&str; 4] = ["CNRY", "s3cr3t-amazon", "s3cr3t-gift", "s3cr3t-tango"];
+pub const YEN: Money = Money { amount: 1000, currency: Currency::Jpy };
 
 /// A directory with the key files, and the vault.
 pub struct Files {
@@ -55,6 +50,11 @@ impl Files {
         &self.vault
     }
 
+    #[cfg(feature = "lab")]
+    pub fn folder(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         fs::write(&path, content).unwrap();
@@ -63,8 +63,13 @@ impl Files {
     }
 
     /// The adapter as the catalogue opens it, with short timeouts and a wide budget.
-    pub fn open(&self, name: &str, open: Open, base_url: &str) -> Box<dyn GiftProvider> {
-        let Fixture { credentials, secret, product, .. } = fixture(name);
+    pub fn open(&self, partner: &Partner, base_url: &str) -> Box<dyn GiftProvider> {
+        let opened = (partner.open)(&self.settings(partner, base_url), &self.vault).unwrap();
+        opened.expect("the settings name the provider as the catalogue does")
+    }
+
+    fn settings(&self, partner: &Partner, base_url: &str) -> GiftSettings {
+        let (name, Fixture { credentials, secret, product, .. }) = (partner.name, partner.fixture);
         let key = self.file(name, secret);
         let text = format!(
             "[{name}]\nbase_url = \"{base_url}\"\ntimeout_ms = 6000\nread_timeout_ms = 2000\nconnect_timeout_ms = 1000\n\
@@ -74,10 +79,13 @@ impl Files {
             credentials.replace("{key}", key.to_str().unwrap())
         );
         let source = config::File::from_str(&text, config::FileFormat::Toml);
-        let settings: GiftSettings =
-            config::Config::builder().add_source(source).build().unwrap().try_deserialize().unwrap();
-        open(&settings, &self.vault).unwrap().expect("the settings name the provider as the catalogue does")
+        config::Config::builder().add_source(source).build().unwrap().try_deserialize().unwrap()
     }
+}
+
+/// The partner of this name.
+pub fn partner(name: &str) -> &'static Partner {
+    CATALOGUE.iter().find(|partner| partner.name == name).unwrap()
 }
 
 pub fn args(grant: &str) -> Args {
@@ -95,19 +103,19 @@ pub fn args(grant: &str) -> Args {
 
 pub fn trade(provider: &dyn GiftProvider, grant: &str) -> Trade {
     Trade {
-        id: trade_id(provider.trade_prefix(), grant, 0),
+        id: trade_id(&provider.terms().trade_prefix, grant, 0),
         provider: provider.name().to_owned(),
         generation: 0,
-        contract: provider.contract(),
+        contract: provider.terms().contract.clone(),
     }
 }
 
 /// All tracing events of this thread, at every level, as text.
 #[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<u8>>>);
+pub struct Heard(Arc<Mutex<Vec<u8>>>);
 
 impl Heard {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
         // With a single subscriber in the process, tracing lets the thread that comes first to an event decide for all
         // threads whether it is ever heard; with a second one, though nobody listens to it, all subscribers are asked.
         static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
@@ -121,7 +129,7 @@ impl Heard {
         tracing::subscriber::set_default(subscriber)
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 }
@@ -135,8 +143,9 @@ impl Write for Heard {
     }
 }
 
-fn assert_no_secret(text: &str) {
-    for secret in SECRETS {
+/// The codes, and every adapter's credentials, may never be seen.
+pub fn assert_no_secret(text: &str) {
+    for secret in CATALOGUE.iter().map(|partner| partner.fixture.secret).chain(["CNRY"]) {
         if let Some(at) = text.find(secret) {
             let start = text[..at].char_indices().rev().nth(200).map_or(0, |(at, _)| at);
             panic!("`{secret}` can be seen: …{}…", &text[start..at]);
@@ -148,21 +157,23 @@ fn assert_no_secret(text: &str) {
 fn names_prefixes_and_policies_hold_together() {
     let files = Files::new();
     let mut names = HashMap::new();
-    for (name, open) in CATALOGUE {
-        let provider = files.open(name, open, "http://127.0.0.1:1/");
-        assert_eq!(provider.name(), name);
+    for partner in CATALOGUE {
+        let name = partner.name;
+        let provider = files.open(partner, "http://127.0.0.1:1/");
+        assert_eq!((provider.name(), partner.defaults.provider), (name, name));
         assert!(names.insert(name, ()).is_none(), "{name} is in the catalogue twice");
-        let prefix = provider.trade_prefix();
+        let terms = provider.terms();
+        let prefix = &terms.trade_prefix;
         assert!(prefix.len() <= 5 && prefix.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{prefix}");
-        assert!(!provider.budgets().is_empty() && provider.budgets().iter().all(|budget| budget.calls > 0));
-        let contract = provider.contract();
+        assert!(!terms.budgets.is_empty() && terms.budgets.iter().all(|budget| budget.calls > 0));
+        let contract = &terms.contract;
         assert!(contract.replay || contract.inquiry, "{name} could never resolve a doubt");
         assert!(contract.settle_seconds > 0 && contract.poll_seconds > 0);
         assert!(!contract.replay || contract.horizon_seconds > contract.settle_seconds);
         assert_eq!(provider.check("coffee", YEN), Ok(()));
         assert!(provider.check("tea", YEN).is_err());
         assert!(provider.check("coffee", Money { amount: 50_001, ..YEN }).is_err());
-        assert!(open(&GiftSettings::default(), &files.vault).unwrap().is_none(), "{name} opens without settings");
+        assert!((partner.open)(&GiftSettings::default(), &files.vault).unwrap().is_none(), "{name} opens by itself");
     }
     let none = crate::partners::gifts::providers(&GiftSettings::default(), Arc::clone(&files.vault)).unwrap();
     assert!(none.is_empty());
@@ -170,5 +181,17 @@ fn names_prefixes_and_policies_hold_together() {
     assert!(nothing.check(None, "coffee", YEN).unwrap_err().contains("no provider"));
 }
 
-/// Long enough for whatever the simulator lets land late.
-const SETTLE: Duration = Duration::from_millis(200);
+/// What is in the catalogue is opened where it is named, whichever it is and though it is named alone.
+#[test]
+fn a_partner_that_is_named_alone_is_opened_and_sells() {
+    let files = Files::new();
+    for partner in CATALOGUE {
+        let settings = files.settings(partner, "http://127.0.0.1:1");
+        assert_eq!(settings.names().collect::<Vec<_>>(), [partner.name]);
+        let opened = crate::partners::gifts::providers(&settings, Arc::clone(&files.vault)).unwrap();
+        assert_eq!(opened.iter().map(|provider| provider.name()).collect::<Vec<_>>(), [partner.name]);
+        let offers = crate::partners::gifts::offers(&settings).unwrap();
+        assert_eq!(offers.names().collect::<Vec<_>>(), [partner.name]);
+        assert_eq!(offers.check(Some(partner.name), "coffee", YEN), Ok(()));
+    }
+}
