@@ -18,10 +18,15 @@ pub mod store_creation;
 #[cfg(test)]
 mod walk;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 pub use machine::JobId;
 pub use problem::Problem;
+
+/// For so long a job waits for a worker that has the key of what is sealed for it; then it asks a person.
+const UNTIL_OPENED: Duration = Duration::from_secs(10 * 60);
 
 /// Every kind of job. The names are stored: they are permanent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
