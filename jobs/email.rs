@@ -13,7 +13,8 @@
 //! | preparing | ready |  | → sending |
 //! | preparing | suppressed |  | fail: rejected (address_suppressed) ! |
 //! | preparing | no address |  | fail: rejected (no_recipient) ! |
-//! | preparing | no service, or paused |  | snooze |
+//! | preparing | its recipient does not open · no service, or paused |  | snooze |
+//! | preparing | its recipient does not open | for 10 minutes | ask (not_opened) |
 //! | sending | accepted |  | done: accepted ! |
 //! | sending | rejected |  | fail: rejected (mail_rejected) ! |
 //! | sending | too fast, or no quota left |  | snooze, lane throttled |
@@ -39,7 +40,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem,
+    JobId, Kind, Problem, UNTIL_OPENED,
     machine::{
         Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Step, Terms, This, Tls,
         leaves_nothing_behind,
@@ -149,6 +150,8 @@ pub enum Prepare {
     Suppressed,
     /// No address is kept under this subject.
     NoRecipient,
+    /// What is kept does not open here.
+    NotOpened,
     /// No mail service is configured, or the batch is paused.
     Wait,
 }
@@ -267,6 +270,10 @@ impl Job for Email {
                 Prepare::Ready(channel) => Step::advance("ready", State::Sending { channel, send_no: sends + 1 }),
                 Prepare::Suppressed => reject("suppressed", Problem::AddressSuppressed, None),
                 Prepare::NoRecipient => reject("no_recipient", Problem::NoRecipient, None),
+                Prepare::NotOpened if this.in_state >= UNTIL_OPENED => {
+                    Step::needs_operator("not_opened", Problem::NotOpened)
+                }
+                Prepare::NotOpened => Step::snooze("not_opened", Duration::from_secs(10)),
                 Prepare::Wait => Step::snooze("not_ready", Duration::from_secs(10)),
             },
             State::Sending { channel, send_no } => {

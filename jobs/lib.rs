@@ -19,10 +19,15 @@ pub mod store_creation;
 #[cfg(test)]
 mod walk;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 pub use machine::JobId;
 pub use problem::Problem;
+
+/// For so long a job waits for a worker that has the key of what is sealed for it; then it needs an operator.
+const UNTIL_OPENED: Duration = Duration::from_secs(10 * 60);
 
 /// From one list, everything that tells the kinds apart. `$d` is a dollar: rules inside of a rule need it.
 macro_rules! kinds {

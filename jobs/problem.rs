@@ -141,6 +141,9 @@ problems! {
         "退会済みの利用者です。何も記帳していません。";
     ReversalRefused = "reversal_refused", "The exchange's gift is not over without a gift, so its points were not given back. Look at the gift's job.",
         "交換のギフトが未発券と確定していないため、ポイントを返還していません。";
+    // Of what is sealed.
+    NotOpened = "not_opened", "What is sealed for it does not open with the workers' keys, so nothing was called. Give them the key and retry, or end the job.",
+        "封をした情報を開けないため、何も実行していません。";
     // Of the probe.
     ProbeRefused = "probe_refused", "The probe was told to refuse; nothing outside was touched.",
         "試験用の処理が断られました。";

@@ -17,6 +17,7 @@
 //! | checking | the same store is here |  | done: skipped |
 //! | checking | a store with other content is here |  | fail: refused (store_conflict) ! |
 //! | checking | another job of the public id is at work · the batch is paused · its address or phone does not open |  | snooze |
+//! | checking | its address or phone does not open | for 10 minutes | ask (not_opened) |
 //! | creating | created, now or under this key before |  | → assigning ! |
 //! | creating | refused |  | fail: refused (shop_refused) ! |
 //! | creating | the organisation is refused |  | fail: refused (organization_refused) !, fact |
@@ -56,7 +57,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem,
+    JobId, Kind, Problem, UNTIL_OPENED,
     machine::{
         Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unwind,
     },
@@ -396,6 +397,7 @@ fn checked(this: &This<Args>, run: u16, answer: LookUp) -> Step<StoreCreation> {
         LookUp::Different(fields) => refuse("conflict", run, Problem::StoreConflict, Some(fields)),
         LookUp::Occupied => Step::snooze("blocked", BLOCKED_PAUSE),
         LookUp::Paused => Step::snooze("paused", PAUSED_PAUSE),
+        LookUp::Closed if this.in_state >= UNTIL_OPENED => Step::needs_operator("not_opened", Problem::NotOpened),
         LookUp::Closed => Step::snooze("not_opened", PAUSED_PAUSE),
     }
 }

@@ -68,6 +68,8 @@ create table noshi.server_seen (
     -- A worker that lived before knows it by what was acknowledged to it, of which the newest is gone: it says so, and from then on the timeline is another,
     -- with which the fleet deals as with any.
     era          bigint not null default 0,
+    -- The start of the server of which that was said last. A copy is put in place beneath a server that is down: of each start it is said once.
+    era_of       text,
     constraint times_are_sane check (seen_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and (restored_to is null or restored_to between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
         and (lost_since is null or lost_since between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
@@ -93,11 +95,14 @@ create unlogged table noshi.bell (
     constraint times_are_sane check (until between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
 
--- Whether this worker is to be rung; for ten seconds, and again before they are over.
+-- Whether this worker is to be rung; for ten seconds, and again before they are over. Its own login says so: another would have it polled instead.
 create function noshi.ring_for(p_worker bigint, p_rings boolean) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 begin
+    if not exists (select from worker w where w.id = p_worker and w.login = session_user) then
+        raise exception 'worker % is of another login, or there is none', p_worker using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
     if p_rings then
         insert into bell (worker, until) values (p_worker, clock_timestamp() + interval '10 seconds')
         on conflict (worker) do update set until = excluded.until;

@@ -182,14 +182,47 @@ as $$
     select id from k where id is not null
 $$;
 
+-- Which key an id means: the digest of its public half, as the first worker said that had it. An id that is given to another key opens nothing.
+create table noshi.vault_key (
+    id       text primary key check (octet_length(id) between 1 and 32),
+    print    text not null check (print ~ '^[0-9a-f]{64}$'),
+    login    name not null default session_user,
+    told_at  timestamptz not null default clock_timestamp(),
+    constraint times_are_sane check (told_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
+);
+
+-- What a worker's keys are worth here: those whose id means another key, and whether any of them opens something that is stored, if there is anything.
+create function noshi.know_keys(p_ids text[], p_prints text[], out others text[], out opens boolean) language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    if cardinality(p_ids) > 100 then
+        raise exception 'a worker has no more than 100 keys' using errcode = 'NS400';
+    end if;
+    insert into vault_key (id, print) select k.id, k.print from unnest(p_ids, p_prints) k(id, print) order by k.id on conflict do nothing;
+    select coalesce(array_agg(v.id order by v.id), '{}') into others
+    from unnest(p_ids, p_prints) k(id, print) join vault_key v on v.id = k.id and v.print <> k.print;
+    opens := not exists (select from sealed_keys()) or exists (select from sealed_keys() s(id) where s.id = any (p_ids) and s.id <> all (others));
+end $$;
+
+-- Keys that something is sealed to, and that no living worker has. Where one does not say what it has, or none lives, nothing is known.
+create function noshi.unopened_keys() returns setof text language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    with w as (select keys from worker where dead_at is null and stopped_at is null)
+    select s.id from sealed_keys() s(id) where exists (select from w) and not exists (select from w where w.keys is null or s.id = any (w.keys))
+$$;
+
 create trigger bought_as_granted before insert on noshi.gift_trade for each row execute function noshi.bought_as_granted();
 create trigger only_with_a_batch after insert on noshi_sealed.sealed referencing new table as new_rows
     for each statement when (not pg_has_role(current_user, 'noshi_owner', 'member')) execute function noshi.sealed_guard();
 
 revoke all on function noshi.bought_as_granted(), noshi.granted_otherwise(bigint), noshi.issue_grant(text, text, text), noshi.reveal_gift(text, text, text), noshi.sealed_guard(),
-    noshi.sealed_keys() from public;
+    noshi.know_keys(text[], text[]), noshi.sealed_keys(), noshi.unopened_keys() from public;
+grant execute on function noshi.know_keys(text[], text[]) to noshi_worker;
 grant execute on function noshi.issue_grant(text, text, text) to noshi_producer, noshi_api;
-grant execute on function noshi.sealed_keys() to noshi_operator;
+grant execute on function noshi.sealed_keys(), noshi.unopened_keys() to noshi_operator;
+grant select on noshi.vault_key to noshi_operator, noshi_api;
 grant select on noshi.gift_outcome, noshi.gift_trade to noshi_worker, noshi_operator, noshi_api;
 grant insert on noshi_sealed.sealed to noshi_worker, noshi_operator, noshi_api;
 grant insert (trade, outcome, card, reason) on noshi.gift_outcome to noshi_worker;

@@ -193,6 +193,9 @@ begin
     if coalesce(strpos(p_key, '{due}'), 0) = 0 then
         raise exception 'args: without {due} two due times would be one job' using errcode = 'NS400';
     end if;
+    if strpos(p_args ->> 'due', '{due}') > 0 and p_args ->> 'due' <> '{due}' then
+        raise exception 'args.due: a due time is {due}, with nothing before or behind it' using errcode = 'NS400', column = 'args.due';
+    end if;
     if p_next > clock_timestamp() + interval '100 years' then
         raise exception 'the next due time is over a hundred years away: %', p_next using errcode = 'NS400';
     end if;

@@ -23,6 +23,8 @@ create table noshi.failover (
     -- How many were put in doubt so far, by lane, and how far the pages of all jobs have come.
     paged          jsonb not null default '{}',
     reached        bigint not null default 0,
+    -- The login whose worker said that the database is an older copy; null: the server's timeline shows it.
+    said_by        name,
     windowed       boolean not null default false,
     constraint times_are_sane check (seen_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and known_to between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
@@ -51,6 +53,8 @@ create table noshi.testimony (
     key        text not null,
     calls      boolean not null,
     called_at  timestamptz not null,
+    -- Whose worker said so.
+    login      name not null default session_user,
     primary key (timeline, worker, job, lease),
     constraint times_are_sane check (called_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
@@ -65,6 +69,7 @@ declare
     f failover;
     done record;
     here text := timeline();
+    forgotten boolean;
 begin
     select * into s from server_seen for update;
     select * into f from failover where failover.timeline = here for update;
@@ -77,12 +82,15 @@ begin
         return;
     end if;
     missing := f.missing;
+    -- That more is missing than is remembered is one worker's word. What it forgot was called after the last that arrived here of anybody: where that is a
+    -- moment ago, the lanes' budgets bound it as they bound what a dead worker began. Where it is longer ago, the database itself shows a gap.
+    forgotten := f.overrun and f.seen_at - f.known_to > interval '1 minute';
     -- Dead before the failover is seen means that its jobs were rescued before.
     select count(*) into silent from worker w where w.timeline <> here and w.dead_at >= f.seen_at and w.stopped_at is null;
     -- Commits waited for a standby, and nothing that anybody remembers is missing: nothing was lost.
     verdict := case when f.missing > 0 or (silent > 0 and not s.synchronous) then 'lost' else 'whole' end;
     f.dealing_since := coalesce(f.dealing_since, clock_timestamp());
-    if verdict = 'lost' and silent > 0 and not f.windowed then
+    if verdict = 'lost' and (silent > 0 or f.overrun) and not f.windowed then
         select * into done from doubt_window_page(f, p_page);
         update failover set dealing_since = f.dealing_since, paged = done.paged, windowed = done.is_last, doubted = f.doubted + done.doubted
         where failover.timeline = here returning * into f;
@@ -92,7 +100,7 @@ begin
             return;
         end if;
     end if;
-    if f.overrun then
+    if forgotten then
         select * into done from doubt_everything_page(f, p_page);
         update failover set dealing_since = f.dealing_since, reached = coalesce(done.reached, f.reached), doubted = f.doubted + done.doubted
         where failover.timeline = here returning * into f;
@@ -234,7 +242,12 @@ declare
     here text := timeline();
     lost bigint;
     n bigint;
+    newest timestamptz;
 begin
+    -- No worker remembers more (src/engine/witness.rs).
+    if cardinality(p_jobs) > 100000 or cardinality(p_settled) > 1000 then
+        raise exception 'worker % remembers more than a worker does', p_worker using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
     -- Of a change of timeline that is there to be told of, by the login whose worker it was; a registration may be lost with the rest.
     if not pg_has_role(session_user, 'noshi_owner', 'member') and (not exists (select from failover f where f.timeline = here)
             or exists (select from worker w where w.id = p_worker and w.login is distinct from session_user)
@@ -281,13 +294,23 @@ begin
     if not exists (select from worker w where w.id = p_worker and w.beats >= p_beats) then
         lost := lost + 1;
     end if;
+    -- The newest that is here of this worker, by the database's own clock: a worker's word for it would hide a gap.
+    select max(there.at) into newest from (
+        select w.seen_at as at from worker w where w.id = p_worker
+        union all select e.happened_at from unnest(p_settled, p_settled_leases) s(job, lease) join job_event e on e.job = s.job and e.lease = s.lease and e.worker = p_worker
+        union all select e.happened_at from unnest(p_jobs, p_leases) c(job, lease) join job_event e on e.job = c.job and e.lease = c.lease and e.worker = p_worker) there;
     update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and lost > 0),
         -- Everything that was acknowledged to a witness is here: so is everything before it.
         known_to = case when lost = 0 and p_newest is not null
             -- Nor was anything missing when this was said before, and its answer was lost.
-            and not exists (select from testimony t where t.timeline = here and t.worker = p_worker) then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest)) else f.known_to end
+            and not exists (select from testimony t where t.timeline = here and t.worker = p_worker) then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest, newest)) else f.known_to end
     where f.timeline = here;
     update worker set timeline = here where id = p_worker;
+    -- It is believed, since nobody else can know; so it is on record whose worker it was, also where it is the only one.
+    if lost > 0 then
+        perform record('restore loss', 'database', format('worker %s says that acknowledged writes are missing', p_worker), null,
+            jsonb_build_object('timeline', here, 'missing', lost, 'in_doubt', n), session_user);
+    end if;
     return lost;
 end $$;
 
@@ -307,13 +330,23 @@ end $$;
 create function noshi.went_back() returns text language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-declare s server_seen;
+declare
+    s server_seen;
+    start constant text := extract(epoch from pg_postmaster_start_time())::text;
 begin
     select * into s from server_seen for update;
     -- Who comes second finds the change, and testifies for it.
     if s.timeline = timeline() then
-        update server_seen set era = greatest(s.era + 1, floor(extract(epoch from clock_timestamp()))::bigint);
+        -- A copy is put in place beneath a server that is down. So nobody makes the fleet stop and look again and again.
+        if s.era_of = start then
+            raise exception 'of this start of the server that was said, and the fleet has dealt with it' using errcode = 'NS403',
+                hint = 'Nothing was changed. This worker claims nothing: start it anew, and see who said it by `noshi doctor` and `noshi audit list`.';
+        end if;
+        update server_seen set era = greatest(s.era + 1, floor(extract(epoch from clock_timestamp()))::bigint), era_of = start;
         perform see_server();
+        update failover set said_by = session_user where timeline = timeline();
+        perform record('restore copy', 'database', 'a worker says that this database is older than what it acknowledged', null,
+            jsonb_build_object('timeline', timeline()), session_user);
     end if;
     return server();
 end $$;

@@ -45,9 +45,34 @@ alter table noshi_sealed.reading_part alter column ciphertext set storage extern
 
 -- Who asked for a reading, so that one person's stand in line before they are counted.
 create unlogged table noshi.asker (
-    who    text primary key,
-    turns  bigint not null default 1
+    who         text primary key,
+    turns       bigint not null default 1,
+    -- Codes that were asked for in the hour since then.
+    codes       integer not null default 0,
+    codes_from  timestamptz not null default clock_timestamp(),
+    constraint times_are_sane check (codes_from between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
+
+-- How many codes one person, or one token's owner, may ask for in an hour; '' is everybody who is not named. The schema's owner says otherwise, on record.
+create table noshi.reveal_cap (
+    who            text primary key,
+    max_per_hour  integer not null check (max_per_hour >= 0)
+);
+insert into noshi.reveal_cap (who, max_per_hour) values ('', 1000);
+
+create function noshi.audit_reveal_cap() returns trigger language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    perform record('reveal cap', 'reveals/' || coalesce(new.who, old.who), null, to_jsonb(old), to_jsonb(new));
+    return null;
+end $$;
+
+create function noshi.max_codes(p_who text) returns integer language sql stable
+set search_path = noshi, pg_temp
+as $$
+    select c.max_per_hour from reveal_cap c where c.who in (p_who, '') order by c.who <> '' desc limit 1
+$$;
 
 -- A worker that lives, and that this login registered.
 create function noshi.is_own_worker(p_worker bigint) returns boolean language sql stable
@@ -154,11 +179,19 @@ as $$
 declare
     made bigint;
     most integer := case p_kind when 'code' then 64 else 4 end;
+    mine asker;
 begin
     if coalesce(p_key, '') = '' or octet_length(p_key) > 1000 then
         raise exception 'a reading needs a public key to seal its answer to' using errcode = 'NS400';
     end if;
-    insert into asker (who) values (who()) on conflict (who) do update set turns = asker.turns + 1;
+    insert into asker (who, codes) values (who(), (p_kind = 'code')::integer) on conflict (who) do update set turns = asker.turns + 1,
+        codes = case when asker.codes_from < clock_timestamp() - interval '1 hour' then 0 else asker.codes end + excluded.codes,
+        codes_from = case when asker.codes_from < clock_timestamp() - interval '1 hour' then clock_timestamp() else asker.codes_from end
+    returning * into mine;
+    if p_kind = 'code' and mine.codes > max_codes(who()) then
+        raise exception '% has asked for % codes since %, which is all that may be in an hour', who(), mine.codes - 1, instant(mine.codes_from) using errcode = 'NS409',
+            hint = 'Nothing was shown. Ask again when that hour is over; the schema''s owner sets how many one may ask for in noshi.reveal_cap.';
+    end if;
     if (select count(*) from reading r where r.asked_by = who() and (r.kind = 'code') = (p_kind = 'code') and r.ended_at is null
         and r.deadline > clock_timestamp()) >= most then
         raise exception '% has % % in reading already', who(), most, case p_kind when 'code' then 'codes' else 'files' end using errcode = 'NS409', hint = 'Nothing was done. Ask again when one of them is through.';
@@ -251,6 +284,20 @@ begin
         left join noshi_sealed.sealed s on s.what = 'gift_code' and s.subject = t.id limit 1;
 end $$;
 
+-- Rows of a file, as it is read now, beside what was granted of it: those that ask for another thing, and what stands there instead. Whoever
+-- submitted the file could have staged anything, and below the thresholds nobody compares the two before they are granted.
+create function noshi.rows_otherwise(p_batch bigint, p_rows integer[], p_keys text[], p_args jsonb[]) returns table (row_no integer, granted text)
+language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    select f.row_no, coalesce(concat_ws(' ', r.key, nullif(r.user_id, ''), r.args ->> 'category', r.amount, r.currency), 'nothing')
+    from batch b cross join unnest(p_rows, p_keys, p_args) f(row_no, key, args) left join batch_row r on r.batch = b.id and r.row_no = f.row_no
+    where b.id = p_batch and (r.key is distinct from f.key or (case b.kind
+        when 'grants' then asked_for('gift_issuance', r.args) is distinct from asked_for('gift_issuance', f.args)
+        when 'points' then asked_for('point_grant', r.args) is distinct from asked_for('point_grant', f.args)
+        else jsonb_strip_nulls(r.args - 'contact') is distinct from jsonb_strip_nulls(f.args - 'contact') end))
+$$;
+
 -- What is approved are the addresses, too, and the contacts of stores: a worker opens them and compares each with its row of the file.
 create function noshi.reading_recipients(p_reading bigint, p_worker bigint, p_take integer, p_from integer, p_to integer)
 returns table (row_no integer, grant_id text, key_id text, nonce bytea, ciphertext bytea) language plpgsql security definer
@@ -264,7 +311,7 @@ begin
 end $$;
 
 -- The next reading for a worker that lives: a code before files, and before all whoever has the fewest in flight. Of one person's files a worker has one in
--- hand at most: the place beside it is others'. One whose worker is gone is taken again, and begins anew; one that was in three
+-- hand at most, and of their codes two: the places beside them are others'. One whose worker is gone is taken again, and begins anew; one that was in three
 -- workers' hands when they ended is left to its asker.
 create function noshi.take_reading(p_worker bigint, p_long boolean)
 returns table (reading bigint, take integer, kind text, subject text, public_key text, asked_by text) language plpgsql security definer
@@ -281,8 +328,8 @@ begin
     select o.* into r from noshi.reading o
     where o.ended_at is null and o.deadline > clock_timestamp() and o.take - cardinality(o.left_by) < 3 and (p_long or o.kind = 'code') and p_worker <> all (o.left_by)
       and (o.worker is null or not exists (select from worker w where w.id = o.worker and w.dead_at is null and w.stopped_at is null))
-      and (o.kind = 'code' or not exists (select from noshi.reading h where h.asked_by = o.asked_by and h.worker = p_worker and h.kind <> 'code'
-                                          and h.ended_at is null and h.deadline > clock_timestamp()))
+      and (select count(*) from noshi.reading h where h.asked_by = o.asked_by and h.worker = p_worker and (h.kind = 'code') = (o.kind = 'code')
+           and h.ended_at is null and h.deadline > clock_timestamp()) < case o.kind when 'code' then 2 else 1 end
     order by o.kind <> 'code', (select count(*) from noshi.reading h where h.asked_by = o.asked_by and h.worker is not null and h.ended_at is null),
         o.id limit 1 for update skip locked;
     if not found then
@@ -302,9 +349,28 @@ as $$
     from reading r where r.ended_at is null and r.deadline > clock_timestamp() group by r.asked_by order by 4 desc
 $$;
 
+-- Who asked for as many codes as they may within the hour, or nearly: name, how many, how many they may.
+create function noshi.reveals_counted() returns table (who text, codes integer, most integer) language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    select a.who, a.codes, max_codes(a.who) from asker a
+    where a.codes_from > clock_timestamp() - interval '1 hour' and a.codes >= greatest(1, max_codes(a.who) * 0.8) order by 1
+$$;
+
+-- Whether somebody else waits for the place that this worker's reading has.
+create function noshi.is_waited_for(p_reading bigint, p_worker bigint, p_take integer) returns boolean language plpgsql stable security definer
+set search_path = noshi, pg_temp
+as $$
+declare r reading := held_reading(p_reading, p_worker, p_take, false);
+begin
+    return exists (select from reading o where o.worker is null and o.ended_at is null and o.deadline > clock_timestamp() and o.asked_by <> r.asked_by
+        and (o.kind = 'code') = (r.kind = 'code') and p_worker <> all (o.left_by));
+end $$;
+
+create trigger audited after insert or update or delete on noshi.reveal_cap for each row execute function noshi.audit_reveal_cap();
 create trigger forget_parts after delete on noshi.reading for each row execute function noshi.forget_parts();
 
-revoke all on function noshi.close_reading(bigint), noshi.forget_parts(), noshi.end_reading(bigint, bigint, integer, text, text, float8),
+revoke all on function noshi.audit_reveal_cap(), noshi.is_waited_for(bigint, bigint, integer), noshi.max_codes(text), noshi.reveals_counted(), noshi.rows_otherwise(bigint, integer[], text[], jsonb[]), noshi.close_reading(bigint), noshi.forget_parts(), noshi.end_reading(bigint, bigint, integer, text, text, float8),
     noshi.fetch_reading(bigint, integer, integer), noshi.held_reading(bigint, bigint, integer, boolean), noshi.is_own_worker(bigint), noshi.readings_open(),
     noshi.leave_reading(bigint, bigint, integer, text), noshi.open_reading(text, text, text, text),
     noshi.put_reading(bigint, bigint, integer, integer, text, bytea, bytea), noshi.read_check(bigint, text),
@@ -318,7 +384,9 @@ grant execute on function noshi.end_reading(bigint, bigint, integer, text, text,
     noshi.reading_chunk(bigint, bigint, integer, integer), noshi.reading_code(bigint, bigint, integer),
     noshi.reading_recipients(bigint, bigint, integer, integer, integer), noshi.take_reading(bigint, boolean) to noshi_worker;
 grant execute on function noshi.read_check(bigint, text) to noshi_api, noshi_operator;
-grant execute on function noshi.readings_open() to noshi_operator;
+grant execute on function noshi.readings_open(), noshi.reveals_counted() to noshi_operator;
+grant execute on function noshi.is_waited_for(bigint, bigint, integer), noshi.rows_otherwise(bigint, integer[], text[], jsonb[]) to noshi_worker;
+grant select on noshi.reveal_cap to noshi_operator;
 grant execute on function noshi.read_code(text, text, text, text) to noshi_api;
 
 reset role;

@@ -165,7 +165,9 @@ end $$;
 create function noshi.worker_guard() returns trigger language plpgsql
 as $$
 begin
-    if old.login = session_user and (old.dead_at is null or new.dead_at = old.dead_at) or (old.dead_at is null and new.dead_at is not null and old.seen_at < clock_timestamp() - interval '400 milliseconds'
+    if old.login = session_user and (old.dead_at is null or new.dead_at = old.dead_at)
+            -- When it was heard is now: how much a failover lost is judged by it.
+            and (new.seen_at = old.seen_at or new.seen_at between clock_timestamp() - interval '5 seconds' and clock_timestamp()) or (old.dead_at is null and new.dead_at is not null and old.seen_at < clock_timestamp() - interval '400 milliseconds'
         and (new.seen_at, new.stopped_at, new.beats, new.keys) is not distinct from (old.seen_at, old.stopped_at, old.beats, old.keys)) then
         return new;
     end if;

@@ -37,7 +37,10 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.archived_job FOR EACH STATEM
 create unlogged table noshi.asker (
     who text not null,
     turns bigint not null default 1,
-    constraint asker_pkey PRIMARY KEY (who)
+    codes integer not null default 0,
+    codes_from timestamp with time zone not null default clock_timestamp(),
+    constraint asker_pkey PRIMARY KEY (who),
+    constraint times_are_sane CHECK (codes_from >= '1900-01-01 00:00:00+00'::timestamp with time zone AND codes_from <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 
 create table noshi.audit (
@@ -265,6 +268,7 @@ create table noshi.failover (
     dealing_since timestamp with time zone,
     paged jsonb not null default '{}'::jsonb,
     reached bigint not null default 0,
+    said_by name,
     windowed boolean not null default false,
     constraint failover_pkey PRIMARY KEY (timeline),
     constraint failover_verdict_check CHECK (verdict = ANY (ARRAY['whole'::text, 'lost'::text])),
@@ -807,6 +811,14 @@ create table noshi.retention (
     constraint times_are_sane CHECK (begun_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND begun_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 
+create table noshi.reveal_cap (
+    who text not null,
+    max_per_hour integer not null,
+    constraint reveal_cap_pkey PRIMARY KEY (who),
+    constraint reveal_cap_most_per_hour_check CHECK (max_per_hour >= 0)
+);
+CREATE TRIGGER audited AFTER INSERT OR DELETE OR UPDATE ON noshi.reveal_cap FOR EACH ROW EXECUTE FUNCTION noshi.audit_reveal_cap();
+
 create table noshi.schedule (
     name text not null,
     kind text not null,
@@ -864,6 +876,7 @@ create table noshi.server_seen (
     back_by interval,
     back_from timestamp with time zone,
     era bigint not null default 0,
+    era_of text,
     constraint server_seen_pkey PRIMARY KEY (one),
     constraint server_seen_one_check CHECK (one),
     constraint server_seen_owed_check CHECK (owed >= 0),
@@ -927,6 +940,7 @@ create table noshi.testimony (
     key text not null,
     calls boolean not null,
     called_at timestamp with time zone not null,
+    login name not null default SESSION_USER,
     constraint testimony_pkey PRIMARY KEY (timeline, worker, job, lease),
     constraint times_are_sane CHECK (called_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND called_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
@@ -984,6 +998,17 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.tombstone FOR EACH STATEMENT
 create table noshi.turn (
     act text not null,
     constraint turn_pkey PRIMARY KEY (act)
+);
+
+create table noshi.vault_key (
+    id text not null,
+    print text not null,
+    login name not null default SESSION_USER,
+    told_at timestamp with time zone not null default clock_timestamp(),
+    constraint vault_key_pkey PRIMARY KEY (id),
+    constraint times_are_sane CHECK (told_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND told_at <= '9999-12-31 00:00:00+00'::timestamp with time zone),
+    constraint vault_key_id_check CHECK (octet_length(id) >= 1 AND octet_length(id) <= 32),
+    constraint vault_key_print_check CHECK (print ~ '^[0-9a-f]{64}$'::text)
 );
 
 create table noshi.word_act (
@@ -1885,6 +1910,17 @@ CREATE OR REPLACE FUNCTION noshi.audit_redrive_cap()
 AS $function$
 begin
     perform record('redrive cap', 'cap/redrive', null, null, to_jsonb(new));
+    return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.audit_reveal_cap()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    perform record('reveal cap', 'reveals/' || coalesce(new.who, old.who), null, to_jsonb(old), to_jsonb(new));
     return null;
 end $function$;
 
@@ -2841,12 +2877,14 @@ CREATE OR REPLACE FUNCTION noshi.deal_with_page(p_page bigint, OUT verdict text,
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
 AS $function$
 declare
     s server_seen;
     f failover;
     done record;
     here text := timeline();
+    forgotten boolean;
 begin
     select * into s from server_seen for update;
     select * into f from failover where failover.timeline = here for update;
@@ -2859,12 +2897,15 @@ begin
         return;
     end if;
     missing := f.missing;
+    -- That more is missing than is remembered is one worker's word. What it forgot was called after the last that arrived here of anybody: where that is a
+    -- moment ago, the lanes' budgets bound it as they bound what a dead worker began. Where it is longer ago, the database itself shows a gap.
+    forgotten := f.overrun and f.seen_at - f.known_to > interval '1 minute';
     -- Dead before the failover is seen means that its jobs were rescued before.
     select count(*) into silent from worker w where w.timeline <> here and w.dead_at >= f.seen_at and w.stopped_at is null;
     -- Commits waited for a standby, and nothing that anybody remembers is missing: nothing was lost.
     verdict := case when f.missing > 0 or (silent > 0 and not s.synchronous) then 'lost' else 'whole' end;
     f.dealing_since := coalesce(f.dealing_since, clock_timestamp());
-    if verdict = 'lost' and silent > 0 and not f.windowed then
+    if verdict = 'lost' and (silent > 0 or f.overrun) and not f.windowed then
         select * into done from doubt_window_page(f, p_page);
         update failover set dealing_since = f.dealing_since, paged = done.paged, windowed = done.is_last, doubted = f.doubted + done.doubted
         where failover.timeline = here returning * into f;
@@ -2874,7 +2915,7 @@ begin
             return;
         end if;
     end if;
-    if f.overrun then
+    if forgotten then
         select * into done from doubt_everything_page(f, p_page);
         update failover set dealing_since = f.dealing_since, reached = coalesce(done.reached, f.reached), doubted = f.doubted + done.doubted
         where failover.timeline = here returning * into f;
@@ -3893,6 +3934,18 @@ begin
     return false;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.is_waited_for(p_reading bigint, p_worker bigint, p_take integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare r reading := held_reading(p_reading, p_worker, p_take, false);
+begin
+    return exists (select from reading o where o.worker is null and o.ended_at is null and o.deadline > clock_timestamp() and o.asked_by <> r.asked_by
+        and (o.kind = 'code') = (r.kind = 'code') and p_worker <> all (o.left_by));
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.is_zone(p_zone text)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -4081,6 +4134,22 @@ begin
         raise exception 'kind: % is for trying out and measuring, and not for producers', p_kind using errcode = 'NS403', column = 'kind',
             hint = 'Nothing was taken. The login that owns the schema may ask for it.';
     end if;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.know_keys(p_ids text[], p_prints text[], OUT others text[], OUT opens boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    if cardinality(p_ids) > 100 then
+        raise exception 'a worker has no more than 100 keys' using errcode = 'NS400';
+    end if;
+    insert into vault_key (id, print) select k.id, k.print from unnest(p_ids, p_prints) k(id, print) order by k.id on conflict do nothing;
+    select coalesce(array_agg(v.id order by v.id), '{}') into others
+    from unnest(p_ids, p_prints) k(id, print) join vault_key v on v.id = k.id and v.print <> k.print;
+    opens := not exists (select from sealed_keys()) or exists (select from sealed_keys() s(id) where s.id = any (p_ids) and s.id <> all (others));
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.known_issued(p_job bigint)
@@ -4321,6 +4390,25 @@ begin
     end if;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.max_calls(p_lane text, p_span interval)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select min(b.burst + ceil(least(extract(epoch from p_span) / (extract(epoch from b.per + b.jitter) / (b.calls - b.burst + 1)), 1e9)))::bigint
+    from lane_budget b where b.lane = p_lane
+$function$;
+
+CREATE OR REPLACE FUNCTION noshi.max_codes(p_who text)
+ RETURNS integer
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select c.max_per_hour from reveal_cap c where c.who in (p_who, '') order by c.who <> '' desc limit 1
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.must(p_scope text)
  RETURNS void
  LANGUAGE plpgsql
@@ -4522,15 +4610,24 @@ CREATE OR REPLACE FUNCTION noshi.open_reading(p_kind text, p_subject text, p_sco
  RETURNS bigint
  LANGUAGE plpgsql
  SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
 AS $function$
 declare
     made bigint;
     most integer := case p_kind when 'code' then 64 else 4 end;
+    mine asker;
 begin
     if coalesce(p_key, '') = '' or octet_length(p_key) > 1000 then
         raise exception 'a reading needs a public key to seal its answer to' using errcode = 'NS400';
     end if;
-    insert into asker (who) values (who()) on conflict (who) do update set turns = asker.turns + 1;
+    insert into asker (who, codes) values (who(), (p_kind = 'code')::integer) on conflict (who) do update set turns = asker.turns + 1,
+        codes = case when asker.codes_from < clock_timestamp() - interval '1 hour' then 0 else asker.codes end + excluded.codes,
+        codes_from = case when asker.codes_from < clock_timestamp() - interval '1 hour' then clock_timestamp() else asker.codes_from end
+    returning * into mine;
+    if p_kind = 'code' and mine.codes > max_codes(who()) then
+        raise exception '% has asked for % codes since %, which is all that may be in an hour', who(), mine.codes - 1, instant(mine.codes_from) using errcode = 'NS409',
+            hint = 'Nothing was shown. Ask again when that hour is over; the schema''s owner sets how many one may ask for in noshi.reveal_cap.';
+    end if;
     if (select count(*) from reading r where r.asked_by = who() and (r.kind = 'code') = (p_kind = 'code') and r.ended_at is null
         and r.deadline > clock_timestamp()) >= most then
         raise exception '% has % % in reading already', who(), most, case p_kind when 'code' then 'codes' else 'files' end using errcode = 'NS409', hint = 'Nothing was done. Ask again when one of them is through.';
@@ -5791,6 +5888,17 @@ begin
         where t.id = trade;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.reveals_counted()
+ RETURNS TABLE(who text, codes integer, most integer)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+    select a.who, a.codes, max_codes(a.who) from asker a
+    where a.codes_from > clock_timestamp() - interval '1 hour' and a.codes >= greatest(1, max_codes(a.who) * 0.8) order by 1
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.revoke_token(p_id text, p_reason text)
  RETURNS void
  LANGUAGE plpgsql
@@ -5830,6 +5938,9 @@ CREATE OR REPLACE FUNCTION noshi.ring_for(p_worker bigint, p_rings boolean)
  SET "TimeZone" TO 'UTC'
 AS $function$
 begin
+    if not exists (select from worker w where w.id = p_worker and w.login = session_user) then
+        raise exception 'worker % is of another login, or there is none', p_worker using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
     if p_rings then
         insert into bell (worker, until) values (p_worker, clock_timestamp() + interval '10 seconds')
         on conflict (worker) do update set until = excluded.until;
@@ -5849,6 +5960,20 @@ AS $function$
         and not exists (select from batch_row o join batch ob on ob.id = o.batch
             where o.key = p_key and ob.kind = b.kind and ob.registered_at > b.registered_at)
     from (select case b.kind when 'points' then 'point_grant' when 'grants' then 'gift_issuance' else 'store_creation' end as kind) k
+$function$;
+
+CREATE OR REPLACE FUNCTION noshi.rows_otherwise(p_batch bigint, p_rows integer[], p_keys text[], p_args jsonb[])
+ RETURNS TABLE(row_no integer, granted text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select f.row_no, coalesce(concat_ws(' ', r.key, nullif(r.user_id, ''), r.args ->> 'category', r.amount, r.currency), 'nothing')
+    from batch b cross join unnest(p_rows, p_keys, p_args) f(row_no, key, args) left join batch_row r on r.batch = b.id and r.row_no = f.row_no
+    where b.id = p_batch and (r.key is distinct from f.key or (case b.kind
+        when 'grants' then asked_for('gift_issuance', r.args) is distinct from asked_for('gift_issuance', f.args)
+        when 'points' then asked_for('point_grant', r.args) is distinct from asked_for('point_grant', f.args)
+        else jsonb_strip_nulls(r.args - 'contact') is distinct from jsonb_strip_nulls(f.args - 'contact') end))
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.running_job(p_job bigint, p_kind text)
@@ -6104,6 +6229,9 @@ begin
     if coalesce(strpos(p_key, '{due}'), 0) = 0 then
         raise exception 'args: without {due} two due times would be one job' using errcode = 'NS400';
     end if;
+    if strpos(p_args ->> 'due', '{due}') > 0 and p_args ->> 'due' <> '{due}' then
+        raise exception 'args.due: a due time is {due}, with nothing before or behind it' using errcode = 'NS400', column = 'args.due';
+    end if;
     if p_next > clock_timestamp() + interval '100 years' then
         raise exception 'the next due time is over a hundred years away: %', p_next using errcode = 'NS400';
     end if;
@@ -6283,8 +6411,8 @@ begin
     select o.* into r from noshi.reading o
     where o.ended_at is null and o.deadline > clock_timestamp() and o.take - cardinality(o.left_by) < 3 and (p_long or o.kind = 'code') and p_worker <> all (o.left_by)
       and (o.worker is null or not exists (select from worker w where w.id = o.worker and w.dead_at is null and w.stopped_at is null))
-      and (o.kind = 'code' or not exists (select from noshi.reading h where h.asked_by = o.asked_by and h.worker = p_worker and h.kind <> 'code'
-                                          and h.ended_at is null and h.deadline > clock_timestamp()))
+      and (select count(*) from noshi.reading h where h.asked_by = o.asked_by and h.worker = p_worker and (h.kind = 'code') = (o.kind = 'code')
+           and h.ended_at is null and h.deadline > clock_timestamp()) < case o.kind when 'code' then 2 else 1 end
     order by o.kind <> 'code', (select count(*) from noshi.reading h where h.asked_by = o.asked_by and h.worker is not null and h.ended_at is null),
         o.id limit 1 for update skip locked;
     if not found then
@@ -6319,7 +6447,12 @@ declare
     here text := timeline();
     lost bigint;
     n bigint;
+    newest timestamptz;
 begin
+    -- No worker remembers more (src/engine/witness.rs).
+    if cardinality(p_jobs) > 100000 or cardinality(p_settled) > 1000 then
+        raise exception 'worker % remembers more than a worker does', p_worker using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
     -- Of a change of timeline that is there to be told of, by the login whose worker it was; a registration may be lost with the rest.
     if not pg_has_role(session_user, 'noshi_owner', 'member') and (not exists (select from failover f where f.timeline = here)
             or exists (select from worker w where w.id = p_worker and w.login is distinct from session_user)
@@ -6366,13 +6499,23 @@ begin
     if not exists (select from worker w where w.id = p_worker and w.beats >= p_beats) then
         lost := lost + 1;
     end if;
-    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and lost > 0),
+    -- The newest that is here of this worker, by the database's own clock: a worker's word for it would hide a gap.
+    select max(there.at) into newest from (
+        select w.seen_at as at from worker w where w.id = p_worker
+        union all select e.happened_at from unnest(p_settled, p_settled_leases) s(job, lease) join job_event e on e.job = s.job and e.lease = s.lease and e.worker = p_worker
+        union all select e.happened_at from unnest(p_jobs, p_leases) c(job, lease) join job_event e on e.job = c.job and e.lease = c.lease and e.worker = p_worker) there;
+    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and crash_count > 0),
         -- Everything that was acknowledged to a witness is here: so is everything before it.
         known_to = case when lost = 0 and p_newest is not null
             -- Nor was anything missing when this was said before, and its answer was lost.
-            and not exists (select from testimony t where t.timeline = here and t.worker = p_worker) then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest)) else f.known_to end
+            and not exists (select from testimony t where t.timeline = here and t.worker = p_worker) then greatest(f.known_to, least(f.seen_at, clock_timestamp() - p_newest, newest)) else f.known_to end
     where f.timeline = here;
     update worker set timeline = here where id = p_worker;
+    -- It is believed, since nobody else can know; so it is on record whose worker it was, also where it is the only one.
+    if crash_count > 0 then
+        perform record('restore loss', 'database', format('worker %s says that acknowledged writes are missing', p_worker), null,
+            jsonb_build_object('timeline', here, 'missing', lost, 'in_doubt', n), session_user);
+    end if;
     return lost;
 end $function$;
 
@@ -6465,6 +6608,16 @@ AS $function$
     tried as (update suppression s set tried_at = clock_timestamp() from next where s.id = next.id returning s.id)
     select t.id, s.key_id, s.nonce, s.ciphertext
     from tried t join noshi_sealed.sealed s on s.what = 'suppressed' and s.subject = t.id
+$function$;
+
+CREATE OR REPLACE FUNCTION noshi.unopened_keys()
+ RETURNS SETOF text
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    with w as (select keys from worker where dead_at is null and stopped_at is null)
+    select s.id from sealed_keys() s(id) where exists (select from w) and not exists (select from w where w.keys is null or s.id = any (w.keys))
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.unsettle_batch()
@@ -6723,13 +6876,23 @@ CREATE OR REPLACE FUNCTION noshi.went_back()
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare s server_seen;
+declare
+    s server_seen;
+    start constant text := extract(epoch from pg_postmaster_start_time())::text;
 begin
     select * into s from server_seen for update;
     -- Who comes second finds the change, and testifies for it.
     if s.timeline = timeline() then
-        update server_seen set era = greatest(s.era + 1, floor(extract(epoch from clock_timestamp()))::bigint);
+        -- A copy is put in place beneath a server that is down. So nobody makes the fleet stop and look again and again.
+        if s.era_of = start then
+            raise exception 'of this start of the server that was said, and the fleet has dealt with it' using errcode = 'NS403',
+                hint = 'Nothing was changed. This worker claims nothing: start it anew, and see who said it by `noshi doctor` and `noshi audit list`.';
+        end if;
+        update server_seen set era = greatest(s.era + 1, floor(extract(epoch from clock_timestamp()))::bigint), era_of = start;
         perform see_server();
+        update failover set said_by = session_user where timeline = timeline();
+        perform record('restore copy', 'database', 'a worker says that this database is older than what it acknowledged', null,
+            jsonb_build_object('timeline', timeline()), session_user);
     end if;
     return server();
 end $function$;
@@ -6783,7 +6946,9 @@ CREATE OR REPLACE FUNCTION noshi.worker_guard()
  SET "TimeZone" TO 'UTC'
 AS $function$
 begin
-    if old.login = session_user and (old.dead_at is null or new.dead_at = old.dead_at) or (old.dead_at is null and new.dead_at is not null and old.seen_at < clock_timestamp() - interval '400 milliseconds'
+    if old.login = session_user and (old.dead_at is null or new.dead_at = old.dead_at)
+            -- When it was heard is now: how much a failover lost is judged by it.
+            and (new.seen_at = old.seen_at or new.seen_at between clock_timestamp() - interval '5 seconds' and clock_timestamp()) or (old.dead_at is null and new.dead_at is not null and old.seen_at < clock_timestamp() - interval '400 milliseconds'
         and (new.seen_at, new.stopped_at, new.beats, new.keys) is not distinct from (old.seen_at, old.stopped_at, old.beats, old.keys)) then
         return new;
     end if;

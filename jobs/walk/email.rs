@@ -67,10 +67,13 @@ fn the_table_is_what_the_code_does() {
         ("ready", Prepare::Ready(channel())),
         ("suppressed", Prepare::Suppressed),
         ("no address", Prepare::NoRecipient),
+        ("its recipient does not open", Prepare::NotOpened),
         ("no service, or paused", Prepare::Wait),
     ] {
         rows.push(row(&preparing, answer, &Scripted { prepare, ..world() }));
     }
+    let closed = Scripted { prepare: Prepare::NotOpened, ..world() };
+    rows.push(told(&preparing, "its recipient does not open", "for 10 minutes", &closed, late()));
     for (answer, send) in [
         ("accepted", Send::Accepted("m".to_owned())),
         ("rejected", Send::Rejected("r".to_owned())),

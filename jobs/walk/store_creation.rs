@@ -111,6 +111,8 @@ fn forward_rows() -> Vec<Row> {
     ] {
         rows.push(row(&checking, answer, "", &Scripted { look_up, ..world() }, &plain));
     }
+    let (closed, late) = ("its address or phone does not open", This { in_state: 600 * second, ..this(args()) });
+    rows.push(row(&checking, closed, "for 10 minutes", &Scripted { look_up: LookUp::Closed, ..world() }, &late));
     for (answer, create) in [
         ("created, now or under this key before", Create::Created("shop-1".to_owned())),
         ("refused", Create::Refused("bad_name".to_owned())),

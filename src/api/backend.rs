@@ -148,16 +148,40 @@ impl Call {
     pub(super) fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         axum::extract::Query::try_from_uri(&self.uri).map(|axum::extract::Query(query)| query).map_err(|error| {
             let said = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            // A field that is not known stands in backquotes; one whose value is wrong comes first.
-            let field = match said.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
-                Some(unknown) => unknown.to_owned(),
-                None => said.split(':').next().unwrap_or_default().to_owned(),
-            };
-            Refusal::field(&field, format!("The query cannot be read: {said}."))
+            Refusal::field(&garbled(&said), format!("The query cannot be read: {said}."))
         })
+    }
+}
+
+/// Which field of a query is wrong, by what is said of it.
+fn garbled(said: &str) -> String {
+    let named =
+        ["unknown field `", "duplicate field `", "missing field `"].iter().find_map(|what| said.split_once(what));
+    match named.and_then(|(_, rest)| rest.split('`').next()) {
+        Some(field) => field.to_owned(),
+        // One whose value is wrong comes first; else it is the query as a whole.
+        None => said.split_once(": ").map_or_else(String::new, |(field, _)| field.to_owned()),
     }
 }
 
 pub(super) fn answer(status: StatusCode, value: &impl Serialize) -> Response {
     (status, Json(value)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::garbled;
+
+    #[test]
+    fn a_garbled_query_names_its_field() {
+        for (said, field) in [
+            ("unknown field `colour`, expected one of `kind`, `status`", "colour"),
+            ("duplicate field `kind`", "kind"),
+            ("missing field `file`", "file"),
+            ("limit: invalid digit found in string", "limit"),
+            ("invalid digit found in string", ""),
+        ] {
+            assert_eq!(garbled(said), field, "{said}");
+        }
+    }
 }

@@ -331,7 +331,13 @@ async fn release(out: Out, args: &BatchRelease) -> anyhow::Result<()> {
     let BatchRelease { act, yes } = args;
     let pool = open(&act.database).await?;
     let before = one(&pool, act.batch).await?;
-    let gone = ["settled", "cancelled", "invalid", "released", "parked", "refused", "paused"];
+    let gone = ["settled", "cancelled", "invalid", "released", "parked", "refused"];
+    if before.status == "paused" {
+        bail!(
+            "batch {0} is paused, and nothing was released: `noshi batch resume {0} --reason …` lets it go on",
+            act.batch
+        );
+    }
     if gone.contains(&before.status.as_str()) {
         return unchanged(out, act.batch, &before.status);
     }

@@ -116,7 +116,7 @@ async fn run_worker(
     let ours = args.over(settings.worker.clone());
     let pace = ours.pace()?;
     let partners = settings.partners()?;
-    let keys = settings.key_ids()?;
+    let keys = settings.key_prints()?;
     // Before the first claim, so that every job is counted, and that no worker begins which nobody can watch.
     let metrics = match ours.metrics {
         Some(listen) => {
@@ -136,7 +136,7 @@ async fn run_worker(
     signals::at_each(hang_ups, move || {
         let again = |settings: Settings| {
             renew(settings.partners()?)?;
-            tell_keys(settings.key_ids()?);
+            tell_keys(settings.key_prints()?);
             Ok(())
         };
         let read_again = read().and_then(again);

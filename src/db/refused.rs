@@ -47,6 +47,9 @@ pub fn sentence(error: &sqlx::Error) -> String {
 /// By the exact code, or else by its class.
 fn meaning(code: &str, message: &str) -> &'static str {
     match code {
+        "42501" if message.contains("set role") && message.contains("noshi_owner") => {
+            "this takes the login that owns the schema, the one that migrates, and nothing was done: say it as that login. To grant noshi_owner to another lets it change anything"
+        }
         "42501" if message.contains("set role") => {
             "this login may not act in that role; grant it the role: ops/roles.md says which each command takes"
         }
@@ -123,6 +126,8 @@ mod tests {
     fn every_class_has_its_own_sentence_and_codes_come_first() {
         assert!(meaning("42501", "permission denied for table sealed").contains("owns the schema"));
         assert!(meaning("42501", "permission denied to set role \"noshi_operator\"").contains("grant it the role"));
+        let owners = meaning("42501", "permission denied to set role \"noshi_owner\"");
+        assert!(owners.contains("that owns the schema") && !owners.contains("grant it the role"), "{owners}");
         assert!(meaning("42501", "permission denied to create role").contains("createrole"));
         assert!(meaning("57014", "").contains("took too long"));
         assert!(meaning("55P03", "held by sato (process 7)").contains("pg_terminate_backend"));

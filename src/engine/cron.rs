@@ -101,6 +101,10 @@ fn id_of<J: Job>(args: &Value) -> Result<String, String> {
         serde_json::from_value::<J::Args>(args.clone())
             .map_err(|error| format!("args: these are not the arguments of a {kind}: {error}"))
     };
+    // "3{due}" is a time as well, in the year 32026.
+    if args["due"].as_str().is_some_and(|due| due.contains(DUE) && due != DUE) {
+        return Err(format!("args.due: a due time is `{DUE}`, with nothing before or behind it"));
+    }
     let template = J::id(&read(args)?).0;
     let at_one: Value = serde_json::from_str(&args.to_string().replace(DUE, EXAMPLE))
         .map_err(|error| format!("args: they are no longer JSON with a due time in them: {error}"))?;
@@ -216,6 +220,8 @@ mod tests {
         assert_eq!(id(Kind::Probe, &json!({"id": "tick/{due}", "steps": 1})), Ok("tick/{due}".to_owned()));
         for (args, said) in [
             (json!({"due": "2026-11-23T15:05:00Z"}), "Write {due}"),
+            (json!({"due": "3{due}"}), "nothing before or behind it"),
+            (json!({"due": "{due} BC"}), "nothing before or behind it"),
             (json!({"do": "{due}"}), "missing field `due`"),
             (json!({"due": "{due}", "lots": 1}), "no field `lots`"),
             (json!("{due}"), "not the arguments"),

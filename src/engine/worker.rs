@@ -203,13 +203,16 @@ impl Worker {
     }
 
     /// Says which keys it has, from now on: a rotation of them waits until all workers have the new one.
-    pub fn tell_keys(&self) -> impl Fn(Vec<String>) + Clone + Send + 'static {
+    pub fn tell_keys(&self) -> impl Fn(Vec<(String, String)>) + Clone + Send + 'static {
         let engine = Arc::downgrade(&self.engine);
         move |keys| {
             let Some(engine) = engine.upgrade() else { return };
             tokio::spawn(async move {
-                if let Err(error) = db::queue::workers::tell_keys(&engine.pool, engine.worker, &keys).await {
-                    tracing::warn!(%error, "the database was not told which keys this worker has; `noshi vault rotate` will wait for it");
+                match db::queue::workers::tell_keys(&engine.pool, engine.worker, &keys).await {
+                    Ok(worth) => warn_of(&worth),
+                    Err(error) => {
+                        tracing::warn!(%error, "the database was not told which keys this worker has; `noshi vault rotate` will wait for it");
+                    }
                 }
             });
         }
@@ -291,5 +294,21 @@ impl Worker {
             let _ = tokio::time::timeout_at(end.max(tokio::time::Instant::now() + LAST_WRITES), flusher).await;
         }
         tracing::info!(worker, "stopped");
+    }
+}
+
+/// Of keys that open nothing here: whoever took the wrong file learns it at once, and not when a user waits for a code.
+fn warn_of(worth: &db::queue::workers::Worth) {
+    if !worth.others.is_empty() {
+        let keys = worth.others.join(", ");
+        tracing::error!(
+            keys,
+            "these ids mean other keys to the workers that had them first: what is sealed does not open with them; noshi.vault_key has their prints"
+        );
+    }
+    if !worth.opens {
+        tracing::error!(
+            "nothing that is stored opens with the keys of this worker: is that the right key file? Fix it, and send SIGHUP"
+        );
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod grants;
 pub(crate) mod header;
 pub(crate) mod kind;
 pub(crate) mod lines;
+pub mod otherwise;
 pub mod points;
 pub mod report;
 pub(crate) mod row;

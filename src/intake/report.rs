@@ -5,7 +5,7 @@ use std::io::BufReader;
 use anyhow::Context;
 use noshi_jobs::Problem;
 
-use super::{Encoding, lines::Lines};
+use super::{Encoding, lines::Lines, otherwise::Otherwise};
 use crate::{
     basics::text,
     db::{
@@ -21,38 +21,52 @@ const PAGE: i32 = 5_000;
 pub struct Report<'a> {
     results: Results<'a>,
     encoding: Encoding,
-    headed: bool,
+    /// Columns of the file, once its header is read.
+    columns: Option<usize>,
+    /// Rows that were granted otherwise than the file has them.
+    otherwise: Otherwise,
 }
 
 /// Without this mark Excel takes the file for one in the encoding of its country; ours is taken with it or without.
 const MARK: &str = "\u{feff}";
 
 impl<'a> Report<'a> {
-    pub fn begin(pool: &'a PgPool, batch: &Filed) -> Report<'a> {
+    pub fn begin(pool: &'a PgPool, batch: &Filed, otherwise: Otherwise) -> Report<'a> {
         let results = Results { pool, batch: batch.id, page: vec![].into_iter(), after: 0 };
-        Report { results, encoding: Encoding::from_name(&batch.encoding), headed: false }
+        Report { results, encoding: Encoding::from_name(&batch.encoding), columns: None, otherwise }
     }
 
     /// What becomes of one chunk of the original file.
     pub async fn of_chunk(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let mark = if self.headed { "" } else { MARK };
+        let mark = if self.columns.is_some() { "" } else { MARK };
         let mut csv = csv::Writer::from_writer(mark.as_bytes().to_vec());
         for row in rows(bytes, self.encoding)? {
             let fields = row.iter().map(|field| harmless(field));
-            if self.headed {
-                let result = self.results.next().await?;
-                csv.write_record(fields.chain(told(&result)))?;
+            if self.columns.is_some() {
+                let result = self.results.next().await?.context("the stored file has more rows than its batch")?;
+                let granted = self.otherwise.get(&result.row_no).map(String::as_str);
+                csv.write_record(fields.chain(told(&result, granted)))?;
             } else {
                 csv.write_record(fields.chain(RESULTS.map(str::to_owned)))?;
-                self.headed = true;
+                self.columns = Some(row.len());
             }
+        }
+        csv.into_inner().context("a report cannot be written to memory")
+    }
+
+    /// Rows that were granted and that no line of the file has.
+    pub async fn beyond_the_file(&mut self) -> anyhow::Result<Vec<u8>> {
+        let mut csv = csv::Writer::from_writer(vec![]);
+        while let Some(result) = self.results.next().await? {
+            let none = std::iter::repeat_n(String::new(), self.columns.unwrap_or_default());
+            csv.write_record(none.chain(told(&result, Some(&result.key))))?;
         }
         csv.into_inner().context("a report cannot be written to memory")
     }
 
     /// Whether there was a file at all.
     pub const fn is_whole(&self) -> bool {
-        self.headed
+        self.columns.is_some()
     }
 }
 
@@ -85,28 +99,33 @@ struct Results<'a> {
 }
 
 impl Results<'_> {
-    async fn next(&mut self) -> anyhow::Result<RowResult> {
+    async fn next(&mut self) -> anyhow::Result<Option<RowResult>> {
         if self.page.len() == 0 {
             self.page = batches::rows(self.pool, self.batch, self.after, PAGE).await?.into_iter();
         }
-        let row = self.page.next().context("the stored file has more rows than its batch")?;
-        self.after = row.row_no;
+        let row = self.page.next();
+        self.after = row.as_ref().map_or(self.after, |row| row.row_no);
         Ok(row)
     }
 }
 
-fn told(row: &RowResult) -> [String; 6] {
+/// What became of a row; `granted`: what it is, where that is not what the file has there.
+fn told(row: &RowResult, granted: Option<&str>) -> [String; 6] {
     let problem = row.code.as_deref().and_then(Problem::from_code);
     let detail = row.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let reason = |sentence: fn(Problem) -> &'static str| {
         problem.map_or_else(|| row.code.clone().unwrap_or_default(), |p| format!("{}{detail}", sentence(p)))
     };
+    let beside = |words: &str, reason: String| match granted {
+        Some(granted) => format!("{words}{granted}. {reason}").trim_end().to_owned(),
+        None => reason,
+    };
     [
         row.line.to_string(),
         row.result.clone(),
         row.outcome.clone().unwrap_or_default(),
-        harmless(&reason(Problem::japanese)),
-        harmless(&reason(Problem::sentence)),
+        harmless(&beside("ファイルの行とは異なる内容で登録されています: ", reason(Problem::japanese))),
+        harmless(&beside("NOT WHAT THE FILE HAS HERE. Granted was: ", reason(Problem::sentence))),
         row.mail.clone().unwrap_or_default(),
     ]
 }

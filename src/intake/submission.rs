@@ -30,8 +30,9 @@ use super::{
 use crate::{
     basics::{terminal::progress::Progress, text},
     db::{
-        PgPool,
+        ActError, PgPool,
         domain::batches::{self, NewBatch},
+        operator::doctor,
     },
     intake::{grants, header::Header, lines::Lines, points, stage, stores},
     partners::gifts::Offers,
@@ -270,6 +271,20 @@ pub struct Submitted {
     pub needs_approval: bool,
 }
 
+/// What is sealed to another key under an id of the workers' opens nowhere: no mail would go out, and nobody could approve the file.
+async fn opens_at_the_workers(pool: &PgPool, sealer: &Sealer) -> anyhow::Result<()> {
+    let ours = (sealer.current_key().to_owned(), sealer.print());
+    match doctor::other_prints(pool, &[ours]).await?.first() {
+        None => Ok(()),
+        Some(id) => {
+            let sentence = format!(
+                "the public key {id} here is not the one that the workers have under this id; nothing was written. Take what `noshi vault public` prints on a worker's host"
+            );
+            Err(ActError::refused(sentence).into())
+        }
+    }
+}
+
 /// Checks the file, stages it, and validates its batch. The same file again is the same batch; one whose submission broke
 /// off is gone on with.
 pub async fn submit(
@@ -301,6 +316,7 @@ pub async fn submit(
         batches::record_invalid(pool, &new, &serde_json::Value::Array(faults)).await?;
         return Err(Rejected { file: name, faults: checked.faults }.into());
     }
+    opens_at_the_workers(pool, sealer).await?;
     let (batch, is_new) = batches::receive(pool, &new).await?;
     if is_new || !batches::is_validated(pool, batch).await? {
         let staging = stage::Staging { pool, sealer, offers, submission, batch };

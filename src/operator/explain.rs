@@ -80,11 +80,15 @@ fn why(job: &JobRow) -> String {
             due(job),
             nobody(job)
         ),
-        "scheduled" if job.last_answer.as_deref() == Some("not_opened") => format!(
-            "Its address or phone does not open: the worker that took it lacks the key, or it was sealed for another store; it looks again in {}{}",
-            due(job),
-            nobody(job)
-        ),
+        "scheduled" if job.last_answer.as_deref() == Some("not_opened") => {
+            let what = if job.kind == "email" { "recipient" } else { "address or phone" };
+            format!(
+                "Its {what} does not open: the worker that took it lacks the key, or it was sealed for another place; it looks again in {}{}, \
+                 and needs an operator after ten minutes",
+                due(job),
+                nobody(job)
+            )
+        }
         "retryable" => {
             let said = job.last_answer.as_deref().map(|said| format!(" ({said})")).unwrap_or_default();
             format!("Try {} did not succeed{said}; the next is due in {}{}", job.retries, due(job), nobody(job))
@@ -243,7 +247,16 @@ mod tests {
             ),
             (
                 JobRow { due_in: 8.0, last_answer: Some("not_opened".to_owned()), ..job("scheduled") },
-                "lacks the key, or it was sealed for another store",
+                "Its address or phone does not open: the worker that took it lacks the key",
+            ),
+            (
+                JobRow {
+                    due_in: 8.0,
+                    kind: "email".to_owned(),
+                    last_answer: Some("not_opened".to_owned()),
+                    ..job("scheduled")
+                },
+                "Its recipient does not open",
             ),
             (
                 JobRow {

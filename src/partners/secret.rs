@@ -11,9 +11,10 @@ use crate::vault;
 /// The content of a file that holds one secret, without the line end.
 pub(in crate::partners) fn secret(provider: &str, what: &str, file: &Path) -> anyhow::Result<SecretString> {
     let name = file.display();
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the {what} of {provider} from {name}"))?;
+    // Before it is read: a pipe that nobody feeds would be waited for.
     vault::check_permissions(file)
-        .with_context(|| format!("the file {name} with the {what} of {provider} is not a secret"))?;
+        .with_context(|| format!("the file {name} with the {what} of {provider} cannot be used as a secret"))?;
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read the {what} of {provider} from {name}"))?;
     let text = Zeroizing::new(text);
     let secret = text.trim_end_matches(['\r', '\n']);
     ensure!(!secret.is_empty(), "the file {name} with the {what} of {provider} is empty");
@@ -45,6 +46,22 @@ mod tests {
         assert!(secret("test", "API key", empty.path()).unwrap_err().to_string().contains("is empty"));
         let missing = format!("{:#}", secret("test", "API key", Path::new("/nowhere/key")).unwrap_err());
         assert!(missing.contains("/nowhere/key") && missing.contains("API key of test"), "{missing}");
+    }
+
+    /// A pipe that nobody feeds is refused, and not waited for; nor is a device read that never ends.
+    #[cfg(unix)]
+    #[test]
+    fn a_secret_is_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for path in [pipe.as_path(), Path::new("/dev/zero"), folder.path()] {
+            let (told, answer) = (std::sync::mpsc::channel(), path.to_owned());
+            std::thread::spawn(move || told.0.send(format!("{:#}", secret("x", "token", &answer).unwrap_err())));
+            let error = told.1.recv_timeout(std::time::Duration::from_secs(5)).expect("an answer in time");
+            assert!(error.contains("is no file but"), "{error}");
+        }
     }
 
     /// As the vault's: what others may read, or belongs to somebody else, is no secret of ours.

@@ -80,9 +80,9 @@ impl Settings {
     }
 
     /// The ids of the keys of the vault; none where there is no vault.
-    pub fn key_ids(&self) -> anyhow::Result<Vec<String>> {
+    pub fn key_prints(&self) -> anyhow::Result<Vec<(String, String)>> {
         match self.vault_key_file {
-            Some(_) => Ok(self.vault()?.key_ids()),
+            Some(_) => Ok(self.vault()?.key_prints()),
             None => Ok(vec![]),
         }
     }

@@ -27,6 +27,11 @@ pub(super) fn secret_keys(file: &Path) -> anyhow::Result<Vec<Key>> {
             "the key file {name} names the key `{}` twice; each key needs its own id",
             key.id
         );
+        ensure!(
+            !key.is_nothing(),
+            "the key `{}` in the key file {name} is all zeros, which everybody knows; make one with `noshi vault new-key`",
+            key.id
+        );
         keys.push(key);
     }
     ensure!(!keys.is_empty(), "the key file {name} holds no key; {hint}");
@@ -89,11 +94,18 @@ pub fn public_line(line: &str) -> Option<Sealer> {
     Some(Sealer { id: id.to_owned(), public: hpke::Deserializable::from_bytes(&bytes).ok()? })
 }
 
+/// What another process may feed, or never ends, is waited for by nobody: a pipe, a device.
+fn regular(file: &Path) -> anyhow::Result<fs::Metadata> {
+    let metadata = fs::metadata(file)?;
+    ensure!(metadata.is_file(), "it is no file but a pipe, a device or a folder; put the secret into a file");
+    Ok(metadata)
+}
+
 /// Whether a file with a secret is closed to others: the vault's keys, and what partners know us by.
 #[cfg(unix)]
 pub fn check_permissions(file: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::MetadataExt;
-    let file = fs::metadata(file)?;
+    let file = regular(file)?;
     let (mode, owner, we) = (file.mode() & 0o777, file.uid(), rustix::process::geteuid().as_raw());
     ensure!(is_closed(mode, owner, we), "others may read or write it (mode {mode:03o}); run `chmod 600` on it");
     ensure!(
@@ -113,15 +125,14 @@ pub const fn is_closed(mode: u32, owner: u32, we: u32) -> bool {
 
 #[cfg(not(unix))]
 pub fn check_permissions(file: &Path) -> anyhow::Result<()> {
-    fs::metadata(file)?;
-    Ok(())
+    regular(file).map(drop)
 }
 
 /// Whether nobody else can put a key of their own there, to which everything would be sealed.
 #[cfg(unix)]
 fn check_writers(file: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::MetadataExt;
-    let file = fs::metadata(file)?;
+    let file = regular(file)?;
     let (mode, owner, we) = (file.mode() & 0o777, file.uid(), rustix::process::geteuid().as_raw());
     ensure!(mode & 0o022 == 0, "others may write it (mode {mode:03o}); run `chmod go-w` on it");
     ensure!(owner == we || owner == 0, "it belongs to user {owner}, who may change it; run `chown {we}` on it");
@@ -130,6 +141,5 @@ fn check_writers(file: &Path) -> anyhow::Result<()> {
 
 #[cfg(not(unix))]
 fn check_writers(file: &Path) -> anyhow::Result<()> {
-    fs::metadata(file)?;
-    Ok(())
+    regular(file).map(drop)
 }

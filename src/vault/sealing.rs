@@ -29,6 +29,7 @@ use noshi_jobs::gift_issuance::Sealed;
 use rand::RngCore;
 use ring::hmac;
 use secrecy::{ExposeSecret, SecretBox, SecretString};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{basics::address::sendable, vault::files};
@@ -106,6 +107,11 @@ impl Sealer {
         format!("{}:pub:{}", self.id, hex::encode(self.public.to_bytes()))
     }
 
+    /// Which key this is: the digest of its public half, which is no secret.
+    pub fn print(&self) -> String {
+        hex::encode(Sha256::digest(self.public.to_bytes()))
+    }
+
     /// The id of the key that seals.
     pub fn current_key(&self) -> &str {
         &self.id
@@ -169,6 +175,10 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn new(id: String, bytes: SecretBox<[u8; 32]>) -> Key {
         Key { id, bytes, agreed: Mutex::default() }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.bytes.expose_secret() == &[0; 32]
     }
 
     fn secret(&self) -> <X25519 as Kem>::PrivateKey {
@@ -276,6 +286,11 @@ impl Vault {
     /// All that can be opened with, the newest first.
     pub fn key_ids(&self) -> Vec<String> {
         self.keys.iter().map(|key| key.id.clone()).collect()
+    }
+
+    /// All of them with their prints.
+    pub fn key_prints(&self) -> Vec<(String, String)> {
+        self.keys.iter().map(|key| (key.id.clone(), key.sealer().print())).collect()
     }
 
     /// Whether what was sealed with the key of this id can be opened.

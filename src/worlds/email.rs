@@ -127,8 +127,12 @@ impl Sender {
             Ok(Some(recipient)) => recipient,
             Ok(None) => return Ok(Prepare::NoRecipient),
             Err(error) => {
-                tracing::error!(job, error = format!("{error:#}"), "a recipient does not open; its message waits");
-                return Ok(Prepare::Wait);
+                tracing::error!(
+                    job,
+                    error = format!("{error:#}"),
+                    "a recipient does not open; its message waits, and then needs an operator"
+                );
+                return Ok(Prepare::NotOpened);
             }
         };
         if db::domain::mails::is_suppressed(connection, &self.vault.digests(&recipient.address)).await? {

@@ -988,3 +988,50 @@ async fn a_producer_puts_nothing_into_a_batch_and_names_the_user() {
     let old = "begin isolation level repeatable read; select noshi.register_batch(1)";
     assert!(worker.execute(old).await.unwrap_err().to_string().contains("read committed"));
 }
+
+/// F11: below the threshold nobody compares what is staged with the file. The report does, and says what was granted instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_says_where_something_else_was_granted_than_the_file_has() {
+    let operators = Operators::open().await;
+    operators.submit(&operators.sato, &rows(0, 4)).await.unwrap();
+    let told = async || {
+        let output = operators.report(&["1"]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let honest = told().await;
+    assert_eq!((honest.lines().count(), honest.matches("NOT WHAT THE FILE HAS").count()), (5, 0), "{honest}");
+    for forge in [
+        "alter table noshi.batch_row disable trigger user",
+        r#"update noshi.batch_row set args = jsonb_set(args, '{value,amount}', '900') where key = 'G-1'"#,
+        r#"update noshi.batch_row set args = jsonb_set(args, '{user}', '"thief"') where key = 'G-2'"#,
+        "insert into noshi.batch_row (batch, row_no, line, key, args)
+            select 1, 5, 6, 'G-X', args || '{\"grant\": \"G-X\", \"user\": \"thief\"}' from noshi.batch_row where key = 'G-0'",
+    ] {
+        operators.db.pool.execute(forge).await.unwrap();
+    }
+    let told = told().await;
+    let lines: Vec<&str> = told.lines().filter(|line| line.contains("NOT WHAT THE FILE HAS")).collect();
+    assert_eq!((told.lines().count(), lines.len()), (6, 3), "{told}");
+    assert!(lines[0].contains("G-1,") && lines[0].contains("900 JPY"), "{told}");
+    assert!(lines[1].contains("G-2,") && lines[1].contains("thief"), "{told}");
+    assert!(lines[2].contains("G-X"), "{told}");
+}
+
+/// F13: what is sealed to a key that the workers do not have, under an id that they know, would open nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_not_sealed_to_another_key_of_a_known_id() {
+    let operators = Operators::open().await;
+    let known = "insert into noshi.vault_key (id, print) values ($1, $2)";
+    let sealer = operators.settings().sealer().unwrap();
+    sqlx::query(known).bind(sealer.current_key()).bind("ab".repeat(32)).execute(&operators.db.pool).await.unwrap();
+    let refused = sentence(operators.submit(&operators.sato, &rows(0, 3)).await.unwrap_err());
+    assert!(refused.contains("is not the one that the workers have under this id"), "{refused}");
+    assert_eq!(operators.count("select count(*) from noshi.batch").await, 0);
+    sqlx::query("update noshi.vault_key set print = $1")
+        .bind(sealer.print())
+        .execute(&operators.db.pool)
+        .await
+        .unwrap();
+    operators.submit(&operators.sato, &rows(0, 3)).await.unwrap();
+}

@@ -437,6 +437,12 @@ async fn acts_tell_what_they_would_do_and_that_nothing_changed() {
         let (done, text) = said(&["batch", act, &newest.to_string(), "--reason", "r"]);
         assert!(done && text.contains("nothing changed"), "{act}: {text}");
     }
+    // A paused one is not released, and who waits for that learns it by the exit code.
+    let put = "insert into noshi.batch (kind, mode, digest, file, submitted_by, rows, validated_at, paused_at, mails, issues)
+        select 'grants', 'all_or_nothing', sha256('paused'), 'paused', 'sato', 1, now(), now(), false, true returning id";
+    let paused: i64 = sqlx::query_scalar(put).fetch_one(&fleet.pool).await.unwrap();
+    let (done, text) = said(&["batch", "release", &paused.to_string(), "--reason", "r", "--yes"]);
+    assert!(!done && text.contains("is paused, and nothing was released") && text.contains("batch resume"), "{text}");
     let put = "insert into noshi.batch (kind, mode, digest, file, submitted_by, rows, validated_at, mails, issues)
         select 'stores', 'per_row', sha256('s'), 'stores.csv', 'sato', 0, now(), false, false returning id";
     let small: i64 = sqlx::query_scalar(put).fetch_one(&fleet.pool).await.unwrap();

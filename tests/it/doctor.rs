@@ -98,6 +98,46 @@ async fn it_knows_who_only_seals_and_what_waits_for_who_opens() {
     assert_eq!((health(&found, "keys"), health(&found, "suppressed addresses")), ("good", "good"), "{found:?}");
     assert!(found.iter().all(|it| it["what"] != "partners"), "their secrets are not for this host: {found:?}");
 
+    // F13: the id is the workers', and the key another; and a code is sealed to a key that no living worker has.
+    let ours = std::fs::read_to_string(fleet.dir.path().join("vault.pub")).unwrap();
+    let other = noshi::vault::Vault::ephemeral().public_line();
+    let of_our_name = format!("k1:{}", other.split_once(':').unwrap().1);
+    std::fs::write(fleet.dir.path().join("vault.pub"), of_our_name).unwrap();
+    let (_, found) = examined(&fleet).await;
+    assert!(
+        found.iter().any(|it| it["what"] == "keys" && it["found"].to_string().contains("have other keys")),
+        "{found:?}"
+    );
+    std::fs::write(fleet.dir.path().join("vault.pub"), &ours).unwrap();
+    let lost = "insert into noshi_sealed.sealed (what, subject, grant_id, provider, key_id, nonce, ciphertext)
+        values ('gift_code', 'T', 'g', 'p', 'gone', decode(repeat('00', 24), 'hex'), decode(repeat('00', 80), 'hex'))";
+    sqlx::query(lost).execute(&fleet.pool).await.unwrap();
+    let (_, found) = examined(&fleet).await;
+    assert!(
+        found.iter().any(|it| it["what"] == "keys" && it["found"].to_string().contains("no living worker has gone")),
+        "{found:?}"
+    );
+    // A worker with another file of keys says at once that nothing opens with them, and again when it reads them anew.
+    let file = fleet.dir.path().join("vault.key");
+    let right = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("k9:{}", "5a".repeat(32))).unwrap();
+    fleet.configure(|text| text.replace("vault_public_key_file", "vault_key_file").replace("vault.pub", "vault.key"));
+    let foreign = fleet.worker("foreign", &[], &[]);
+    let warned = |times: usize, words: &'static str| {
+        let log = foreign.log.clone();
+        async move || std::fs::read_to_string(&log).unwrap_or_default().matches(words).count() >= times
+    };
+    let soon = std::time::Duration::from_secs(20);
+    crate::processes::until("a warning", soon, warned(1, "nothing that is stored opens with the keys")).await;
+    std::fs::write(&file, format!("k1:{}", "77".repeat(32))).unwrap();
+    foreign.signal(rustix::process::Signal::HUP);
+    crate::processes::until("a warning", soon, warned(2, "nothing that is stored opens with the keys")).await;
+    crate::processes::until("a warning", soon, warned(1, "these ids mean other keys")).await;
+    assert!(foreign.stop().await.success());
+    std::fs::write(&file, right).unwrap();
+    sqlx::query("delete from noshi_sealed.sealed").execute(&fleet.pool).await.unwrap();
+    fleet.configure(|text| text.replace("vault_key_file", "vault_public_key_file").replace("vault.key", "vault.pub"));
+
     std::fs::write(fleet.dir.path().join("vault.pub"), noshi::vault::Vault::ephemeral().public_line()).unwrap();
     sqlx::raw_sql(
         "insert into noshi.email_event (id, event) values ('e', 'bounce');

@@ -420,3 +420,64 @@ async fn a_file_of_points_is_approved_granted_and_read_back() {
     assert_eq!(said(&["points", "verify"]).await, "every equation of the ledger holds\n");
     assert!(worker.stop().await.success());
 }
+
+/// What a producer asks for under a snapshot from before a file of points is booked for nobody else than the file says.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_snapshot_takes_no_points_of_a_file() {
+    let db = database().await;
+    sqlx::raw_sql("create role old_producer login in role noshi_producer").execute(&db.pool).await.expect("a producer");
+    let mut old = db.pool.acquire().await.expect("a connection");
+    sqlx::raw_sql("set session authorization old_producer; begin isolation level repeatable read; select noshi.who()")
+        .execute(&mut *old)
+        .await
+        .expect("a snapshot");
+    let staged = r#"do $$ declare b bigint; begin
+        select batch into b from noshi.receive_batch('points', 'all_or_nothing', sha256('p'), 'p', 'utf-8', null, false, false);
+        insert into noshi.batch_row (batch, row_no, line, key, args)
+        select b, n, n + 1, 'shop:s' || n, jsonb_build_object('grant', 'shop:s' || n, 'benefit', 'shop', 'source', 's' || n, 'user', 'u' || n, 'points', 10, 'valid_days', 30,
+            'value', '{"amount": 10, "currency": "PT"}'::jsonb) from generate_series(1, 2) n;
+        perform noshi.validate_batch(b, 2);
+        perform noshi.release_batch(b, 'now');
+        perform noshi.register_batch(b); end $$"#;
+    sqlx::raw_sql(staged).execute(&db.pool).await.expect("a file");
+    let ask = |n: u32, user: &str| {
+        sqlx::AssertSqlSafe(format!(
+            r#"select noshi.enqueue('point_grant', 'shop:s{n}', '{{"benefit": "shop", "source": "s{n}", "user": "{user}", "points": 10, "valid_days": 30}}')"#
+        ))
+    };
+    sqlx::raw_sql(ask(1, "thief")).execute(&mut *old).await.expect("nothing of the file is to be seen in it");
+    sqlx::raw_sql(ask(2, "u2")).execute(&mut *old).await.expect("as the file has it");
+    sqlx::raw_sql("commit; reset session authorization").execute(&mut *old).await.expect("committed");
+    sqlx::raw_sql("update noshi.job set status = 'running' where kind = 'point_grant'")
+        .execute(&db.pool)
+        .await
+        .expect("in flight");
+    let booked: Vec<(String, Option<String>)> = sqlx::query_as(
+        "select j.key, g.code from noshi.job j cross join lateral noshi.grant_points(j.id) g where j.kind = 'point_grant' order by j.key",
+    )
+    .fetch_all(&db.pool)
+    .await
+    .expect("booked, or not");
+    assert_eq!(
+        booked,
+        [("shop:s1".to_owned(), Some("points_conflict".to_owned())), ("shop:s2".to_owned(), None)],
+        "the thief's are not booked, and whoever asks as the file says has theirs"
+    );
+    assert_eq!((balance(&db.pool, "thief").await, balance(&db.pool, "u2").await), (0, 10));
+}
+
+/// "3{due}" would be a time in the year 32026, and "{due} BC" one before there were points: by SQL as by the command.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_due_time_has_nothing_before_or_behind_it() {
+    let db = database().await;
+    let set = |due: &str| {
+        sqlx::AssertSqlSafe(format!(
+            "select noshi.set_schedule('expiry', 'point_expiry', '{due}', '{{\"due\": \"{due}\"}}', 1::smallint, '5 0 * * *', 'UTC', 'every', clock_timestamp() + interval '1 day', 'new')"
+        ))
+    };
+    for due in ["3{due}", "{due} BC", " {due}"] {
+        let refused = sqlx::raw_sql(set(due)).execute(&db.pool).await.expect_err(due).to_string();
+        assert!(refused.contains("nothing before or behind it"), "{due}: {refused}");
+    }
+    sqlx::raw_sql(set("{due}")).execute(&db.pool).await.expect("a due time");
+}

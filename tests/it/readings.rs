@@ -534,3 +534,94 @@ async fn a_report_that_nobody_takes_is_left() {
     .await;
     assert!(worker.stop().await.success());
 }
+
+/// F12: one person shows so many codes an hour, and has two of a worker's places; the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_shows_so_many_codes_an_hour() {
+    let db = database().await;
+    let gift = "insert into noshi.job (kind, key, fingerprint, args, status, at, state, step)
+            values ('gift_issuance', 'g', '', '{\"user\": \"u\"}', 'completed', 'issued', '{\"trade\": {\"id\": \"T\"}}', 3);
+        insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency) select 'T', 'g', 0, id, 'p', 'c', 1, 'JPY' from noshi.job;
+        insert into noshi.reveal_cap values ('postgres', 5)";
+    sqlx::raw_sql(gift).execute(&db.pool).await.expect("a gift");
+    let other = format!("other_{}", db.name);
+    db.pool.execute(AssertSqlSafe(format!("create role {other} superuser login"))).await.expect("a login");
+    let other = PgPool::plain(&db.url.replacen("//postgres@", &format!("//{other}@"), 1), 2).expect("its session");
+    let ask = "select noshi.read_code('g', 'u', 'shown', 'k:pub:00')";
+    for _ in 0..5 {
+        db.pool.execute(ask).await.expect("asked");
+    }
+    let refused = db.pool.execute(ask).await.expect_err("one too many").to_string();
+    assert!(refused.contains("has asked for 5 codes since"), "{refused}");
+    let counted = db::operator::doctor::reveals_counted(&db.pool).await.expect("counted");
+    assert_eq!(counted, [("postgres".to_owned(), 5, 5)]);
+    let audited: i64 = sqlx::query_scalar("select count(*) from noshi.audit where act in ('reveal', 'reveal cap')")
+        .fetch_one(&db.pool)
+        .await
+        .expect("the audit");
+    assert_eq!(audited, 6, "the cap, and each code that was asked for");
+    // Two of a worker's places are one person's: then it is another's turn.
+    other.execute(ask).await.expect("another asks");
+    let worker = db::queue::workers::register(&db.pool, "w").await.expect("a worker");
+    let mut whose = vec![];
+    while let Some(held) = db::operator::readings::take(&db.pool, worker, true).await.expect("taken") {
+        whose.push(held.asked_by[..5].to_owned());
+    }
+    whose.sort_unstable();
+    assert_eq!(whose, ["other", "postg", "postg"]);
+    // In the next hour again.
+    db.pool.execute("update noshi.asker set codes_from = now() - interval '61 minutes'").await.expect("an hour");
+    db.pool.execute("delete from noshi.reading").await.expect("through");
+    db.pool.execute(ask).await.expect("asked");
+}
+
+/// Two who take a part of their report every now and then do not keep both places of a worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_a_report_slowly_makes_way_for_others() {
+    let _turn = turn().await;
+    let fleet = fleet(Terms::default()).await;
+    let file = fleet.dir.path().join("grants.csv");
+    fs::write(&file, format!("{HEADER}{}", rows(0, 30_000, "digital"))).expect("a file");
+    let submitted = fleet.command(&["batch", "submit", &file.display().to_string()]).await;
+    assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&fleet.pool).await.expect("a name");
+    let person = async |who: &str| {
+        let login = format!("{who}_{name}");
+        let made = format!("create role {login} login in role noshi_operator");
+        fleet.pool.execute(AssertSqlSafe(made)).await.expect("a login");
+        let url = fleet.url.replacen("//postgres@", &format!("//{login}@"), 1);
+        db::connect(&url, Role::Operator, 2).await.expect("an operator")
+    };
+    let (ada, eve, bob) = (person("slow_a").await, person("slow_b").await, person("third").await);
+    let ears = Ears::open(fleet.url.clone(), Some(sealer(&fleet)));
+    let worker = fleet.worker("writes", &[], &[]);
+    let _a = ask::ask(By::Login(&ada), &ears, What::Report { batch: 1 }).await.expect("asked");
+    let _b = ask::ask(By::Login(&eve), &ears, What::Report { batch: 1 }).await.expect("asked");
+    let slowly = async |pool: &PgPool, reading: i64| {
+        let mut part = 0;
+        loop {
+            let Ok(mut looks) = pool.begin().await else { return };
+            let Ok(look) = db::operator::readings::fetch(&mut looks, reading, 1, part).await else { return };
+            looks.commit().await.expect("looked");
+            part += i32::from(!look.parts.is_empty());
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    };
+    let third = async {
+        until("both places are taken", Duration::from_secs(30), async || {
+            let taken = "select count(*) = 2 from noshi.reading where worker is not null";
+            sqlx::query_scalar(taken).fetch_one(&fleet.pool).await.expect("a look")
+        })
+        .await;
+        let began = Instant::now();
+        let answer = ask::ask(By::Login(&bob), &ears, What::Report { batch: 1 }).await.expect("asked");
+        let report = answer.whole().await.expect("a report, in time");
+        assert!(report.len() > 1_000_000, "{}", report.len());
+        println!("the third had their report after {:?}", began.elapsed());
+    };
+    tokio::select! {
+        () = third => {}
+        ((), ()) = async { tokio::join!(slowly(&ada, 1), slowly(&eve, 2)) } => panic!("both were left before anybody else waited"),
+    }
+    assert!(worker.stop().await.success());
+}

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::fleet::{Fleet, Terms, fleet_on_url};
 use noshi::{
-    db::PgPool,
+    db::{self, PgPool},
     lab::private_postgres::{PrivatePostgres, Settings},
 };
 
@@ -627,4 +627,104 @@ async fn migrations_need_no_superuser() {
         and (not coalesce(p.proconfig::text like '%search_path=noshi, pg_temp%', false) or has_function_privilege('public', p.oid, 'execute'))";
     let loose: i64 = sqlx::query_scalar(loose).fetch_one(&place.root).await.unwrap();
     assert_eq!(loose, 0);
+}
+
+/// F5: one worker's login says that this database is an older copy, and that more is missing than it remembers. It is believed, since nobody else can know;
+/// on record, once for each start of the server, and no further than the database itself sees a gap.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_login_alone_marks_no_restore() {
+    let place = Installed::open("forged_loss").await;
+    let jobs = "insert into noshi.lane (name) values ('gift/slow');
+        insert into noshi.lane_budget (lane, per, calls, burst, jitter) values ('gift/slow', '1 hour', 10, 1, '0');
+        insert into noshi.job (kind, key, fingerprint, args, status, at, writes, lane)
+            select 'gift_issuance', 'g' || n, '', '{}', 'available', 'issuing', true, 'gift/slow' from generate_series(1, 50) n";
+    run(&place.root, jobs).await.expect("jobs");
+    let honest = db::queue::workers::register(&place.root, "honest").await.expect("a worker");
+    let worker = place.login("worker").await;
+    let own = db::queue::workers::register(&worker, "rogue").await.expect("a worker");
+    let renewed = async || assert!(db::queue::workers::renew(&place.root, honest).await.expect("renewed"));
+    renewed().await;
+    // How far a failover reached is judged by when workers were heard: nobody says that it was long ago, or is to come.
+    for when in ["seen_at - interval '1 hour'", "seen_at + interval '1 hour'"] {
+        not_lawful(&worker, format!("update noshi.worker set seen_at = {when} where id = {own}")).await;
+    }
+    assert!(db::queue::workers::renew(&worker, own).await.expect("renewed"));
+
+    run(&worker, "select noshi.went_back()").await.expect("that is believed");
+    let forged = format!(
+        "select noshi.testify({own}, 0, null, true, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{1}}', '{{1}}', '{{1}}')"
+    );
+    run(&worker, forged.as_str()).await.expect("that is believed");
+    let too_much = format!(
+        "select noshi.testify({own}, 0, null, true, (select array_agg(n) from generate_series(1, 100001) n), '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}')"
+    );
+    not_lawful(&worker, too_much).await;
+    let whole = format!(
+        "select noshi.testify({honest}, 0, '1 ms', false, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}')"
+    );
+    run(&place.root, whole).await.expect("an honest word");
+    let verdict: String = sqlx::query_scalar("select verdict from noshi.deal_with_page(5000)")
+        .fetch_one(&worker)
+        .await
+        .expect("dealt with");
+    assert_eq!(verdict, "lost");
+    let (marked, doubted): (bool, i64) = sqlx::query_as(
+        "select (select restored_to is not null from noshi.server_seen), (select count(*) from noshi.job where in_doubt)",
+    )
+    .fetch_one(&place.root)
+    .await
+    .expect("what came of it");
+    assert!(!marked, "the database counts as restored, by one login's word");
+    assert!(doubted <= 5, "{doubted} jobs are in doubt: more than their lane can have begun");
+    // Once for each start of the server, and on record.
+    not_lawful(&worker, "select noshi.went_back()").await;
+    let acts: Vec<String> = sqlx::query_scalar("select act from noshi.audit where who = $1 order by id")
+        .bind(sqlx::query_scalar::<_, String>("select session_user::text").fetch_one(&worker).await.expect("its name"))
+        .fetch_all(&place.root)
+        .await
+        .expect("the audit");
+    assert_eq!(acts, ["restore copy", "restore loss"]);
+    let told = db::operator::doctor::told_losses(&place.root).await.expect("what doctor says");
+    assert_eq!(told.len(), 2, "{told:?}");
+}
+
+/// A gap that the database itself sees is believed in whole: nobody was heard for long before the loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_the_database_sees_is_a_restore() {
+    let place = Installed::open("true_loss").await;
+    let jobs = "insert into noshi.lane (name) values ('gift/slow');
+        insert into noshi.lane_budget (lane, per, calls, burst, jitter) values ('gift/slow', '1 hour', 10, 1, '0');
+        insert into noshi.job (kind, key, fingerprint, args, status, at, writes, lane)
+            select 'gift_issuance', 'g' || n, '', '{}', 'available', 'issuing', true, 'gift/slow' from generate_series(1, 50) n";
+    run(&place.root, jobs).await.expect("jobs");
+    let worker = db::queue::workers::register(&place.root, "w").await.expect("a worker");
+    let an_old_copy = "update noshi.worker set seen_at = seen_at - interval '10 minutes'; update noshi.server_seen set seen_at = seen_at - interval '1 day'";
+    run(&place.root, an_old_copy).await.expect("as an old copy has it");
+    let testimony = format!(
+        "select noshi.went_back(); select noshi.testify({worker}, 5, '1 ms', true, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}')"
+    );
+    run(&place.root, testimony).await.expect("a testimony");
+    run(&place.root, "select noshi.deal_with_page(5000); select noshi.deal_with_page(5000)").await.expect("dealt with");
+    let seen: (bool, i64) = sqlx::query_as(
+        "select (select restored_to < now() - interval '9 minutes' from noshi.server_seen), (select count(*) from noshi.job where in_doubt)",
+    )
+    .fetch_one(&place.root)
+    .await
+    .expect("what came of it");
+    assert_eq!(seen, (true, 50));
+}
+
+/// A worker is rung where its own login says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_login_has_nobody_elses_worker_polled() {
+    let place = Installed::open("unrung").await;
+    let ours = db::queue::workers::register(&place.root, "ours").await.expect("a worker");
+    db::queue::workers::ring_for(&place.root, ours, true).await.expect("rung");
+    let worker = place.login("worker").await;
+    let own = db::queue::workers::register(&worker, "own").await.expect("a worker");
+    not_lawful(&worker, format!("select noshi.ring_for({ours}, false)")).await;
+    not_lawful(&worker, "select noshi.ring_for(4711, true)").await;
+    db::queue::workers::ring_for(&worker, own, true).await.expect("its own");
+    let rung: i64 = sqlx::query_scalar("select count(*) from noshi.bell").fetch_one(&place.root).await.expect("bells");
+    assert_eq!(rung, 2);
 }

@@ -279,6 +279,21 @@ pub async fn first_difference(
     in_time(pool, async |c| query.fetch_one(c).await).await
 }
 
+/// Of these rows, as a file has them, those that were granted otherwise, and what was granted instead.
+pub async fn rows_otherwise(
+    pool: &PgPool,
+    batch: i64,
+    rows: &[(i32, String, Value)],
+) -> Result<Vec<(i32, String)>, ActError> {
+    const OTHERWISE: &str = "select row_no, granted from noshi.rows_otherwise($1, $2, $3, $4)";
+    let query = sqlx::query_as(OTHERWISE)
+        .bind(batch)
+        .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.1.as_str()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| Json(&row.2)).collect::<Vec<_>>());
+    in_time(pool, async |c| query.fetch_all(c).await).await
+}
+
 pub async fn staged(pool: &PgPool, batch: i64) -> Result<i64, ActError> {
     const STAGED: &str = "select count(*) from noshi.batch_row where batch = $1";
     in_time(pool, async |c| sqlx::query_scalar(STAGED).bind(batch).fetch_one(c).await).await
@@ -314,6 +329,7 @@ fn is_too_slow(error: &sqlx::Error) -> bool {
 #[derive(Debug, Clone)]
 pub struct RowResult {
     pub row_no: i32,
+    pub key: String,
     pub line: i32,
     pub result: String,
     pub outcome: Option<String>,
@@ -322,7 +338,7 @@ pub struct RowResult {
     pub mail: Option<String>,
 }
 
-const ROWS: &str = "select row_no, line, result, outcome, code, detail, mail from noshi.batch_rows($1, $2 + 1, $2 + $3) order by row_no";
+const ROWS: &str = "select row_no, key, line, result, outcome, code, detail, mail from noshi.batch_rows($1, $2 + 1, $2 + $3) order by row_no";
 
 /// The results of the rows after `after`, in the order of the file.
 pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Vec<RowResult>, ActError> {
@@ -330,6 +346,7 @@ pub async fn rows(pool: &PgPool, batch: i64, after: i32, most: i32) -> Result<Ve
     let read = |row: &PgRow| {
         Ok(RowResult {
             row_no: row.try_get("row_no")?,
+            key: row.try_get("key")?,
             line: row.try_get("line")?,
             result: row.try_get("result")?,
             outcome: row.try_get("outcome")?,

@@ -149,6 +149,31 @@ pub async fn sealed_keys(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("select noshi.sealed_keys()").fetch_all(pool).await
 }
 
+/// Keys that something is sealed to, and that no living worker has.
+pub async fn unopened_keys(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("select noshi.unopened_keys()").fetch_all(pool).await
+}
+
+/// Of these keys those whose ids mean other keys to the workers.
+pub async fn other_prints(pool: &PgPool, keys: &[(String, String)]) -> Result<Vec<String>, sqlx::Error> {
+    const OTHERS: &str = "select v.id from unnest($1::text[], $2::text[]) k(id, print) join noshi.vault_key v on v.id = k.id and v.print <> k.print order by 1";
+    let (ids, prints): (Vec<String>, Vec<String>) = keys.iter().cloned().unzip();
+    sqlx::query_scalar(OTHERS).bind(ids).bind(prints).fetch_all(pool).await
+}
+
+/// Who asked for as many codes within the hour as they may, or nearly: name, how many, how many they may.
+pub async fn reveals_counted(pool: &PgPool) -> Result<Vec<(String, i32, i32)>, sqlx::Error> {
+    sqlx::query_as("select who, codes, most from noshi.reveals_counted()").fetch_all(pool).await
+}
+
+/// What workers said of the database within a week that nobody else can know: who, what, and how much is in doubt for it.
+pub async fn told_losses(pool: &PgPool) -> Result<Vec<(String, String, i64)>, sqlx::Error> {
+    const TOLD: &str = "select who, case act when 'restore copy' then 'this is an older copy' else (after ->> 'missing') || ' writes are missing' end,
+    coalesce((after ->> 'in_doubt')::bigint, 0)
+from noshi.audit where target = 'database' and act in ('restore copy', 'restore loss') and happened_at > clock_timestamp() - interval '7 days' order by id desc limit 20";
+    sqlx::query_as(TOLD).fetch_all(pool).await
+}
+
 /// Lanes that jobs wait in and that no worker has opened, kinds that jobs wait for and that this program does not know, and jobs that ask
 /// for a person, with those in doubt.
 #[derive(Debug, Clone, sqlx::FromRow)]

@@ -154,6 +154,12 @@ pub async fn put(pool: &PgPool, held: &Taken, number: i32, part: &Sealed) -> Res
     Ok(put.bind(&part.key_id).bind(&part.nonce).bind(&part.ciphertext).fetch_one(pool).await?)
 }
 
+/// Whether somebody else waits for the place that this reading has.
+pub async fn is_waited_for(pool: &PgPool, held: &Taken) -> Result<bool, ActError> {
+    const IS_WAITED_FOR: &str = "select noshi.is_waited_for($1, $2, $3)";
+    Ok(sqlx::query_scalar(IS_WAITED_FOR).bind(held.reading).bind(held.worker).bind(held.take).fetch_one(pool).await?)
+}
+
 /// It is answered.
 pub async fn end(pool: &PgPool, held: &Taken) -> Result<(), ActError> {
     end_with(pool, held, None, None, Duration::ZERO).await

@@ -168,6 +168,7 @@ samples! {
     "noshi_database_connections_left" = "select current_setting('max_connections')::int - (select count(*) from pg_stat_activity where datid is not null and usesysid is not null)",
     "noshi_database_prepared_transactions" = "select count(*) from pg_prepared_xacts",
     "noshi_database_standbys" = "select count(*) from pg_stat_replication",
+    "noshi_restore_marked" = "select count(*) from noshi.server_seen where restored_to is not null",
     "noshi_audit_links" = "select seq from noshi.audit_head",
 }
 

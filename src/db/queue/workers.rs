@@ -62,10 +62,22 @@ pub async fn stop(pool: &PgPool, worker: i64) -> Result<(), sqlx::Error> {
     sqlx::query(STOP).bind(worker).execute(pool).await.map(|_| ())
 }
 
-/// Says which keys this worker has, by their ids.
-pub async fn tell_keys(pool: &PgPool, worker: i64, keys: &[String]) -> Result<(), sqlx::Error> {
+/// What the keys of a worker are worth.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Worth {
+    /// Ids that mean other keys here.
+    pub others: Vec<String>,
+    /// Something that is stored opens with them, or nothing is stored.
+    pub opens: bool,
+}
+
+/// Says which keys this worker has, by their ids and prints.
+pub async fn tell_keys(pool: &PgPool, worker: i64, keys: &[(String, String)]) -> Result<Worth, sqlx::Error> {
     const TELL_KEYS: &str = "update noshi.worker set keys = $2 where id = $1 and keys is distinct from $2";
-    sqlx::query(TELL_KEYS).bind(worker).bind(keys).execute(pool).await.map(|_| ())
+    const KNOW_KEYS: &str = "select others, opens from noshi.know_keys($1, $2)";
+    let (ids, prints): (Vec<String>, Vec<String>) = keys.iter().cloned().unzip();
+    sqlx::query(TELL_KEYS).bind(worker).bind(&ids).execute(pool).await?;
+    sqlx::query_as(KNOW_KEYS).bind(&ids).bind(&prints).fetch_one(pool).await
 }
 
 /// Workers that live and could not open what is sealed under this key, or do not say: number, name, and whether they say.

@@ -16,6 +16,9 @@ pub(super) async fn look_at_public_key(pool: &PgPool, settings: &Settings, it: &
         }
     };
     let key = sealer.current_key();
+    if !look_at_prints(pool, &[(key.to_owned(), sealer.print())], it).await? {
+        return Ok(());
+    }
     let without = workers::without_key(pool, key).await?;
     let without: Vec<String> = without.iter().map(|(id, name, _)| format!("{id} ({name})")).collect();
     let found = match without.is_empty() {
@@ -52,6 +55,42 @@ pub(super) async fn look_at_readings(pool: &PgPool, it: &mut Findings) -> anyhow
     Ok(())
 }
 
+/// One person has a number of codes an hour, so that nobody drains them.
+pub(super) async fn look_at_reveals(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let counted = doctor::reveals_counted(pool).await?;
+    let told =
+        |(who, codes, most): &(String, i32, i32)| format!("{who} asked for {codes} codes within the hour, of {most}");
+    let found = match counted.is_empty() {
+        true => "nobody is near what they may".to_owned(),
+        false => counted.iter().map(told).collect::<Vec<_>>().join("; "),
+    };
+    let advice = "look at what they showed and why (`noshi audit list --act reveal`); revoke the token if nobody knows. How many one may ask for is set \
+                  in noshi.reveal_cap by the schema's owner";
+    it.check("reveals", counted.is_empty(), Health::Fair, found, advice);
+    Ok(())
+}
+
+/// What this host's keys, public or secret, are to the workers. False: something is wrong with them.
+async fn look_at_prints(pool: &PgPool, ours: &[(String, String)], it: &mut Findings) -> anyhow::Result<bool> {
+    let others = doctor::other_prints(pool, ours).await?;
+    if !others.is_empty() {
+        let found = format!("under the ids {} the workers have other keys than this host", others.join(", "));
+        it.wrong(
+            "keys",
+            Health::Bad,
+            found,
+            "what is sealed here opens nowhere: take what `noshi vault public` prints on a worker's host",
+        );
+    }
+    let unopened = doctor::unopened_keys(pool).await?;
+    if !unopened.is_empty() {
+        let found = format!("no living worker has {}, to which values are sealed", unopened.join(", "));
+        let advice = "codes are not shown and mails do not go out until a worker has that key: put it into their key file, then SIGHUP";
+        it.wrong("keys", Health::Bad, found, advice);
+    }
+    Ok(others.is_empty() && unopened.is_empty())
+}
+
 pub(super) async fn look_at_keys(
     pool: &PgPool,
     settings: &anyhow::Result<Settings>,
@@ -81,19 +120,17 @@ pub(super) async fn look_at_keys(
     }
     match settings.vault() {
         Ok(vault) => {
+            let fits = look_at_prints(pool, &vault.key_prints(), it).await?;
             let missing: Vec<String> = sealed.into_iter().filter(|key| !vault.knows(key)).collect();
             let found = if missing.is_empty() {
                 "every sealed value can be opened from here, as workers need it; nobody else does".to_owned()
             } else {
                 format!("missing: {}", missing.join(", "))
             };
-            it.check(
-                "keys",
-                missing.is_empty(),
-                Health::Bad,
-                found,
-                "put the missing keys back into the key file; without them those values are lost",
-            );
+            let advice = "put the missing keys back into the key file; without them those values are lost";
+            if fits || !missing.is_empty() {
+                it.check("keys", missing.is_empty(), Health::Bad, found, advice);
+            }
         }
         Err(error) => it.wrong("keys", Health::Bad, format!("{error:#}"), "fix the key file"),
     }

@@ -134,6 +134,20 @@ pub(super) async fn look_at_restores(pool: &PgPool, it: &mut Findings) -> anyhow
     Ok(())
 }
 
+/// A worker is believed when it misses what was acknowledged to it, since nobody else can know: so it is told who it was.
+pub(super) async fn look_at_losses(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let told = doctor::told_losses(pool).await?;
+    let said: Vec<String> = told
+        .iter()
+        .map(|(who, what, in_doubt)| format!("{who} said that {what}, and put {in_doubt} jobs in doubt"))
+        .collect();
+    let found = if said.is_empty() { "no worker missed anything this week".to_owned() } else { said.join("; ") };
+    let advice = "right after a failover, or an old copy of the database, that is meant. Where there was neither, that login says what is not so: \
+                  see the runbook, NoshiCommitsLost, and `noshi audit list --target database`";
+    it.check("losses", told.is_empty(), Health::Fair, found, advice);
+    Ok(())
+}
+
 pub(super) async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
     let shut: Vec<String> = lanes::list(pool)
         .await?

@@ -31,7 +31,7 @@ use crate::{
         },
     },
     engine::Engine,
-    intake::{self, Addresses, Encoding, FileKind, Submission, report},
+    intake::{self, Addresses, Encoding, FileKind, Submission, otherwise::Comparison, report},
     partners::{
         Gate,
         gifts::{GiftProvider, Refetch},
@@ -163,7 +163,7 @@ impl Reading {
     }
 
     async fn answer(&self, sealer: &Sealer) -> Result<(), Stop> {
-        let mut parts = Parts { reading: self, sealer, number: 0 };
+        let mut parts = Parts { reading: self, sealer, number: 0, waited: Duration::ZERO };
         match self.held.kind.as_str() {
             "code" => self.code(&mut parts).await?,
             "report" => self.report(&mut parts).await?,
@@ -300,11 +300,32 @@ impl Reading {
             let report = report::of_faults(faults).map_err(|error| self.unwritable(error))?;
             return parts.put(&report).await;
         }
-        let mut report = report::Report::begin(&self.pool, &batch);
+        let file = self.original(&batch, parts).await?;
+        let kind = FileKind::from_name(&batch.kind).ok_or(Stop::Leave("unreadable"))?;
+        let read_as = (kind, Encoding::from_name(&batch.encoding));
+        let compared = Comparison::begin(&self.pool, batch.id, read_as, &file);
+        let mut compared = compared.map_err(|error| self.unwritable(error))?;
+        while compared.go_on().await.map_err(|error| self.unwritable(error))? {
+            // Nothing of it: a sign of life.
+            parts.put(&[]).await?;
+        }
+        let otherwise = compared.found();
+        if !otherwise.is_empty() {
+            tracing::error!(
+                batch = batch.id,
+                rows = otherwise.len(),
+                "a batch was staged otherwise than its file has it: its report says so"
+            );
+        }
+        let mut report = report::Report::begin(&self.pool, &batch, otherwise);
         for number in 0.. {
             let Some(bytes) = self.chunk(batch.id, number).await? else { break };
             let rows = report.of_chunk(&bytes).await.map(Zeroizing::new);
             parts.put(&rows.map_err(|error| self.unwritable(error))?).await?;
+        }
+        let beyond = report.beyond_the_file().await.map_err(|error| self.unwritable(error))?;
+        if !beyond.is_empty() {
+            parts.put(&beyond).await?;
         }
         match report.is_whole() {
             true => Ok(()),
@@ -373,7 +394,10 @@ impl Reading {
     async fn original(&self, batch: &Filed, parts: &mut Parts<'_>) -> Result<File, Stop> {
         let no_disk = |_| {
             tracing::warn!("a temporary file could not be written");
-            Stop::trouble("no_disk", "The worker could not keep the file now. Nothing was approved; ask again.")
+            Stop::trouble(
+                "no_disk",
+                "The worker could not keep the file now. Nothing was approved or written; ask again.",
+            )
         };
         let mut file = tempfile::tempfile().map_err(no_disk)?;
         let mut digest = Sha256::new();
@@ -388,7 +412,7 @@ impl Reading {
             true => Ok(file),
             false => Err(Stop::trouble(
                 "other_file",
-                "The stored file is not the one that was submitted. Nothing was approved; cancel the batch.",
+                "The stored file is not the one that was submitted, or not all of it came. Nothing was approved or written; cancel the batch.",
             )),
         }
     }

@@ -23,6 +23,15 @@ fn place<'a>(grant: &'a str, provider: &'a str, column: &'a str) -> SealedAt<'a>
     SealedAt { grant, provider, column }
 }
 
+/// Everybody knows it, and it would seal for everybody.
+#[test]
+fn a_key_of_zeros_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("k1:{}\n", "00".repeat(32))).unwrap();
+    let error = format!("{:#}", Vault::open(file.path()).unwrap_err());
+    assert!(error.contains("is all zeros"), "{error}");
+}
+
 #[test]
 fn what_was_sealed_opens_at_its_place_only() {
     let vault = vault(&[&line("a", 1)]);

@@ -17,12 +17,16 @@ use crate::{
 const PART: usize = 256 * 1024;
 /// For so long nothing is taken of an answer: its place is others' then.
 const UNTIL_TAKEN: Duration = Duration::from_secs(5);
+/// So long in all a worker waits for one asker while others wait for their place: whoever takes a part now and then does not keep it.
+const IN_ALL: Duration = Duration::from_secs(10);
 
 /// The parts of an answer, sealed to whoever asked.
 pub(super) struct Parts<'a> {
     pub(super) reading: &'a Reading,
     pub(super) sealer: &'a Sealer,
     pub(super) number: i32,
+    /// Waited for the asker so far.
+    pub(super) waited: Duration,
 }
 
 impl Parts<'_> {
@@ -59,9 +63,24 @@ impl Parts<'_> {
                     "Nothing of the answer was taken for 5 s, so the worker left it. Nothing was changed; ask again.",
                 ));
             }
+            self.make_way(since.elapsed()).await?;
             let _ = tokio::time::timeout(BETWEEN_LOOKS, hints.changed()).await;
             hints.mark_unchanged();
         }
+        self.waited += since.elapsed();
         Ok(())
+    }
+
+    /// Leaves a slow asker where another waits for this place. Where nobody does, they may take their time.
+    async fn make_way(&self, now: Duration) -> Result<(), Stop> {
+        let Reading { pool, held, .. } = self.reading;
+        if self.waited + now < IN_ALL || !readings::is_waited_for(pool, held).await? {
+            return Ok(());
+        }
+        tracing::warn!(held.reading, held.kind, held.asked_by, "left, since its asker is slow and others wait");
+        Err(Stop::trouble(
+            "too_slow",
+            "The answer was taken too slowly while others waited for the worker. Nothing was changed; ask again, from nearer to the database.",
+        ))
     }
 }
