@@ -815,7 +815,7 @@ create table noshi.reveal_cap (
     who text not null,
     max_per_hour integer not null,
     constraint reveal_cap_pkey PRIMARY KEY (who),
-    constraint reveal_cap_most_per_hour_check CHECK (max_per_hour >= 0)
+    constraint reveal_cap_max_per_hour_check CHECK (max_per_hour >= 0)
 );
 CREATE TRIGGER audited AFTER INSERT OR DELETE OR UPDATE ON noshi.reveal_cap FOR EACH ROW EXECUTE FUNCTION noshi.audit_reveal_cap();
 
@@ -4368,6 +4368,15 @@ AS $function$
     from lane_budget b where b.lane = p_lane
 $function$;
 
+CREATE OR REPLACE FUNCTION noshi.max_codes(p_who text)
+ RETURNS integer
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select c.max_per_hour from reveal_cap c where c.who in (p_who, '') order by c.who <> '' desc limit 1
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.may_be_told(p_asked_by text)
  RETURNS boolean
  LANGUAGE sql
@@ -4389,25 +4398,6 @@ begin
         perform kind_guard(p_kind);
     end if;
 end $function$;
-
-CREATE OR REPLACE FUNCTION noshi.max_calls(p_lane text, p_span interval)
- RETURNS bigint
- LANGUAGE sql
- STABLE
- SET search_path TO 'noshi', 'pg_temp'
-AS $function$
-    select min(b.burst + ceil(least(extract(epoch from p_span) / (extract(epoch from b.per + b.jitter) / (b.calls - b.burst + 1)), 1e9)))::bigint
-    from lane_budget b where b.lane = p_lane
-$function$;
-
-CREATE OR REPLACE FUNCTION noshi.max_codes(p_who text)
- RETURNS integer
- LANGUAGE sql
- STABLE
- SET search_path TO 'noshi', 'pg_temp'
-AS $function$
-    select c.max_per_hour from reveal_cap c where c.who in (p_who, '') order by c.who <> '' desc limit 1
-$function$;
 
 CREATE OR REPLACE FUNCTION noshi.must(p_scope text)
  RETURNS void
@@ -6504,7 +6494,7 @@ begin
         select w.seen_at as at from worker w where w.id = p_worker
         union all select e.happened_at from unnest(p_settled, p_settled_leases) s(job, lease) join job_event e on e.job = s.job and e.lease = s.lease and e.worker = p_worker
         union all select e.happened_at from unnest(p_jobs, p_leases) c(job, lease) join job_event e on e.job = c.job and e.lease = c.lease and e.worker = p_worker) there;
-    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and crash_count > 0),
+    update failover f set missing = f.missing + lost, doubted = f.doubted + n, overrun = f.overrun or (p_overrun and lost > 0),
         -- Everything that was acknowledged to a witness is here: so is everything before it.
         known_to = case when lost = 0 and p_newest is not null
             -- Nor was anything missing when this was said before, and its answer was lost.
@@ -6512,7 +6502,7 @@ begin
     where f.timeline = here;
     update worker set timeline = here where id = p_worker;
     -- It is believed, since nobody else can know; so it is on record whose worker it was, also where it is the only one.
-    if crash_count > 0 then
+    if lost > 0 then
         perform record('restore loss', 'database', format('worker %s says that acknowledged writes are missing', p_worker), null,
             jsonb_build_object('timeline', here, 'missing', lost, 'in_doubt', n), session_user);
     end if;
