@@ -18,6 +18,8 @@ create table noshi.token (
     last_used_at  timestamptz,
     -- The login of that name when the token was made, by its number: a name may be given away or taken again. Null: a system without a login.
     login         oid,
+    -- It acts for an operator, and ends when that login is none any more.
+    as_operator   boolean not null default false,
     constraint times_are_sane check (created_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and expires_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and (revoked_at is null or revoked_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
@@ -100,7 +102,10 @@ create function noshi.create_token(p_id text, p_digest bytea, p_owner text, p_sc
 language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-declare until timestamptz;
+declare
+    until timestamptz;
+    theirs oid;
+    operates boolean;
 begin
     if not pg_has_role(session_user, 'noshi_owner', 'member') and (p_owner <> session_user or p_scopes && array['enqueue', 'reveal', 'personal']) then
         raise exception 'a token for %, to %, is made by the login that owns the schema', p_owner, array_to_string(p_scopes, ', ') using errcode = 'NS403',
@@ -113,18 +118,35 @@ begin
     if p_lasts is null or p_lasts not between interval '1 minute' and interval '400 days' then
         raise exception 'a token lasts from a minute to 400 days, not %', coalesce(p_lasts::text, 'for ever') using errcode = 'NS400';
     end if;
-    insert into token (id, owner, digest, scopes, per_second, expires_at, login)
-    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, (select r.oid from pg_roles r where lower(r.rolname) = p_owner order by r.rolname <> session_user limit 1)) returning expires_at into until;
+    select r.oid, pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member') into theirs, operates
+    from pg_roles r where lower(r.rolname) = p_owner order by r.rolname <> session_user limit 1;
+    insert into token (id, owner, digest, scopes, per_second, expires_at, login, as_operator)
+    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, theirs, coalesce(operates, false)) returning expires_at into until;
     perform record('token create', 'token/' || p_id, null, null, jsonb_build_object('owner', p_owner, 'scopes', p_scopes, 'expires_at', until));
     return until;
 end $$;
 
--- Whether the token's login is still who it was: there, of that name, not locked, and an operator where it made the token itself.
-create function noshi.is_theirs(p_login oid, p_owner text, p_created_by text) returns boolean language sql stable security definer
+-- Whether the token's login is still who it was: there, of that name, not locked, and an operator where it was one, whoever made the token.
+create function noshi.is_theirs(p_login oid, p_owner text, p_as_operator boolean) returns boolean language sql stable security definer
 set search_path = noshi, pg_temp
 as $$
-    select $1 is null or exists (select from pg_roles r where r.oid = $1 and lower(r.rolname) = $2 and r.rolcanlogin
-        and (lower($3) <> $2 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+    select $1 is null or exists (select from pg_roles r where r.oid = $1 and lower(r.rolname) = $2 and may_log_in(r)
+        and (not $3 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+$$;
+
+-- Not locked in any of the ways in which a login is.
+create function noshi.may_log_in(r pg_roles) returns boolean language sql stable
+set search_path = noshi, pg_temp
+as $$ select r.rolcanlogin and r.rolconnlimit <> 0 and coalesce(r.rolvaliduntil > clock_timestamp(), true) $$;
+
+-- Whether a person still operates, by their login; or, where there is none of that name, by a token that is good.
+create function noshi.still_operates(p_who text) returns boolean language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    select exists (select from pg_roles r where lower(r.rolname) = lower($1) and may_log_in(r)
+            and (pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+        or exists (select from token t where t.owner = lower($1) and 'operate' = any (t.scopes) and t.login is null
+            and t.revoked_at is null and t.expires_at > clock_timestamp())
 $$;
 
 create function noshi.journal_is_append_only() returns trigger language plpgsql
@@ -214,13 +236,16 @@ begin
     end if;
 end $$;
 
--- A session that acts and goes away leaves the head of the audit locked, and with it every other act: not for longer than this.
+-- A session that acts and goes away leaves the head of the audit locked, and with it every other act: not for longer than this. An act that was
+-- prepared (two-phase) would hold what it acts on with no session to end, also over restarts: PostgreSQL prepares no transaction that notified. Where
+-- nothing can be prepared, nothing is notified, so that an act does not wait for the queue of notifications.
 create function noshi.record(p_act text, p_target text, p_reason text, p_before jsonb default null, p_after jsonb default null, p_who text default null) returns void language sql security definer
 set search_path = noshi, pg_temp
 as $$
     select noshi.must_be_seen($3);
     insert into audit (who, token, act, target, reason, before, after)
     select coalesce($6, noshi.who()), case when $6 is null then (select t.id from noshi.shown_token() t) end, $1, $2, $3, $4, $5;
+    select pg_notify('noshi_act', '') where current_setting('max_prepared_transactions') <> '0';
     select set_config('idle_in_transaction_session_timeout', '10s', true);
 $$;
 
@@ -272,7 +297,7 @@ begin
     return query select t.* from token t
         where t.id = split_part(shown, '.', 1) and shown ~ '^[a-z0-9]{12}[.][0-9a-f]{64}$'
           and t.digest = sha256(decode(split_part(shown, '.', 2), 'hex'))
-          and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.created_by);
+          and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.as_operator);
     if not found then
         raise exception 'this token is unknown, expired or revoked' using errcode = 'NS401';
     end if;
@@ -354,18 +379,18 @@ insert into noshi.turn (act) values ('register_batch'), ('prune');
 insert into noshi.turn (act) select 'store/' || n from generate_series(0, 63) n;
 
 revoke all on function noshi.act_by(text, text), noshi.audit_cap(), noshi.audit_digest(bytea, noshi.audit),
-    noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, text), noshi.link_act(noshi.audit),
-    noshi.link_audit(), noshi.link_unlinked(), noshi.link_waiting_acts(), noshi.must(text), noshi.reason_given(text),
+    noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, boolean), noshi.link_act(noshi.audit),
+    noshi.link_audit(), noshi.link_unlinked(), noshi.link_waiting_acts(), noshi.may_log_in(pg_roles), noshi.must(text), noshi.reason_given(text),
     noshi.record(text, text, text, jsonb, jsonb, text), noshi.revoke_token(text, text), noshi.say_why(text), noshi.shown_token(),
-    noshi.use_token(), noshi.verify_audit(), noshi.wait_for_audit_head(), noshi.who() from public;
+    noshi.still_operates(text), noshi.use_token(), noshi.verify_audit(), noshi.wait_for_audit_head(), noshi.who() from public;
 grant execute on function noshi.act_by(text, text), noshi.must(text), noshi.use_token() to noshi_api;
-grant execute on function noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, text),
+grant execute on function noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, boolean),
     noshi.revoke_token(text, text), noshi.verify_audit() to noshi_operator;
 grant execute on function noshi.link_waiting_acts() to noshi_worker, noshi_operator;
 grant execute on function noshi.who() to noshi_operator, noshi_api, noshi_worker, noshi_producer;
 grant select on noshi.audit, noshi.audit_head, noshi.audit_link, noshi.audit_unlinked to noshi_operator;
 grant select (seq) on noshi.audit_head to noshi_worker;
-grant select (id, owner, scopes, per_second, created_by, created_at, expires_at, revoked_by, revoked_at, last_used_at, login
+grant select (id, owner, scopes, per_second, created_by, created_at, expires_at, revoked_by, revoked_at, last_used_at, login, as_operator
    ) on noshi.token to noshi_operator;
 
 reset role;

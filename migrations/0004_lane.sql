@@ -19,7 +19,10 @@ create table noshi.lane (
     server        text not null default '',
     obeyed        bigint not null default 0,
     constraint times_are_sane check ((closed_until is null or closed_until between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
-        and (closed_at is null or closed_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'))
+        and (closed_at is null or closed_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')),
+    -- Workers write these: no value of theirs may make the next claim or request fail. Claims keep to the same bounds.
+    constraint counts_are_sane check (vtime between 0 and 1000000000000000 and tokens between 0 and 1000000000000000
+        and octet_length(server) <= 200 and octet_length(name) <= 200)
 ) with (fillfactor = 50);
 
 -- GCRA by the database's clock: `calls` per `per`, `burst` of them at once, `jitter` for the way to the receiver.
@@ -40,6 +43,9 @@ create table noshi.lane_budget (
     primary key (lane, per),
     -- The lane '' costs no tokens. None waits longer than anybody means.
     constraint budgets_are_sane check (lane <> '' and per between '1 millisecond' and '31 days' and jitter between '0' and '1 hour'),
+    -- No token without time between, which nothing can be divided by, and no burst of centuries.
+    constraint emission_is_sane check ((per + jitter) / (calls - burst + 1) >= interval '1 microsecond'
+        and extract(epoch from per + jitter) * (burst - 1) / (calls - burst + 1) <= 100000000000),
     constraint times_are_sane check ((tat between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00' or tat = '-infinity')
         and (late_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00' or late_at = '-infinity'))
 ) with (fillfactor = 50);
@@ -149,7 +155,7 @@ begin
         return query select true, greatest(1, extract(epoch from slot))::float8, 0::float8;
         return;
     end if;
-    update lane o set tokens = o.tokens + 1, server = here where o.name = p_lane;
+    update lane o set tokens = (o.tokens + 1) % 1000000000000000, server = here where o.name = p_lane;
     return query select false, greatest(0, extract(epoch from slot))::float8, coalesce(extract(epoch from patience), 3600)::float8;
 end $$;
 

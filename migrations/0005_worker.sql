@@ -35,6 +35,7 @@ create table noshi.worker (
     keys         text[],
     -- A worker is whoever registered it: another login cannot claim in its name.
     login        name default session_user,
+    constraint texts_are_short check (octet_length(name) <= 1000 and octet_length(array_to_string(keys, ' ')) <= 10000),
     constraint times_are_sane check (started_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and seen_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and (stopped_at is null or stopped_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')

@@ -80,6 +80,8 @@ create table noshi.job (
     asked_by      text,
     constraint job_key unique (kind, key),
     constraint job_traceparent check (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$'),
+    -- Workers write these: a value at which the next claim fails would stop its lane.
+    constraint place_is_sane check (rank between 0 and 4000000000000000 and waited between interval '0' and interval '1000 years'),
     constraint times_are_sane check ((run_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00' or run_at = 'infinity')
         and (called_at is null or called_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
         and created_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'

@@ -157,7 +157,8 @@ begin
 
     insert into job (asked_by, kind, key, fingerprint, args, priority, batch, row_no, rank)
     select asker, p_kind, r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, p_priority, p_batch, r.row_no,
-           case when p_priority = 0 then 0 else l.vtime + r.row_no end
+           -- Whatever its priority: within one, a flood of one producer is in line with the others.
+           l.vtime + r.row_no
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
     cross join (select coalesce(max(vtime), 0) as vtime from lane where name = '') l
     order by r.key

@@ -56,7 +56,8 @@ as $$
 declare
     g record;
 begin
-    -- Locked, so that a batch that was cancelled since this transaction began is not taken for what it was; a cancel does not wait for it.
+    -- Locked, so that a batch that was cancelled since this transaction began is not taken for what it was; a cancel waits a
+    -- second for it, and no other act does.
     select r.args, b.registered_at into g from batch_row r join batch b on b.id = r.batch
     where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null order by b.cancelled_at desc nulls first limit 1 for key share of b;
     if not found or g.args ->> 'user' is distinct from p_user then

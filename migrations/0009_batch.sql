@@ -60,7 +60,9 @@ create table noshi.batch (
         and (settled_at is null or settled_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
         and (counted_at is null or counted_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'))
 );
-create unique index batch_once on noshi.batch (kind, digest) where invalid_at is null and cancelled_at is null;
+-- A file is one batch of its submitter, and of all once it was let go: who only names a digest takes it from nobody.
+create unique index batch_once on noshi.batch (kind, digest, submitted_by) where invalid_at is null and cancelled_at is null;
+create unique index batch_released_once on noshi.batch (kind, digest) where released_at is not null and cancelled_at is null;
 create index batch_registered on noshi.batch (registered_at) where registered_at is not null;
 create index batch_unsettled on noshi.batch (id) where released_at is not null and settled_at is null;
 
@@ -182,7 +184,7 @@ begin
         return query select 'batch_not_approved', 'it has other rows than those that were judged; cancel it';
         return;
     end if;
-    needed := b.needs_approval or batch_is_large(b, coalesce(b.released_by, who()));
+    needed := b.needs_approval or batch_is_large(b, who());
     if needed and b.approved_at is null then
         return query select 'batch_not_approved', case when b.needs_approval then 'a second person must approve it'
             else 'a second person must approve it: it is too much for one, with what was let go without approval in the last 24 hours and by the caps of now' end;
@@ -202,7 +204,8 @@ begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'a batch is acted on in a transaction that is read committed' using errcode = 'NS400';
     end if;
-    select * into b from batch where id = p_batch for update;
+    -- Not `for update`: rows that name the batch, such as a producer's, hold its key for as long as their transaction likes.
+    select * into b from batch where id = p_batch for no key update;
     if not found then
         raise exception 'there is no batch %', p_batch using errcode = 'NS404';
     end if;
@@ -409,6 +412,17 @@ as $$
     select case when cancelled_at is not null then 'cancelled' when paused_at is not null then 'paused' end from batch where id = p_batch for share
 $$;
 
+-- Whoever asks for a grant of the batch in a short transaction comes before its cancel, and their job is cancelled with the rest. Nobody is waited for who
+-- takes their time: what such a one asked for goes on, as what was on its way does.
+create function noshi.batch_alone(p_batch bigint) returns void language plpgsql
+set search_path = noshi, pg_temp
+set lock_timeout = '1s'
+as $$
+begin
+    perform from batch where id = p_batch for update;
+exception when lock_not_available then null;
+end $$;
+
 -- Before its release a batch ends here. After it, rows of stores that have not begun do; grants that stand are not taken back.
 create function noshi.cancel_batch(p_batch bigint, p_reason text) returns integer language plpgsql security definer
 set search_path = noshi, pg_temp
@@ -423,6 +437,7 @@ begin
     end if;
     perform must_know_the_past();
     b := batch_locked(p_batch);
+    perform batch_alone(b.id);
     if b.cancelled_at is not null then
         raise exception 'batch % was cancelled already; nothing changed', b.id using errcode = 'NS409';
     end if;
@@ -533,7 +548,8 @@ begin
     where batch = b.id and status = 'available' and undo is null and not in_doubt and crash_count = 0;
 end $$;
 
--- The same file is the same batch: returns the one that exists, or a new one. One that another login is still submitting is refused.
+-- The same file is the same batch: returns the one that was let go, whoever submitted it, or the caller's own, or a new one. What others have only
+-- begun or staged under this digest takes nobody's place: it need not be this file. Of two that are the same one is let go.
 create function noshi.receive_batch(p_kind text, p_mode text, p_digest bytea, p_file text, p_encoding text, p_campaign text, p_mails boolean, p_issues boolean)
 returns table (batch bigint, is_new boolean, submitted_by text) language plpgsql security definer
 set search_path = noshi, pg_temp
@@ -542,22 +558,23 @@ declare b batch;
 begin
     perform noshi.must('enqueue');
     perform must_be_named(p_file, p_campaign);
-    insert into batch (kind, mode, digest, file, encoding, campaign, mails, issues)
-    values (p_kind, p_mode, p_digest, p_file, p_encoding, p_campaign, p_mails, p_issues)
-    on conflict (kind, digest) where invalid_at is null and cancelled_at is null do nothing returning * into b;
-    if found then
-        perform batch_log(b.id, 'receive');
-        return query select b.id, true, b.submitted_by;
-        return;
+    select * into b from batch o where o.kind = p_kind and o.digest = p_digest and o.released_at is not null and o.cancelled_at is null;
+    if not found then
+        insert into batch (kind, mode, digest, file, encoding, campaign, mails, issues)
+        values (p_kind, p_mode, p_digest, p_file, p_encoding, p_campaign, p_mails, p_issues)
+        on conflict do nothing returning * into b;
+        if found then
+            perform batch_log(b.id, 'receive');
+            return query select b.id, true, b.submitted_by;
+            return;
+        end if;
+        select * into strict b from batch o
+        where o.kind = p_kind and o.digest = p_digest and o.submitted_by = who() and o.invalid_at is null and o.cancelled_at is null;
     end if;
-    select * into strict b from batch o where o.kind = p_kind and o.digest = p_digest and o.invalid_at is null and o.cancelled_at is null;
     if b.mode <> p_mode or b.encoding <> p_encoding or b.campaign is distinct from p_campaign or b.mails <> p_mails or b.issues <> p_issues then
         raise exception 'this file is batch % already, with other options (mode %, campaign %, mails %, issues %)',
             b.id, b.mode, coalesce(b.campaign, 'none'), b.mails, b.issues using errcode = 'NS409',
             hint = 'Cancel that batch first, if nothing of it was released.';
-    end if;
-    if b.validated_at is null and b.submitted_by <> noshi.who() then
-        raise exception 'this file is batch %, which % is submitting', b.id, b.submitted_by using errcode = 'NS409';
     end if;
     return query select b.id, false, b.submitted_by;
 end $$;
@@ -596,6 +613,7 @@ begin
         return;
     end if;
     update batch set registered_at = clock_timestamp(), refused_code = null, refused_detail = null where id = b.id;
+    perform count_batch(b, null);
     perform batch_log(b.id, 'register');
 end $$;
 
@@ -618,12 +636,13 @@ begin
     if found then
         raise exception 'batch % may not be released (%): %', b.id, against.code, against.detail using errcode = 'NS403';
     end if;
-    update batch set released_by = noshi.who(), released_at = clock_timestamp() where id = b.id;
-    if b.approved_at is null or b.approved_until <= clock_timestamp() then
-        insert into alone (who, what, target, jobs, currency, amount)
-        select p.who, b.kind, 'batch/' || b.id, count(*), coalesce(r.currency, ''), coalesce(sum(r.amount), 0)
-        from batch_row r, (select distinct w as who from unnest(array[b.submitted_by, noshi.who()]) w) p where r.batch = b.id group by p.who, coalesce(r.currency, '');
-    end if;
+    begin
+        update batch set released_by = noshi.who(), released_at = clock_timestamp() where id = b.id;
+    exception when unique_violation then
+        raise exception 'the file of batch % was let go already, as another batch', b.id using errcode = 'NS409',
+            hint = 'Nothing was granted by this one. Cancel it: the other grants the same rows.';
+    end;
+    perform count_batch(b, noshi.who());
     perform batch_log(b.id, 'release', null, p_reason);
     insert into job (kind, key, fingerprint, args, batch, row_no, rank)
     select 'store_creation', r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, b.id, r.row_no,
@@ -673,10 +692,13 @@ create function noshi.reruns(p_kind text) returns boolean language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$ select p_kind in ('bulk_grants', 'email', 'point_exchange', 'point_grant', 'store_creation') $$;
 
+-- Grants are judged and counted when they are registered. Stores that were set aside go on here, so here is where they are.
 create function noshi.resume_batch(p_batch bigint, p_reason text) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-declare b batch := batch_locked(p_batch);
+declare
+    b batch := batch_locked(p_batch);
+    against record;
 begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'an act needs a reason' using errcode = 'NS400';
@@ -685,9 +707,18 @@ begin
     if b.paused_at is null then
         raise exception 'batch % is not paused', b.id using errcode = 'NS409';
     end if;
+    if b.kind = 'stores' and exists (select from job j where j.batch = b.id and j.status = 'scheduled' and j.run_at = 'infinity') then
+        perform in_turn(t.turn) from (select distinct 'stores of ' || w as turn from unnest(array[b.submitted_by, b.released_by, who()]) w order by 1) t;
+        select * into against from batch_hindrance(b);
+        if found then
+            raise exception 'batch % may not go on (%): %', b.id, against.code, against.detail using errcode = 'NS403',
+                hint = 'Nothing was changed: its rows stay set aside. Another person approves it (`noshi batch approve`), then resume it; or cancel it.';
+        end if;
+        perform count_batch(b, who());
+    end if;
     update batch set paused_at = null, paused_code = null where id = b.id;
     perform batch_log(b.id, 'resume', b.paused_code, p_reason);
-    update job set status = 'available', run_at = clock_timestamp(), waited = waited + (clock_timestamp() - greatest(b.paused_at, entered_at))
+    update job set status = 'available', run_at = clock_timestamp(), waited = least(waited + greatest(clock_timestamp() - greatest(b.paused_at, entered_at), '0'), '1000 years')
     where batch = b.id and status = 'scheduled' and run_at = 'infinity';
     perform pg_notify('noshi', '');
 end $$;
@@ -740,6 +771,8 @@ begin
     if b.invalid_at is not null or b.cancelled_at is not null then
         raise exception 'batch % is not being received', b.id using errcode = 'NS409';
     end if;
+    -- Rows that another session of the submitter has inserted and not committed hold its key: these are waited for, so that none comes after the judgement.
+    perform from batch where id = b.id for update;
     select count(*) into staged from batch_row where batch = b.id;
     if exists (select from batch_row r where r.batch = b.id and ((b.kind <> 'stores') <> (r.amount is not null) or (b.kind = 'points') <> (r.currency is not distinct from 'PT')))
        or exists (select from batch_row r where r.batch = b.id group by r.key having count(*) > 1) then
@@ -772,7 +805,7 @@ create trigger audited after insert on noshi.batch_cap for each row execute func
 create trigger unsettle_batch after update of requested_act on noshi.job for each row
     when (new.requested_act is not null and old.requested_act is null and new.batch is not null) execute function noshi.unsettle_batch();
 
-revoke all on function noshi.approve_batch(bigint, bytea, text), noshi.batch_cap_for(text, text),
+revoke all on function noshi.approve_batch(bigint, bytea, text), noshi.batch_alone(bigint), noshi.batch_cap_for(text, text),
     noshi.batch_hindrance(noshi.batch), noshi.batch_locked(bigint), noshi.batch_log(bigint, text, text, text),
     noshi.batch_objection(bigint), noshi.batch_progress(bigint), noshi.batch_progress_of_rows(bigint), noshi.batch_row_guard(),
     noshi.batch_rows(bigint, integer, integer), noshi.batch_stands(bigint), noshi.cancel_batch(bigint, text), noshi.count_next_batch(),

@@ -52,6 +52,8 @@ create table noshi.email_quota (
     per_day     real,
     sent        real,
     told_at     timestamptz,
+    -- -1: without a limit.
+    constraint quota_is_sane check (per_second between -1 and 1000000000 and per_day between -1 and 1000000000000 and sent between -1 and 1000000000000),
     constraint times_are_sane check ((asked_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00' or asked_at = '-infinity')
         and (told_at is null or told_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'))
 ) with (fillfactor = 50);

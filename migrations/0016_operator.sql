@@ -60,12 +60,8 @@ end $$;
 create function noshi.ask_as(p_job bigint, p_step integer, p_act text, p_reason text, p_who text) returns void language plpgsql
 set search_path = noshi, pg_temp
 as $$
-declare j job;
+declare j job := job_locked(p_job);
 begin
-    select * into j from job where id = p_job for update;
-    if not found then
-        raise exception 'there is no job %', p_job using errcode = 'NS404';
-    end if;
     if coalesce(p_reason, '') !~ '[^[:space:]]' or coalesce(p_act, '') !~ '^[a-z_]{1,30}$' then
         raise exception 'an act needs a name and a reason' using errcode = 'NS400';
     end if;
@@ -75,7 +71,7 @@ begin
     else
         update job set requested_act = p_act, status = 'available', lane = '', reserved = false, run_at = clock_timestamp(), finished_at = null,
             status_before = case when j.status in ('needs_operator', 'completed', 'failed', 'cancelled') then j.status end,
-            waited = waited + greatest(clock_timestamp() - coalesce(finished_at, run_at), '0')
+            waited = least(waited + greatest(clock_timestamp() - coalesce(finished_at, run_at), '0'), '1000 years')
         where id = p_job;
     end if;
     insert into job_event (job, event, lease, step, was, became, outcome, detail)
@@ -122,6 +118,35 @@ as $$
     select jsonb_build_object('kind', j.kind, 'id', j.key, 'status', j.status, 'at', j.at, 'step', j.step, 'in_doubt', j.in_doubt, 'code', j.code)
 $$;
 
+-- The job, locked to the end of the transaction. The settle of one that a worker has leased waits for that, and its slot with it: so one person
+-- holds one such job, in however many transactions, and not all slots of the fleet.
+create function noshi.job_locked(p_job bigint) returns noshi.job language plpgsql
+set search_path = noshi, pg_temp
+as $$
+declare
+    j job;
+    leased boolean;
+    turn constant text := 'leased job of ' || who();
+begin
+    select o.status = 'running' into leased from job o where o.id = p_job;
+    if leased then
+        perform in_turn(turn);
+        update person set holds = p_job, held_in = pg_current_xact_id() where who = turn and (held_in is distinct from pg_current_xact_id() or holds = p_job);
+        if not found then
+            raise exception 'job % is leased by a worker, and this transaction holds another such job', p_job using errcode = 'NS409',
+                hint = 'Nothing was asked of it. A worker waits for each: commit first, then ask for the next.';
+        end if;
+    end if;
+    select * into j from job where id = p_job for no key update;
+    if not found then
+        raise exception 'there is no job %', p_job using errcode = 'NS404';
+    end if;
+    if j.status = 'running' and leased is not true then
+        raise exception 'job % was leased by a worker just now', p_job using errcode = 'NS409', hint = 'Nothing was asked of it. Look at it again, and ask again.';
+    end if;
+    return j;
+end $$;
+
 create function noshi.keep_to_most() returns trigger language plpgsql
 set search_path = noshi, pg_temp
 as $$
@@ -146,12 +171,8 @@ $$;
 create function noshi.looked_at(p_job bigint, p_step integer, p_reason text) returns noshi.job language plpgsql
 set search_path = noshi, pg_temp
 as $$
-declare j job;
+declare j job := job_locked(p_job);
 begin
-    select * into j from job where id = p_job for update;
-    if not found then
-        raise exception 'there is no job %', p_job using errcode = 'NS404';
-    end if;
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'an act needs a name and a reason' using errcode = 'NS400';
     end if;
@@ -283,7 +304,7 @@ create trigger parked_anew before update of status on noshi.job for each row
 
 revoke all on function noshi.acknowledge_as(bigint, integer, text, text), noshi.ask(bigint, integer, text, text),
     noshi.ask_as(bigint, integer, text, text, text), noshi.dismiss_as(bigint, integer, text, text), noshi.dismissable(noshi.job),
-    noshi.job_facts(noshi.job), noshi.keep_to_most(), noshi.known_kind(text), noshi.looked_at(bigint, integer, text),
+    noshi.job_facts(noshi.job), noshi.job_locked(bigint), noshi.keep_to_most(), noshi.known_kind(text), noshi.looked_at(bigint, integer, text),
     noshi.must_know_the_past(), noshi.must_not_be_ended(noshi.job), noshi.parked_anew(), noshi.pause_lane(text, text),
     noshi.prove_past(), noshi.resume_lane(text, text), noshi.set_lane(text, interval, integer, text), noshi.worth(jsonb) from public;
 grant execute on function noshi.ask(bigint, integer, text, text), noshi.pause_lane(text, text), noshi.resume_lane(text, text),

@@ -2,7 +2,12 @@ set role noshi_owner;
 set local check_function_bodies = off;
 
 -- A row for each person that acts, so that the acts of one are judged in turn. No role reads or locks it but through the functions below.
-create table noshi.person (who text primary key);
+create table noshi.person (
+    who      text primary key,
+    -- The job that a worker has leased and this person asked for an act, and the transaction that did.
+    holds    bigint,
+    held_in  xid8
+);
 
 create table noshi.alone (
     id        bigint generated always as identity primary key,
@@ -35,7 +40,7 @@ create function noshi.batch_is_large(b noshi.batch, p_who text) returns boolean 
 set search_path = noshi, pg_temp
 as $$
     with here as (select coalesce(currency, '') as currency, count(*) as jobs, coalesce(sum(amount), 0) as amount from batch_row where batch = b.id group by 1),
-    people as (select b.submitted_by as who union select p_who where p_who is not null
+    people as (select b.submitted_by as who union select b.released_by where b.released_by is not null union select p_who where p_who is not null
                union select a.who from alone a where p_who is null and a.what = b.kind and a.at > clock_timestamp() - interval '24 hours'),
     before as (select p.who, d.* from people p cross join lateral done_alone(p.who, b.kind) d where d.target <> 'batch/' || b.id),
     every as (select p.who, coalesce(sum(d.jobs), 0) + (select sum(jobs) from here) as jobs from people p left join before d on d.who = p.who group by p.who)
@@ -66,10 +71,25 @@ begin
     insert into alone (who, what, target, jobs, currency, amount) values (who(), 'asked', 'job/' || p_job, 1, case when amount_of > 0 then currency_of else '' end, amount_of);
 end $$;
 
--- What a person did alone in the last 24 hours, by currency.
+-- What no approval covers at this moment counts from now on, for whoever submitted it, let it go, and lets it go on: a release counts when its rows
+-- are granted, too, however long after.
+create function noshi.count_batch(b noshi.batch, p_who text) returns void language sql
+set search_path = noshi, pg_temp
+as $$
+    insert into alone (who, what, target, jobs, currency, amount)
+    select p.who, b.kind, 'batch/' || b.id, count(*), coalesce(r.currency, ''), coalesce(sum(r.amount), 0)
+    from batch_row r, (select distinct w as who from unnest(array[b.submitted_by, b.released_by, p_who]) w where w is not null) p
+    where r.batch = b.id and (b.approved_at is null or b.approved_until <= clock_timestamp()) group by p.who, coalesce(r.currency, '')
+$$;
+
+-- What a person did alone in the last 24 hours, by currency. A file or a re-drive that went, was held back and went on counts once, at its last time;
+-- a job as often as it was asked.
 create function noshi.done_alone(p_who text, p_what text) returns table (target text, jobs bigint, currency text, amount bigint) language sql stable
 set search_path = noshi, pg_temp
-as $$ select target, jobs, currency, amount from alone where who = $1 and what = $2 and at > clock_timestamp() - interval '24 hours' $$;
+as $$
+    select target, max(jobs), currency, max(amount) from alone where who = $1 and what = $2 and at > clock_timestamp() - interval '24 hours'
+    group by target, currency, case when target !~ '^(batch|redrive)/' then id end
+$$;
 
 -- Must come before anything is counted. Under an older snapshot what the same person did meanwhile would not be seen.
 create function noshi.in_turn(p_who text) returns void language plpgsql
@@ -86,7 +106,7 @@ end $$;
 create trigger append_only before update or delete on noshi.alone for each row execute function noshi.journal_is_append_only();
 create trigger no_truncate before truncate on noshi.alone for each statement execute function noshi.journal_is_append_only();
 
-revoke all on function noshi.batch_covers(noshi.batch, bigint), noshi.batch_is_large(noshi.batch, text),
+revoke all on function noshi.batch_covers(noshi.batch, bigint), noshi.batch_is_large(noshi.batch, text), noshi.count_batch(noshi.batch, text),
     noshi.count_asked(bigint, text), noshi.done_alone(text, text), noshi.in_turn(text) from public;
 grant select on noshi.alone to noshi_operator, noshi_api;
 

@@ -99,12 +99,16 @@ begin
     if p.expires_at <= clock_timestamp() then
         raise exception 'proposal % is too old to be confirmed', p.id using errcode = 'NS410', hint = 'It has to be proposed anew.';
     end if;
+    if not still_operates(p.proposed_by) then
+        raise exception 'proposal % is by %, who is no operator any more', p.id, p.proposed_by using errcode = 'NS409',
+            hint = 'Nothing was done. If it is still needed, refuse this one, and somebody who operates proposes it anew.';
+    end if;
     if p_digest is distinct from p.digest then
         raise exception 'this digest does not stand for what proposal % would do', p.id using errcode = 'NS409', hint = '`noshi proposal show` names it, with what it stands for.';
     end if;
     if p.job is not null then
-        select * into j from job where id = p.job for update;
-        if not found or (j.step, j.at, j.in_doubt) is distinct from (p.step, p.at, p.in_doubt) then
+        j := job_locked(p.job);
+        if (j.step, j.at, j.in_doubt) is distinct from (p.step, p.at, p.in_doubt) then
             raise exception 'job % has moved on since that was proposed', p.job using errcode = 'NS409', hint = 'Look at it; if it is still needed, it has to be proposed anew.';
         end if;
     end if;
@@ -228,10 +232,7 @@ begin
     perform in_turn(who());
     p.act := p_act; p.reason := p_reason; p.proposed_by := who(); p.currency := ''; p.target := 'database'; p.restored_to := p_to;
     if p_job is not null then
-        select * into j from job where id = p_job for update;
-        if not found then
-            raise exception 'there is no job %', p_job using errcode = 'NS404';
-        end if;
+        j := job_locked(p_job);
         perform must_be_askable(j, p_step, p_act);
         p.target := 'job/' || j.id; p.job := j.id; p.step := j.step; p.kind := j.kind; p.key := j.key; p.at := j.at; p.in_doubt := j.in_doubt;
         p.amount := worth(j.args);

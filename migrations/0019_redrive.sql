@@ -208,9 +208,7 @@ begin
     update redrive set applied_by = who(), applied_at = clock_timestamp(), next_at = clock_timestamp(), reason = p_reason, per_minute = p_per_minute, canary = p_canary
     where id = r.id;
     if r.approved_by is null then
-        insert into alone (who, what, target, jobs, currency, amount)
-        select who(), 'asked', 'redrive/' || r.id, r.jobs, '', 0
-        union all select who(), 'asked', 'redrive/' || r.id, 0, m.key, m.value::bigint from jsonb_each_text(r.totals) m;
+        perform count_redrive(who(), r.id, r.jobs, r.totals);
     end if;
     perform record('redrive apply', 'redrive/' || r.id, p_reason, null,
         jsonb_build_object('digest', encode(r.digest, 'hex'), 'per_minute', p_per_minute, 'canary', p_canary, 'max_amount', p_max_amount, 'approved_by', r.approved_by));
@@ -256,6 +254,14 @@ begin
     update redrive set cancelled_at = clock_timestamp() where id = r.id;
     perform record('redrive cancel', 'redrive/' || r.id, p_reason);
 end $$;
+
+create function noshi.count_redrive(p_who text, p_redrive bigint, p_jobs bigint, p_totals jsonb) returns void language sql
+set search_path = noshi, pg_temp
+as $$
+    insert into alone (who, what, target, jobs, currency, amount)
+    select $1, 'asked', 'redrive/' || $2, $3, '', 0
+    union all select $1, 'asked', 'redrive/' || $2, 0, m.key, m.value::bigint from jsonb_each_text($4) m
+$$;
 
 -- No further job is asked until it is resumed; what was asked goes on.
 create function noshi.pause_redrive(p_redrive bigint, p_reason text) returns void language plpgsql security definer
@@ -335,11 +341,11 @@ as $$
 $$;
 
 -- Whether so much more, applied by this person alone, is over the cap.
-create function noshi.redrive_is_large(p_who text, p_jobs bigint, p_totals jsonb) returns boolean language sql stable
+create function noshi.redrive_is_large(p_who text, p_jobs bigint, p_totals jsonb, p_but text default null) returns boolean language sql stable
 set search_path = noshi, pg_temp
 as $$
     with added as (
-        select jobs, currency, amount from done_alone($1, 'asked')
+        select jobs, currency, amount from done_alone($1, 'asked') where target is distinct from $4
         union all select $2, '', 0
         union all select 0, m.key, m.value::bigint from jsonb_each_text($3) m)
     select (select sum(jobs) from added) > c.jobs or exists (select from added where currency <> '' group by currency having sum(amount) > c.amount)
@@ -387,16 +393,29 @@ begin
     return new;
 end $$;
 
--- Goes on. Where its canary paused it, a person has looked, and the canary is over.
+-- Goes on. Where its canary paused it, a person has looked, and the canary is over. What nobody else approved counts again, for whoever applied it and
+-- whoever resumes it: plans of several days that were paused are not asked on one.
 create function noshi.resume_redrive(p_redrive bigint, p_reason text) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-declare r redrive;
+declare
+    r redrive;
+    w record;
 begin
     perform must('operate');
+    perform in_turn(who());
     r := redrive_locked(p_redrive, false, p_reason);
     if r.paused_at is null then
         raise exception 're-drive % is not paused', r.id using errcode = 'NS409';
+    end if;
+    if r.approved_by is null then
+        for w in select distinct u.who from unnest(array[r.applied_by, who()]) as u(who) order by 1 loop
+            if redrive_is_large(w.who, r.jobs, r.totals, 'redrive/' || r.id) then
+                raise exception 're-drive % may not go on: with what % asked for alone in the last 24 hours it is too large for one person', r.id, w.who using errcode = 'NS403',
+                    hint = 'Nothing was changed, and no further job is asked. Resume it later; or cancel it and plan its jobs again, which a second person approves.';
+            end if;
+            perform count_redrive(w.who, r.id, r.jobs, r.totals);
+        end loop;
     end if;
     update redrive set paused_at = null, paused_code = null, next_at = clock_timestamp(),
         canary_at = case when r.paused_code = 'canary' then clock_timestamp() else canary_at end
@@ -413,9 +432,9 @@ create trigger no_truncate before truncate on noshi.redrive_cap for each stateme
 create trigger audited after insert on noshi.redrive_cap for each row execute function noshi.audit_redrive_cap();
 
 revoke all on function noshi.advance_redrive(), noshi.apply_redrive(bigint, text, bytea, integer, integer, bigint),
-    noshi.approve_redrive(bigint, bytea, text), noshi.audit_redrive_cap(), noshi.cancel_redrive(bigint, text),
+    noshi.approve_redrive(bigint, bytea, text), noshi.audit_redrive_cap(), noshi.cancel_redrive(bigint, text), noshi.count_redrive(text, bigint, bigint, jsonb),
     noshi.pause_redrive(bigint, text), noshi.plan_redrive(jsonb, bigint[], integer[], text[], text[], text[]),
-    noshi.redrive_answers(bigint), noshi.redrive_is_large(text, bigint, jsonb), noshi.redrive_locked(bigint, boolean, text),
+    noshi.redrive_answers(bigint), noshi.redrive_is_large(text, bigint, jsonb, text), noshi.redrive_locked(bigint, boolean, text),
     noshi.redrive_row_guard(), noshi.resume_redrive(bigint, text) from public;
 grant execute on function noshi.advance_redrive() to noshi_worker;
 grant execute on function noshi.apply_redrive(bigint, text, bytea, integer, integer, bigint),

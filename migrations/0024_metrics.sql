@@ -7,7 +7,8 @@ create table noshi.metric_snapshot (
     name    text not null,
     labels  jsonb not null default '{}',
     value   float8 not null,
-    primary key (name, labels)
+    primary key (name, labels),
+    constraint texts_are_short check (octet_length(name) <= 200 and octet_length(labels::text) <= 2000)
 ) with (fillfactor = 50);
 
 -- Whose turn it is: at the earliest 10 s after the last, and at least twenty times as long as that took.

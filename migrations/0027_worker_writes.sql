@@ -119,7 +119,7 @@ begin
     if old.status = 'running' and new.step = old.step + 1 then
         -- A settle, by whoever holds it. No act is asked for by it.
         if ours and new.lease = old.lease and (new.status = 'running') = (new.worker is not null) and (new.worker is null or new.worker = old.worker)
-           and (new.requested_act is null or new.requested_act is not distinct from old.requested_act) then
+           and (new.requested_act is null or new.requested_act is not distinct from old.requested_act) and new.crash_count between 0 and old.crash_count then
             return new;
         end if;
     elsif (new.at, new.state, new.undo, new.step, new.retries, new.writes, new.outcome, new.detail, new.rank, new.entered_at, new.finished_at)

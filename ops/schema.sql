@@ -136,8 +136,9 @@ END),
     constraint points_bring_no_gift CHECK (kind <> 'points'::text OR NOT (mails OR issues)),
     constraint times_are_sane CHECK (received_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND received_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (validated_at IS NULL OR validated_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND validated_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (invalid_at IS NULL OR invalid_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND invalid_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (approved_at IS NULL OR approved_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND approved_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (approved_until IS NULL OR approved_until >= '1900-01-01 00:00:00+00'::timestamp with time zone AND approved_until <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (released_at IS NULL OR released_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND released_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (registered_at IS NULL OR registered_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND registered_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (paused_at IS NULL OR paused_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND paused_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (cancelled_at IS NULL OR cancelled_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND cancelled_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (settled_at IS NULL OR settled_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND settled_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (counted_at IS NULL OR counted_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND counted_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
-CREATE UNIQUE INDEX batch_once ON noshi.batch USING btree (kind, digest) WHERE ((invalid_at IS NULL) AND (cancelled_at IS NULL));
+CREATE UNIQUE INDEX batch_once ON noshi.batch USING btree (kind, digest, submitted_by) WHERE ((invalid_at IS NULL) AND (cancelled_at IS NULL));
 CREATE INDEX batch_registered ON noshi.batch USING btree (registered_at) WHERE (registered_at IS NOT NULL);
+CREATE UNIQUE INDEX batch_released_once ON noshi.batch USING btree (kind, digest) WHERE ((released_at IS NOT NULL) AND (cancelled_at IS NULL));
 CREATE INDEX batch_unsettled ON noshi.batch USING btree (id) WHERE ((released_at IS NOT NULL) AND (settled_at IS NULL));
 
 create table noshi.batch_cap (
@@ -251,6 +252,7 @@ create table noshi.email_quota (
     told_at timestamp with time zone,
     constraint email_quota_pkey PRIMARY KEY (lane),
     constraint email_quota_lane_fkey FOREIGN KEY (lane) REFERENCES noshi.lane(name),
+    constraint quota_is_sane CHECK (per_second >= '-1'::integer::double precision AND per_second <= 1000000000::double precision AND per_day >= '-1'::integer::double precision AND per_day <= '1000000000000'::bigint::double precision AND sent >= '-1'::integer::double precision AND sent <= '1000000000000'::bigint::double precision),
     constraint times_are_sane CHECK ((asked_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND asked_at <= '9999-12-31 00:00:00+00'::timestamp with time zone OR asked_at = '-infinity'::timestamp with time zone) AND (told_at IS NULL OR told_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND told_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 ) with (fillfactor=50);
 
@@ -365,6 +367,7 @@ END,
     constraint job_key UNIQUE (kind, key),
     constraint job_key_check CHECK (key <> ''::text),
     constraint job_traceparent CHECK (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$'::text),
+    constraint place_is_sane CHECK (rank >= 0 AND rank <= '4000000000000000'::bigint AND waited >= '00:00:00'::interval AND waited <= '1000 years'::interval),
     constraint times_are_sane CHECK ((run_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND run_at <= '9999-12-31 00:00:00+00'::timestamp with time zone OR run_at = 'infinity'::timestamp with time zone) AND (called_at IS NULL OR called_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND called_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND created_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND created_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND entered_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND entered_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (finished_at IS NULL OR finished_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND finished_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=1000);
 CREATE INDEX job_available ON noshi.job USING btree (lane, reserved, priority, rank, id) WHERE ((status = 'available'::noshi.job_status) AND (crash_count = 0));
@@ -433,6 +436,7 @@ create table noshi.lane (
     server text not null default ''::text,
     obeyed bigint not null default 0,
     constraint lane_pkey PRIMARY KEY (name),
+    constraint counts_are_sane CHECK (vtime >= 0 AND vtime <= '1000000000000000'::bigint AND tokens >= 0 AND tokens <= '1000000000000000'::bigint AND octet_length(server) <= 200 AND octet_length(name) <= 200),
     constraint lane_closed_code_check CHECK (closed_code = ANY (ARRAY['funds'::text, 'credentials'::text, 'sender'::text, 'tls_unknown_ca'::text, 'tls_expired'::text, 'tls_wrong_host'::text, 'tls_old_version'::text, 'tls_failed'::text])),
     constraint lane_reserve_check CHECK (reserve > 0),
     constraint times_are_sane CHECK ((closed_until IS NULL OR closed_until >= '1900-01-01 00:00:00+00'::timestamp with time zone AND closed_until <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (closed_at IS NULL OR closed_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND closed_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
@@ -452,6 +456,7 @@ create table noshi.lane_budget (
     late_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
     constraint lane_budget_pkey PRIMARY KEY (lane, per),
     constraint budgets_are_sane CHECK (lane <> ''::text AND per >= '00:00:00.001'::interval AND per <= '31 days'::interval AND jitter >= '00:00:00'::interval AND jitter <= '01:00:00'::interval),
+    constraint emission_is_sane CHECK (((per + jitter) / (calls - burst + 1)::double precision) >= '00:00:00.000001'::interval AND (EXTRACT(epoch FROM per + jitter) * (burst - 1)::numeric / (calls - burst + 1)::numeric) <= '100000000000'::bigint::numeric),
     constraint lane_budget_calls_check CHECK (calls > 0),
     constraint lane_budget_check CHECK (burst >= 1 AND burst <= calls),
     constraint lane_budget_lane_fkey FOREIGN KEY (lane) REFERENCES noshi.lane(name),
@@ -491,7 +496,8 @@ create table noshi.metric_snapshot (
     name text not null,
     labels jsonb not null default '{}'::jsonb,
     value double precision not null,
-    constraint metric_snapshot_pkey PRIMARY KEY (name, labels)
+    constraint metric_snapshot_pkey PRIMARY KEY (name, labels),
+    constraint texts_are_short CHECK (octet_length(name) <= 200 AND octet_length(labels::text) <= 2000)
 ) with (fillfactor=50);
 
 create table noshi.metric_snapshot_taken (
@@ -518,6 +524,8 @@ create table noshi.organization_cache (
 
 create table noshi.person (
     who text not null,
+    holds bigint,
+    held_in xid8,
     constraint person_pkey PRIMARY KEY (who)
 );
 
@@ -958,6 +966,7 @@ create table noshi.token (
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
     login oid,
+    as_operator boolean not null default false,
     constraint token_pkey PRIMARY KEY (id),
     constraint times_are_sane CHECK (created_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND created_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND expires_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND expires_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (revoked_at IS NULL OR revoked_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND revoked_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (last_used_at IS NULL OR last_used_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND last_used_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)),
     constraint token_check CHECK (expires_at > created_at),
@@ -1048,6 +1057,7 @@ create table noshi.worker (
     keys text[],
     login name default SESSION_USER,
     constraint worker_pkey PRIMARY KEY (id),
+    constraint texts_are_short CHECK (octet_length(name) <= 1000 AND octet_length(array_to_string(keys, ' '::text)) <= 10000),
     constraint times_are_sane CHECK (started_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND started_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND seen_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND seen_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (stopped_at IS NULL OR stopped_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND stopped_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (dead_at IS NULL OR dead_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND dead_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 ) with (fillfactor=50);
 CREATE INDEX worker_alive ON noshi.worker USING btree (seen_at) WHERE ((dead_at IS NULL) AND (stopped_at IS NULL));
@@ -1563,9 +1573,7 @@ begin
     update redrive set applied_by = who(), applied_at = clock_timestamp(), next_at = clock_timestamp(), reason = p_reason, per_minute = p_per_minute, canary = p_canary
     where id = r.id;
     if r.approved_by is null then
-        insert into alone (who, what, target, jobs, currency, amount)
-        select who(), 'asked', 'redrive/' || r.id, r.jobs, '', 0
-        union all select who(), 'asked', 'redrive/' || r.id, 0, m.key, m.value::bigint from jsonb_each_text(r.totals) m;
+        perform count_redrive(who(), r.id, r.jobs, r.totals);
     end if;
     perform record('redrive apply', 'redrive/' || r.id, p_reason, null,
         jsonb_build_object('digest', encode(r.digest, 'hex'), 'per_minute', p_per_minute, 'canary', p_canary, 'max_amount', p_max_amount, 'approved_by', r.approved_by));
@@ -1840,12 +1848,8 @@ CREATE OR REPLACE FUNCTION noshi.ask_as(p_job bigint, p_step integer, p_act text
  LANGUAGE plpgsql
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare j job;
+declare j job := job_locked(p_job);
 begin
-    select * into j from job where id = p_job for update;
-    if not found then
-        raise exception 'there is no job %', p_job using errcode = 'NS404';
-    end if;
     if coalesce(p_reason, '') !~ '[^[:space:]]' or coalesce(p_act, '') !~ '^[a-z_]{1,30}$' then
         raise exception 'an act needs a name and a reason' using errcode = 'NS400';
     end if;
@@ -1855,7 +1859,7 @@ begin
     else
         update job set requested_act = p_act, status = 'available', lane = '', reserved = false, run_at = clock_timestamp(), finished_at = null,
             status_before = case when j.status in ('needs_operator', 'completed', 'failed', 'cancelled') then j.status end,
-            waited = waited + greatest(clock_timestamp() - coalesce(finished_at, run_at), '0')
+            waited = least(waited + greatest(clock_timestamp() - coalesce(finished_at, run_at), '0'), '1000 years')
         where id = p_job;
     end if;
     insert into job_event (job, event, lease, step, was, became, outcome, detail)
@@ -1946,6 +1950,17 @@ begin
     return null;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.batch_alone(p_batch bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'noshi', 'pg_temp'
+ SET lock_timeout TO '1s'
+AS $function$
+begin
+    perform from batch where id = p_batch for update;
+exception when lock_not_available then null;
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.batch_cap_for(p_kind text, p_currency text)
  RETURNS noshi.batch_cap
  LANGUAGE sql
@@ -1983,7 +1998,7 @@ begin
         return query select 'batch_not_approved', 'it has other rows than those that were judged; cancel it';
         return;
     end if;
-    needed := b.needs_approval or batch_is_large(b, coalesce(b.released_by, who()));
+    needed := b.needs_approval or batch_is_large(b, who());
     if needed and b.approved_at is null then
         return query select 'batch_not_approved', case when b.needs_approval then 'a second person must approve it'
             else 'a second person must approve it: it is too much for one, with what was let go without approval in the last 24 hours and by the caps of now' end;
@@ -2002,7 +2017,7 @@ CREATE OR REPLACE FUNCTION noshi.batch_is_large(b noshi.batch, p_who text)
  SET "TimeZone" TO 'UTC'
 AS $function$
     with here as (select coalesce(currency, '') as currency, count(*) as jobs, coalesce(sum(amount), 0) as amount from batch_row where batch = b.id group by 1),
-    people as (select b.submitted_by as who union select p_who where p_who is not null
+    people as (select b.submitted_by as who union select b.released_by where b.released_by is not null union select p_who where p_who is not null
                union select a.who from alone a where p_who is null and a.what = b.kind and a.at > clock_timestamp() - interval '24 hours'),
     before as (select p.who, d.* from people p cross join lateral done_alone(p.who, b.kind) d where d.target <> 'batch/' || b.id),
     every as (select p.who, coalesce(sum(d.jobs), 0) + (select sum(jobs) from here) as jobs from people p left join before d on d.who = p.who group by p.who)
@@ -2021,7 +2036,8 @@ begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'a batch is acted on in a transaction that is read committed' using errcode = 'NS400';
     end if;
-    select * into b from batch where id = p_batch for update;
+    -- Not `for update`: rows that name the batch, such as a producer's, hold its key for as long as their transaction likes.
+    select * into b from batch where id = p_batch for no key update;
     if not found then
         raise exception 'there is no batch %', p_batch using errcode = 'NS404';
     end if;
@@ -2614,6 +2630,7 @@ begin
     end if;
     perform must_know_the_past();
     b := batch_locked(p_batch);
+    perform batch_alone(b.id);
     if b.cancelled_at is not null then
         raise exception 'batch % was cancelled already; nothing changed', b.id using errcode = 'NS409';
     end if;
@@ -2748,12 +2765,16 @@ begin
     if p.expires_at <= clock_timestamp() then
         raise exception 'proposal % is too old to be confirmed', p.id using errcode = 'NS410', hint = 'It has to be proposed anew.';
     end if;
+    if not still_operates(p.proposed_by) then
+        raise exception 'proposal % is by %, who is no operator any more', p.id, p.proposed_by using errcode = 'NS409',
+            hint = 'Nothing was done. If it is still needed, refuse this one, and somebody who operates proposes it anew.';
+    end if;
     if p_digest is distinct from p.digest then
         raise exception 'this digest does not stand for what proposal % would do', p.id using errcode = 'NS409', hint = '`noshi proposal show` names it, with what it stands for.';
     end if;
     if p.job is not null then
-        select * into j from job where id = p.job for update;
-        if not found or (j.step, j.at, j.in_doubt) is distinct from (p.step, p.at, p.in_doubt) then
+        j := job_locked(p.job);
+        if (j.step, j.at, j.in_doubt) is distinct from (p.step, p.at, p.in_doubt) then
             raise exception 'job % has moved on since that was proposed', p.job using errcode = 'NS409', hint = 'Look at it; if it is still needed, it has to be proposed anew.';
         end if;
     end if;
@@ -2808,6 +2829,17 @@ begin
     insert into alone (who, what, target, jobs, currency, amount) values (who(), 'asked', 'job/' || p_job, 1, case when amount_of > 0 then currency_of else '' end, amount_of);
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.count_batch(b noshi.batch, p_who text)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    insert into alone (who, what, target, jobs, currency, amount)
+    select p.who, b.kind, 'batch/' || b.id, count(*), coalesce(r.currency, ''), coalesce(sum(r.amount), 0)
+    from batch_row r, (select distinct w as who from unnest(array[b.submitted_by, b.released_by, p_who]) w where w is not null) p
+    where r.batch = b.id and (b.approved_at is null or b.approved_until <= clock_timestamp()) group by p.who, coalesce(r.currency, '')
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.count_next_batch()
  RETURNS TABLE(batch bigint, status text, open bigint, holds boolean)
  LANGUAGE plpgsql
@@ -2836,6 +2868,16 @@ begin
     return query select b, p.status, p.open, p.holds;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.count_redrive(p_who text, p_redrive bigint, p_jobs bigint, p_totals jsonb)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    insert into alone (who, what, target, jobs, currency, amount)
+    select $1, 'asked', 'redrive/' || $2, $3, '', 0
+    union all select $1, 'asked', 'redrive/' || $2, 0, m.key, m.value::bigint from jsonb_each_text($4) m
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.create_token(p_id text, p_digest bytea, p_owner text, p_scopes text[], p_lasts interval, p_per_second integer)
  RETURNS timestamp with time zone
  LANGUAGE plpgsql
@@ -2843,7 +2885,10 @@ CREATE OR REPLACE FUNCTION noshi.create_token(p_id text, p_digest bytea, p_owner
  SET search_path TO 'noshi', 'pg_temp'
  SET "TimeZone" TO 'UTC'
 AS $function$
-declare until timestamptz;
+declare
+    until timestamptz;
+    theirs oid;
+    operates boolean;
 begin
     if not pg_has_role(session_user, 'noshi_owner', 'member') and (p_owner <> session_user or p_scopes && array['enqueue', 'reveal', 'personal']) then
         raise exception 'a token for %, to %, is made by the login that owns the schema', p_owner, array_to_string(p_scopes, ', ') using errcode = 'NS403',
@@ -2856,8 +2901,10 @@ begin
     if p_lasts is null or p_lasts not between interval '1 minute' and interval '400 days' then
         raise exception 'a token lasts from a minute to 400 days, not %', coalesce(p_lasts::text, 'for ever') using errcode = 'NS400';
     end if;
-    insert into token (id, owner, digest, scopes, per_second, expires_at, login)
-    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, (select r.oid from pg_roles r where lower(r.rolname) = p_owner order by r.rolname <> session_user limit 1)) returning expires_at into until;
+    select r.oid, pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member') into theirs, operates
+    from pg_roles r where lower(r.rolname) = p_owner order by r.rolname <> session_user limit 1;
+    insert into token (id, owner, digest, scopes, per_second, expires_at, login, as_operator)
+    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, theirs, coalesce(operates, false)) returning expires_at into until;
     perform record('token create', 'token/' || p_id, null, null, jsonb_build_object('owner', p_owner, 'scopes', p_scopes, 'expires_at', until));
     return until;
 end $function$;
@@ -3017,7 +3064,10 @@ CREATE OR REPLACE FUNCTION noshi.done_alone(p_who text, p_what text)
  STABLE
  SET search_path TO 'noshi', 'pg_temp'
  SET "TimeZone" TO 'UTC'
-AS $function$ select target, jobs, currency, amount from alone where who = $1 and what = $2 and at > clock_timestamp() - interval '24 hours' $function$;
+AS $function$
+    select target, max(jobs), currency, max(amount) from alone where who = $1 and what = $2 and at > clock_timestamp() - interval '24 hours'
+    group by target, currency, case when target !~ '^(batch|redrive)/' then id end
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.doubt_everything_page(f noshi.failover, p_page bigint, OUT doubted bigint, OUT reached bigint)
  RETURNS record
@@ -3343,7 +3393,8 @@ begin
 
     insert into job (asked_by, kind, key, fingerprint, args, priority, batch, row_no, rank)
     select asker, p_kind, r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, p_priority, p_batch, r.row_no,
-           case when p_priority = 0 then 0 else l.vtime + r.row_no end
+           -- Whatever its priority: within one, a flood of one producer is in line with the others.
+           l.vtime + r.row_no
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
     cross join (select coalesce(max(vtime), 0) as vtime from lane where name = '') l
     order by r.key
@@ -3672,7 +3723,7 @@ begin
     if old.status = 'running' and new.step = old.step + 1 then
         -- A settle, by whoever holds it. No act is asked for by it.
         if ours and new.lease = old.lease and (new.status = 'running') = (new.worker is not null) and (new.worker is null or new.worker = old.worker)
-           and (new.requested_act is null or new.requested_act is not distinct from old.requested_act) then
+           and (new.requested_act is null or new.requested_act is not distinct from old.requested_act) and new.crash_count between 0 and old.crash_count then
             return new;
         end if;
     elsif (new.at, new.state, new.undo, new.step, new.retries, new.writes, new.outcome, new.detail, new.rank, new.entered_at, new.finished_at)
@@ -3829,14 +3880,14 @@ AS $function$
     select exists (select from worker w where w.id = p_worker and w.dead_at is null and w.stopped_at is null and w.login = session_user)
 $function$;
 
-CREATE OR REPLACE FUNCTION noshi.is_theirs(p_login oid, p_owner text, p_created_by text)
+CREATE OR REPLACE FUNCTION noshi.is_theirs(p_login oid, p_owner text, p_as_operator boolean)
  RETURNS boolean
  LANGUAGE sql
  STABLE SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select $1 is null or exists (select from pg_roles r where r.oid = $1 and lower(r.rolname) = $2 and r.rolcanlogin
-        and (lower($3) <> $2 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+    select $1 is null or exists (select from pg_roles r where r.oid = $1 and lower(r.rolname) = $2 and may_log_in(r)
+        and (not $3 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.is_usual(p_kind text, p_key text, p_args jsonb)
@@ -3968,7 +4019,8 @@ AS $function$
 declare
     g record;
 begin
-    -- Locked, so that a batch that was cancelled since this transaction began is not taken for what it was; a cancel does not wait for it.
+    -- Locked, so that a batch that was cancelled since this transaction began is not taken for what it was; a cancel waits a
+    -- second for it, and no other act does.
     select r.args, b.registered_at into g from batch_row r join batch b on b.id = r.batch
     where r.key = p_grant and b.kind = 'grants' and b.registered_at is not null order by b.cancelled_at desc nulls first limit 1 for key share of b;
     if not found or g.args ->> 'user' is distinct from p_user then
@@ -4041,6 +4093,35 @@ begin
         perform must_be_as_granted(new.kind, new.key, new.args);
     end if;
     return new;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.job_locked(p_job bigint)
+ RETURNS noshi.job
+ LANGUAGE plpgsql
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare
+    j job;
+    leased boolean;
+    turn constant text := 'leased job of ' || who();
+begin
+    select o.status = 'running' into leased from job o where o.id = p_job;
+    if leased then
+        perform in_turn(turn);
+        update person set holds = p_job, held_in = pg_current_xact_id() where who = turn and (held_in is distinct from pg_current_xact_id() or holds = p_job);
+        if not found then
+            raise exception 'job % is leased by a worker, and this transaction holds another such job', p_job using errcode = 'NS409',
+                hint = 'Nothing was asked of it. A worker waits for each: commit first, then ask for the next.';
+        end if;
+    end if;
+    select * into j from job where id = p_job for no key update;
+    if not found then
+        raise exception 'there is no job %', p_job using errcode = 'NS404';
+    end if;
+    if j.status = 'running' and leased is not true then
+        raise exception 'job % was leased by a worker just now', p_job using errcode = 'NS409', hint = 'Nothing was asked of it. Look at it again, and ask again.';
+    end if;
+    return j;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.journal_guard()
@@ -4285,12 +4366,8 @@ CREATE OR REPLACE FUNCTION noshi.looked_at(p_job bigint, p_step integer, p_reaso
  LANGUAGE plpgsql
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare j job;
+declare j job := job_locked(p_job);
 begin
-    select * into j from job where id = p_job for update;
-    if not found then
-        raise exception 'there is no job %', p_job using errcode = 'NS404';
-    end if;
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'an act needs a name and a reason' using errcode = 'NS400';
     end if;
@@ -4398,6 +4475,13 @@ begin
         perform kind_guard(p_kind);
     end if;
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.may_log_in(r pg_roles)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$ select r.rolcanlogin and r.rolconnlimit <> 0 and coalesce(r.rolvaliduntil > clock_timestamp(), true) $function$;
 
 CREATE OR REPLACE FUNCTION noshi.must(p_scope text)
  RETURNS void
@@ -5133,10 +5217,7 @@ begin
     perform in_turn(who());
     p.act := p_act; p.reason := p_reason; p.proposed_by := who(); p.currency := ''; p.target := 'database'; p.restored_to := p_to;
     if p_job is not null then
-        select * into j from job where id = p_job for update;
-        if not found then
-            raise exception 'there is no job %', p_job using errcode = 'NS404';
-        end if;
+        j := job_locked(p_job);
         perform must_be_askable(j, p_step, p_act);
         p.target := 'job/' || j.id; p.job := j.id; p.step := j.step; p.kind := j.kind; p.key := j.key; p.at := j.at; p.in_doubt := j.in_doubt;
         p.amount := worth(j.args);
@@ -5411,22 +5492,23 @@ declare b batch;
 begin
     perform noshi.must('enqueue');
     perform must_be_named(p_file, p_campaign);
-    insert into batch (kind, mode, digest, file, encoding, campaign, mails, issues)
-    values (p_kind, p_mode, p_digest, p_file, p_encoding, p_campaign, p_mails, p_issues)
-    on conflict (kind, digest) where invalid_at is null and cancelled_at is null do nothing returning * into b;
-    if found then
-        perform batch_log(b.id, 'receive');
-        return query select b.id, true, b.submitted_by;
-        return;
+    select * into b from batch o where o.kind = p_kind and o.digest = p_digest and o.released_at is not null and o.cancelled_at is null;
+    if not found then
+        insert into batch (kind, mode, digest, file, encoding, campaign, mails, issues)
+        values (p_kind, p_mode, p_digest, p_file, p_encoding, p_campaign, p_mails, p_issues)
+        on conflict do nothing returning * into b;
+        if found then
+            perform batch_log(b.id, 'receive');
+            return query select b.id, true, b.submitted_by;
+            return;
+        end if;
+        select * into strict b from batch o
+        where o.kind = p_kind and o.digest = p_digest and o.submitted_by = who() and o.invalid_at is null and o.cancelled_at is null;
     end if;
-    select * into strict b from batch o where o.kind = p_kind and o.digest = p_digest and o.invalid_at is null and o.cancelled_at is null;
     if b.mode <> p_mode or b.encoding <> p_encoding or b.campaign is distinct from p_campaign or b.mails <> p_mails or b.issues <> p_issues then
         raise exception 'this file is batch % already, with other options (mode %, campaign %, mails %, issues %)',
             b.id, b.mode, coalesce(b.campaign, 'none'), b.mails, b.issues using errcode = 'NS409',
             hint = 'Cancel that batch first, if nothing of it was released.';
-    end if;
-    if b.validated_at is null and b.submitted_by <> noshi.who() then
-        raise exception 'this file is batch %, which % is submitting', b.id, b.submitted_by using errcode = 'NS409';
     end if;
     return query select b.id, false, b.submitted_by;
 end $function$;
@@ -5440,6 +5522,7 @@ AS $function$
     select noshi.must_be_seen($3);
     insert into audit (who, token, act, target, reason, before, after)
     select coalesce($6, noshi.who()), case when $6 is null then (select t.id from noshi.shown_token() t) end, $1, $2, $3, $4, $5;
+    select pg_notify('noshi_act', '') where current_setting('max_prepared_transactions') <> '0';
     select set_config('idle_in_transaction_session_timeout', '10s', true);
 $function$;
 
@@ -5518,14 +5601,14 @@ AS $function$
     from redrive_row w join job j on j.id = w.job where w.redrive = $1 and w.status = 'asked'
 $function$;
 
-CREATE OR REPLACE FUNCTION noshi.redrive_is_large(p_who text, p_jobs bigint, p_totals jsonb)
+CREATE OR REPLACE FUNCTION noshi.redrive_is_large(p_who text, p_jobs bigint, p_totals jsonb, p_but text DEFAULT NULL::text)
  RETURNS boolean
  LANGUAGE sql
  STABLE
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
     with added as (
-        select jobs, currency, amount from done_alone($1, 'asked')
+        select jobs, currency, amount from done_alone($1, 'asked') where target is distinct from $4
         union all select $2, '', 0
         union all select 0, m.key, m.value::bigint from jsonb_each_text($3) m)
     select (select sum(jobs) from added) > c.jobs or exists (select from added where currency <> '' group by currency having sum(amount) > c.amount)
@@ -5624,6 +5707,7 @@ begin
         return;
     end if;
     update batch set registered_at = clock_timestamp(), refused_code = null, refused_detail = null where id = b.id;
+    perform count_batch(b, null);
     perform batch_log(b.id, 'register');
 end $function$;
 
@@ -5648,12 +5732,13 @@ begin
     if found then
         raise exception 'batch % may not be released (%): %', b.id, against.code, against.detail using errcode = 'NS403';
     end if;
-    update batch set released_by = noshi.who(), released_at = clock_timestamp() where id = b.id;
-    if b.approved_at is null or b.approved_until <= clock_timestamp() then
-        insert into alone (who, what, target, jobs, currency, amount)
-        select p.who, b.kind, 'batch/' || b.id, count(*), coalesce(r.currency, ''), coalesce(sum(r.amount), 0)
-        from batch_row r, (select distinct w as who from unnest(array[b.submitted_by, noshi.who()]) w) p where r.batch = b.id group by p.who, coalesce(r.currency, '');
-    end if;
+    begin
+        update batch set released_by = noshi.who(), released_at = clock_timestamp() where id = b.id;
+    exception when unique_violation then
+        raise exception 'the file of batch % was let go already, as another batch', b.id using errcode = 'NS409',
+            hint = 'Nothing was granted by this one. Cancel it: the other grants the same rows.';
+    end;
+    perform count_batch(b, noshi.who());
     perform batch_log(b.id, 'release', null, p_reason);
     insert into job (kind, key, fingerprint, args, batch, row_no, rank)
     select 'store_creation', r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, b.id, r.row_no,
@@ -5750,7 +5835,9 @@ CREATE OR REPLACE FUNCTION noshi.resume_batch(p_batch bigint, p_reason text)
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare b batch := batch_locked(p_batch);
+declare
+    b batch := batch_locked(p_batch);
+    against record;
 begin
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'an act needs a reason' using errcode = 'NS400';
@@ -5759,9 +5846,18 @@ begin
     if b.paused_at is null then
         raise exception 'batch % is not paused', b.id using errcode = 'NS409';
     end if;
+    if b.kind = 'stores' and exists (select from job j where j.batch = b.id and j.status = 'scheduled' and j.run_at = 'infinity') then
+        perform in_turn(t.turn) from (select distinct 'stores of ' || w as turn from unnest(array[b.submitted_by, b.released_by, who()]) w order by 1) t;
+        select * into against from batch_hindrance(b);
+        if found then
+            raise exception 'batch % may not go on (%): %', b.id, against.code, against.detail using errcode = 'NS403',
+                hint = 'Nothing was changed: its rows stay set aside. Another person approves it (`noshi batch approve`), then resume it; or cancel it.';
+        end if;
+        perform count_batch(b, who());
+    end if;
     update batch set paused_at = null, paused_code = null where id = b.id;
     perform batch_log(b.id, 'resume', b.paused_code, p_reason);
-    update job set status = 'available', run_at = clock_timestamp(), waited = waited + (clock_timestamp() - greatest(b.paused_at, entered_at))
+    update job set status = 'available', run_at = clock_timestamp(), waited = least(waited + greatest(clock_timestamp() - greatest(b.paused_at, entered_at), '0'), '1000 years')
     where batch = b.id and status = 'scheduled' and run_at = 'infinity';
     perform pg_notify('noshi', '');
 end $function$;
@@ -5788,12 +5884,24 @@ CREATE OR REPLACE FUNCTION noshi.resume_redrive(p_redrive bigint, p_reason text)
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare r redrive;
+declare
+    r redrive;
+    w record;
 begin
     perform must('operate');
+    perform in_turn(who());
     r := redrive_locked(p_redrive, false, p_reason);
     if r.paused_at is null then
         raise exception 're-drive % is not paused', r.id using errcode = 'NS409';
+    end if;
+    if r.approved_by is null then
+        for w in select distinct u.who from unnest(array[r.applied_by, who()]) as u(who) order by 1 loop
+            if redrive_is_large(w.who, r.jobs, r.totals, 'redrive/' || r.id) then
+                raise exception 're-drive % may not go on: with what % asked for alone in the last 24 hours it is too large for one person', r.id, w.who using errcode = 'NS403',
+                    hint = 'Nothing was changed, and no further job is asked. Resume it later; or cancel it and plan its jobs again, which a second person approves.';
+            end if;
+            perform count_redrive(w.who, r.id, r.jobs, r.totals);
+        end loop;
     end if;
     update redrive set paused_at = null, paused_code = null, next_at = clock_timestamp(),
         canary_at = case when r.paused_code = 'canary' then clock_timestamp() else canary_at end
@@ -6272,7 +6380,7 @@ begin
     return query select t.* from token t
         where t.id = split_part(shown, '.', 1) and shown ~ '^[a-z0-9]{12}[.][0-9a-f]{64}$'
           and t.digest = sha256(decode(split_part(shown, '.', 2), 'hex'))
-          and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.created_by);
+          and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.as_operator);
     if not found then
         raise exception 'this token is unknown, expired or revoked' using errcode = 'NS401';
     end if;
@@ -6322,7 +6430,7 @@ begin
         return query select true, greatest(1, extract(epoch from slot))::float8, 0::float8;
         return;
     end if;
-    update lane o set tokens = o.tokens + 1, server = here where o.name = p_lane;
+    update lane o set tokens = (o.tokens + 1) % 1000000000000000, server = here where o.name = p_lane;
     return query select false, greatest(0, extract(epoch from slot))::float8, coalesce(extract(epoch from patience), 3600)::float8;
 end $function$;
 
@@ -6332,6 +6440,18 @@ CREATE OR REPLACE FUNCTION noshi.stick_schedule(p_name text, p_was timestamp wit
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$ update schedule set stuck = $3 where name = $1 and next_due = $2 $function$;
+
+CREATE OR REPLACE FUNCTION noshi.still_operates(p_who text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+    select exists (select from pg_roles r where lower(r.rolname) = lower($1) and may_log_in(r)
+            and (pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+        or exists (select from token t where t.owner = lower($1) and 'operate' = any (t.scopes) and t.login is null
+            and t.revoked_at is null and t.expires_at > clock_timestamp())
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.suppress_address(p_id text, p_reason text, p_event text, p_key_id text, p_nonce bytea, p_ciphertext bytea)
  RETURNS void
@@ -6679,6 +6799,8 @@ begin
     if b.invalid_at is not null or b.cancelled_at is not null then
         raise exception 'batch % is not being received', b.id using errcode = 'NS409';
     end if;
+    -- Rows that another session of the submitter has inserted and not committed hold its key: these are waited for, so that none comes after the judgement.
+    perform from batch where id = b.id for update;
     select count(*) into staged from batch_row where batch = b.id;
     if exists (select from batch_row r where r.batch = b.id and ((b.kind <> 'stores') <> (r.amount is not null) or (b.kind = 'points') <> (r.currency is not distinct from 'PT')))
        or exists (select from batch_row r where r.batch = b.id group by r.key having count(*) > 1) then

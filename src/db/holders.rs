@@ -8,7 +8,7 @@ use sqlx::{
 use crate::db::PgConnection;
 
 /// An open transaction that holds locks on tables of ours.
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Holder {
     pub login: String,
     pub pid: i32,
@@ -16,21 +16,28 @@ pub struct Holder {
     pub transaction: String,
     /// For so many seconds; `None` where this login may not see that.
     pub since: Option<f64>,
+    /// The logins that wait for it now, such as a worker's, with a slot for each job.
+    pub waiting: Vec<String>,
 }
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} (process {}", self.login, self.pid)?;
-        match self.since {
-            Some(since) => write!(f, ", open for {since:.0} s)"),
-            None => write!(f, ")"),
+        if let Some(since) = self.since {
+            write!(f, ", open for {since:.0} s")?;
         }
+        if !self.waiting.is_empty() {
+            write!(f, ", waited for by {}", self.waiting.join(", "))?;
+        }
+        write!(f, ")")
     }
 }
 
 // Whoever only reads has no transaction id, and whoever waits itself is not who is waited for. PostgreSQL tells the relation, or its index.
 const HOLDERS: &str = "select a.usename::text as login, a.pid, min(l.virtualtransaction) as transaction,
-    extract(epoch from clock_timestamp() - a.xact_start)::float8 as since
+    extract(epoch from clock_timestamp() - a.xact_start)::float8 as since,
+    coalesce((select array_agg(distinct s.usename::text) from pg_stat_activity s where s.usename is not null
+        and s.pid in (select o.pid from pg_locks o where not o.granted) and a.pid = any (pg_blocking_pids(s.pid))), '{}') as waiting
 from pg_stat_activity a join pg_locks l on l.pid = a.pid join pg_class c on c.oid = l.relation
 where a.datname = current_database() and a.pid <> pg_backend_pid() and a.usename is not null and l.locktype = 'relation' and l.granted and l.mode <> 'AccessShareLock'
   and c.relnamespace in (select oid from pg_namespace where nspname in ('noshi', 'noshi_sealed'))

@@ -10,7 +10,10 @@ use std::time::Instant;
 use findings::{Findings, Health};
 use keys::{look_at_keys, look_at_readings, look_at_reveals, look_at_suppressions};
 use server::{look_at_server, look_beneath};
-use work::{look_at_clocks, look_at_holders, look_at_lanes, look_at_losses, look_at_restores, look_at_work};
+use work::{
+    look_at_cards, look_at_clocks, look_at_holders, look_at_lanes, look_at_losses, look_at_restores, look_at_tokens,
+    look_at_work,
+};
 
 use crate::{
     db::{self, PgConnection, Role, operator::doctor, reach, schema},
@@ -59,6 +62,8 @@ pub async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Fi
     look_at_work(&pool, it).await?;
     look_at_clocks(&pool, it).await?;
     look_at_lanes(&pool, it).await?;
+    look_at_tokens(&pool, it).await?;
+    look_at_cards(&pool, it).await?;
     look_at_restores(&pool, it).await?;
     look_at_losses(&pool, it).await?;
     look_at_keys(&pool, settings, it).await?;

@@ -457,21 +457,32 @@ async fn a_token_ends_with_its_login() {
         "select noshi.create_token('tokenofueda1', sha256(decode('{digest}', 'hex')), 'ueda', array['read', 'operate', 'approve'], interval '1 day', 10)"
     );
     does(&ueda, &make).await;
+    // The schema's owner made another, in their name.
+    does(&db.pool, &make.replace("tokenofueda1", "tokenofueda2")).await;
     let _ = server.create_login("interface", "noshi_api").await;
     let interface = PgPool::plain(&server.url_as("interface", &db.name), 1).unwrap();
     let show = format!("select set_config('noshi.token', 'tokenofueda1.{digest}', false); select noshi.who()");
-    let state = "select state = 'good' from (select case when noshi.is_theirs(t.login, t.owner, t.created_by) then 'good' end as state from noshi.token t) s";
+    let state = "select state = 'good' from (select case when noshi.is_theirs(t.login, t.owner, t.as_operator) then 'good' end as state from noshi.token t) s";
     drop(ueda);
     for (change, back) in [
         ("alter role ueda rename to ueda2", "alter role ueda2 rename to ueda"),
         ("alter role ueda nologin", "alter role ueda login"),
         ("revoke noshi_operator from ueda", "grant noshi_operator to ueda"),
+        ("alter role ueda valid until '2001-01-01'", "alter role ueda valid until 'infinity'"),
+        ("alter role ueda connection limit 0", "alter role ueda connection limit -1"),
     ] {
-        does(&interface, &show).await;
+        let shows = [show.clone(), show.replace("tokenofueda1", "tokenofueda2")];
+        for show in &shows {
+            does(&interface, show).await;
+        }
         does(&db.pool, change).await;
-        refused(&interface, &show, "unknown, expired or revoked").await;
+        for show in &shows {
+            refused(&interface, show, "unknown, expired or revoked").await;
+        }
         let listed = noshi::db::operator::tokens::list(&db.pool).await.unwrap();
-        assert_eq!(listed[0].state, "login gone", "{change}");
+        assert!(listed.len() == 2 && listed.iter().all(|token| token.state == "login gone"), "{change}");
+        let ended = noshi::db::operator::doctor::ended_tokens(&db.pool).await.unwrap();
+        assert_eq!(ended, ["tokenofueda1 of ueda", "tokenofueda2 of ueda"], "{change}");
         does(&db.pool, back).await;
         assert!(holds(&db.pool, state).await, "{back}");
     }
@@ -600,4 +611,188 @@ async fn an_older_snapshot_takes_no_row_of_a_file_and_shows_no_token() {
     sqlx::raw_sql("rollback").execute(&mut *old).await.unwrap();
     let shown = "begin isolation level repeatable read; select set_config('noshi.token', 'aaaaaaaaaaaa.00', true); select noshi.who()";
     refused(&db.pool, shown, "read committed").await;
+}
+
+/// What was done alone is a day older.
+async fn a_day_passes(pool: &PgPool) {
+    let older = "begin; set local session_replication_role = replica; update noshi.alone set at = at - interval '25 hours'; commit";
+    does(pool, older).await;
+}
+
+async fn granted(pool: &PgPool) -> i64 {
+    let granted = "select count(*) from noshi.batch where registered_at is not null";
+    sqlx::query_scalar(granted).fetch_one(pool).await.expect("a count")
+}
+
+fn approve(batch: i64) -> String {
+    format!("select noshi.approve_batch({batch}, (select approval_digest from noshi.batch where id = {batch}), 'read')")
+}
+
+/// Files that one person let go on several days and held back are not granted together: what counts is when they are granted, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_let_go_and_held_back_counts_when_it_is_granted() {
+    let db = database().await;
+    let pool = &db.pool;
+    let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    let mut files = vec![];
+    for name in ["held1", "held2", "held3"] {
+        let batch = staged(&sato, name, 60).await;
+        does(&sato, &format!("{}; select noshi.pause_batch({batch}, 'operator', 'hold')", release(batch))).await;
+        files.push(batch);
+        a_day_passes(pool).await;
+    }
+    for batch in &files {
+        does(&sato, &format!("select noshi.resume_batch({batch}, 'go on')")).await;
+        does(pool, &format!("select noshi.register_batch({batch})")).await;
+    }
+    assert_eq!(granted(pool).await, 1, "of 60 rows each, under 100");
+    assert!(holds(pool, "select count(*) = 2 from noshi.batch where refused_code = 'batch_not_approved'").await);
+    // Nor does another try go round it; a second person does, and so does another day. Once counted, it counts once.
+    does(pool, &format!("select noshi.register_batch({})", files[1])).await;
+    assert_eq!(granted(pool).await, 1);
+    does(&suzuki, &approve(files[1])).await;
+    does(pool, &format!("select noshi.register_batch({})", files[1])).await;
+    assert_eq!(granted(pool).await, 2);
+    let small = staged(&sato, "small", 30).await;
+    does(&sato, &release(small)).await;
+    does(pool, &format!("select noshi.register_batch({small})")).await;
+    assert_eq!(granted(pool).await, 3, "60 and 30, each released and granted, are 90");
+    a_day_passes(pool).await;
+    does(pool, &format!("select noshi.register_batch({})", files[2])).await;
+    assert_eq!(granted(pool).await, 4);
+}
+
+/// An approval that has run out takes no file out of the count: it is counted when it is granted without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_approval_ran_out_counts_when_it_is_granted() {
+    let db = database().await;
+    let pool = &db.pool;
+    let [kato, mori] = [person(&db.name, "kato").await, person(&db.name, "mori").await];
+    does(pool, "insert into noshi.batch_cap (kind, currency, approve_from_rows, approve_from_total, approval_lasts) values ('grants', 'JPY', 100, 100000, '3 seconds')").await;
+    let files = [staged(&kato, "a", 90).await, staged(&kato, "b", 90).await, staged(&kato, "c", 90).await];
+    does(&kato, &release(files[0])).await;
+    does(&mori, &approve(files[1])).await;
+    does(&kato, &format!("{}; select noshi.pause_batch({}, 'operator', 'hold')", release(files[1]), files[1])).await;
+    until("the approval is over", SOON, async || {
+        holds(pool, "select bool_or(approved_until < clock_timestamp()) from noshi.batch").await
+    })
+    .await;
+    a_day_passes(pool).await;
+    does(&kato, &format!("select noshi.resume_batch({}, 'go on')", files[1])).await;
+    does(pool, &format!("select noshi.register_batch({})", files[1])).await;
+    assert_eq!(granted(pool).await, 1);
+    refused(&kato, &release(files[2]), "a second person must approve it").await;
+}
+
+/// Receives and validates a file of sixty stores, for somebody. Its number.
+async fn staged_stores(who: &PgPool, name: &str) -> i64 {
+    let stage = format!(
+        r#"do $$ declare b bigint; begin
+        select batch into b from noshi.receive_batch('stores', 'per_row', sha256('{name}'), '{name}', 'utf-8', null, false, false);
+        insert into noshi.batch_row (batch, row_no, line, key, args) select b, n, n + 1, 'O/{name}-' || n || '/1',
+            jsonb_build_object('organization', 'O', 'public_id', '{name}-' || n, 'name', 'n', 'request', '1') from generate_series(1, 60) n;
+        perform noshi.validate_batch(b, 60); end $$"#
+    );
+    does(who, &stage).await;
+    let number = format!("select id from noshi.batch where file = '{name}'");
+    sqlx::query_scalar(AssertSqlSafe(number)).fetch_one(who).await.expect("a batch")
+}
+
+/// Stores are asked for by their release: those that a pause set aside are judged and counted when they go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_that_were_set_aside_count_when_they_go_on() {
+    let db = database().await;
+    let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    does(
+        &db.pool,
+        "insert into noshi.batch_cap (kind, currency, approve_from_rows, max_rows) values ('stores', '', 100, 1000)",
+    )
+    .await;
+    let mut files = vec![];
+    for name in ["s1", "s2"] {
+        let batch = staged_stores(&sato, name).await;
+        does(&sato, &format!("{}; select noshi.pause_batch({batch}, 'operator', 'hold')", release(batch))).await;
+        a_day_passes(&db.pool).await;
+        files.push(batch);
+    }
+    let resume = |batch: i64| format!("select noshi.resume_batch({batch}, 'go on')");
+    does(&sato, &resume(files[0])).await;
+    refused(&sato, &resume(files[1]), "may not go on (batch_not_approved)").await;
+    assert!(holds(&db.pool, "select count(*) = 60 from noshi.job where run_at = 'infinity'").await, "they wait");
+    does(&suzuki, &approve(files[1])).await;
+    does(&sato, &resume(files[1])).await;
+    assert!(holds(&db.pool, "select count(*) = 120 from noshi.job where status = 'available'").await);
+}
+
+/// Plans that one person applied on several days and paused are not asked together.
+#[tokio::test(flavor = "multi_thread")]
+async fn re_drives_that_were_paused_count_when_they_go_on() {
+    let db = database().await;
+    let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    does(&db.pool, "select noshi.enqueue('probe', 'p' || n, jsonb_build_object('id', 'p' || n, 'steps', 1)) from generate_series(1, 120) n;
+        update noshi.job set status = 'needs_operator', at = 'working', code = 'doubt_unresolved'").await;
+    for (plan, which) in [(1, "<= 60"), (2, "> 60")] {
+        let sql = format!("select noshi.plan_redrive('{{}}', array_agg(id), array_agg(step), array_agg('retry'::text), array_agg(null::text), array_agg(''::text)) from noshi.job where id {which};
+            select noshi.apply_redrive({plan}, 'x', null, null, null, null); select noshi.pause_redrive({plan}, 'hold')");
+        does(&sato, &sql).await;
+        a_day_passes(&db.pool).await;
+    }
+    does(&sato, "select noshi.resume_redrive(1, 'go on'); select noshi.pause_redrive(1, 'hold'); select noshi.resume_redrive(1, 'go on')").await;
+    refused(&sato, "select noshi.resume_redrive(2, 'go on')", "too large for one person").await;
+    // It counts for whoever applied it, too.
+    refused(&suzuki, "select noshi.resume_redrive(2, 'go on')", "what sato asked for alone").await;
+    a_day_passes(&db.pool).await;
+    does(&suzuki, "select noshi.resume_redrive(2, 'go on')").await;
+}
+
+/// What somebody proposed who operates no more is not confirmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_operates_no_more_has_proposed_nothing() {
+    let db = database().await;
+    let server = server().await;
+    server.create_login("yoshida", "noshi_operator").await.expect("a login");
+    let yoshida = PgPool::plain(&server.url_as("yoshida", &db.name), 1).unwrap();
+    let suzuki = person(&db.name, "suzuki").await;
+    does(&db.pool, NOT_ALONE).await;
+    does(&yoshida, "select noshi.propose('restore_mark', null, null, clock_timestamp(), 'x')").await;
+    drop(yoshida);
+    let confirm = "select noshi.confirm_proposal(id, digest, 'read') from noshi.proposal";
+    for (change, back) in [
+        ("revoke noshi_operator from yoshida", "grant noshi_operator to yoshida"),
+        ("alter role yoshida nologin", "alter role yoshida login"),
+    ] {
+        does(&db.pool, change).await;
+        refused(&suzuki, confirm, "is no operator any more").await;
+        does(&db.pool, back).await;
+    }
+    does(&suzuki, confirm).await;
+    does(&db.pool, "drop role yoshida").await;
+}
+
+/// Who knows a file's digest takes nobody's place by it; and of two that are the same one is let go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_takes_nobodys_file() {
+    let db = database().await;
+    let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    let squat =
+        "select noshi.receive_batch('grants', 'all_or_nothing', sha256('mine'), 'squat', 'utf-8', null, true, true)";
+    does(&suzuki, squat).await;
+    let mine = staged(&sato, "mine", 5).await;
+    does(&sato, &release(mine)).await;
+    // With rows of its own, as well.
+    does(&suzuki, &squat.replace("'mine'", "'other'").replace("true, true", "false, true")).await;
+    let other: i64 = sqlx::query_scalar("select max(id) from noshi.batch").fetch_one(&db.pool).await.unwrap();
+    does(
+        &suzuki,
+        &format!(
+            r#"insert into noshi.batch_row (batch, row_no, line, key, args) values ({other}, 1, 2, 'x',
+            '{{"grant": "x", "user": "u", "category": "digital", "value": {{"amount": 1, "currency": "JPY"}}}}'); select noshi.validate_batch({other}, 1)"#
+        ),
+    )
+    .await;
+    let theirs = staged(&sato, "other", 5).await;
+    does(&sato, &release(theirs)).await;
+    refused(&suzuki, &release(other), "was let go already").await;
+    // Who submits it later is told of the one that was let go.
+    assert!(holds(&suzuki, &format!("select batch = {mine} and not is_new from noshi.receive_batch('grants', 'all_or_nothing', sha256('mine'), 'mine', 'utf-8', null, false, true)")).await);
 }

@@ -182,9 +182,17 @@ async fn the_same_file_is_the_same_batch_and_nothing_of_it_stands_in_the_clear()
     let operators = Operators::open().await;
     let first = operators.submit(&operators.sato, &rows(0, 3)).await.unwrap();
     assert!(first.is_new && first.rows == 3 && !first.needs_approval, "{first:?}");
-    let again = operators.submit(&operators.suzuki, &rows(0, 3)).await.unwrap();
+    let again = operators.submit(&operators.sato, &rows(0, 3)).await.unwrap();
     assert_eq!((again.batch, again.is_new), (first.batch, false));
     assert_eq!(operators.count("select count(*) from noshi.batch_row").await, 3);
+    // Of somebody else it is another, until one of them is released: then it is that one, whoever submits it.
+    let theirs = operators.submit(&operators.suzuki, &rows(0, 3)).await.unwrap();
+    assert!(theirs.is_new && theirs.batch != first.batch, "{theirs:?}");
+    batches::release(&operators.sato, first.batch, None).await.unwrap();
+    let told = operators.submit(&operators.suzuki, &rows(0, 3)).await.unwrap();
+    assert_eq!((told.batch, told.is_new), (first.batch, false));
+    let second = sentence(batches::release(&operators.suzuki, theirs.batch, None).await.unwrap_err());
+    assert!(second.contains("granted") || second.contains("already"), "{second}");
     let args: Vec<String> =
         sqlx::query_scalar("select args::text from noshi.batch_row").fetch_all(&operators.db.pool).await.unwrap();
     assert!(args.iter().all(|args| !args.contains("山田") && !args.contains("example.jp")), "{args:?}");

@@ -186,7 +186,31 @@ async fn it_knows_a_changed_order_of_texts_and_what_slots_and_prepared_transacti
 
     run("create table noshi.held (id integer)").await;
     run("select pg_create_logical_replication_slot('forgotten', 'pgoutput')").await;
+    // No act is prepared: nobody could end it.
+    let prepared = "begin; select noshi.pause_lane('', 'x'); prepare transaction 'an act'";
+    let said = sqlx::raw_sql(prepared).execute(&fleet.pool).await.expect_err("an act that is prepared");
+    assert!(said.to_string().contains("cannot PREPARE a transaction that has executed"), "{said}");
+    let found = examined(&fleet).await.1;
+    assert_eq!(
+        (health(&found, "two-phase"), health(&found, "notifications"), health(&found, "cards")),
+        ("good", "good", "good")
+    );
     run("begin; insert into noshi.held values (1); prepare transaction 'left behind'").await;
+    let found = examined(&fleet).await.1;
+    let told = format!("{found:?}");
+    assert!(health(&found, "two-phase") == "bad" && told.contains("left behind of postgres, since"), "{told}");
+    // Two gifts that a partner says are one card.
+    run("begin; set local session_replication_role = replica;
+        insert into noshi.gift_trade (id, grant_id, generation, job, provider, category, amount, currency)
+            select 'T' || n, 'g' || n, 1, n, 'tango_card', 'c', 500, 'JPY' from generate_series(1, 3) n;
+        insert into noshi.gift_outcome (trade, outcome, card) values ('T1', 'issued', 'C'), ('T2', 'issued', 'C'), ('T3', 'issued', 'D'); commit")
+    .await;
+    let found = examined(&fleet).await.1;
+    let told = format!("{found:?}");
+    assert!(
+        health(&found, "cards") == "bad" && told.contains("the card C of tango_card is that of T1 and T2"),
+        "{told}"
+    );
     assert_eq!(health(&examined(&fleet).await.1, "held back"), "good", "a young one holds nothing worth a word");
     run("do $$ begin for i in 1..1100 loop begin insert into noshi.held values (i); exception when division_by_zero then null; end; end loop; end $$").await;
     let (_, found) = examined(&fleet).await;

@@ -340,6 +340,13 @@ async fn a_large_batch_delays_nobody() {
     let small = next.iter().filter(|key| key.starts_with("small-")).count();
     let large = next.iter().filter(|key| key.starts_with("large-")).count();
     assert_eq!((small, large), (10, 19), "{next:?}");
+    // Nor among those that wait for nobody: a flood of one caller is in line with the others.
+    enqueue("flood-", 500, 0).await;
+    assert_eq!(claim(pool, worker, "", 100, false).await.unwrap().jobs.len(), 100);
+    enqueue("person-", 1, 0).await;
+    let next: Vec<String> =
+        claim(pool, worker, "", 5, false).await.unwrap().jobs.into_iter().map(|job| job.key).collect();
+    assert!(next.contains(&"person-1".to_owned()), "{next:?}");
     db::queue::claim::hand_back(pool, worker, &[]).await.unwrap();
 }
 

@@ -618,3 +618,42 @@ async fn what_people_write_is_short() {
         assert!(said.contains(why), "{act}: {said}");
     }
 }
+
+/// Whatever a worker's login writes where it may write: the others' requests are taken, and workers claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_value_of_a_workers_login_stops_a_request_or_a_claim() {
+    let db = database().await;
+    let pool = &db.pool;
+    let budget = db::queue::lanes::Budget { per: Duration::from_secs(1), calls: 50, burst: 1, jitter: Duration::ZERO };
+    db::queue::lanes::declare(pool, "probe", &[budget]).await.expect("a lane");
+    let rogue = login(&db, "rogue", "noshi_worker").await;
+    for refused in [
+        "update noshi.lane set vtime = 9223372036854775807 where name = ''",
+        "update noshi.lane set vtime = -1 where name = ''",
+        "update noshi.lane set tokens = 9223372036854775807",
+        "update noshi.lane set server = repeat('x', 10000)",
+        "update noshi.lane_budget set calls = 2147483647, burst = 1",
+    ] {
+        let (code, said) = refusal(&rogue, refused).await;
+        assert_eq!(code, "23514", "{refused}: {said}");
+    }
+    for odd in [
+        "update noshi.lane set vtime = 1000000000000000, tokens = 1000000000000000",
+        "update noshi.lane_budget set calls = 500000, burst = 1",
+        "update noshi.metric_snapshot_taken set next_at = '9999-12-31'",
+    ] {
+        rogue.execute(odd).await.unwrap_or_else(|error| panic!("{odd}: {error}"));
+    }
+    assert!(db::operator::snapshot::take(pool).await.expect("an answer"), "the metrics go on");
+    for (id, lane) in [("a", ""), ("b", "probe")] {
+        let args = json!({"id": id, "steps": 2, "lane": lane});
+        let job = probe(pool, args).await;
+        pool.execute("update noshi.job set waited = '1000 years', rank = 4000000000000000 where status = 'available'")
+            .await
+            .expect("odd");
+        let worker = start(&db, pace()).await;
+        until(id, Duration::from_secs(15), async || status(pool, job).await == "completed").await;
+        worker.stop().await;
+    }
+    assert_eq!(db::operator::doctor::lanes_out_of_turn(pool).await.expect("lanes"), ["''", "'probe'"]);
+}

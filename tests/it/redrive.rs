@@ -272,7 +272,7 @@ async fn a_plan_holds_what_may_be_asked_and_names_what_may_not() {
         let by_hand = sqlx::query(sql).bind(key).bind(act).execute(&operators.ada).await.map_err(ActError::from);
         refused(by_hand, "may not be re-driven");
     }
-    operators.sql("update noshi.job set asked = 'retry' where key = 'ask2'").await;
+    operators.sql("update noshi.job set requested_act = 'retry' where key = 'ask2'").await;
     assert_eq!(operators.look(operators.plan(&operators.ada, parked("probe")).await).await.jobs, 3);
 }
 

@@ -153,6 +153,73 @@ async fn a_producer_holds_no_file_up() {
     let registered = "select registered_at is not null from noshi.batch";
     assert!(sqlx::query_scalar::<_, bool>(registered).fetch_one(pool).await.expect("the file"));
     sleeper.commit().await.expect("asked for");
+
+    // Nor where the grant that is asked for is of that very file.
+    soon(pool, &file.replace("'f'", "'g'").replace("K:1", "K:2")).await.expect("another");
+    soon(pool, "select noshi.register_batch(2)").await.expect("granted");
+    let sleeper = sleeps_behind(&shop, "select noshi.issue_grant('K:2', 'u')").await;
+    for act in [
+        "select noshi.pause_batch(2, 'operator', 'x')",
+        "select noshi.resume_batch(2, 'x')",
+        "select noshi.cancel_batch(2, 'x')",
+    ] {
+        soon(pool, act).await.unwrap_or_else(|error| panic!("{act}: {error}"));
+    }
+    sleeper.commit().await.expect("asked for");
+}
+
+/// Rows that a session of the submitter has staged and not committed are waited for: none comes after its file was judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_comes_after_its_file_was_judged() {
+    let db = database().await;
+    let pool = &db.pool;
+    let row = |no: i32| {
+        format!(
+            r#"insert into noshi.batch_row (batch, row_no, line, key, args) values (1, {no}, {no}, 'g{no}',
+        '{{"grant": "g{no}", "user": "u", "category": "digital", "value": {{"amount": 500, "currency": "JPY"}}}}')"#
+        )
+    };
+    let receive =
+        "select noshi.receive_batch('grants', 'all_or_nothing', sha256('f'), 'f', 'utf-8', null, false, true)";
+    soon(pool, &format!("{receive}; {}", row(1))).await.expect("a file");
+    let sleeper = sleeps_behind(pool, &row(2)).await;
+    let judged = soon(pool, "select noshi.validate_batch(1, 1)").await.expect_err("a row is on its way");
+    assert!(judged.as_database_error().and_then(|it| it.code()).as_deref() == Some("55P03"), "{judged}");
+    sleeper.rollback().await.expect("over");
+    soon(pool, "select noshi.validate_batch(1, 1)").await.expect("judged");
+}
+
+/// Whoever asks for acts on jobs that workers have leased, and sleeps, holds one of them, in however many transactions: the settles of the others,
+/// and the slots that wait for them, are free.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_holds_one_leased_job() {
+    let db = database().await;
+    let pool = &db.pool;
+    for n in 0..5 {
+        probe(pool, json!({"id": format!("p{n}"), "steps": 1})).await;
+    }
+    let worker = workers::register(pool, "w").await.expect("a worker");
+    assert_eq!(claim(pool, worker, "", 5, false).await.expect("a claim").jobs.len(), 5);
+    let (sato, suzuki) = (login(&db, "sato", "noshi_operator").await, login(&db, "suzuki", "noshi_operator").await);
+    let greedy = "do $$ declare r record; begin
+        for r in select id, step from noshi.job where status = 'running' loop
+            begin perform noshi.ask(r.id, r.step, 'cancel', 'hold'); exception when others then null; end; end loop; end $$";
+    let sleeper = sleeps_behind(&sato, greedy).await;
+    let free = "select count(*) from (select from noshi.job where status = 'running' for update skip locked) f";
+    let free = async || sqlx::query_scalar::<_, i64>(free).fetch_one(pool).await.expect("a count");
+    assert_eq!(free().await, 4);
+    let ask = |who: &str| format!("select noshi.ask(id, step, 'cancel', '{who}') from noshi.job where key = 'p4'");
+    let again = soon(&sato, &ask("sato")).await.expect_err("their other transaction");
+    assert!(again.as_database_error().and_then(|it| it.code()).as_deref() == Some("55P03"), "{again}");
+    assert_eq!(free().await, 4);
+    soon(&suzuki, &ask("suzuki")).await.expect("another person's act");
+    sleeper.rollback().await.expect("over");
+    let two = "do $$ begin perform noshi.ask(id, step, 'cancel', 'x') from noshi.job where key in ('p0', 'p1'); end $$";
+    let told = soon(&sato, two).await.expect_err("two of them");
+    assert!(told.to_string().contains("holds another such job"), "{told}");
+    for key in ["p0", "p1"] {
+        soon(&sato, &ask("sato").replace("p4", key)).await.expect("one after the other");
+    }
 }
 
 /// Whoever waited in vain is told for whom, and doctor tells of such a transaction, also to a login that may not see when it began.
@@ -189,14 +256,23 @@ async fn who_holds_a_lock_is_told_by_login_and_process() {
         assert!(said.contains(&format!("held by {held}")) && said.contains("nothing was done"), "{act:?}: {said}");
         assert!(said.contains("pg_terminate_backend"), "{said}");
     }
+    // Somebody waits for it: doctor tells for whom.
+    let waiter = PgPool::plain(&url("suzuki"), 1).expect("a URL");
+    let waits = tokio::spawn(async move { waiter.execute("select noshi.pause_lane('l', 'y')").await.is_ok() });
     for login in [url("suzuki"), fleet.url.clone()] {
         let told = async || {
             let said = run(&["doctor"], &login).await;
-            said.lines().any(|line| line.contains("open transactions") && line.contains("WARN") && line.contains(&held))
+            said.lines().any(|line| {
+                line.contains("open transactions")
+                    && line.contains("WARN")
+                    && line.contains(&held)
+                    && line.contains(&format!("waited for by suzuki_{name}"))
+            })
         };
         assert!(told().await, "doctor tells {login} of {held}");
     }
     sleeper.rollback().await.expect("over");
+    assert!(waits.await.expect("it went on"), "whoever waited acts");
     let said = run(&["doctor"], &fleet.url).await;
     assert!(said.lines().any(|line| line.contains("open transactions") && line.contains("good")), "{said}");
 }

@@ -22,6 +22,8 @@ pub struct Server {
     pub autovacuum: String,
     pub connections_left: i64,
     pub prepared_transactions: i64,
+    /// How full the queue of notifications is, from 0 to 1.
+    pub notification_queue: f64,
     /// Statements are logged with their parameters.
     pub logs_parameters: bool,
     /// Unix time in seconds.
@@ -34,7 +36,7 @@ pub async fn server(connection: &mut PgConnection) -> Result<Server, sqlx::Error
     (select count(*) from pg_stat_replication) as standbys, current_setting('synchronous_standby_names') <> '' as commits_wait, current_setting('fsync') as fsync,
     current_setting('full_page_writes') as full_page_writes, current_setting('autovacuum') as autovacuum,
     current_setting('max_connections')::bigint - (select count(*) from pg_stat_activity where datid is not null and usesysid is not null) as connections_left,
-    (select count(*) from pg_prepared_xacts) as prepared_transactions,
+    (select count(*) from pg_prepared_xacts) as prepared_transactions, pg_notification_queue_usage() as notification_queue,
     current_setting('log_parameter_max_length') <> '0' and (current_setting('log_statement') in ('mod', 'all') or current_setting('log_min_duration_statement') <> '-1')
         as logs_parameters, extract(epoch from clock_timestamp())::float8 as clock";
     sqlx::query_as(SERVER).fetch_one(connection).await
@@ -95,6 +97,40 @@ pub async fn held_back(connection: &mut PgConnection) -> Result<Vec<String>, sql
 union all
 select format('the prepared transaction %s of %s holds %s transactions back', gid, owner, age(transaction)) from pg_prepared_xacts where age(transaction) > 1000";
     sqlx::query_scalar(HELD).persistent(false).fetch_all(connection).await
+}
+
+/// Prepared transactions of this database that hold locks on tables of ours: each by its name, its owner, and since when.
+pub async fn prepared_holders(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    const PREPARED: &str = "select format('%s of %s, since %s', p.gid, p.owner, to_char(p.prepared, 'YYYY-MM-DD HH24:MI'))
+from pg_prepared_xacts p where p.database = current_database() and exists (
+    select from pg_locks x join pg_locks l on l.virtualtransaction = x.virtualtransaction and l.pid is null join pg_class c on c.oid = l.relation
+    where x.pid is null and x.locktype = 'transactionid' and x.transactionid = p.transaction and l.mode <> 'AccessShareLock'
+      and c.relnamespace in (select oid from pg_namespace where nspname in ('noshi', 'noshi_sealed')))
+order by p.prepared, p.gid";
+    sqlx::query_scalar(PREPARED).persistent(false).fetch_all(connection).await
+}
+
+/// Tokens that are neither revoked nor expired, and open nothing: their login is gone, locked, or no operator any more.
+pub async fn ended_tokens(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    const ENDED: &str = "select format('%s of %s', id, owner) from noshi.token
+where revoked_at is null and expires_at > clock_timestamp() and not noshi.is_theirs(login, owner, as_operator) order by owner, id limit 20";
+    sqlx::query_scalar(ENDED).fetch_all(pool).await
+}
+
+/// Lanes whose place in the queue is beyond what jobs can have led to: within them nobody's turn counts any more.
+pub async fn lanes_out_of_turn(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    const BEYOND: &str = "select quote_literal(name) from noshi.lane where vtime > 100000000000000 order by name";
+    sqlx::query_scalar(BEYOND).fetch_all(pool).await
+}
+
+/// Cards of the last week that more than one gift has: the partner's id of each, and the trades.
+pub async fn cards_of_two(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    // No index for it: each gift would pay for that. A week is a range of pages.
+    const CARDS: &str = "select format('the card %s of %s is that of %s', o.card, t.provider, string_agg(distinct t.id, ' and ' order by t.id))
+from noshi.gift_outcome o join noshi.gift_trade t on t.id = o.trade
+where o.happened_at >= clock_timestamp() - interval '7 days' and o.outcome = 'issued' and o.card <> ''
+group by t.provider, o.card having count(distinct t.id) > 1 order by min(o.happened_at) limit 20";
+    sqlx::query_scalar(CARDS).fetch_all(pool).await
 }
 
 /// What lies ahead of the database's clock for good, and how many living workers are apart from it.

@@ -21,7 +21,7 @@ pub struct Sample {
 pub const OPEN_STATUSES: [&str; 6] =
     ["scheduled", "available", "running", "retryable", "needs_operator", "compensating"];
 
-const TURN: &str = "update noshi.metric_snapshot_taken set next_at = clock_timestamp() + interval '1 minute' where next_at <= clock_timestamp() returning one";
+const TURN: &str = "update noshi.metric_snapshot_taken set next_at = clock_timestamp() + interval '1 minute' where next_at <= clock_timestamp() or next_at > clock_timestamp() + interval '1 day' returning one";
 const WRITE: &str =
     "insert into noshi.metric_snapshot (name, labels, value) select * from unnest($1::text[], $2::jsonb[], $3::float8[])
 on conflict (name, labels) do update set value = excluded.value";
@@ -167,6 +167,7 @@ samples! {
     "noshi_database_live_rows" = "select n_live_tup from pg_stat_user_tables where relid = 'noshi.job'::regclass",
     "noshi_database_connections_left" = "select current_setting('max_connections')::int - (select count(*) from pg_stat_activity where datid is not null and usesysid is not null)",
     "noshi_database_prepared_transactions" = "select count(*) from pg_prepared_xacts",
+    "noshi_database_notification_queue" = "select pg_notification_queue_usage()",
     "noshi_database_standbys" = "select count(*) from pg_stat_replication",
     "noshi_restore_marked" = "select count(*) from noshi.server_seen where restored_to is not null",
     "noshi_audit_links" = "select seq from noshi.audit_head",

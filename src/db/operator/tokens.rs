@@ -110,7 +110,7 @@ pub struct Listed {
 
 const LIST: &str = "select id, owner, scopes, per_second, created_by, created_at, expires_at, revoked_by, last_used_at,
     case when revoked_at is not null then 'revoked' when expires_at <= clock_timestamp() then 'expired'
-        when not noshi.is_theirs(t.login, t.owner, t.created_by) then 'login gone' else 'good' end as state
+        when not noshi.is_theirs(t.login, t.owner, t.as_operator) then 'login gone' else 'good' end as state
 from noshi.token t order by created_at desc";
 
 pub async fn list(pool: &PgPool) -> Result<Vec<Listed>, ActError> {

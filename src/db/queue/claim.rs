@@ -171,12 +171,12 @@ spend as (
     where t.lane = $2 and t.per = b.per and (taken.n > 0 or l.server <> l.server_now)
 ),
 serve as (
-    update noshi.lane t set tokens = t.tokens + taken.n, vtime = greatest(t.vtime, taken.rank), server = l.server_now
+    update noshi.lane t set tokens = (t.tokens + taken.n) % 1000000000000000, vtime = least(greatest(t.vtime, taken.rank), 1000000000000000), server = l.server_now
     from l, taken where t.name = l.name and (taken.n > 0 or l.server <> l.server_now)
 ),
 claimed as (
     update noshi.job j set status = 'running', worker = $1, lease = lease + 1, status_before = nullif(j.status_before, 'running'),
-        waited = case when j.lane = '' then waited else waited + greatest(l.now - j.run_at, '0') end,
+        waited = case when j.lane = '' then waited else least(waited + greatest(l.now - j.run_at, '0'), '1000 years') end,
         called_at = case when j.writes and j.lane <> '' then coalesce(called_at, l.now) else called_at end
     from picked, l where j.id = picked.id
     returning j.*, picked.i

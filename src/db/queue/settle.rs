@@ -169,7 +169,7 @@ u as (
         worker = case when s.status = 'running' then j.worker end,
         entered_at = case when s.at = j.at then j.entered_at else clock_timestamp() end,
         run_at = case when s.status = 'running' then j.run_at else clock_timestamp() + case when j.status_before = 'running' and s.status <> 'running' then '0' else s.delay end end,
-        rank = case when s.status = 'running' or (s.lane = j.lane and s.reserved = j.reserved) or j.priority = 0 then j.rank
+        rank = case when s.status = 'running' or (s.lane = j.lane and s.reserved = j.reserved) then j.rank
                     else coalesce(l.vtime, 0) + greatest(j.row_no, 4 * j.row_no::bigint - 300) end,
         finished_at = case when j.status_before = 'running' and s.status <> 'running' then null when s.status in ('completed', 'failed', 'cancelled') then clock_timestamp() end
     from s left join noshi.lane l on l.name = s.lane

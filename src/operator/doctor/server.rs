@@ -66,12 +66,35 @@ pub(super) async fn look_at_server(connection: &mut PgConnection, it: &mut Findi
         format!("statements are logged {logged}"),
         "codes and addresses are sealed before, but ids of users and digests of tokens are not: set log_parameter_max_length = 0",
     );
-    let prepared = format!("{} prepared", server.prepared_transactions);
+    look_at_prepared(connection, &server, it).await?;
+    let used = format!("{:.0} % full", 100.0 * server.notification_queue);
+    it.check(
+        "notifications",
+        server.notification_queue < 0.1,
+        if server.notification_queue < 0.5 { Health::Fair } else { Health::Bad },
+        used,
+        "when it is full, releases, resumes and requests that notify fail at their commit, and did nothing: end the session that listens and sleeps in a transaction          (runbook, NoshiNotificationQueueFull)",
+    );
+    Ok(())
+}
+
+/// No session can be ended for a prepared transaction: whoever wants what it holds waits for ever, also over restarts.
+async fn look_at_prepared(
+    connection: &mut PgConnection,
+    server: &doctor::Server,
+    it: &mut Findings,
+) -> anyhow::Result<()> {
+    let holders = doctor::prepared_holders(connection).await?;
+    if !holders.is_empty() {
+        let fix = "noshi prepares none. Acts and jobs that need what it holds wait, and nothing is paid twice: its owner or a superuser ends it with                    `rollback prepared 'NAME'`, and it did nothing then";
+        it.wrong("two-phase", Health::Bad, format!("holds rows of noshi: {}", holders.join("; ")), fix);
+        return Ok(());
+    }
     it.check(
         "two-phase",
         server.prepared_transactions == 0,
         Health::Fair,
-        prepared,
+        format!("{} prepared", server.prepared_transactions),
         "a forgotten prepared transaction keeps vacuum from its work: commit or roll it back (pg_prepared_xacts)",
     );
     Ok(())

@@ -89,7 +89,7 @@ pub(super) async fn look_at_holders(connection: &mut PgConnection, it: &mut Find
     while held.iter().any(|holder| holder.since.is_none()) && begun.elapsed() < LONG {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let now = holders::of(connection, "").await?;
-        held.retain(|holder| holder.since.is_some() || now.contains(holder));
+        held.retain(|holder| holder.since.is_some() || now.iter().any(|it| it.transaction == holder.transaction));
     }
     let found: Vec<String> = held.iter().map(holders::Holder::to_string).collect();
     it.check(
@@ -157,5 +157,38 @@ pub(super) async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::R
         .collect();
     let found = if shut.is_empty() { "all open".to_owned() } else { shut.join(", ") };
     it.check("lanes", shut.is_empty(), Health::Fair, found, "fix the cause, then `noshi lane resume LANE`");
+    let beyond = doctor::lanes_out_of_turn(pool).await?;
+    it.check(
+        "turns",
+        beyond.is_empty(),
+        Health::Fair,
+        if beyond.is_empty() { "in order".to_owned() } else { format!("out of order in {}", beyond.join(", ")) },
+        "a worker's login wrote lane.vtime: jobs go on, but a large request is no longer mixed with the others. See whose login that is; then the schema's owner sets it to the          highest rank below 10^14 of the lane's jobs",
+    );
+    Ok(())
+}
+
+pub(super) async fn look_at_tokens(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let ended = doctor::ended_tokens(pool).await?;
+    it.check(
+        "tokens",
+        ended.is_empty(),
+        Health::Fair,
+        if ended.is_empty() { "each is its login's".to_owned() } else { ended.join(", ") },
+        "their login is gone, locked or no operator any more, so they open nothing: `noshi token revoke` ends them for good, also where that login comes back",
+    );
+    Ok(())
+}
+
+/// What partners must never say: that two gifts are one card.
+pub(super) async fn look_at_cards(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let cards = doctor::cards_of_two(pool).await?;
+    it.check(
+        "cards",
+        cards.is_empty(),
+        Health::Bad,
+        if cards.is_empty() { "of the last week each is one gift's".to_owned() } else { cards.join("; ") },
+        "two users may have one value, of which the second to use it gets nothing: ask the partner which trade the card is of, and have the other issued anew by it",
+    );
     Ok(())
 }

@@ -94,6 +94,7 @@ metrics! {
     Gauge Fleet noshi_database_live_rows [] "Live rows of the job table.";
     Gauge Fleet noshi_database_connections_left [] "Connections that the server still takes.";
     Gauge Fleet noshi_database_prepared_transactions [] "Prepared transactions, which noshi never makes.";
+    Gauge Fleet noshi_database_notification_queue [] "How full the server's queue of notifications is, from 0 to 1; whoever notifies fails where it is full.";
     Gauge Fleet noshi_database_standbys [] "Standbys that stream from this server.";
     Gauge Fleet noshi_restore_marked [] "1 while the database counts as restored to an earlier point.";
     Gauge Fleet noshi_audit_links [] "Acts in the audit's chain.";
