@@ -38,8 +38,9 @@ create table noshi.lane_budget (
     late            interval not null default '0' check (late between '0' and '1 minute'),
     late_at         timestamptz not null default '-infinity',
     primary key (lane, per),
-    -- The lane '' costs no tokens. None waits longer than anybody means.
-    constraint budgets_are_sane check (lane <> '' and per between '1 millisecond' and '31 days' and jitter between '0' and '1 hour'),
+    -- The lane '' costs no tokens. None waits longer than anybody means, and none is reckoned in months: those compare as other than they last.
+    constraint budgets_are_sane check (lane <> '' and date_part('year', per) = 0 and date_part('month', per) = 0 and date_part('year', jitter) = 0 and date_part('month', jitter) = 0
+        and date_part('year', late) = 0 and date_part('month', late) = 0 and per between '1 millisecond' and '31 days' and jitter between '0' and '1 hour'),
     constraint times_are_sane check ((tat between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00' or tat = '-infinity')
         and (late_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00' or late_at = '-infinity'))
 ) with (fillfactor = 50);

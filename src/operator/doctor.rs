@@ -10,7 +10,7 @@ use std::time::Instant;
 use findings::{Findings, Health};
 use keys::{look_at_keys, look_at_readings, look_at_suppressions};
 use server::{look_at_server, look_beneath};
-use work::{look_at_clocks, look_at_holders, look_at_lanes, look_at_restores, look_at_work};
+use work::{look_at_acts, look_at_clocks, look_at_holders, look_at_lanes, look_at_restores, look_at_work};
 
 use crate::{
     db::{self, PgConnection, Role, operator::doctor, reach, schema},
@@ -60,6 +60,7 @@ pub async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Fi
     look_at_clocks(&pool, it).await?;
     look_at_lanes(&pool, it).await?;
     look_at_restores(&pool, it).await?;
+    look_at_acts(&pool, it).await?;
     look_at_keys(&pool, settings, it).await?;
     look_at_suppressions(&pool, it).await?;
     look_at_readings(&pool, it).await?;
