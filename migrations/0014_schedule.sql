@@ -88,8 +88,12 @@ begin
         select max(j) into job from enqueue_scheduled(s, p_dues) j;
         update schedule o set next_due = p_next, last_due = coalesce(last, o.last_due), last_job = coalesce(job, o.last_job),
             fired = o.fired + cardinality(p_dues), skipped = o.skipped + p_skipped where o.name = p_name;
-    exception when sqlstate 'NS400' or sqlstate 'NS409' then
-        -- Such as an id that exists with other arguments. The others go on; this one is for a person.
+    exception when others then
+        -- A lock, a deadlock, no room, a shutdown: it is tried again.
+        if left(sqlstate, 2) in ('40', '53', '55', '57') then
+            raise;
+        end if;
+        -- Such as an id that exists with other arguments. The others go on, whatever it is; this one is for a person.
         update schedule o set stuck = composed(sqlerrm) where o.name = p_name;
         return false;
     end;
