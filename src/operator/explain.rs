@@ -51,10 +51,10 @@ pub fn explain_grant(granted: &Granted) -> String {
 fn why(job: &JobRow) -> String {
     if let Some(requested_act) = &job.requested_act {
         return match job.status.as_str() {
-            "running" => format!(
-                "It was requested_act to {requested_act}, which its worker obeys when the step in flight has ended"
-            ),
-            _ => format!("It was requested_act to {requested_act}, and the next worker sees to it{}", nobody(job)),
+            "running" => {
+                format!("It was asked to {requested_act}, which its worker obeys when the step in flight has ended")
+            }
+            _ => format!("It was asked to {requested_act}, and the next worker sees to it{}", nobody(job)),
         };
     }
     match job.status.as_str() {
