@@ -1,13 +1,59 @@
 set role noshi_owner;
 set local check_function_bodies = off;
 
+-- A text in at most so many bytes, of whole characters.
+create function noshi.cut(p_text text, p_bytes integer) returns text language plpgsql immutable
+as $$
+declare
+    bytes constant bytea := convert_to(p_text, 'UTF8');
+    upto integer := p_bytes;
+begin
+    if octet_length(p_text) <= p_bytes then
+        return p_text;
+    end if;
+    -- A byte that goes on with a character begins with 10.
+    while upto > 0 and get_byte(bytes, upto) & 192 = 128 loop
+        upto := upto - 1;
+    end loop;
+    return convert_from(substring(bytes for upto), 'UTF8');
+end $$;
+
+-- A reason that noshi puts together from what others wrote: it always fits, in one line, so that no act fails on it. What was cut stands whole where
+-- it was written.
+create function noshi.composed(p_text text) returns text language sql immutable
+set search_path = noshi, pg_temp
+as $$ select noshi.cut(regexp_replace($1 collate "C", '[\u0001-\u001f\u007f-\u009f\u2028\u2029]+', ' ', 'g'), 4000) $$;
+
+-- The person behind a login's name: one, however it is written. What caps, approvals and tokens compare is this, and never a login's name itself.
+create function noshi.person(p_name text) returns text language sql immutable parallel safe
+as $$
+    select case when $1 collate "C" ~ '^[!-@\[-~]+$' then $1
+        else regexp_replace(lower(normalize($1 collate "default", NFKC)), '[[:space:]]', '_', 'g') end
+$$;
+
+-- A span in seconds, with so many days a month.
+create function noshi.span(p_span interval, p_month integer) returns numeric language sql immutable parallel safe
+as $$
+    select (extract(year from $1) * 12 + extract(month from $1)) * $2 * 86400 + extract(day from $1) * 86400
+        + extract(hour from $1) * 3600 + extract(minute from $1) * 60 + extract(second from $1)
+$$;
+
+-- Whether a span that somebody gives lasts from the one to the other. PostgreSQL compares a month as thirty of its days and reckons it by the calendar, so
+-- that one with parts that cancel each other out is of any length: no part may be negative, and a month counts as the shortest, and as the longest.
+create function noshi.lasts(p_span interval, p_shortest interval, p_longest interval) returns boolean language sql immutable parallel safe
+as $$
+    select isfinite($1) and extract(year from $1) >= 0 and extract(month from $1) >= 0 and extract(day from $1) >= 0
+        and extract(hour from $1) >= 0 and extract(minute from $1) >= 0 and extract(second from $1) >= 0
+        and noshi.span($1, 28) >= noshi.span($2, 28) and noshi.span($1, 31) <= noshi.span($3, 31)
+$$;
+
 -- Bearer tokens. Of the secret only a digest of its digest is here, so that reading this table lets nobody in.
 create table noshi.token (
     id            text primary key check (id ~ '^[a-z0-9]{12}$'),
     -- A login's name, or a system's. In small letters, so that nobody is two people by a capital or a space.
-    owner         text not null check (owner ~ '^[^[:space:]]+$' and owner = lower(owner)),
+    owner         text not null check (owner ~ '^[^[:space:]]+$' and owner = noshi.person(owner) and octet_length(owner) <= 200),
     digest        bytea not null check (octet_length(digest) = 32),
-    scopes        text[] not null check (cardinality(scopes) > 0 and scopes <@ array['enqueue', 'read', 'operate', 'approve', 'reveal', 'personal']),
+    scopes        text[] not null check (cardinality(scopes) between 1 and 6 and scopes <@ array['enqueue', 'read', 'operate', 'approve', 'reveal', 'personal']),
     -- Requests a second, in each process that serves them.
     per_second    integer not null check (per_second between 1 and 10000),
     created_by    text not null default session_user,
@@ -42,6 +88,8 @@ create table noshi.audit (
     after        jsonb,
     -- No text that people write is so long that others wait for it.
     constraint reason_is_short check (octet_length(reason) <= 4000),
+    constraint texts_are_short check (octet_length(act) <= 100 and octet_length(target) <= 400 and octet_length(token) <= 100
+        and octet_length(before::text) <= 200000 and octet_length(after::text) <= 200000),
     constraint times_are_sane check (happened_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
 create index audit_target on noshi.audit (target, id);
@@ -104,24 +152,37 @@ set search_path = noshi, pg_temp
 as $$
 declare
     until timestamptz;
-    theirs oid;
     operates boolean;
+    logins oid[];
+    names text;
 begin
-    if not pg_has_role(session_user, 'noshi_owner', 'member') and (p_owner <> session_user or p_scopes && array['enqueue', 'reveal', 'personal']) then
+    if not pg_has_role(session_user, 'noshi_owner', 'member') and (p_owner is distinct from person(session_user) or p_scopes && array['enqueue', 'reveal', 'personal']) then
         raise exception 'a token for %, to %, is made by the login that owns the schema', p_owner, array_to_string(p_scopes, ', ') using errcode = 'NS403',
             hint = 'Tokens in your own name, to read, operate and approve, you make yourself.';
     end if;
-    if coalesce(p_owner, '') !~ '^[^[:space:]]+$' or p_owner <> lower(p_owner) then
+    if coalesce(p_owner, '') !~ '^[^[:space:]]+$' or p_owner <> person(p_owner) or octet_length(p_owner) > 200 then
         raise exception 'an owner is named in small letters and without spaces, not %', coalesce(quote_literal(p_owner), 'null') using errcode = 'NS400',
             hint = 'So that nobody is two people by a capital or a space.';
     end if;
-    if p_lasts is null or p_lasts not between interval '1 minute' and interval '400 days' then
+    select array_agg(r.oid), string_agg(quote_ident(r.rolname), ', ' order by r.rolname) into logins, names from pg_roles r where person(r.rolname) = p_owner;
+    if cardinality(logins) > 1 then
+        raise exception 'the logins % are one person to noshi, so no token is made in that name', names using errcode = 'NS409',
+            hint = 'Nothing was changed. Rename or drop the others: names that differ by a capital or a space alone are one.';
+    end if;
+    -- In letters that this database does not fold a login would be another person than its token.
+    if logins is null and p_owner collate "C" !~ '^[!-~]+$' then
+        raise exception 'there is no login %, and a system is named in ASCII', quote_literal(p_owner) using errcode = 'NS400',
+            hint = 'Nothing was changed. For a person, name their login; for a system, use letters from a to z.';
+    end if;
+    if cardinality(p_scopes) > 6 then
+        raise exception 'a token has each scope once' using errcode = 'NS400';
+    end if;
+    if p_lasts is null or not lasts(p_lasts, '1 minute', '400 days') then
         raise exception 'a token lasts from a minute to 400 days, not %', coalesce(p_lasts::text, 'for ever') using errcode = 'NS400';
     end if;
-    select r.oid, pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member') into theirs, operates
-    from pg_roles r where lower(r.rolname) = p_owner order by r.rolname <> session_user limit 1;
+    select pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member') into operates from pg_roles r where r.oid = logins[1];
     insert into token (id, owner, digest, scopes, per_second, expires_at, login, as_operator)
-    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, theirs, coalesce(operates, false)) returning expires_at into until;
+    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, logins[1], coalesce(operates, false)) returning expires_at into until;
     perform record('token create', 'token/' || p_id, null, null, jsonb_build_object('owner', p_owner, 'scopes', p_scopes, 'expires_at', until));
     return until;
 end $$;
@@ -130,7 +191,7 @@ end $$;
 create function noshi.is_theirs(p_login oid, p_owner text, p_as_operator boolean) returns boolean language sql stable security definer
 set search_path = noshi, pg_temp
 as $$
-    select $1 is null or exists (select from pg_roles r where r.oid = $1 and lower(r.rolname) = $2 and may_log_in(r)
+    select $1 is null or exists (select from pg_roles r where r.oid = $1 and person(r.rolname) = $2 and may_log_in(r)
         and (not $3 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
 $$;
 
@@ -143,9 +204,9 @@ as $$ select r.rolcanlogin and r.rolconnlimit <> 0 and coalesce(r.rolvaliduntil 
 create function noshi.still_operates(p_who text) returns boolean language sql stable security definer
 set search_path = noshi, pg_temp
 as $$
-    select exists (select from pg_roles r where lower(r.rolname) = lower($1) and may_log_in(r)
+    select exists (select from pg_roles r where person(r.rolname) = person($1) and may_log_in(r)
             and (pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
-        or exists (select from token t where t.owner = lower($1) and 'operate' = any (t.scopes) and t.login is null
+        or exists (select from token t where t.owner = person($1) and 'operate' = any (t.scopes) and t.login is null
             and t.revoked_at is null and t.expires_at > clock_timestamp())
 $$;
 
@@ -256,7 +317,7 @@ declare t token;
 begin
     perform say_why(p_reason);
     select * into t from token where id = p_id;
-    if found and t.owner <> who() and t.created_by <> session_user and not pg_has_role(session_user, 'noshi_owner', 'member') then
+    if found and t.owner <> who() and person(t.created_by) <> person(session_user) and not pg_has_role(session_user, 'noshi_owner', 'member') then
         raise exception 'token % is %''s', p_id, t.owner using errcode = 'NS403',
             hint = 'Nothing was changed. Its owner revokes it, or the login that made it, or the one that owns the schema.';
     end if;
@@ -355,13 +416,13 @@ exception when lock_not_available then
     return false;
 end $$;
 
--- The identity behind this transaction: what caps, approvals and the audit know.
+-- The identity behind this transaction: what caps, approvals and the audit know; the same by a login and by its token.
 create function noshi.who() returns text language plpgsql stable security definer
 set search_path = noshi, pg_temp
 as $$
 begin
     if coalesce(current_setting('noshi.token', true), '') = '' then
-        return session_user;
+        return person(session_user);
     end if;
     return (select t.owner from shown_token() t);
 end $$;
@@ -378,14 +439,15 @@ insert into noshi.turn (act) values ('register_batch'), ('prune');
 
 insert into noshi.turn (act) select 'store/' || n from generate_series(0, 63) n;
 
-revoke all on function noshi.act_by(text, text), noshi.audit_cap(), noshi.audit_digest(bytea, noshi.audit),
+revoke all on function noshi.act_by(text, text), noshi.cut(text, integer), noshi.composed(text), noshi.person(text), noshi.span(interval, integer),
+    noshi.lasts(interval, interval, interval), noshi.audit_cap(), noshi.audit_digest(bytea, noshi.audit),
     noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, boolean), noshi.link_act(noshi.audit),
     noshi.link_audit(), noshi.link_unlinked(), noshi.link_waiting_acts(), noshi.may_log_in(pg_roles), noshi.must(text), noshi.reason_given(text),
     noshi.record(text, text, text, jsonb, jsonb, text), noshi.revoke_token(text, text), noshi.say_why(text), noshi.shown_token(),
     noshi.still_operates(text), noshi.use_token(), noshi.verify_audit(), noshi.wait_for_audit_head(), noshi.who() from public;
 grant execute on function noshi.act_by(text, text), noshi.must(text), noshi.use_token() to noshi_api;
 grant execute on function noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, boolean),
-    noshi.revoke_token(text, text), noshi.verify_audit() to noshi_operator;
+    noshi.person(text), noshi.revoke_token(text, text), noshi.verify_audit() to noshi_operator;
 grant execute on function noshi.link_waiting_acts() to noshi_worker, noshi_operator;
 grant execute on function noshi.who() to noshi_operator, noshi_api, noshi_worker, noshi_producer;
 grant select on noshi.audit, noshi.audit_head, noshi.audit_link, noshi.audit_unlinked to noshi_operator;

@@ -350,7 +350,8 @@ begin
     end if;
 end $$;
 
--- A reason that nobody can see is none, whichever act it is for. Blank ones are refused where they are given.
+-- A reason that nobody can see is none, whichever act it is for. Blank ones are refused where they are given. One of several lines could look like
+-- lines of ours to whoever reads and approves.
 create function noshi.must_be_seen(p_reason text) returns void language plpgsql
 set search_path = noshi, pg_temp
 as $$
@@ -360,6 +361,10 @@ begin
     end if;
     if p_reason ~ '[^[:space:]]' and text_fault(p_reason, 2147483647) = 'this must not be empty' then
         raise exception 'an act needs a reason that can be seen' using errcode = 'NS400';
+    end if;
+    if text_fault(p_reason, 2147483647) like '%control character%' then
+        raise exception 'a reason is one line, without control characters: %', text_fault(p_reason, 2147483647) using errcode = 'NS400',
+            hint = 'Nothing was changed. Write it in one line.';
     end if;
 end $$;
 

@@ -41,8 +41,9 @@ create table noshi.lane_budget (
     late            interval not null default '0' check (late between '0' and '1 minute'),
     late_at         timestamptz not null default '-infinity',
     primary key (lane, per),
-    -- The lane '' costs no tokens. None waits longer than anybody means.
-    constraint budgets_are_sane check (lane <> '' and per between '1 millisecond' and '31 days' and jitter between '0' and '1 hour'),
+    -- The lane '' costs no tokens. None waits longer than anybody means, and none is reckoned in months: those compare as other than they last.
+    constraint budgets_are_sane check (lane <> '' and date_part('year', per) = 0 and date_part('month', per) = 0 and date_part('year', jitter) = 0 and date_part('month', jitter) = 0
+        and date_part('year', late) = 0 and date_part('month', late) = 0 and per between '1 millisecond' and '31 days' and jitter between '0' and '1 hour'),
     -- No token without time between, which nothing can be divided by, and no burst of centuries.
     constraint emission_is_sane check ((per + jitter) / (calls - burst + 1) >= interval '1 microsecond'
         and extract(epoch from per + jitter) * (burst - 1) / (calls - burst + 1) <= 100000000000),

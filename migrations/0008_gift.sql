@@ -44,6 +44,7 @@ create table noshi_sealed.sealed (
     sealed_at   timestamptz not null default clock_timestamp(),
     primary key (what, subject),
     constraint key_is_named check (key_id ~ '^[A-Za-z0-9_-]{1,32}$'),
+    constraint texts_are_short check (octet_length(subject) <= 400 and octet_length(grant_id) <= 400 and octet_length(provider) <= 200),
     constraint is_no_larger check (octet_length(nonce) <= 24 and octet_length(ciphertext) <= case what when 'file' then 33554432 else 16384 end),
     constraint times_are_sane check (sealed_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );

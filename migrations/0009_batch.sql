@@ -48,6 +48,8 @@ create table noshi.batch (
     check (approved_by is null or approved_by <> submitted_by),
     constraint points_bring_no_gift check (kind <> 'points' or not (mails or issues)),
     constraint faults_are_few check (octet_length(faults::text) <= 100000),
+    constraint texts_are_short check (octet_length(file) <= 200 and octet_length(campaign) <= 200 and octet_length(paused_code) <= 100
+        and octet_length(refused_code) <= 100 and octet_length(refused_detail) <= 4000 and octet_length(totals::text) <= 10000),
     constraint times_are_sane check (received_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and (validated_at is null or validated_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
         and (invalid_at is null or invalid_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
@@ -76,6 +78,7 @@ create table noshi.batch_event (
     code         text,
     reason       text,
     constraint reason_is_short check (octet_length(reason) <= 4000),
+    constraint texts_are_short check (octet_length(act) <= 100 and octet_length(code) <= 100),
     constraint times_are_sane check (happened_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
 create index batch_event_batch on noshi.batch_event (batch, happened_at);
@@ -110,7 +113,7 @@ create table noshi.batch_cap (
     id                  bigint generated always as identity primary key,
     kind                text not null check (kind in ('grants', 'stores', 'points')),
     -- '' for stores.
-    currency            text not null,
+    currency            text not null check (octet_length(currency) <= 20),
     max_rows           integer,
     max_total          bigint,
     -- In any 24 hours, this batch included.
@@ -118,7 +121,7 @@ create table noshi.batch_cap (
     max_per_day        bigint,
     approve_from_rows   integer,
     approve_from_total  bigint,
-    approval_lasts      interval not null default '24 hours',
+    approval_lasts      interval not null default '24 hours' check (noshi.lasts(approval_lasts, '0', '366 days')),
     set_by              text not null default noshi.who(),
     set_at              timestamptz not null default clock_timestamp(),
     constraint times_are_sane check (set_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
@@ -541,6 +544,9 @@ begin
     end if;
     if b.paused_at is not null or b.settled_at is not null then
         return;
+    end if;
+    if coalesce(p_code, '') !~ '^[a-z][a-z0-9_]{0,62}$' then
+        raise exception 'a code is a lower-case name, not %', coalesce(quote_literal(left(p_code, 100)), 'null') using errcode = 'NS400', hint = 'Nothing was changed.';
     end if;
     update batch set paused_at = clock_timestamp(), paused_code = p_code where id = b.id;
     perform batch_log(b.id, 'pause', p_code, p_reason);

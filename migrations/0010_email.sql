@@ -17,6 +17,7 @@ create table noshi.email_event (
     oddity       text check (oddity in ('foreign', 'unread')),
     -- The number that an event without a mark names, where nothing else tells yet whether it is ours.
     awaits       bigint,
+    constraint texts_are_short check (octet_length(message) <= 1000 and octet_length(detail) <= 4000),
     constraint times_are_sane check ((happened_at is null or happened_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
         and received_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
@@ -30,9 +31,9 @@ comment on column noshi.email_event.oddity is 'foreign: about a message of anoth
 -- Addresses that nothing is sent to, as keyed digests. The address itself is sealed, under (suppressed, id), so that key
 -- rotation can digest it again.
 create table noshi.suppression (
-    id             text primary key,
+    id             text primary key check (octet_length(id) <= 200),
     digest         bytea check (octet_length(digest) = 32),
-    key_id         text not null,
+    key_id         text not null check (octet_length(key_id) <= 200),
     reason         text not null check (reason in ('bounced', 'complained')),
     event          text not null references noshi.email_event (id),
     suppressed_at  timestamptz not null default clock_timestamp(),
@@ -136,7 +137,7 @@ begin
         end if;
     end if;
     insert into email_event (id, job, event, message, happened_at, detail, oddity, awaits)
-    values (p_id, case when ours then p_job end, p_event, p_message, p_happened_at, p_detail,
+    values (p_id, case when ours then p_job end, p_event, p_message, p_happened_at, cut(p_detail, 4000),
         case when alien then 'foreign' when p_unread or (p_job is not null and not ours) then 'unread' end,
         case when ours is not true and not alien and p_mark is null and p_message is not null then p_job end)
     on conflict do nothing;

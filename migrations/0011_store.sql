@@ -25,6 +25,8 @@ create table noshi.store_cache (
     deleted       boolean not null,
     version       bigint not null check (version > 0),
     told_at       timestamptz not null default clock_timestamp(),
+    constraint texts_are_short check (octet_length(shop) <= 200 and octet_length(organization) <= 200 and octet_length(public_id) <= 200
+        and octet_length(name) <= 1000),
     constraint times_are_sane check (told_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
 create index store_cache_public_id on noshi.store_cache (public_id);
@@ -34,6 +36,7 @@ create table noshi.organization_cache (
     name          text,
     version       bigint not null check (version > 0),
     told_at       timestamptz not null default clock_timestamp(),
+    constraint texts_are_short check (octet_length(organization) <= 200 and octet_length(name) <= 1000),
     constraint times_are_sane check (told_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );
 
@@ -41,7 +44,7 @@ create function noshi.keep_organization_event(p_organization text, p_name text, 
 returns boolean language plpgsql security definer set search_path = noshi, pg_temp
 as $$
 begin
-    insert into organization_cache as c (organization, name, version) values (p_organization, p_name, p_version)
+    insert into organization_cache as c (organization, name, version) values (p_organization, cut(p_name, 1000), p_version)
     on conflict (organization) do update set name = coalesce(excluded.name, c.name), version = excluded.version, told_at = clock_timestamp()
     where c.version < excluded.version;
     return found;
@@ -53,7 +56,7 @@ returns boolean language plpgsql security definer set search_path = noshi, pg_te
 as $$
 begin
     insert into store_cache as c (shop, organization, public_id, name, deleted, version)
-    values (p_shop, p_organization, p_public_id, p_name, p_deleted, p_version)
+    values (p_shop, p_organization, p_public_id, cut(p_name, 1000), p_deleted, p_version)
     on conflict (shop) do update set organization = excluded.organization, public_id = excluded.public_id,
         name = coalesce(excluded.name, c.name), deleted = excluded.deleted, version = excluded.version, told_at = clock_timestamp()
     where c.version < excluded.version;

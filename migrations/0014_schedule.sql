@@ -38,6 +38,8 @@ create table noshi.schedule (
     changed_by     text not null default noshi.who(),
     changed_at     timestamptz not null default clock_timestamp(),
     constraint cron_is_short check (octet_length(cron) <= 200),
+    constraint texts_are_short check (octet_length(zone) <= 100 and octet_length(args::text) <= 65536 and octet_length(stuck) <= 4000
+        and octet_length(paused_reason) <= 4000),
     constraint times_are_sane check (next_due between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and (last_due is null or last_due between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
         and (paused_at is null or paused_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
@@ -86,9 +88,13 @@ begin
         select max(j) into job from enqueue_scheduled(s, p_dues) j;
         update schedule o set next_due = p_next, last_due = coalesce(last, o.last_due), last_job = coalesce(job, o.last_job),
             fired = o.fired + cardinality(p_dues), skipped = o.skipped + p_skipped where o.name = p_name;
-    exception when sqlstate 'NS400' or sqlstate 'NS409' then
-        -- Such as an id that exists with other arguments. The others go on; this one is for a person.
-        update schedule o set stuck = sqlerrm where o.name = p_name;
+    exception when others then
+        -- A lock, a deadlock, no room, a shutdown: it is tried again.
+        if left(sqlstate, 2) in ('40', '53', '55', '57') then
+            raise;
+        end if;
+        -- Such as an id that exists with other arguments. The others go on, whatever it is; this one is for a person.
+        update schedule o set stuck = composed(sqlerrm) where o.name = p_name;
         return false;
     end;
     return true;
@@ -174,6 +180,13 @@ begin
     if octet_length(p_cron) > 200 then
         raise exception 'cron: an expression has at most 200 bytes' using errcode = 'NS400', column = 'cron';
     end if;
+    if is_zone(p_zone) is not true then
+        raise exception 'zone: % is no time zone', coalesce(quote_literal(left(p_zone, 100)), 'null') using errcode = 'NS400', column = 'zone',
+            hint = 'Nothing was changed. It is a name such as Asia/Tokyo.';
+    end if;
+    if octet_length(p_args::text) > 65536 then
+        raise exception 'args: the arguments are larger than 64 KiB' using errcode = 'NS400', column = 'args', hint = 'Nothing was changed.';
+    end if;
     if coalesce(p_name, '') !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
         raise exception 'name: % is no name of a schedule', coalesce(quote_literal(p_name), 'null') using errcode = 'NS400',
             hint = 'Small letters, digits, and _ . - such as point-expiry.';
@@ -228,7 +241,7 @@ end $$;
 -- Workers cannot tell when it is due next.
 create function noshi.stick_schedule(p_name text, p_was timestamptz, p_why text) returns void language sql security definer
 set search_path = noshi, pg_temp
-as $$ update schedule set stuck = $3 where name = $1 and next_due = $2 $$;
+as $$ update schedule set stuck = noshi.composed($3) where name = $1 and next_due = $2 $$;
 
 -- The schedule that has been due longest and that nobody else has in flight, locked; and the clock that its due times are held against.
 -- `p_kinds`: what this worker knows.

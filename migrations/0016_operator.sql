@@ -266,15 +266,18 @@ as $$
 declare
     was jsonb;
     declared integer;
+    as_kept interval;
     max_before integer;
 begin
     perform must('operate');
     perform say_why(p_reason);
     was := lane_steered(p_lane);
-    select b.declared_calls into declared from lane_budget b where b.lane = p_lane and b.per = p_per;
+    -- As the budget has it: equal spans are written in many ways.
+    select b.declared_calls, b.per into declared, as_kept from lane_budget b where b.lane = p_lane and b.per = p_per;
     if not found then
         raise exception 'the lane % has no budget per %', quote_literal(p_lane), p_per using errcode = 'NS404';
     end if;
+    p_per := as_kept;
     if p_max > declared then
         raise exception 'the settings declare % calls per % for %; more is for them to say', declared, p_per, quote_literal(p_lane) using errcode = 'NS403';
     end if;

@@ -114,7 +114,8 @@ begin
     end if;
     update proposal set decision = 'confirmed', decided_by = who(), decided_at = clock_timestamp(), decision_reason = p_reason where id = p.id;
     perform record('proposal confirm', 'proposal/' || p.id, p_reason, null, jsonb_build_object('act', p.act, 'target', p.target, 'proposed_by', p.proposed_by, 'digest', encode(p.digest, 'hex')));
-    return carry_out(p, format('%s (proposal %s, confirmed by %s: %s)', p.reason, p.id, who(), p_reason));
+    -- Both reasons are kept whole with the proposal.
+    return carry_out(p, composed(format('%s (proposal %s, confirmed by %s: %s)', cut(p.reason, 1800), p.id, who(), cut(p_reason, 1800))));
 end $$;
 
 -- Nobody's word stands against a partner's: a gift that is known to have been issued is void when its partner says so.

@@ -5,6 +5,7 @@ set local check_function_bodies = off;
 -- person, applied by one, and carried out by the fleet. Same job, same trade id: no act of a re-drive starts a new trade.
 create table noshi.redrive (
     id              bigint generated always as identity primary key,
+    -- As the jobs were found to be; of a file of ids their number.
     filter          jsonb not null,
     planned_by      text not null default noshi.who(),
     planned_at      timestamptz not null default clock_timestamp(),
@@ -16,7 +17,7 @@ create table noshi.redrive (
     totals          jsonb not null,
     tokens          jsonb not null,
     lasts           interval not null,
-    -- Of each job, its step and its act, in order: what was read is what is approved and applied.
+    -- Of the filter, and of each job its step, its act, its lane or why it gets none, in order: what was read is what is approved and applied.
     digest          bytea not null check (octet_length(digest) = 32),
     needs_approval  boolean not null,
     approved_by     text,
@@ -29,12 +30,16 @@ create table noshi.redrive (
     canary          integer check (canary > 0),
     canary_at       timestamptz,
     next_at         timestamptz,
-    paused_code     text check (paused_code in ('operator', 'canary')),
+    paused_code     text check (paused_code in ('operator', 'canary', 'fault')),
+    -- Why it could not go on.
+    paused_detail   text,
     paused_at       timestamptz,
     cancelled_at    timestamptz,
     -- When no row was left to be asked.
     done_at         timestamptz,
     check (approved_by <> planned_by and approved_by <> applied_by),
+    constraint texts_are_short check (octet_length(filter::text) <= 2000 and octet_length(reason) <= 4000 and octet_length(paused_detail) <= 4000
+        and octet_length(totals::text) <= 10000 and octet_length(tokens::text) <= 50000),
     constraint times_are_sane check (planned_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and expires_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and (approved_at is null or approved_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
@@ -63,6 +68,7 @@ create table noshi.redrive_row (
     note       text,
     primary key (redrive, n),
     unique (redrive, job),
+    constraint texts_are_short check (octet_length(refusal) <= 2000 and octet_length(currency) <= 20 and octet_length(lane) <= 200 and octet_length(note) <= 4000),
     check ((status = 'refused') = (refusal is not null) and (act is null) = (refusal is not null)),
     constraint times_are_sane check ((marked_at is null or marked_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'))
 );
@@ -80,13 +86,44 @@ create table noshi.redrive_cap (
 );
 
 -- The next jobs of one re-drive are asked, each in one transaction with its mark and its row in the audit; one that moved meanwhile is
--- marked as drifted and left alone. One process at a time, whichever; killed at any point, another goes on.
+-- marked as drifted and left alone. One process at a time, whichever; killed at any point, another goes on. A re-drive that cannot go on is paused
+-- with its reason, and one that is held up for now has its turn later: neither stands before the others.
 create function noshi.advance_redrive() returns table (redrive bigint, asked integer, drifted integer, event text) language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-#variable_conflict use_column
 declare
     r redrive;
+    why text;
+begin
+    select * into r from redrive o where o.applied_at is not null and o.done_at is null and o.cancelled_at is null and o.paused_at is null
+        and o.next_at <= clock_timestamp() order by o.next_at limit 1 for update skip locked;
+    if not found then
+        return;
+    end if;
+    begin
+        return query select * from advance_one(r);
+        return;
+    -- One that takes longer than a worker waits is no other's delay either.
+    exception when query_canceled or others then
+        why := composed(sqlerrm);
+        -- What another transaction, or the server, was busy with: a lock, a deadlock, no room, a shutdown.
+        if left(sqlstate, 2) in ('40', '53', '55', '57') then
+            update redrive o set next_at = clock_timestamp() + case left(sqlstate, 2) when '40' then interval '200 milliseconds' else interval '5 seconds' end where o.id = r.id;
+            return query select r.id, 0, 0, 'put_off';
+            return;
+        end if;
+    end;
+    update redrive o set paused_at = clock_timestamp(), paused_code = 'fault', paused_detail = why where o.id = r.id;
+    perform record('redrive pause', 'redrive/' || r.id, composed('it cannot go on: ' || why), null, null, 'noshi');
+    return query select r.id, 0, 0, 'paused_by_fault';
+end $$;
+
+create function noshi.advance_one(r noshi.redrive) returns table (redrive bigint, asked integer, drifted integer, event text) language plpgsql
+set search_path = noshi, pg_temp
+set lock_timeout = '2s'
+as $$
+#variable_conflict use_column
+declare
     w redrive_row;
     j job;
     found_bad record;
@@ -97,11 +134,6 @@ declare
     moved text;
     happened text;
 begin
-    select * into r from redrive where applied_at is not null and done_at is null and cancelled_at is null and paused_at is null
-        and next_at <= clock_timestamp() order by next_at limit 1 for update skip locked;
-    if not found then
-        return;
-    end if;
     if r.canary is not null and r.canary_at is null then
         select least(most, r.canary - count(*)) into most from redrive_row where redrive = r.id and status = 'asked';
         if most <= 0 then
@@ -134,10 +166,10 @@ begin
         if moved is null then
             begin
                 update redrive_row set status = 'asked', marked_at = clock_timestamp() where redrive = r.id and n = w.n;
-                perform ask_as(j.id, j.step, w.act, format('re-drive %s: %s', r.id, r.reason), r.applied_by);
+                perform ask_as(j.id, j.step, w.act, composed(format('re-drive %s: %s', r.id, r.reason)), r.applied_by);
             exception when sqlstate 'NS409' then
                 -- Whatever else forbids it: one job does not hold up the others.
-                moved := sqlerrm;
+                moved := composed(sqlerrm);
             end;
         end if;
         if moved is not null then
@@ -278,6 +310,32 @@ begin
     perform record('redrive pause', 'redrive/' || r.id, p_reason);
 end $$;
 
+-- Whoever approves reads first which jobs they are said to be: so they are. A job that is left out by its refusal has only its kind in common with a
+-- file of ids.
+create function noshi.must_be_as_filtered(p_filter jsonb, p_jobs bigint[], p_acts text[]) returns void language plpgsql
+set search_path = noshi, pg_temp
+as $$
+declare other bigint;
+begin
+    if p_filter is null or jsonb_typeof(p_filter) <> 'object' or octet_length(p_filter::text) > 2000
+       or p_filter - array['kind', 'code', 'status', 'since', 'batch', 'ids', 'act'] <> '{}'
+       or exists (select from jsonb_each(p_filter) f where jsonb_typeof(f.value) <> case when f.key in ('since', 'batch', 'ids') then 'number' else 'string' end) then
+        raise exception 'a filter has kind, code, status, since, batch, ids and act, and nothing else' using errcode = 'NS400', hint = 'Nothing was planned.';
+    end if;
+    select s.job into other from unnest(p_jobs, p_acts) as s(job, act) join job j on j.id = s.job
+    where j.kind <> p_filter ->> 'kind' or (p_filter ? 'code' and j.code is distinct from p_filter ->> 'code') or j.status::text <> p_filter ->> 'status'
+       or (p_filter ? 'batch' and j.batch is distinct from (p_filter ->> 'batch')::bigint
+           and not (j.kind = 'bulk_grants' and j.key = 'batch/' || (p_filter ->> 'batch')))
+       -- They were looked at a moment ago, and seconds are whole.
+       or coalesce(j.finished_at, j.run_at) <= now() - ((p_filter ->> 'since')::numeric + 1) * interval '1 second'
+       or s.act <> p_filter ->> 'act'
+    order by 1 limit 1;
+    if other is not null or (p_filter ->> 'ids')::numeric <> cardinality(p_jobs) then
+        raise exception 'these jobs are not those of the filter %: %', p_filter, coalesce('job ' || other, 'it names another number of them') using errcode = 'NS400',
+            hint = 'Nothing was planned. What a plan says of its jobs must be so: whoever approves it reads that first.';
+    end if;
+end $$;
+
 -- Freezes a plan. The jobs, each with the step at which it was looked at, and its act or why it gets none; the lane that the act draws
 -- from. Money is counted here. Must run in the snapshot in which the jobs were looked at.
 create function noshi.plan_redrive(p_filter jsonb, p_jobs bigint[], p_steps integer[], p_acts text[], p_refusals text[], p_lanes text[])
@@ -293,6 +351,9 @@ declare
     wrong record;
 begin
     perform must('operate');
+    if cardinality(p_jobs) > 100000 then
+        raise exception 'a plan has at most 100000 jobs' using errcode = 'NS400', hint = 'Nothing was planned. Plan in parts.';
+    end if;
     if coalesce(cardinality(p_jobs), 0) = 0 then
         raise exception 'no job is like that, so there is nothing to plan' using errcode = 'NS404';
     end if;
@@ -307,6 +368,12 @@ begin
             using errcode = 'NS409', hint = case when wrong.in_doubt then 'It is in doubt.'
                 else 'Only a job that is parked or failed, at the step at which it was looked at, and by retry, inquire or rerun.' end;
     end if;
+    perform must_be_as_filtered(p_filter, p_jobs, p_acts);
+    if exists (select from unnest(p_refusals) x where octet_length(x) > 2000 or text_fault(x, 2000) is not null)
+       or exists (select from unnest(p_lanes) x where x <> '' and (octet_length(x) > 200 or text_fault(x, 200) is not null))
+       or (select count(distinct x) from unnest(p_lanes) x) > 100 then
+        raise exception 'a refusal has at most 2000 bytes and a lane 200, each in one line, and a plan has at most 100 lanes' using errcode = 'NS400', hint = 'Nothing was planned.';
+    end if;
     insert into redrive (filter, jobs, refused, totals, tokens, lasts, digest, needs_approval)
     with s as materialized (
         select s.job, s.step, s.act, s.lane, s.refusal, noshi.worth(j.args) as amount, j.args -> 'value' ->> 'currency' as currency
@@ -319,7 +386,8 @@ begin
         coalesce((select max((c.tokens + w.waiting) * b.each) from calls c
             cross join lateral (select max((b.per + b.jitter) / b.calls) as each from lane_budget b where b.lane = c.lane) b
             cross join lateral (select count(*) as waiting from job j where j.lane = c.lane and j.status = 'available' and j.crash_count = 0) w), '0'),
-        sha256(convert_to(coalesce((select string_agg(format('%s %s %s', job, step, act), E'\n' order by job) from e), ''), 'UTF8')),
+        sha256(convert_to(p_filter::text || E'\n' || coalesce((select string_agg(format('%s %s %s %s', job, step,
+            case when refusal is null then act else 'refused: ' || refusal end, case when refusal is null then lane end), E'\n' order by job) from s), ''), 'UTF8')),
         redrive_is_large(who(), (select count(*) from e), coalesce((select jsonb_object_agg(currency, total) from money), '{}'))
     returning id into made;
     insert into redrive_row (redrive, n, job, step, act, refusal, amount, currency, lane, status)
@@ -417,7 +485,7 @@ begin
             perform count_redrive(w.who, r.id, r.jobs, r.totals);
         end loop;
     end if;
-    update redrive set paused_at = null, paused_code = null, next_at = clock_timestamp(),
+    update redrive set paused_at = null, paused_code = null, paused_detail = null, next_at = clock_timestamp(),
         canary_at = case when r.paused_code = 'canary' then clock_timestamp() else canary_at end
     where id = r.id;
     perform record('redrive resume', 'redrive/' || r.id, p_reason, jsonb_build_object('paused', r.paused_code));
@@ -431,7 +499,7 @@ create trigger append_only before update or delete on noshi.redrive_cap for each
 create trigger no_truncate before truncate on noshi.redrive_cap for each statement execute function noshi.journal_is_append_only();
 create trigger audited after insert on noshi.redrive_cap for each row execute function noshi.audit_redrive_cap();
 
-revoke all on function noshi.advance_redrive(), noshi.apply_redrive(bigint, text, bytea, integer, integer, bigint),
+revoke all on function noshi.advance_redrive(), noshi.advance_one(noshi.redrive), noshi.must_be_as_filtered(jsonb, bigint[], text[]), noshi.apply_redrive(bigint, text, bytea, integer, integer, bigint),
     noshi.approve_redrive(bigint, bytea, text), noshi.audit_redrive_cap(), noshi.cancel_redrive(bigint, text), noshi.count_redrive(text, bigint, bigint, jsonb),
     noshi.pause_redrive(bigint, text), noshi.plan_redrive(jsonb, bigint[], integer[], text[], text[], text[]),
     noshi.redrive_answers(bigint), noshi.redrive_is_large(text, bigint, jsonb, text), noshi.redrive_locked(bigint, boolean, text),

@@ -111,7 +111,7 @@ begin
         update server_seen set restored_to = least(restored_to, f.known_to);
         -- Nobody proposed it: so it is on record whose worker said so.
         perform record('restore mark', 'database', 'workers testified that more was lost than they remember', jsonb_build_object('restored_to', s.restored_to),
-            jsonb_build_object('restored_to', least(s.restored_to, f.known_to), 'in_doubt', f.doubted), session_user);
+            jsonb_build_object('restored_to', least(s.restored_to, f.known_to), 'in_doubt', f.doubted), who());
     end if;
     doubted := f.doubted;
     -- Numbers that were given to what is lost are never given again.

@@ -5,13 +5,18 @@ set local check_function_bodies = off;
 create table noshi.retention (
     one          boolean primary key default true check (one),
     -- Jobs that are over, with their journals.
-    jobs_for     interval not null default '90 days' check (jobs_for >= interval '1 day'),
+    jobs_for     interval not null default '90 days' check (noshi.lasts(jobs_for, '1 day', '100 years')),
     -- Archived jobs.
-    archive_for  interval not null default '2 years' check (archive_for >= interval '90 days'),
+    archive_for  interval not null default '2 years' check (noshi.lasts(archive_for, '90 days', '100 years')),
+    -- What it was before somebody shortened it, which counts for a week more: what is removed then is gone for ever, and one person says so.
+    archive_was   interval check (noshi.lasts(archive_was, '90 days', '100 years')),
+    shortened_at  timestamptz,
     -- How often the fleet prunes, and when it last began.
-    every        interval not null default '1 hour' check (every > interval '0'),
+    every        interval not null default '1 hour' check (noshi.lasts(every, '1 second', '100 years')),
     begun_at     timestamptz not null default clock_timestamp(),
-    constraint times_are_sane check (begun_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
+    check ((archive_was is null) = (shortened_at is null)),
+    constraint times_are_sane check (begun_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
+        and (shortened_at is null or shortened_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'))
 );
 
 -- What is left of a pruned job for years: enough to know a late duplicate, and to answer for its batch and in reports.
@@ -51,6 +56,14 @@ create table noshi.archived_job (
 );
 create index archived_job_age on noshi.archived_job (pruned_at);
 
+-- How long archived jobs are kept now. Whoever sees that it was shortened has a week to set it back, before anything is removed by it.
+create function noshi.archive_kept(r noshi.retention) returns interval language sql stable
+set search_path = noshi, pg_temp
+as $$
+    select case when r.shortened_at > clock_timestamp() - interval '7 days' and clock_timestamp() - r.archive_was < clock_timestamp() - r.archive_for
+        then r.archive_was else r.archive_for end
+$$;
+
 -- A journal goes only after its job's tombstone and archived row are there; a job only when its key will still be known.
 create function noshi.only_what_is_pruned() returns trigger language plpgsql security definer
 set search_path = noshi, pg_temp
@@ -61,7 +74,7 @@ begin
         case tg_table_name
             when 'job_event' then may := exists (select from archived_job s where s.id = old.job);
             when 'job' then may := exists (select from tombstone t where t.kind = old.kind and t.key = old.key);
-            when 'archived_job' then may := old.pruned_at < clock_timestamp() - (select archive_for from retention);
+            when 'archived_job' then may := old.pruned_at < clock_timestamp() - (select archive_kept(r) from retention r);
         end case;
         if may then
             return old;
@@ -88,8 +101,8 @@ declare
 begin
     perform must('operate');
     select * into strict keep from retention;
-    if p_older_than < interval '1 day' then
-        raise exception 'what was over within the last day is not pruned' using errcode = 'NS400';
+    if not lasts(p_older_than, '1 day', '100 years') then
+        raise exception 'what was over within the last day is not pruned, and no age has a negative part, or more than 100 years' using errcode = 'NS400', hint = 'Nothing was pruned.';
     end if;
     if p_limit is null or p_limit not between 1 and 5000 then
         raise exception 'from 1 to 5000 jobs a transaction, not %', p_limit using errcode = 'NS400';
@@ -125,7 +138,7 @@ begin
     delete from job j where j.id = any(gone);
 
     delete from archived_job s where s.id in (
-        select o.id from archived_job o where o.pruned_at < clock_timestamp() - keep.archive_for order by o.pruned_at limit p_limit for update skip locked);
+        select o.id from archived_job o where o.pruned_at < clock_timestamp() - archive_kept(keep) order by o.pruned_at limit p_limit for update skip locked);
     get diagnostics unarchived = row_count;
     after := coalesce(after, p_after);
     after_id := coalesce(after_id, p_after_id);
@@ -147,20 +160,29 @@ begin
     return found;
 end $$;
 
--- How long jobs and archived jobs are kept from now on; null is as before.
+-- How long jobs and archived jobs are kept; null is as before. A shorter time for what is archived counts after a week.
 create function noshi.set_retention(p_jobs_for interval, p_archive_for interval, p_every interval, p_reason text) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-declare was retention;
+declare
+    was retention;
+    kept interval;
+    shorter boolean;
 begin
     perform must('operate');
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'a change of the retention needs a reason' using errcode = 'NS400';
     end if;
-    if p_jobs_for < interval '1 day' or p_archive_for < interval '90 days' or p_every <= interval '0' or greatest(p_jobs_for, p_archive_for, p_every) > interval '100 years' then
-        raise exception 'jobs are kept for a day at least, and archived jobs for 90 days; nothing for more than 100 years' using errcode = 'NS400';
+    if not (lasts(p_jobs_for, '1 day', '100 years') is not false and lasts(p_archive_for, '90 days', '100 years') is not false and lasts(p_every, '1 second', '100 years') is not false) then
+        raise exception 'jobs are kept for a day at least, and archived jobs for 90 days; nothing for more than 100 years, nor with a negative part' using errcode = 'NS400',
+            hint = 'Nothing was changed. A month counts as 28 of its days where it must not be too short: say it in days.';
     end if;
     select * into strict was from retention for update;
+    if p_archive_for is not null then
+        kept := archive_kept(was);
+        shorter := clock_timestamp() - p_archive_for > clock_timestamp() - kept;
+        update retention set archive_was = case when shorter then kept end, shortened_at = case when shorter then clock_timestamp() end;
+    end if;
     update retention set jobs_for = coalesce(p_jobs_for, jobs_for), archive_for = coalesce(p_archive_for, archive_for), every = coalesce(p_every, every);
     perform record('retention', 'jobs', p_reason, to_jsonb(was) - 'one' - 'begun_at', (select to_jsonb(r) - 'one' - 'begun_at' from retention r));
 end $$;
@@ -242,7 +264,7 @@ create trigger only_pruned before delete on noshi.job for each row execute funct
 
 insert into noshi.retention default values;
 
-revoke all on function noshi.only_what_is_pruned(), noshi.prune(integer, interval, timestamptz, bigint), noshi.prune_is_due(),
+revoke all on function noshi.archive_kept(noshi.retention), noshi.only_what_is_pruned(), noshi.prune(integer, interval, timestamptz, bigint), noshi.prune_is_due(),
     noshi.set_retention(interval, interval, interval, text) from public;
 grant execute on function noshi.prune(integer, interval, timestamptz, bigint) to noshi_worker, noshi_operator;
 grant execute on function noshi.prune_is_due() to noshi_worker;

@@ -56,6 +56,7 @@ create table noshi.audit (
     after jsonb,
     constraint audit_pkey PRIMARY KEY (id),
     constraint reason_is_short CHECK (octet_length(reason) <= 4000),
+    constraint texts_are_short CHECK (octet_length(act) <= 100 AND octet_length(target) <= 400 AND octet_length(token) <= 100 AND octet_length(before::text) <= 200000 AND octet_length(after::text) <= 200000),
     constraint times_are_sane CHECK (happened_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND happened_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX audit_target ON noshi.audit USING btree (target, id);
@@ -134,6 +135,7 @@ END),
     constraint batch_mode_check CHECK (mode = ANY (ARRAY['all_or_nothing'::text, 'per_row'::text])),
     constraint faults_are_few CHECK (octet_length(faults::text) <= 100000),
     constraint points_bring_no_gift CHECK (kind <> 'points'::text OR NOT (mails OR issues)),
+    constraint texts_are_short CHECK (octet_length(file) <= 200 AND octet_length(campaign) <= 200 AND octet_length(paused_code) <= 100 AND octet_length(refused_code) <= 100 AND octet_length(refused_detail) <= 4000 AND octet_length(totals::text) <= 10000),
     constraint times_are_sane CHECK (received_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND received_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (validated_at IS NULL OR validated_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND validated_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (invalid_at IS NULL OR invalid_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND invalid_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (approved_at IS NULL OR approved_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND approved_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (approved_until IS NULL OR approved_until >= '1900-01-01 00:00:00+00'::timestamp with time zone AND approved_until <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (released_at IS NULL OR released_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND released_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (registered_at IS NULL OR registered_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND registered_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (paused_at IS NULL OR paused_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND paused_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (cancelled_at IS NULL OR cancelled_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND cancelled_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (settled_at IS NULL OR settled_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND settled_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (counted_at IS NULL OR counted_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND counted_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
 CREATE UNIQUE INDEX batch_once ON noshi.batch USING btree (kind, digest, submitted_by) WHERE ((invalid_at IS NULL) AND (cancelled_at IS NULL));
@@ -155,6 +157,8 @@ create table noshi.batch_cap (
     set_by text not null default noshi.who(),
     set_at timestamp with time zone not null default clock_timestamp(),
     constraint batch_cap_pkey PRIMARY KEY (id),
+    constraint batch_cap_approval_lasts_check CHECK (noshi.lasts(approval_lasts, '00:00:00'::interval, '366 days'::interval)),
+    constraint batch_cap_currency_check CHECK (octet_length(currency) <= 20),
     constraint batch_cap_kind_check CHECK (kind = ANY (ARRAY['grants'::text, 'stores'::text, 'points'::text])),
     constraint times_are_sane CHECK (set_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND set_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
@@ -172,6 +176,7 @@ create table noshi.batch_event (
     constraint batch_event_pkey PRIMARY KEY (id),
     constraint batch_event_batch_fkey FOREIGN KEY (batch) REFERENCES noshi.batch(id),
     constraint reason_is_short CHECK (octet_length(reason) <= 4000),
+    constraint texts_are_short CHECK (octet_length(act) <= 100 AND octet_length(code) <= 100),
     constraint times_are_sane CHECK (happened_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND happened_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX batch_event_batch ON noshi.batch_event USING btree (batch, happened_at);
@@ -237,6 +242,7 @@ create table noshi.email_event (
     constraint email_event_event_check CHECK (event ~ '^[a-z][a-z_]{0,62}$'::text),
     constraint email_event_id_check CHECK (octet_length(id) >= 1 AND octet_length(id) <= 200),
     constraint email_event_oddity_check CHECK (oddity = ANY (ARRAY['foreign'::text, 'unread'::text])),
+    constraint texts_are_short CHECK (octet_length(message) <= 1000 AND octet_length(detail) <= 4000),
     constraint times_are_sane CHECK ((happened_at IS NULL OR happened_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND happened_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND received_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND received_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX email_event_job ON noshi.email_event USING btree (job, received_at) WHERE (job IS NOT NULL);
@@ -455,8 +461,7 @@ create table noshi.lane_budget (
     late interval not null default '00:00:00'::interval,
     late_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
     constraint lane_budget_pkey PRIMARY KEY (lane, per),
-    constraint budgets_are_sane CHECK (lane <> ''::text AND per >= '00:00:00.001'::interval AND per <= '31 days'::interval AND jitter >= '00:00:00'::interval AND jitter <= '01:00:00'::interval),
-    constraint emission_is_sane CHECK (((per + jitter) / (calls - burst + 1)::double precision) >= '00:00:00.000001'::interval AND (EXTRACT(epoch FROM per + jitter) * (burst - 1)::numeric / (calls - burst + 1)::numeric) <= '100000000000'::bigint::numeric),
+    constraint budgets_are_sane CHECK (lane <> ''::text AND date_part('year'::text, per) = 0::double precision AND date_part('month'::text, per) = 0::double precision AND date_part('year'::text, jitter) = 0::double precision AND date_part('month'::text, jitter) = 0::double precision AND date_part('year'::text, late) = 0::double precision AND date_part('month'::text, late) = 0::double precision AND per >= '00:00:00.001'::interval AND per <= '31 days'::interval AND jitter >= '00:00:00'::interval AND jitter <= '01:00:00'::interval),
     constraint lane_budget_calls_check CHECK (calls > 0),
     constraint lane_budget_check CHECK (burst >= 1 AND burst <= calls),
     constraint lane_budget_lane_fkey FOREIGN KEY (lane) REFERENCES noshi.lane(name),
@@ -519,6 +524,7 @@ create table noshi.organization_cache (
     told_at timestamp with time zone not null default clock_timestamp(),
     constraint organization_cache_pkey PRIMARY KEY (organization),
     constraint organization_cache_version_check CHECK (version > 0),
+    constraint texts_are_short CHECK (octet_length(organization) <= 200 AND octet_length(name) <= 1000),
     constraint times_are_sane CHECK (told_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND told_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 
@@ -752,6 +758,7 @@ create table noshi.redrive (
     canary_at timestamp with time zone,
     next_at timestamp with time zone,
     paused_code text,
+    paused_detail text,
     paused_at timestamp with time zone,
     cancelled_at timestamp with time zone,
     done_at timestamp with time zone,
@@ -759,8 +766,9 @@ create table noshi.redrive (
     constraint redrive_canary_check CHECK (canary > 0),
     constraint redrive_check CHECK (approved_by <> planned_by AND approved_by <> applied_by),
     constraint redrive_digest_check CHECK (octet_length(digest) = 32),
-    constraint redrive_paused_code_check CHECK (paused_code = ANY (ARRAY['operator'::text, 'canary'::text])),
+    constraint redrive_paused_code_check CHECK (paused_code = ANY (ARRAY['operator'::text, 'canary'::text, 'fault'::text])),
     constraint redrive_per_minute_check CHECK (per_minute >= 1 AND per_minute <= 1000000),
+    constraint texts_are_short CHECK (octet_length(filter::text) <= 2000 AND octet_length(reason) <= 4000 AND octet_length(paused_detail) <= 4000 AND octet_length(totals::text) <= 10000 AND octet_length(tokens::text) <= 50000),
     constraint times_are_sane CHECK (planned_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND planned_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND expires_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND expires_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (approved_at IS NULL OR approved_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND approved_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (applied_at IS NULL OR applied_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND applied_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (canary_at IS NULL OR canary_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND canary_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (next_at IS NULL OR next_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND next_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (paused_at IS NULL OR paused_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND paused_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (cancelled_at IS NULL OR cancelled_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND cancelled_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (done_at IS NULL OR done_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND done_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
 CREATE INDEX redrive_open ON noshi.redrive USING btree (next_at) WHERE ((applied_at IS NOT NULL) AND (done_at IS NULL) AND (cancelled_at IS NULL) AND (paused_at IS NULL));
@@ -799,6 +807,7 @@ create table noshi.redrive_row (
     constraint redrive_row_redrive_fkey FOREIGN KEY (redrive) REFERENCES noshi.redrive(id),
     constraint redrive_row_redrive_job_key UNIQUE (redrive, job),
     constraint redrive_row_status_check CHECK (status = ANY (ARRAY['refused'::text, 'waiting'::text, 'asked'::text, 'drifted'::text])),
+    constraint texts_are_short CHECK (octet_length(refusal) <= 2000 AND octet_length(currency) <= 20 AND octet_length(lane) <= 200 AND octet_length(note) <= 4000),
     constraint times_are_sane CHECK (marked_at IS NULL OR marked_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND marked_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX redrive_row_waiting ON noshi.redrive_row USING btree (redrive, n) WHERE (status = 'waiting'::text);
@@ -809,14 +818,18 @@ create table noshi.retention (
     one boolean not null default true,
     jobs_for interval not null default '90 days'::interval,
     archive_for interval not null default '2 years'::interval,
+    archive_was interval,
+    shortened_at timestamp with time zone,
     every interval not null default '01:00:00'::interval,
     begun_at timestamp with time zone not null default clock_timestamp(),
     constraint retention_pkey PRIMARY KEY (one),
-    constraint retention_archive_for_check CHECK (archive_for >= '90 days'::interval),
-    constraint retention_every_check CHECK (every > '00:00:00'::interval),
-    constraint retention_jobs_for_check CHECK (jobs_for >= '1 day'::interval),
+    constraint retention_archive_for_check CHECK (noshi.lasts(archive_for, '90 days'::interval, '100 years'::interval)),
+    constraint retention_archive_was_check CHECK (noshi.lasts(archive_was, '90 days'::interval, '100 years'::interval)),
+    constraint retention_check CHECK ((archive_was IS NULL) = (shortened_at IS NULL)),
+    constraint retention_every_check CHECK (noshi.lasts(every, '00:00:01'::interval, '100 years'::interval)),
+    constraint retention_jobs_for_check CHECK (noshi.lasts(jobs_for, '1 day'::interval, '100 years'::interval)),
     constraint retention_one_check CHECK (one),
-    constraint times_are_sane CHECK (begun_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND begun_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
+    constraint times_are_sane CHECK (begun_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND begun_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (shortened_at IS NULL OR shortened_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND shortened_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
 
 create table noshi.reveal_cap (
@@ -857,6 +870,7 @@ create table noshi.schedule (
     constraint schedule_missed_check CHECK (missed = ANY (ARRAY['every'::text, 'latest'::text, 'none'::text])),
     constraint schedule_name_check CHECK (name ~ '^[a-z0-9][a-z0-9_.-]{0,62}$'::text),
     constraint schedule_priority_check CHECK (priority = ANY (ARRAY[0, 1])),
+    constraint texts_are_short CHECK (octet_length(zone) <= 100 AND octet_length(args::text) <= 65536 AND octet_length(stuck) <= 4000 AND octet_length(paused_reason) <= 4000),
     constraint times_are_sane CHECK (next_due >= '1900-01-01 00:00:00+00'::timestamp with time zone AND next_due <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (last_due IS NULL OR last_due >= '1900-01-01 00:00:00+00'::timestamp with time zone AND last_due <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (paused_at IS NULL OR paused_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND paused_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND created_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND created_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND changed_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND changed_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 
@@ -918,6 +932,7 @@ create table noshi.store_cache (
     told_at timestamp with time zone not null default clock_timestamp(),
     constraint store_cache_pkey PRIMARY KEY (shop),
     constraint store_cache_version_check CHECK (version > 0),
+    constraint texts_are_short CHECK (octet_length(shop) <= 200 AND octet_length(organization) <= 200 AND octet_length(public_id) <= 200 AND octet_length(name) <= 1000),
     constraint times_are_sane CHECK (told_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND told_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX store_cache_public_id ON noshi.store_cache USING btree (public_id);
@@ -933,6 +948,8 @@ create table noshi.suppression (
     constraint suppression_pkey PRIMARY KEY (id),
     constraint suppression_digest_check CHECK (octet_length(digest) = 32),
     constraint suppression_event_fkey FOREIGN KEY (event) REFERENCES noshi.email_event(id),
+    constraint suppression_id_check CHECK (octet_length(id) <= 200),
+    constraint suppression_key_id_check CHECK (octet_length(key_id) <= 200),
     constraint suppression_reason_check CHECK (reason = ANY (ARRAY['bounced'::text, 'complained'::text])),
     constraint times_are_sane CHECK (suppressed_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND suppressed_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (tried_at IS NULL OR tried_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND tried_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 );
@@ -972,9 +989,9 @@ create table noshi.token (
     constraint token_check CHECK (expires_at > created_at),
     constraint token_digest_check CHECK (octet_length(digest) = 32),
     constraint token_id_check CHECK (id ~ '^[a-z0-9]{12}$'::text),
-    constraint token_owner_check CHECK (owner ~ '^[^[:space:]]+$'::text AND owner = lower(owner)),
+    constraint token_owner_check CHECK (owner ~ '^[^[:space:]]+$'::text AND owner = noshi.person(owner) AND octet_length(owner) <= 200),
     constraint token_per_second_check CHECK (per_second >= 1 AND per_second <= 10000),
-    constraint token_scopes_check CHECK (cardinality(scopes) > 0 AND scopes <@ ARRAY['enqueue'::text, 'read'::text, 'operate'::text, 'approve'::text, 'reveal'::text, 'personal'::text])
+    constraint token_scopes_check CHECK (cardinality(scopes) >= 1 AND cardinality(scopes) <= 6 AND scopes <@ ARRAY['enqueue'::text, 'read'::text, 'operate'::text, 'approve'::text, 'reveal'::text, 'personal'::text])
 );
 
 create table noshi.tombstone (
@@ -1098,6 +1115,7 @@ CASE what
 END),
     constraint key_is_named CHECK (key_id ~ '^[A-Za-z0-9_-]{1,32}$'::text),
     constraint sealed_what_check CHECK (what = ANY (ARRAY['gift_code'::text, 'recipient'::text, 'contact'::text, 'file'::text, 'suppressed'::text])),
+    constraint texts_are_short CHECK (octet_length(subject) <= 400 AND octet_length(grant_id) <= 400 AND octet_length(provider) <= 200),
     constraint times_are_sane CHECK (sealed_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND sealed_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
 CREATE INDEX sealed_key ON noshi_sealed.sealed USING btree (key_id);
@@ -1441,16 +1459,15 @@ begin
     return null;
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.advance_redrive()
+CREATE OR REPLACE FUNCTION noshi.advance_one(r noshi.redrive)
  RETURNS TABLE(redrive bigint, asked integer, drifted integer, event text)
  LANGUAGE plpgsql
- SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
+ SET lock_timeout TO '2s'
  SET "TimeZone" TO 'UTC'
 AS $function$
 #variable_conflict use_column
 declare
-    r redrive;
     w redrive_row;
     j job;
     found_bad record;
@@ -1461,11 +1478,6 @@ declare
     moved text;
     happened text;
 begin
-    select * into r from redrive where applied_at is not null and done_at is null and cancelled_at is null and paused_at is null
-        and next_at <= clock_timestamp() order by next_at limit 1 for update skip locked;
-    if not found then
-        return;
-    end if;
     if r.canary is not null and r.canary_at is null then
         select least(most, r.canary - count(*)) into most from redrive_row where redrive = r.id and status = 'asked';
         if most <= 0 then
@@ -1498,10 +1510,10 @@ begin
         if moved is null then
             begin
                 update redrive_row set status = 'asked', marked_at = clock_timestamp() where redrive = r.id and n = w.n;
-                perform ask_as(j.id, j.step, w.act, format('re-drive %s: %s', r.id, r.reason), r.applied_by);
+                perform ask_as(j.id, j.step, w.act, composed(format('re-drive %s: %s', r.id, r.reason)), r.applied_by);
             exception when sqlstate 'NS409' then
                 -- Whatever else forbids it: one job does not hold up the others.
-                moved := sqlerrm;
+                moved := composed(sqlerrm);
             end;
         end if;
         if moved is not null then
@@ -1526,6 +1538,40 @@ begin
         next_at = case when per_minute is null then clock_timestamp() else r.next_at + took * interval '1 minute' / per_minute end
     where id = r.id;
     return query select r.id, took, left_alone, happened;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.advance_redrive()
+ RETURNS TABLE(redrive bigint, asked integer, drifted integer, event text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+declare
+    r redrive;
+    why text;
+begin
+    select * into r from redrive o where o.applied_at is not null and o.done_at is null and o.cancelled_at is null and o.paused_at is null
+        and o.next_at <= clock_timestamp() order by o.next_at limit 1 for update skip locked;
+    if not found then
+        return;
+    end if;
+    begin
+        return query select * from advance_one(r);
+        return;
+    -- One that takes longer than a worker waits is no other's delay either.
+    exception when query_canceled or others then
+        why := composed(sqlerrm);
+        -- What another transaction, or the server, was busy with: a lock, a deadlock, no room, a shutdown.
+        if left(sqlstate, 2) in ('40', '53', '55', '57') then
+            update redrive o set next_at = clock_timestamp() + case left(sqlstate, 2) when '40' then interval '200 milliseconds' else interval '5 seconds' end where o.id = r.id;
+            return query select r.id, 0, 0, 'put_off';
+            return;
+        end if;
+    end;
+    update redrive o set paused_at = clock_timestamp(), paused_code = 'fault', paused_detail = why where o.id = r.id;
+    perform record('redrive pause', 'redrive/' || r.id, composed('it cannot go on: ' || why), null, null, 'noshi');
+    return query select r.id, 0, 0, 'paused_by_fault';
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.apply_redrive(p_redrive bigint, p_reason text, p_digest bytea, p_per_minute integer, p_canary integer, p_max_amount bigint)
@@ -1642,6 +1688,17 @@ begin
     update redrive set approved_by = who(), approved_at = clock_timestamp() where id = r.id;
     perform record('redrive approve', 'redrive/' || r.id, p_reason, null, jsonb_build_object('digest', encode(r.digest, 'hex')));
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.archive_kept(r noshi.retention)
+ RETURNS interval
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+    select case when r.shortened_at > clock_timestamp() - interval '7 days' and clock_timestamp() - r.archive_was < clock_timestamp() - r.archive_for
+        then r.archive_was else r.archive_for end
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.args_fault(p_kind text, p_args jsonb)
  RETURNS text
@@ -2746,6 +2803,14 @@ AS $function$
     delete from reading r where r.id = p_reading and r.asked_by = who() returning r.worker is not null, r.left_why
 $function$;
 
+CREATE OR REPLACE FUNCTION noshi.composed(p_text text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'noshi', 'pg_temp'
+ SET standard_conforming_strings TO 'on'
+AS $function$ select noshi.cut(regexp_replace($1 collate "C", '[\u0001-\u001f\u007f-\u009f\u2028\u2029]+', ' ', 'g'), 4000) $function$;
+
 CREATE OR REPLACE FUNCTION noshi.confirm_proposal(p_proposal bigint, p_digest bytea, p_reason text)
  RETURNS text
  LANGUAGE plpgsql
@@ -2780,7 +2845,8 @@ begin
     end if;
     update proposal set decision = 'confirmed', decided_by = who(), decided_at = clock_timestamp(), decision_reason = p_reason where id = p.id;
     perform record('proposal confirm', 'proposal/' || p.id, p_reason, null, jsonb_build_object('act', p.act, 'target', p.target, 'proposed_by', p.proposed_by, 'digest', encode(p.digest, 'hex')));
-    return carry_out(p, format('%s (proposal %s, confirmed by %s: %s)', p.reason, p.id, who(), p_reason));
+    -- Both reasons are kept whole with the proposal.
+    return carry_out(p, composed(format('%s (proposal %s, confirmed by %s: %s)', cut(p.reason, 1800), p.id, who(), cut(p_reason, 1800))));
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.conflicts(p_kind text, keys text[], p_args jsonb[])
@@ -2887,26 +2953,56 @@ CREATE OR REPLACE FUNCTION noshi.create_token(p_id text, p_digest bytea, p_owner
 AS $function$
 declare
     until timestamptz;
-    theirs oid;
-    operates boolean;
+    logins oid[];
+    names text;
 begin
-    if not pg_has_role(session_user, 'noshi_owner', 'member') and (p_owner <> session_user or p_scopes && array['enqueue', 'reveal', 'personal']) then
+    if not pg_has_role(session_user, 'noshi_owner', 'member') and (p_owner is distinct from person(session_user) or p_scopes && array['enqueue', 'reveal', 'personal']) then
         raise exception 'a token for %, to %, is made by the login that owns the schema', p_owner, array_to_string(p_scopes, ', ') using errcode = 'NS403',
             hint = 'Tokens in your own name, to read, operate and approve, you make yourself.';
     end if;
-    if coalesce(p_owner, '') !~ '^[^[:space:]]+$' or p_owner <> lower(p_owner) then
+    if coalesce(p_owner, '') !~ '^[^[:space:]]+$' or p_owner <> person(p_owner) or octet_length(p_owner) > 200 then
         raise exception 'an owner is named in small letters and without spaces, not %', coalesce(quote_literal(p_owner), 'null') using errcode = 'NS400',
             hint = 'So that nobody is two people by a capital or a space.';
     end if;
-    if p_lasts is null or p_lasts not between interval '1 minute' and interval '400 days' then
+    select array_agg(r.oid), string_agg(quote_ident(r.rolname), ', ' order by r.rolname) into logins, names from pg_roles r where person(r.rolname) = p_owner;
+    if cardinality(logins) > 1 then
+        raise exception 'the logins % are one person to noshi, so no token is made in that name', names using errcode = 'NS409',
+            hint = 'Nothing was changed. Rename or drop the others: names that differ by a capital or a space alone are one.';
+    end if;
+    -- In letters that this database does not fold a login would be another person than its token.
+    if logins is null and p_owner collate "C" !~ '^[!-~]+$' then
+        raise exception 'there is no login %, and a system is named in ASCII', quote_literal(p_owner) using errcode = 'NS400',
+            hint = 'Nothing was changed. For a person, name their login; for a system, use letters from a to z.';
+    end if;
+    if cardinality(p_scopes) > 6 then
+        raise exception 'a token has each scope once' using errcode = 'NS400';
+    end if;
+    if p_lasts is null or not lasts(p_lasts, '1 minute', '400 days') then
         raise exception 'a token lasts from a minute to 400 days, not %', coalesce(p_lasts::text, 'for ever') using errcode = 'NS400';
     end if;
-    select r.oid, pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member') into theirs, operates
-    from pg_roles r where lower(r.rolname) = p_owner order by r.rolname <> session_user limit 1;
-    insert into token (id, owner, digest, scopes, per_second, expires_at, login, as_operator)
-    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, theirs, coalesce(operates, false)) returning expires_at into until;
+    insert into token (id, owner, digest, scopes, per_second, expires_at, login)
+    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, logins[1]) returning expires_at into until;
     perform record('token create', 'token/' || p_id, null, null, jsonb_build_object('owner', p_owner, 'scopes', p_scopes, 'expires_at', until));
     return until;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.cut(p_text text, p_bytes integer)
+ RETURNS text
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+declare
+    bytes constant bytea := convert_to(p_text, 'UTF8');
+    upto integer := p_bytes;
+begin
+    if octet_length(p_text) <= p_bytes then
+        return p_text;
+    end if;
+    -- A byte that goes on with a character begins with 10.
+    while upto > 0 and get_byte(bytes, upto) & 192 = 128 loop
+        upto := upto - 1;
+    end loop;
+    return convert_from(substring(bytes for upto), 'UTF8');
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.dated_ahead()
@@ -2973,7 +3069,7 @@ begin
         update server_seen set restored_to = least(restored_to, f.known_to);
         -- Nobody proposed it: so it is on record whose worker said so.
         perform record('restore mark', 'database', 'workers testified that more was lost than they remember', jsonb_build_object('restored_to', s.restored_to),
-            jsonb_build_object('restored_to', least(s.restored_to, f.known_to), 'in_doubt', f.doubted), session_user);
+            jsonb_build_object('restored_to', least(s.restored_to, f.known_to), 'in_doubt', f.doubted), who());
     end if;
     doubted := f.doubted;
     -- Numbers that were given to what is lost are never given again.
@@ -3592,9 +3688,13 @@ begin
         select max(j) into job from enqueue_scheduled(s, p_dues) j;
         update schedule o set next_due = p_next, last_due = coalesce(last, o.last_due), last_job = coalesce(job, o.last_job),
             fired = o.fired + cardinality(p_dues), skipped = o.skipped + p_skipped where o.name = p_name;
-    exception when sqlstate 'NS400' or sqlstate 'NS409' then
-        -- Such as an id that exists with other arguments. The others go on; this one is for a person.
-        update schedule o set stuck = sqlerrm where o.name = p_name;
+    exception when others then
+        -- A lock, a deadlock, no room, a shutdown: it is tried again.
+        if left(sqlstate, 2) in ('40', '53', '55', '57') then
+            raise;
+        end if;
+        -- Such as an id that exists with other arguments. The others go on, whatever it is; this one is for a person.
+        update schedule o set stuck = composed(sqlerrm) where o.name = p_name;
         return false;
     end;
     return true;
@@ -3886,8 +3986,8 @@ CREATE OR REPLACE FUNCTION noshi.is_theirs(p_login oid, p_owner text, p_as_opera
  STABLE SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select $1 is null or exists (select from pg_roles r where r.oid = $1 and lower(r.rolname) = $2 and may_log_in(r)
-        and (not $3 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+    select $1 is null or exists (select from pg_roles r where r.oid = $1 and person(r.rolname) = $2 and r.rolcanlogin
+        and (person($3) <> $2 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.is_usual(p_kind text, p_key text, p_args jsonb)
@@ -4168,7 +4268,7 @@ CREATE OR REPLACE FUNCTION noshi.keep_organization_event(p_organization text, p_
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
 begin
-    insert into organization_cache as c (organization, name, version) values (p_organization, p_name, p_version)
+    insert into organization_cache as c (organization, name, version) values (p_organization, cut(p_name, 1000), p_version)
     on conflict (organization) do update set name = coalesce(excluded.name, c.name), version = excluded.version, told_at = clock_timestamp()
     where c.version < excluded.version;
     return found;
@@ -4182,7 +4282,7 @@ CREATE OR REPLACE FUNCTION noshi.keep_shop_event(p_shop text, p_organization tex
 AS $function$
 begin
     insert into store_cache as c (shop, organization, public_id, name, deleted, version)
-    values (p_shop, p_organization, p_public_id, p_name, p_deleted, p_version)
+    values (p_shop, p_organization, p_public_id, cut(p_name, 1000), p_deleted, p_version)
     on conflict (shop) do update set organization = excluded.organization, public_id = excluded.public_id,
         name = coalesce(excluded.name, c.name), deleted = excluded.deleted, version = excluded.version, told_at = clock_timestamp()
     where c.version < excluded.version;
@@ -4265,6 +4365,16 @@ begin
     perform from lane_order where lane = p_lane for update;
     return (select jsonb_build_object('paused', l.paused, 'closed_until', l.closed_until, 'closed_code', l.closed_code) from lane_now l where l.name = p_lane);
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.lasts(p_span interval, p_shortest interval, p_longest interval)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    select isfinite($1) and extract(year from $1) >= 0 and extract(month from $1) >= 0 and extract(day from $1) >= 0
+        and extract(hour from $1) >= 0 and extract(minute from $1) >= 0 and extract(second from $1) >= 0
+        and noshi.span($1, 28) >= noshi.span($2, 28) and noshi.span($1, 31) <= noshi.span($3, 31)
+$function$;
 
 CREATE OR REPLACE FUNCTION noshi.lateness(p_late interval, p_late_at timestamp with time zone, p_now timestamp with time zone)
  RETURNS interval
@@ -4504,6 +4614,33 @@ begin
     end if;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.must_be_as_filtered(p_filter jsonb, p_jobs bigint[], p_acts text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+declare other bigint;
+begin
+    if p_filter is null or jsonb_typeof(p_filter) <> 'object' or octet_length(p_filter::text) > 2000
+       or p_filter - array['kind', 'code', 'status', 'since', 'batch', 'ids', 'act'] <> '{}'
+       or exists (select from jsonb_each(p_filter) f where jsonb_typeof(f.value) <> case when f.key in ('since', 'batch', 'ids') then 'number' else 'string' end) then
+        raise exception 'a filter has kind, code, status, since, batch, ids and act, and nothing else' using errcode = 'NS400', hint = 'Nothing was planned.';
+    end if;
+    select s.job into other from unnest(p_jobs, p_acts) as s(job, act) join job j on j.id = s.job
+    where j.kind <> p_filter ->> 'kind' or (p_filter ? 'code' and j.code is distinct from p_filter ->> 'code') or j.status::text <> p_filter ->> 'status'
+       or (p_filter ? 'batch' and j.batch is distinct from (p_filter ->> 'batch')::bigint
+           and not (j.kind = 'bulk_grants' and j.key = 'batch/' || (p_filter ->> 'batch')))
+       -- They were looked at a moment ago, and seconds are whole.
+       or coalesce(j.finished_at, j.run_at) <= now() - ((p_filter ->> 'since')::numeric + 1) * interval '1 second'
+       or s.act <> p_filter ->> 'act'
+    order by 1 limit 1;
+    if other is not null or (p_filter ->> 'ids')::numeric <> cardinality(p_jobs) then
+        raise exception 'these jobs are not those of the filter %: %', p_filter, coalesce('job ' || other, 'it names another number of them') using errcode = 'NS400',
+            hint = 'Nothing was planned. What a plan says of its jobs must be so: whoever approves it reads that first.';
+    end if;
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.must_be_as_granted(p_kind text, p_key text, p_args jsonb)
  RETURNS void
  LANGUAGE plpgsql
@@ -4591,6 +4728,10 @@ begin
     if p_reason ~ '[^[:space:]]' and text_fault(p_reason, 2147483647) = 'this must not be empty' then
         raise exception 'an act needs a reason that can be seen' using errcode = 'NS400';
     end if;
+    if text_fault(p_reason, 2147483647) like '%control character%' then
+        raise exception 'a reason is one line, without control characters: %', text_fault(p_reason, 2147483647) using errcode = 'NS400',
+            hint = 'Nothing was changed. Write it in one line.';
+    end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.must_know_the_past()
@@ -4671,7 +4812,7 @@ begin
         case tg_table_name
             when 'job_event' then may := exists (select from archived_job s where s.id = old.job);
             when 'job' then may := exists (select from tombstone t where t.kind = old.kind and t.key = old.key);
-            when 'archived_job' then may := old.pruned_at < clock_timestamp() - (select archive_for from retention);
+            when 'archived_job' then may := old.pruned_at < clock_timestamp() - (select archive_kept(r) from retention r);
         end case;
         if may then
             return old;
@@ -4736,6 +4877,9 @@ begin
     if b.paused_at is not null or b.settled_at is not null then
         return;
     end if;
+    if coalesce(p_code, '') !~ '^[a-z][a-z0-9_]{0,62}$' then
+        raise exception 'a code is a lower-case name, not %', coalesce(quote_literal(left(p_code, 100)), 'null') using errcode = 'NS400', hint = 'Nothing was changed.';
+    end if;
     update batch set paused_at = clock_timestamp(), paused_code = p_code where id = b.id;
     perform batch_log(b.id, 'pause', p_code, p_reason);
     update job set status = 'scheduled', run_at = 'infinity'
@@ -4789,6 +4933,16 @@ begin
     perform record('schedule pause', 'schedule/' || p_name, p_reason, schedule_facts(was), jsonb_build_object('paused', true));
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.person(p_name text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET standard_conforming_strings TO 'on'
+AS $function$
+    select case when $1 collate "C" ~ '^[!-@\[-~]+$' then $1
+        else regexp_replace(lower(normalize($1 collate "default", NFKC)), '[[:space:]]', '_', 'g') end
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.pin_functions()
  RETURNS void
  LANGUAGE plpgsql
@@ -4828,6 +4982,9 @@ declare
     wrong record;
 begin
     perform must('operate');
+    if cardinality(p_jobs) > 100000 then
+        raise exception 'a plan has at most 100000 jobs' using errcode = 'NS400', hint = 'Nothing was planned. Plan in parts.';
+    end if;
     if coalesce(cardinality(p_jobs), 0) = 0 then
         raise exception 'no job is like that, so there is nothing to plan' using errcode = 'NS404';
     end if;
@@ -4842,6 +4999,12 @@ begin
             using errcode = 'NS409', hint = case when wrong.in_doubt then 'It is in doubt.'
                 else 'Only a job that is parked or failed, at the step at which it was looked at, and by retry, inquire or rerun.' end;
     end if;
+    perform must_be_as_filtered(p_filter, p_jobs, p_acts);
+    if exists (select from unnest(p_refusals) x where octet_length(x) > 2000 or text_fault(x, 2000) is not null)
+       or exists (select from unnest(p_lanes) x where x <> '' and (octet_length(x) > 200 or text_fault(x, 200) is not null))
+       or (select count(distinct x) from unnest(p_lanes) x) > 100 then
+        raise exception 'a refusal has at most 2000 bytes and a lane 200, each in one line, and a plan has at most 100 lanes' using errcode = 'NS400', hint = 'Nothing was planned.';
+    end if;
     insert into redrive (filter, jobs, refused, totals, tokens, lasts, digest, needs_approval)
     with s as materialized (
         select s.job, s.step, s.act, s.lane, s.refusal, noshi.worth(j.args) as amount, j.args -> 'value' ->> 'currency' as currency
@@ -4854,7 +5017,8 @@ begin
         coalesce((select max((c.tokens + w.waiting) * b.each) from calls c
             cross join lateral (select max((b.per + b.jitter) / b.calls) as each from lane_budget b where b.lane = c.lane) b
             cross join lateral (select count(*) as waiting from job j where j.lane = c.lane and j.status = 'available' and j.crash_count = 0) w), '0'),
-        sha256(convert_to(coalesce((select string_agg(format('%s %s %s', job, step, act), E'\n' order by job) from e), ''), 'UTF8')),
+        sha256(convert_to(p_filter::text || E'\n' || coalesce((select string_agg(format('%s %s %s %s', job, step,
+            case when refusal is null then act else 'refused: ' || refusal end, case when refusal is null then lane end), E'\n' order by job) from s), ''), 'UTF8')),
         redrive_is_large(who(), (select count(*) from e), coalesce((select jsonb_object_agg(currency, total) from money), '{}'))
     returning id into made;
     insert into redrive_row (redrive, n, job, step, act, refusal, amount, currency, lane, status)
@@ -5285,7 +5449,6 @@ CREATE OR REPLACE FUNCTION noshi.prune(p_limit integer, p_older_than interval DE
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
  SET jit TO 'off'
- SET "TimeZone" TO 'UTC'
 AS $function$
 declare
     keep retention;
@@ -5295,8 +5458,8 @@ declare
 begin
     perform must('operate');
     select * into strict keep from retention;
-    if p_older_than < interval '1 day' then
-        raise exception 'what was over within the last day is not pruned' using errcode = 'NS400';
+    if not lasts(p_older_than, '1 day', '100 years') then
+        raise exception 'what was over within the last day is not pruned, and no age has a negative part, or more than 100 years' using errcode = 'NS400', hint = 'Nothing was pruned.';
     end if;
     if p_limit is null or p_limit not between 1 and 5000 then
         raise exception 'from 1 to 5000 jobs a transaction, not %', p_limit using errcode = 'NS400';
@@ -5332,7 +5495,7 @@ begin
     delete from job j where j.id = any(gone);
 
     delete from archived_job s where s.id in (
-        select o.id from archived_job o where o.pruned_at < clock_timestamp() - keep.archive_for order by o.pruned_at limit p_limit for update skip locked);
+        select o.id from archived_job o where o.pruned_at < clock_timestamp() - archive_kept(keep) order by o.pruned_at limit p_limit for update skip locked);
     get diagnostics unarchived = row_count;
     after := coalesce(after, p_after);
     after_id := coalesce(after_id, p_after_id);
@@ -5573,7 +5736,7 @@ begin
         end if;
     end if;
     insert into email_event (id, job, event, message, happened_at, detail, oddity, awaits)
-    values (p_id, case when ours then p_job end, p_event, p_message, p_happened_at, p_detail,
+    values (p_id, case when ours then p_job end, p_event, p_message, p_happened_at, cut(p_detail, 4000),
         case when alien then 'foreign' when p_unread or (p_job is not null and not ours) then 'unread' end,
         case when ours is not true and not alien and p_mark is null and p_message is not null then p_job end)
     on conflict do nothing;
@@ -5894,16 +6057,7 @@ begin
     if r.paused_at is null then
         raise exception 're-drive % is not paused', r.id using errcode = 'NS409';
     end if;
-    if r.approved_by is null then
-        for w in select distinct u.who from unnest(array[r.applied_by, who()]) as u(who) order by 1 loop
-            if redrive_is_large(w.who, r.jobs, r.totals, 'redrive/' || r.id) then
-                raise exception 're-drive % may not go on: with what % asked for alone in the last 24 hours it is too large for one person', r.id, w.who using errcode = 'NS403',
-                    hint = 'Nothing was changed, and no further job is asked. Resume it later; or cancel it and plan its jobs again, which a second person approves.';
-            end if;
-            perform count_redrive(w.who, r.id, r.jobs, r.totals);
-        end loop;
-    end if;
-    update redrive set paused_at = null, paused_code = null, next_at = clock_timestamp(),
+    update redrive set paused_at = null, paused_code = null, paused_detail = null, next_at = clock_timestamp(),
         canary_at = case when r.paused_code = 'canary' then clock_timestamp() else canary_at end
     where id = r.id;
     perform record('redrive resume', 'redrive/' || r.id, p_reason, jsonb_build_object('paused', r.paused_code));
@@ -6007,7 +6161,7 @@ declare t token;
 begin
     perform say_why(p_reason);
     select * into t from token where id = p_id;
-    if found and t.owner <> who() and t.created_by <> session_user and not pg_has_role(session_user, 'noshi_owner', 'member') then
+    if found and t.owner <> who() and person(t.created_by) <> person(session_user) and not pg_has_role(session_user, 'noshi_owner', 'member') then
         raise exception 'token % is %''s', p_id, t.owner using errcode = 'NS403',
             hint = 'Nothing was changed. Its owner revokes it, or the login that made it, or the one that owns the schema.';
     end if;
@@ -6245,19 +6399,23 @@ CREATE OR REPLACE FUNCTION noshi.set_lane(p_lane text, p_per interval, p_max int
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
 AS $function$
 declare
     was jsonb;
     declared integer;
+    as_kept interval;
     max_before integer;
 begin
     perform must('operate');
     perform say_why(p_reason);
     was := lane_steered(p_lane);
-    select b.declared_calls into declared from lane_budget b where b.lane = p_lane and b.per = p_per;
+    -- As the budget has it: equal spans are written in many ways.
+    select b.declared_calls, b.per into declared, as_kept from lane_budget b where b.lane = p_lane and b.per = p_per;
     if not found then
         raise exception 'the lane % has no budget per %', quote_literal(p_lane), p_per using errcode = 'NS404';
     end if;
+    p_per := as_kept;
     if p_max > declared then
         raise exception 'the settings declare % calls per % for %; more is for them to say', declared, p_per, quote_literal(p_lane) using errcode = 'NS403';
     end if;
@@ -6278,16 +6436,25 @@ CREATE OR REPLACE FUNCTION noshi.set_retention(p_jobs_for interval, p_archive_fo
  SET search_path TO 'noshi', 'pg_temp'
  SET "TimeZone" TO 'UTC'
 AS $function$
-declare was retention;
+declare
+    was retention;
+    kept interval;
+    shorter boolean;
 begin
     perform must('operate');
     if coalesce(p_reason, '') !~ '[^[:space:]]' then
         raise exception 'a change of the retention needs a reason' using errcode = 'NS400';
     end if;
-    if p_jobs_for < interval '1 day' or p_archive_for < interval '90 days' or p_every <= interval '0' or greatest(p_jobs_for, p_archive_for, p_every) > interval '100 years' then
-        raise exception 'jobs are kept for a day at least, and archived jobs for 90 days; nothing for more than 100 years' using errcode = 'NS400';
+    if not (lasts(p_jobs_for, '1 day', '100 years') is not false and lasts(p_archive_for, '90 days', '100 years') is not false and lasts(p_every, '1 second', '100 years') is not false) then
+        raise exception 'jobs are kept for a day at least, and archived jobs for 90 days; nothing for more than 100 years, nor with a negative part' using errcode = 'NS400',
+            hint = 'Nothing was changed. A month counts as 28 of its days where it must not be too short: say it in days.';
     end if;
     select * into strict was from retention for update;
+    if p_archive_for is not null then
+        kept := archive_kept(was);
+        shorter := clock_timestamp() - p_archive_for > clock_timestamp() - kept;
+        update retention set archive_was = case when shorter then kept end, shortened_at = case when shorter then clock_timestamp() end;
+    end if;
     update retention set jobs_for = coalesce(p_jobs_for, jobs_for), archive_for = coalesce(p_archive_for, archive_for), every = coalesce(p_every, every);
     perform record('retention', 'jobs', p_reason, to_jsonb(was) - 'one' - 'begun_at', (select to_jsonb(r) - 'one' - 'begun_at' from retention r));
 end $function$;
@@ -6307,6 +6474,13 @@ begin
     perform reason_given(p_reason);
     if octet_length(p_cron) > 200 then
         raise exception 'cron: an expression has at most 200 bytes' using errcode = 'NS400', column = 'cron';
+    end if;
+    if is_zone(p_zone) is not true then
+        raise exception 'zone: % is no time zone', coalesce(quote_literal(left(p_zone, 100)), 'null') using errcode = 'NS400', column = 'zone',
+            hint = 'Nothing was changed. It is a name such as Asia/Tokyo.';
+    end if;
+    if octet_length(p_args::text) > 65536 then
+        raise exception 'args: the arguments are larger than 64 KiB' using errcode = 'NS400', column = 'args', hint = 'Nothing was changed.';
     end if;
     if coalesce(p_name, '') !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
         raise exception 'name: % is no name of a schedule', coalesce(quote_literal(p_name), 'null') using errcode = 'NS400',
@@ -6386,6 +6560,15 @@ begin
     end if;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.span(p_span interval, p_month integer)
+ RETURNS numeric
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    select (extract(year from $1) * 12 + extract(month from $1)) * $2 * 86400 + extract(day from $1) * 86400
+        + extract(hour from $1) * 3600 + extract(minute from $1) * 60 + extract(second from $1)
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.spend_token(p_lane text, p_within interval, p_late interval)
  RETURNS TABLE(closed boolean, wait double precision, jitter double precision)
  LANGUAGE plpgsql
@@ -6439,7 +6622,7 @@ CREATE OR REPLACE FUNCTION noshi.stick_schedule(p_name text, p_was timestamp wit
  LANGUAGE sql
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
-AS $function$ update schedule set stuck = $3 where name = $1 and next_due = $2 $function$;
+AS $function$ update schedule set stuck = noshi.composed($3) where name = $1 and next_due = $2 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.still_operates(p_who text)
  RETURNS boolean
@@ -7017,7 +7200,7 @@ CREATE OR REPLACE FUNCTION noshi.who()
 AS $function$
 begin
     if coalesce(current_setting('noshi.token', true), '') = '' then
-        return session_user;
+        return person(session_user);
     end if;
     return (select t.owner from shown_token() t);
 end $function$;

@@ -40,6 +40,11 @@ pub fn is_unfit(c: char) -> bool {
         || matches!(c, '\u{fffc}' | '\u{fffd}' | '\u{feff}')
 }
 
+/// What others wrote, for a line of ours: what would end the line, or turn it, is shown and not obeyed.
+pub fn in_one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if is_unfit(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
 /// Why it is no id of at most so many bytes. The sentence repeats nothing of it but the number of a character.
 pub fn id_fault(text: &str, most: usize) -> Option<String> {
     if text.is_empty() {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Database, out::Out};
 use crate::{
-    basics::{instants, terminal},
+    basics::{instants, terminal, text},
     db::{
         self, PgPool, Role,
         operator::proposals::{self, Proposal},
@@ -169,10 +169,10 @@ fn tell(it: &Proposal) -> String {
     if it.amount.is_some() {
         lines.push(format!("  worth {} (minor units)", worth(it)));
     }
-    lines.push(format!("  {} says: {}", it.proposed_by, it.reason));
+    lines.push(format!("  {} says: {}", it.proposed_by, text::in_one_line(&it.reason)));
     lines.push(format!("  from {} until {}", instants::show(it.proposed_at), instants::show(it.expires_at)));
     if let (Some(at), Some(by)) = (it.decided_at, &it.decided_by) {
-        let why = it.decision_reason.as_deref().unwrap_or_default();
+        let why = text::in_one_line(it.decision_reason.as_deref().unwrap_or_default());
         lines.push(format!("  {} by {by} at {}: {why}", it.status, instants::show(at)));
     }
     lines.push(format!("  digest {}", it.digest));

@@ -39,7 +39,7 @@ pub struct RetentionSet {
     /// Jobs that are over stay at hand for as long, such as 90d; at least a day.
     #[arg(long, value_name = "AGE", value_parser = durations::parse_some, required_unless_present_any = ["archive_for", "every"])]
     jobs_for: Option<Duration>,
-    /// The row and journal of a pruned job are kept for as long, such as 2y; at least 90 days.
+    /// The row and journal of a pruned job are kept for as long, such as 2y; at least 90 days. A shorter time counts after a week.
     #[arg(long, value_name = "AGE", value_parser = durations::parse_some)]
     archive_for: Option<Duration>,
     /// How often the fleet prunes, such as 1h.
@@ -111,8 +111,12 @@ pub async fn run_retention(out: Out, command: RetentionCommand) -> anyhow::Resul
 
 fn tell(kept: &Retention) -> String {
     let begun = instants::show(kept.begun_at);
+    let still = match (&kept.archive_still_for, kept.shortens_at) {
+        (Some(still), Some(at)) => format!(" (until {} still for {still})", instants::show(at)),
+        (None, _) | (_, None) => String::new(),
+    };
     format!(
-        "ended jobs are kept for {}, archived jobs for {}; the fleet prunes every {}, last from {begun}",
+        "ended jobs are kept for {}, archived jobs for {}{still}; the fleet prunes every {}, last from {begun}",
         kept.jobs_for, kept.archive_for, kept.every
     )
 }

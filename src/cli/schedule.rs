@@ -202,7 +202,8 @@ fn tell(shown: &ScheduleView) -> String {
         text += &format!("  stuck: {why}\n  fix it, and `noshi schedule resume {}`\n", it.name);
     }
     if let (Some(by), Some(reason)) = (&it.paused_by, &it.paused_reason) {
-        text += &format!("  paused by {by} at {}: {reason}\n", or_never(it.paused_at));
+        text +=
+            &format!("  paused by {by} at {}: {}\n", or_never(it.paused_at), crate::basics::text::in_one_line(reason));
     }
     text
 }

@@ -84,6 +84,14 @@ async fn advance_redrives(engine: Arc<Engine>) {
                             "the first jobs of the re-drive stand still again: it is paused until a person looks"
                         );
                     }
+                    Some("paused_by_fault") => tracing::error!(
+                        redrive = turn.redrive,
+                        "the re-drive cannot go on: it is paused until a person looks; `noshi redrive show` says why"
+                    ),
+                    Some("put_off") => tracing::warn!(
+                        redrive = turn.redrive,
+                        "another transaction holds up the re-drive; it has its turn again in some seconds"
+                    ),
                     Some(event) => tracing::info!(redrive = turn.redrive, event, "the re-drive ended"),
                     None => {}
                 }

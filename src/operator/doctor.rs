@@ -11,7 +11,7 @@ use findings::{Findings, Health};
 use keys::{look_at_keys, look_at_readings, look_at_reveals, look_at_suppressions};
 use server::{look_at_server, look_beneath};
 use work::{
-    look_at_cards, look_at_clocks, look_at_holders, look_at_lanes, look_at_losses, look_at_restores, look_at_tokens,
+    look_at_acts, look_at_cards, look_at_clocks, look_at_holders, look_at_lanes, look_at_losses, look_at_restores, look_at_tokens,
     look_at_work,
 };
 
@@ -66,6 +66,7 @@ pub async fn examine(url: &str, settings: &anyhow::Result<Settings>, it: &mut Fi
     look_at_cards(&pool, it).await?;
     look_at_restores(&pool, it).await?;
     look_at_losses(&pool, it).await?;
+    look_at_acts(&pool, it).await?;
     look_at_keys(&pool, settings, it).await?;
     look_at_suppressions(&pool, it).await?;
     look_at_readings(&pool, it).await?;

@@ -796,3 +796,89 @@ async fn a_digest_takes_nobodys_file() {
     // Who submits it later is told of the one that was let go.
     assert!(holds(&suzuki, &format!("select batch = {mine} and not is_new from noshi.receive_batch('grants', 'all_or_nothing', sha256('mine'), 'mine', 'utf-8', null, false, true)")).await);
 }
+
+/// One person by a login and by a token, however the login's name is written: what one of them submits, proposes or plans the other approves not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_with_capitals_is_one_person() {
+    let db = database().await;
+    does(&db.pool, NOT_ALONE).await;
+    let hana = person(&db.name, "Hana_Ito").await;
+    assert!(holds(&hana, "select noshi.who() = 'hana_ito'").await);
+    let api = {
+        let server = server().await;
+        let _ = server.create_login("api_of_hana", "noshi_api").await;
+        PgPool::plain(&server.url_as("api_of_hana", &db.name), 1).expect("a URL")
+    };
+    // By the owner, for her, as the name folds; and as it does not.
+    let make = |id: &str, owner: &str| {
+        format!(
+            "select noshi.create_token('{id}', sha256(sha256('secret')), '{owner}', '{{read,operate,approve}}', '1 day', 10)"
+        )
+    };
+    does(&db.pool, &make("abcdefghij01", "hana_ito")).await;
+    refused(&db.pool, &make("abcdefghij02", "Hana_Ito"), "in small letters").await;
+    refused(&db.pool, &make("abcdefghij02", "hänä"), "a system is named in ASCII").await;
+    assert!(holds(&db.pool, "select login = '\"Hana_Ito\"'::regrole from noshi.token").await);
+    let as_token = |scope: &str, sql: &str| {
+        format!(
+            "begin; select noshi.act_by('abcdefghij01.' || encode(sha256('secret'), 'hex'), '{scope}'); {sql}; commit"
+        )
+    };
+
+    let batch = staged(&hana, "large", 120).await;
+    let covers = format!("(select approval_digest from noshi.batch where id = {batch})");
+    let approve = format!("select noshi.approve_batch({batch}, {covers}, 'read')");
+    refused(&api, &as_token("approve", &approve), "another person must approve").await;
+    does(&api, "rollback").await;
+
+    does(&hana, "select noshi.propose('restore_mark', null, null, clock_timestamp(), 'a drill')").await;
+    let confirm = "select noshi.confirm_proposal(id, digest, 'read') from noshi.proposal";
+    refused(&api, &as_token("approve", confirm), "your own; a second person").await;
+    does(&api, "rollback").await;
+
+    does(
+        &db.pool,
+        "insert into noshi.redrive_cap (jobs, amount) values (0, 0); select noshi.enqueue('probe', 'p', '{\"id\": \"p\"}');
+        update noshi.job set status = 'needs_operator', at = 'stepping', code = 'c'",
+    )
+    .await;
+    does(&hana, "select noshi.plan_redrive('{}', array[id], array[step], array['retry'], array[null], array['']) from noshi.job").await;
+    refused(
+        &api,
+        &as_token("approve", "select noshi.approve_redrive(id, digest, 'read') from noshi.redrive"),
+        "planned by you",
+    )
+    .await;
+    does(&api, "rollback").await;
+    // Somebody else may, and her own words count once, whichever way they come.
+    let mori = person(&db.name, "mori").await;
+    does(&mori, &approve).await;
+    does(&mori, confirm).await;
+    let small = staged(&hana, "small", 60).await;
+    does(&hana, &release(small)).await;
+    let other = staged(&mori, "others", 60).await;
+    refused(&api, &as_token("operate", &release(other)), "a second person must approve it").await;
+
+    // Two logins that are one: no token is made that could be either's, and whoever looks is told.
+    let _ = person(&db.name, "HANA_ITO").await;
+    refused(&db.pool, &make("abcdefghij03", "hana_ito"), "are one person to noshi").await;
+    let told = noshi::db::operator::doctor::logins_of_one(&db.pool).await.expect("logins");
+    assert!(told.iter().any(|it| it == "\"HANA_ITO\" and \"Hana_Ito\""), "{told:?}");
+    does(&db.pool, "drop role \"HANA_ITO\"").await;
+}
+
+/// As long as a reason may be, a word is confirmed, and its act is carried out: what noshi puts together of both fits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_with_a_long_reason_is_confirmed() {
+    let db = database().await;
+    does(&db.pool, NOT_ALONE).await;
+    let [sato, suzuki] = [person(&db.name, "sato").await, person(&db.name, "suzuki").await];
+    // In characters of three bytes, so that a cut falls between two.
+    let long = "repeat('あ', 1333)";
+    does(&sato, &format!("select noshi.propose('restore_mark', null, null, clock_timestamp(), {long})")).await;
+    does(&suzuki, &format!("select noshi.confirm_proposal(id, digest, {long}) from noshi.proposal")).await;
+    assert!(holds(&db.pool, "select restored_to is not null from noshi.server_seen").await);
+    let kept =
+        "select bool_and(octet_length(reason) = 3999 and octet_length(decision_reason) = 3999) from noshi.proposal";
+    assert!(holds(&db.pool, kept).await);
+}

@@ -364,3 +364,155 @@ async fn a_cancelled_batch_stays_cancelled() {
         assert!(refused(pool, sql).await.contains(said), "{sql}");
     }
 }
+
+/// A span that compares as long and reckons as short, or the other way round: PostgreSQL takes a month for thirty days in the one, and for the
+/// calendar's in the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_span_of_parts_that_cancel_out_passes_a_limit() {
+    let db = database().await;
+    let pool = &db.pool;
+    pool.execute(
+        "select noshi.enqueue('probe', 'p', '{\"id\": \"p\"}');
+        update noshi.job set status = 'completed', at = 'over', outcome = 'last', finished_at = clock_timestamp()",
+    )
+    .await
+    .expect("a job that just ended");
+    let day = "interval '-1200 months 36001 days'";
+    let quarter = "interval '-1200 months 36090 days'";
+    for (sql, said) in [
+        (format!("select noshi.set_retention({day}, {quarter}, null, 'housekeeping')"), "kept for a day at least"),
+        (format!("select noshi.set_retention({day}, null, null, 'housekeeping')"), "kept for a day at least"),
+        (format!("select noshi.set_retention(null, {quarter}, null, 'housekeeping')"), "archived jobs for 90 days"),
+        ("select noshi.set_retention(null, null, '1200 months -36499 days', 'now')".to_owned(), "a negative part"),
+        ("select noshi.set_retention(null, '3 months', null, 'February is short')".to_owned(), "archived jobs for 90 days"),
+        (format!("select * from noshi.prune(100, {day})"), "not pruned"),
+        ("select * from noshi.prune(100, '2 days -47 hours')".to_owned(), "not pruned"),
+        (
+            "select noshi.create_token('abcdefghij01', sha256('x'), 'reader_system', '{read}', '90000 months -2699600 days', 10)".to_owned(),
+            "a token lasts from a minute to 400 days",
+        ),
+        (
+            "insert into noshi.batch_cap (kind, currency, approval_lasts) values ('grants', 'JPY', '90000 months -2699600 days')".to_owned(),
+            "approval_lasts",
+        ),
+        (
+            "insert into noshi.lane (name) values ('l'); insert into noshi.lane_budget (lane, per, calls) values ('l', '-12 months 361 days', 1)".to_owned(),
+            "budgets_are_sane",
+        ),
+    ] {
+        let error = pool.execute(sqlx::AssertSqlSafe(sql.clone())).await.expect_err(&sql).to_string();
+        assert!(error.contains(said), "{sql}: {error}");
+    }
+    let left: i64 = sqlx::query_scalar("select count(*) from noshi.job").fetch_one(pool).await.expect("a count");
+    assert_eq!(left, 1);
+    // Months are no fault where they are long enough.
+    pool.execute("select noshi.set_retention('4 months', '2 years', '1 hour', 'plain words')").await.expect("set");
+    // Each function that takes a span from a person has it judged by the one judge; each table that keeps one has it there, too.
+    let unjudged: Vec<String> = sqlx::query_scalar(
+        "select p.oid::regprocedure::text from pg_proc p where p.pronamespace = 'noshi'::regnamespace and 'interval'::regtype = any (p.proargtypes::oid[])
+            and (has_function_privilege('noshi_operator', p.oid, 'execute') or has_function_privilege('noshi_api', p.oid, 'execute')
+                or has_function_privilege('noshi_producer', p.oid, 'execute'))
+            and p.prosrc !~ 'lasts\\(' and p.proname <> 'set_lane'
+        union all
+        select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
+        where c.relnamespace = 'noshi'::regnamespace and c.relkind = 'r' and a.atttypid = 'interval'::regtype
+            -- What noshi reckons itself, and what is a budget's own.
+            and (c.relname, a.attname) not in (('job', 'waited'), ('redrive', 'lasts'), ('server_seen', 'back_by'), ('metric_snapshot_taken', 'took'), ('lane_limit', 'per'))
+            and not exists (select from pg_constraint k where k.conrelid = c.oid and k.contype = 'c' and a.attnum = any (k.conkey)
+                and pg_get_constraintdef(k.oid) ~ 'lasts\\(|date_part\\(''month''')",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("functions and columns");
+    assert!(unjudged.is_empty(), "{unjudged:?}");
+}
+
+/// One person shortens how long the archive is kept, and everybody has a week to see it: what it removes is gone for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_kept_for_less_has_a_week_more() {
+    let db = database().await;
+    let pool = &db.pool;
+    let archived = "select noshi.enqueue('probe', 'p', '{\"id\": \"p\"}');
+        update noshi.job set status = 'completed', at = 'over', outcome = 'last', finished_at = clock_timestamp() - interval '100 days';
+        select * from noshi.prune(100); alter table noshi.archived_job disable trigger append_only;
+        update noshi.archived_job set pruned_at = clock_timestamp() - interval '91 days'; alter table noshi.archived_job enable trigger append_only";
+    pool.execute(archived).await.expect("an archived job");
+    let pruned = async || {
+        pool.execute("select * from noshi.prune(100)").await.expect("pruned");
+        let kept: i64 =
+            sqlx::query_scalar("select count(*) from noshi.archived_job").fetch_one(pool).await.expect("a count");
+        kept == 0
+    };
+    pool.execute("select noshi.set_retention(null, '90 days', null, 'space')").await.expect("shortened");
+    assert!(!pruned().await, "at once");
+    // In two steps it is no faster, and set back it was nothing.
+    pool.execute("select noshi.set_retention(null, '91 days', null, 'space'), noshi.set_retention(null, '90 days', null, 'space')")
+        .await
+        .expect("shortened again");
+    assert!(!pruned().await, "in two steps");
+    let told = db::operator::doctor::changed_retention(pool).await.expect("changes");
+    assert!(told[0].contains("archived jobs for 90 days") && told[0].contains("nothing is removed"), "{told:?}");
+    refused(pool, "delete from noshi.archived_job").await;
+    pool.execute("update noshi.retention set shortened_at = shortened_at - interval '7 days'").await.expect("a week");
+    assert!(pruned().await, "after a week");
+}
+
+/// Columns that nobody limits, and why that is no matter: a worker writes them, or a function of ours that looks at each first.
+const UNBOUNDED: &str = "
+    -- Requests are looked at one by one where they come in: ids of 200 bytes, arguments of 64 KiB.
+    job.% batch_row.% job_event.% archived_job.% tombstone.%
+    -- Whoever acts is a login, which has 63 bytes, or a token's owner, who has 200.
+    %.who %.%_by audit.login worker.login
+    -- A worker's, which answers to nobody by these, or a partner's through it.
+    email_quota.% failover.% gift_outcome.% gift_past.% gift_trade.% lane.% lane_budget.% lane_limit.% lane_order.% lost_call.%
+    metric_snapshot.% probe_note.% probe_tally.% store.% testimony.% worker.% server_seen.% point_%.% benefit_exercise.% person.% turn.% zone.%
+    -- Of a job or a batch that is there, in the words of a function.
+    alone.% proposal.at proposal.key proposal.kind proposal.target proposal.currency reading.subject reading.scope reading.left_why
+    audit_link.% audit_head.% word_act.%";
+
+/// No text that one person writes is so long that the lists of all the others wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_text_of_a_person_is_without_a_limit() {
+    let db = database().await;
+    let pool = &db.pool;
+    let excused: Vec<&str> =
+        UNBOUNDED.lines().filter(|line| !line.trim().starts_with("--")).flat_map(str::split_whitespace).collect();
+    const LIMITED: &str = "octet_length|= ANY|cardinality|\\{1?0?,?[0-9]+\\}";
+    let unlimited: Vec<String> = sqlx::query_scalar(
+        "select c.relname || '.' || a.attname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        where c.relkind = 'r' and n.nspname in ('noshi', 'noshi_sealed')
+            and a.atttypid in ('text'::regtype, 'jsonb'::regtype, 'bytea'::regtype, 'text[]'::regtype, 'name'::regtype)
+            and c.relname || '.' || a.attname not like all (select replace(x, '_', '\\_') from unnest($1::text[]) x)
+            and not exists (select from pg_constraint k where k.conrelid = c.oid and a.attnum = any (k.conkey)
+                and (k.contype = 'f' or (k.contype = 'c' and pg_get_constraintdef(k.oid) ~ $2)))
+        order by 1",
+    )
+    .bind(&excused)
+    .bind(LIMITED)
+    .fetch_all(pool)
+    .await
+    .expect("columns");
+    assert!(unlimited.is_empty(), "{unlimited:?}");
+    let long = "repeat('x', 6000000)";
+    pool.execute("select noshi.enqueue('probe', 'p', '{\"id\": \"p\"}'); update noshi.job set status = 'needs_operator', at = 'stepping', code = 'c'")
+        .await
+        .expect("a parked job");
+    for (sql, said) in [
+        (format!("select noshi.set_schedule('s', 'probe', 's/{{due}}', '{{\"id\": \"s/{{due}}\"}}', 1::smallint, '0 0 1 1 *', {long}, 'none', now() + interval '1 day', 'r')"), "is no time zone"),
+        (format!("select noshi.set_schedule('s', 'probe', 's/{{due}}', jsonb_build_object('id', 's/{{due}}', 'x', {long}), 1::smallint, '0 0 1 1 *', 'UTC', 'none', now() + interval '1 day', 'r')"), "larger than 64 KiB"),
+        (format!("select noshi.plan_redrive(jsonb_build_object('x', {long}), array[id], array[step], array['retry'], array[null], array['']) from noshi.job"), "a filter has kind"),
+        (format!("select noshi.plan_redrive(jsonb_build_object('kind', {long}), array[id], array[step], array['retry'], array[null], array['']) from noshi.job"), "a filter has kind"),
+        (format!("select noshi.plan_redrive('{{}}', array[id], array[step], array['retry'], array[null], array[{long}]) from noshi.job"), "a refusal has at most 2000 bytes"),
+        (format!("select noshi.plan_redrive('{{}}', array[id], array[step], array[null], array[{long}], array['']) from noshi.job"), "a refusal has at most 2000 bytes"),
+        ("select noshi.create_token('abcdefghij01', sha256('x'), 'system', array_fill('read'::text, array[100000]), '1 day', 10)".to_owned(), "each scope once"),
+        (format!("select noshi.receive_batch('stores', 'per_row', sha256('x'), 'f', 'utf-8', null, false, false); select noshi.pause_batch(id, {long}, 'r') from noshi.batch"), "a code is a lower-case name"),
+        // One line of a person looks like a line of nobody else.
+        ("select noshi.propose('restore_mark', null, null, now(), E'drill of today\\n  from 2026-11-30 until 2026-12-01\\n  digest aaaa')".to_owned(), "a reason is one line"),
+        ("select noshi.pause_lane('', E'paid\\u202e')".to_owned(), "a reason is one line"),
+        ("select noshi.pause_lane('', E'a\\u2028b')".to_owned(), "a reason is one line"),
+    ] {
+        let error = pool.execute(sqlx::AssertSqlSafe(sql.clone())).await.expect_err(&sql).to_string();
+        assert!(error.contains(said), "{sql}: {}", error.chars().take(500).collect::<String>());
+    }
+}

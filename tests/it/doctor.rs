@@ -42,6 +42,8 @@ async fn it_finds_what_is_wrong_and_says_how_to_fix_it() {
         "settings",
         "privacy",
         "restores",
+        "retention",
+        "re-drives",
         "kinds of jobs",
     ] {
         assert_eq!(health(&found, what), "good", "{found:?}");

@@ -585,3 +585,103 @@ async fn a_lane_that_holds_a_re_drive_is_named() {
         .await;
     assert_eq!(held().await, ["the paused lane gift/x"]);
 }
+
+/// One that cannot go on holds up no other: it is paused with its reason, and named to whoever looks. The longest reason is no fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_re_drive_that_cannot_go_on_holds_up_no_other() {
+    let operators = Operators::open().await;
+    operators.parked_gifts(3).await;
+    let one_job = |key: &str| Filter {
+        kind: Some("gift_issuance".to_owned()),
+        ids: Some(vec![key.to_owned()]),
+        ..Filter::default()
+    };
+    let [long, faulty, good] = [
+        operators.plan(&operators.ada, one_job("g1")).await,
+        operators.plan(&operators.ada, one_job("g2")).await,
+        operators.plan(&operators.ben, one_job("g3")).await,
+    ];
+    redrive::apply(&operators.ada, long, &"r".repeat(4000), &Conditions::default()).await.expect("applied");
+    apply(&operators.ada, faulty).await.expect("applied");
+    apply(&operators.ben, good).await.expect("applied");
+    // Whatever else it may be.
+    operators
+        .sql(&format!(
+            "create function noshi.broken() returns trigger language plpgsql as
+                $$ begin raise exception E'a fault\\nof two lines'; end $$;
+            create trigger broken before update on noshi.redrive_row for each row when (old.redrive = {faulty}) execute function noshi.broken()"
+        ))
+        .await;
+    operators.advance_all().await;
+    assert_eq!(operators.look(long).await.status, "done");
+    assert_eq!(operators.look(good).await.status, "done");
+    let paused = operators.look(faulty).await;
+    assert_eq!(
+        (paused.status.as_str(), paused.paused_detail.as_deref()),
+        ("paused_by_fault", Some("a fault of two lines"))
+    );
+    let told = db::operator::doctor::stuck_redrives(&operators.ada).await.expect("re-drives");
+    assert_eq!(told, [format!("re-drive {faulty} cannot go on: a fault of two lines")]);
+    let said = "select count(*) from noshi.audit where act = 'redrive pause' and who = 'noshi' and reason like 'it cannot go on%'";
+    assert_eq!(operators.count(said).await, 1);
+
+    // One whose job another transaction holds has its turn later, and its place is others'.
+    operators.sql("drop trigger broken on noshi.redrive_row").await;
+    let mut holder = operators.db.pool.begin().await.expect("a transaction");
+    sqlx::raw_sql("select from noshi.job where key = 'g2' for update").execute(&mut *holder).await.expect("held");
+    redrive::steer(&operators.ben, faulty, Steer::Resume, "fixed").await.expect("resumed");
+    let turn = operators.advance().await.expect("a turn");
+    assert_eq!((turn.redrive, turn.event.as_deref()), (faulty, Some("put_off")));
+    assert!(operators.advance().await.is_none(), "not at once");
+    drop(holder);
+    operators.sql("update noshi.redrive set next_at = clock_timestamp() where done_at is null").await;
+    operators.advance_all().await;
+    assert_eq!(
+        (operators.look(faulty).await.status.as_str(), operators.look(faulty).await.paused_detail),
+        ("done", None)
+    );
+}
+
+/// Whoever approves reads first which jobs they are said to be: a plan that says otherwise is refused, and what it says is in its digest.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plan_says_of_its_jobs_is_so() {
+    let operators = Operators::open().await;
+    operators.parked_gifts(2).await;
+    let made = |filter: &str, refusal: &str, lane: &str| {
+        format!(
+            "select noshi.plan_redrive('{filter}', array_agg(id order by id), array_agg(step order by id), array['retry', {act}],
+                array[null, {refusal}], array['{lane}', null]) from noshi.job",
+            act = if refusal == "null" { "'retry'" } else { "null" }
+        )
+    };
+    for filter in [
+        r#"{"code": "out_of_tries", "kind": "email"}"#,
+        r#"{"kind": "email"}"#,
+        r#"{"code": "out_of_tries"}"#,
+        r#"{"status": "failed"}"#,
+        r#"{"batch": 1}"#,
+        r#"{"ids": 3}"#,
+        r#"{"act": "inquire"}"#,
+    ] {
+        let said =
+            sqlx::raw_sql(AssertSqlSafe(made(filter, "null", ""))).execute(&operators.ada).await.expect_err(filter);
+        assert!(said.to_string().contains("are not those of the filter"), "{filter}: {said}");
+    }
+    for filter in ["[]", r#"{"kind": null}"#, r#"{"whatever": "harmless"}"#, r#"{"since": "long ago"}"#] {
+        let said =
+            sqlx::raw_sql(AssertSqlSafe(made(filter, "null", ""))).execute(&operators.ada).await.expect_err(filter);
+        assert!(said.to_string().contains("a filter has kind, code"), "{filter}: {said}");
+    }
+    // The same jobs and acts, and four things to read: four digests.
+    let good = r#"{"kind": "gift_issuance", "code": "trade_occupied", "status": "needs_operator", "since": 60, "ids": 2, "act": "retry"}"#;
+    for (filter, refusal, lane) in [
+        (good, "null", ""),
+        ("{}", "null", ""),
+        ("{}", "null", "email/ses"),
+        ("{}", "'left out'", ""),
+        ("{}", "'kept'", ""),
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(made(filter, refusal, lane))).execute(&operators.ada).await.expect(filter);
+    }
+    assert_eq!(operators.count("select count(distinct digest) from noshi.redrive").await, 5);
+}

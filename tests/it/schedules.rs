@@ -419,3 +419,32 @@ async fn the_database_fires_no_due_time_twice_and_none_before_its_time() {
     }
     has_days(&fired(&pool, "s").await, 1);
 }
+
+/// Whatever keeps a schedule from being fired, it is that schedule's alone: it waits for a person, and the next one has its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_schedule_that_cannot_be_fired_holds_up_no_other() {
+    let db = crate::support::database().await;
+    let set = |name: &str| {
+        format!(
+            "select noshi.set_schedule('{name}', 'probe', '{name}/{{due}}', '{{\"id\": \"{name}/{{due}}\"}}', 1::smallint, '0 0 1 1 *', 'UTC', 'latest', now() + interval '1 day', 'r')"
+        )
+    };
+    let made = format!(
+        "{}; {}; update noshi.schedule set next_due = now() - case name when 'bad' then interval '2 hours' else interval '1 hour' end;
+        create function noshi.broken() returns trigger language plpgsql as $$ begin raise exception E'a fault\\nof two lines'; end $$;
+        create trigger broken before insert on noshi.job for each row when (new.key like 'bad/%') execute function noshi.broken()",
+        set("bad"),
+        set("good")
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(made)).execute(&db.pool).await.expect("two schedules");
+    const FIRE: &str =
+        "select s.name, noshi.fire_schedule(s.name, s.next_due, now() + interval '1 hour', array[s.next_due], 0)
+        from noshi.take_due_schedule(array['probe']) s";
+    for expected in [("bad".to_owned(), false), ("good".to_owned(), true)] {
+        let fired: (String, bool) = sqlx::query_as(FIRE).fetch_one(&db.pool).await.expect("an answer");
+        assert_eq!(fired, expected);
+    }
+    let stuck: Option<String> =
+        sqlx::query_scalar("select stuck from noshi.schedule where name = 'bad'").fetch_one(&db.pool).await.unwrap();
+    assert_eq!(stuck.as_deref(), Some("a fault of two lines"));
+}

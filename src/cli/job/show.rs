@@ -125,7 +125,10 @@ pub(super) async fn explained(pool: &PgPool, job: &JobRow) -> anyhow::Result<Exp
     if let Some(it) = proposals::waiting_at(pool, &format!("job/{}", job.id)).await? {
         explained.why += &format!(
             " {} has proposed to {} it ({}): `noshi proposal show {}`; a second person confirms it.",
-            it.proposed_by, it.act, it.reason, it.proposal
+            it.proposed_by,
+            it.act,
+            crate::basics::text::in_one_line(&it.reason),
+            it.proposal
         );
     }
     Ok(explained)

@@ -2,7 +2,7 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::basics::text::is_unfit;
+use crate::basics::text::in_one_line;
 
 /// A column of a table: its head, and what of a row stands in it.
 pub type Column<T> = (&'static str, fn(&T) -> String);
@@ -18,7 +18,7 @@ const STANDINGS: [&str; 3] = ["STATUS", "STATE", "DOUBT"];
 pub fn draw<T>(rows: &[T], columns: &[Column<T>], most: Option<usize>, coloured: bool) -> String {
     let heads: Vec<String> = columns.iter().map(|(head, _)| (*head).to_owned()).collect();
     let lines: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|(_, cell)| escape_controls(&cell(row))).collect()).collect();
+        rows.iter().map(|row| columns.iter().map(|(_, cell)| in_one_line(&cell(row))).collect()).collect();
     let all = || std::iter::once(&heads).chain(&lines);
     let mut widths: Vec<usize> =
         (0..columns.len()).map(|column| all().map(|line| line[column].width()).max().unwrap_or(0)).collect();
@@ -152,7 +152,7 @@ fn colour(standing: &str) -> Option<u8> {
     match first {
         "completed" | "open" | "alive" | "done" | "settled" | "applied" | "on" | "valid" | "active" => Some(32),
         "retryable" | "paused" | "throttled" | "awaiting_approval" | "planned" | "pending" | "stopped" | "received"
-        | "paused_by_canary" | "expired" | "draining" => Some(33),
+        | "paused_by_canary" | "paused_by_fault" | "expired" | "draining" => Some(33),
         "failed" | "needs_operator" | "closed" | "dead" | "invalid" | "refused" | "stuck" | "revoked" | "IN" => {
             Some(31)
         }
@@ -160,15 +160,10 @@ fn colour(standing: &str) -> Option<u8> {
     }
 }
 
-/// What others wrote is shown, not obeyed: neither controls of the terminal nor what turns the direction of a line.
-fn escape_controls(text: &str) -> String {
-    text.chars().flat_map(|c| if is_unfit(c) { c.escape_default().collect() } else { vec![c] }).collect()
-}
-
 /// The same of whole lines of ours, with what others wrote among them.
 pub fn shown(text: &str) -> String {
     text.split('\n')
-        .map(|line| line.split('\t').map(escape_controls).collect::<Vec<_>>().join("\t"))
+        .map(|line| line.split('\t').map(in_one_line).collect::<Vec<_>>().join("\t"))
         .collect::<Vec<_>>()
         .join("\n")
 }

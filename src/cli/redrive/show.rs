@@ -44,8 +44,8 @@ pub(super) fn tell(shown: &RedriveView) -> String {
     let calls = amounts(&r.tokens);
     if !calls.is_empty() {
         lines.push(format!(
-            "  calls:   {calls} at the least; the lanes take {} s for what waits there and these",
-            r.lasts_seconds
+            "  calls:   {calls} at the least, as {}'s program reckons; the lanes take {} s for what waits there and these",
+            r.planned_by, r.lasts_seconds
         ));
     }
     lines.push(format!("  digest:  {}", r.digest));
@@ -60,11 +60,14 @@ pub(super) fn tell(shown: &RedriveView) -> String {
     if let (Some(by), Some(at)) = (&r.applied_by, r.applied_at) {
         lines.push(format!("  applied by {by} at {}: {}", time(at), r.reason.as_deref().unwrap_or_default()));
         lines.push(format!("  {}", how_far(r)));
+        lines.extend(r.paused_detail.as_ref().map(|why| format!("  it cannot go on: {why}")));
     } else {
         lines.push(format!("  to be applied before {}", time(r.expires_at)));
     }
     for group in &shown.groups {
-        lines.push(format!("  {:>6} {}: {} ({})", group.jobs, group.status, group.what, group.such_as.join(", ")));
+        // Why a job was left out is said by whoever planned.
+        let by = if group.status == "refused" { format!(", as {} says", r.planned_by) } else { String::new() };
+        lines.push(format!("  {:>6} {}{by}: {} ({})", group.jobs, group.status, group.what, group.such_as.join(", ")));
     }
     // What stands in rows may be others' text.
     lines.iter().map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>() + "\n").collect()

@@ -143,6 +143,33 @@ pub async fn dated_ahead(pool: &PgPool) -> Result<(Vec<String>, i64), sqlx::Erro
     Ok((ahead, sqlx::query_scalar(APART).bind(crate::db::queue::clocks::BOUND).fetch_one(pool).await?))
 }
 
+/// Who changed the retention within a week, from what to what; and until when a shorter one does not count yet.
+pub async fn changed_retention(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    const CHANGED: &str = "select format('%s set it on %s: jobs for %s, archived jobs for %s (before: %s, %s)', a.who, to_char(a.happened_at, 'YYYY-MM-DD HH24:MI'),
+        a.after ->> 'jobs_for', a.after ->> 'archive_for', a.before ->> 'jobs_for', a.before ->> 'archive_for')
+        || case when r.shortened_at > clock_timestamp() - interval '7 days' and a.id = max(a.id) over ()
+            then format('; nothing is removed from the archive by it before %s', to_char(r.shortened_at + interval '7 days', 'YYYY-MM-DD HH24:MI')) else '' end
+    from noshi.audit a cross join noshi.retention r
+    where a.target = 'jobs' and a.act = 'retention' and a.happened_at > clock_timestamp() - interval '7 days' order by a.id desc limit 5";
+    sqlx::query_scalar(CHANGED).fetch_all(pool).await
+}
+
+/// Re-drives that cannot go on, and those whose turn has not come for a minute: each as a sentence.
+pub async fn stuck_redrives(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    const STUCK: &str = "select case when paused_code = 'fault' then format('re-drive %s cannot go on: %s', id, paused_detail)
+        else format('re-drive %s has waited for its turn since %s', id, to_char(next_at, 'YYYY-MM-DD HH24:MI')) end
+    from noshi.redrive where applied_at is not null and done_at is null and cancelled_at is null
+        and (paused_code = 'fault' or (paused_at is null and next_at < clock_timestamp() - interval '1 minute')) order by id limit 20";
+    sqlx::query_scalar(STUCK).fetch_all(pool).await
+}
+
+/// Logins that are one person to us.
+pub async fn logins_of_one(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    const OF_ONE: &str = "select string_agg(quote_ident(rolname), ' and ' order by rolname) from pg_roles
+    where rolcanlogin group by noshi.person(rolname) having count(*) > 1 order by 1 limit 20";
+    sqlx::query_scalar(OF_ONE).fetch_all(pool).await
+}
+
 /// What vacuum can do for the job table, and what keeps it from it.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Vacuum {

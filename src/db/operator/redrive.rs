@@ -28,7 +28,8 @@ pub struct Filter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<i64>,
     /// These jobs of the kind, by their own ids, wherever they stand.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The plan keeps how many there are: each is a row of it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_number")]
     pub ids: Option<Vec<String>>,
     /// The act for all of them, instead of the one that fits each.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,6 +38,20 @@ pub struct Filter {
 
 fn as_seconds<S: serde::Serializer>(since: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     since.map(|since| since.as_secs()).serialize(to)
+}
+
+impl Filter {
+    /// What a plan says of its jobs: of ids that were named, no more than their kind.
+    fn as_said(&self) -> Filter {
+        match &self.ids {
+            Some(_) => Filter { kind: self.kind.clone(), ids: self.ids.clone(), act: self.act, ..Filter::default() },
+            None => self.clone(),
+        }
+    }
+}
+
+fn as_number<S: serde::Serializer>(ids: &Option<Vec<String>>, to: S) -> Result<S::Ok, S::Error> {
+    ids.as_ref().map(Vec::len).serialize(to)
 }
 
 /// A job that a filter selects, as it stands.
@@ -174,7 +189,7 @@ pub async fn plan(
         lanes.push(lane);
     }
     let made = sqlx::query_scalar(PLAN)
-        .bind(Json(filter))
+        .bind(Json(filter.as_said()))
         .bind(jobs.iter().map(|(job, _)| job.id).collect::<Vec<_>>())
         .bind(jobs.iter().map(|(job, _)| job.step).collect::<Vec<_>>())
         .bind(acts)
@@ -247,7 +262,7 @@ pub struct Advanced {
     pub redrive: i64,
     pub asked: i32,
     pub drifted: i32,
-    /// `done` or `paused_by_canary`.
+    /// `done`, `paused_by_canary`, `paused_by_fault`, or `put_off` where others held it up.
     pub event: Option<String>,
 }
 
@@ -279,7 +294,7 @@ pub async fn advance(pool: &PgPool) -> Result<Option<Advanced>, sqlx::Error> {
 #[derive(Debug, Clone, Serialize)]
 pub struct Redrive {
     pub id: i64,
-    /// planned, awaiting_approval, approved, expired, running, paused, paused_by_canary, cancelled, done.
+    /// planned, awaiting_approval, approved, expired, running, paused, paused_by_canary, paused_by_fault, cancelled, done.
     pub status: String,
     pub filter: Value,
     pub planned_by: String,
@@ -298,6 +313,8 @@ pub struct Redrive {
     pub applied_by: Option<String>,
     pub applied_at: Option<DateTime<Utc>>,
     pub reason: Option<String>,
+    /// Why it cannot go on.
+    pub paused_detail: Option<String>,
     pub per_minute: Option<i32>,
     pub canary: Option<i32>,
     pub waiting: i64,
@@ -314,11 +331,11 @@ macro_rules! redrives {
     ($which:literal) => {
         concat!(
             "select r.id, case when r.cancelled_at is not null then 'cancelled' when r.done_at is not null then 'done'
-        when r.paused_code = 'canary' then 'paused_by_canary' when r.paused_at is not null then 'paused'
+        when r.paused_code = 'canary' then 'paused_by_canary' when r.paused_code = 'fault' then 'paused_by_fault' when r.paused_at is not null then 'paused'
         when r.applied_at is not null then 'running' when r.expires_at <= clock_timestamp() then 'expired'
         when r.approved_by is not null then 'approved' when r.needs_approval then 'awaiting_approval' else 'planned' end as status,
     r.filter, r.planned_by, r.planned_at, r.expires_at, r.jobs, r.refused, r.totals, r.tokens, extract(epoch from r.lasts)::float8 as lasts,
-    encode(r.digest, 'hex') as digest, r.needs_approval, r.approved_by, r.applied_by, r.applied_at, r.reason, r.per_minute, r.canary, w.*
+    encode(r.digest, 'hex') as digest, r.needs_approval, r.approved_by, r.applied_by, r.applied_at, r.reason, r.paused_detail, r.per_minute, r.canary, w.*
 from noshi.redrive r cross join lateral (
     select count(*) filter (where w.status = 'waiting') as waiting, count(*) filter (where w.status = 'drifted') as drifted,
         count(*) filter (where w.status = 'asked') as asked,
@@ -355,6 +372,7 @@ fn read(row: PgRow) -> Result<Redrive, sqlx::Error> {
         applied_by: row.try_get("applied_by")?,
         applied_at: row.try_get("applied_at")?,
         reason: row.try_get("reason")?,
+        paused_detail: row.try_get("paused_detail")?,
         per_minute: row.try_get("per_minute")?,
         canary: row.try_get("canary")?,
         waiting: row.try_get("waiting")?,

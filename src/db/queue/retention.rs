@@ -49,10 +49,15 @@ pub struct Retention {
     pub archive_for: String,
     pub every: String,
     pub begun_at: chrono::DateTime<chrono::Utc>,
+    /// For how long archived jobs are still kept, and until when, where somebody shortened it.
+    pub archive_still_for: Option<String>,
+    pub shortens_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
 pub async fn retention(pool: &PgPool) -> Result<Retention, sqlx::Error> {
-    const RETENTION: &str = "select jobs_for::text, archive_for::text, every::text, begun_at from noshi.retention";
+    const RETENTION: &str = "select jobs_for::text, archive_for::text, every::text, begun_at,
+        case when s.at > clock_timestamp() then archive_was::text end as archive_still_for, case when s.at > clock_timestamp() then s.at end as shortens_at
+    from noshi.retention cross join lateral (select shortened_at + interval '7 days' as at) s";
     sqlx::query_as(RETENTION).fetch_one(pool).await
 }
 

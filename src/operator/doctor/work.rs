@@ -148,6 +148,35 @@ pub(super) async fn look_at_losses(pool: &PgPool, it: &mut Findings) -> anyhow::
     Ok(())
 }
 
+/// What people did that others should see soon.
+pub(super) async fn look_at_acts(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
+    let changed = doctor::changed_retention(pool).await?;
+    it.check(
+        "retention",
+        changed.is_empty(),
+        Health::Fair,
+        if changed.is_empty() { "unchanged for a week".to_owned() } else { changed.join("; ") },
+        "what is removed from the archive is gone for ever, and its codes can be shown no more: if nobody meant it, `noshi retention set --archive-for …` puts it back",
+    );
+    let stuck = doctor::stuck_redrives(pool).await?;
+    it.check(
+        "re-drives",
+        stuck.is_empty(),
+        Health::Bad,
+        if stuck.is_empty() { "none is stuck".to_owned() } else { stuck.join("; ") },
+        "no further job of it is asked: fix what it says, then `noshi redrive resume`, or `noshi redrive cancel`; one that waits for its turn needs a worker",
+    );
+    let of_one = doctor::logins_of_one(pool).await?;
+    it.check(
+        "logins",
+        of_one.is_empty(),
+        Health::Fair,
+        if of_one.is_empty() { "each a person of its own".to_owned() } else { of_one.join(", ") },
+        "they differ by capitals or spaces alone and count as one person, who approves nothing of the other's: rename or drop one",
+    );
+    Ok(())
+}
+
 pub(super) async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
     let shut: Vec<String> = lanes::list(pool)
         .await?
