@@ -188,7 +188,7 @@ $$;
 create table noshi.vault_key (
     id       text primary key check (octet_length(id) between 1 and 32),
     print    text not null check (print ~ '^[0-9a-f]{64}$'),
-    login    name not null default session_user,
+    login    name not null default session_user check (octet_length(login) < 64),
     told_at  timestamptz not null default clock_timestamp(),
     constraint times_are_sane check (told_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
 );

@@ -225,7 +225,7 @@ create view noshi.email_history with (security_barrier) as
            coalesce(f.fate, case when j.at = 'accepted' then 'accepted' end) as fate,
            j.batch, j.created_at, case when j.at = 'accepted' then j.finished_at end as accepted_at, f.fate_at, j.pruned
     from (
-        select o.id as job, o.key, o.args ->> 'reference' as reference, o.status::text as status, o.at, o.in_doubt as in_doubt, o.code, o.batch,
+        select o.id as job, o.key, o.args ->> 'reference' as reference, o.status::text as status, o.at, o.in_doubt, o.code, o.batch,
                o.created_at, o.finished_at, false as pruned
         from noshi.job o where o.kind = 'email'
         union all

@@ -4,7 +4,7 @@ set local check_function_bodies = off;
 create view noshi.gift_issuance_history with (security_barrier) as
     select j.id as job, j.key as grant_id, j.args ->> 'user' as user_id, t.category, t.provider, t.amount, t.currency, t.id as trade_id, t.generation,
            case when j.status not in ('completed', 'failed', 'cancelled', 'needs_operator') and j.undo is not null then 'compensating' else j.status::text end as status,
-           j.at as state, j.in_doubt as in_doubt, j.code, o.outcome, o.card, j.batch, j.created_at, o.happened_at as ended_at, j.finished_at, false as pruned
+           j.at as state, j.in_doubt, j.code, o.outcome, o.card, j.batch, j.created_at, o.happened_at as ended_at, j.finished_at, false as pruned
     from noshi.job j
     left join noshi.gift_trade t on t.grant_id = j.key
     left join noshi.gift_outcome o on o.trade = t.id

@@ -462,6 +462,7 @@ create table noshi.lane_budget (
     late_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
     constraint lane_budget_pkey PRIMARY KEY (lane, per),
     constraint budgets_are_sane CHECK (lane <> ''::text AND date_part('year'::text, per) = 0::double precision AND date_part('month'::text, per) = 0::double precision AND date_part('year'::text, jitter) = 0::double precision AND date_part('month'::text, jitter) = 0::double precision AND date_part('year'::text, late) = 0::double precision AND date_part('month'::text, late) = 0::double precision AND per >= '00:00:00.001'::interval AND per <= '31 days'::interval AND jitter >= '00:00:00'::interval AND jitter <= '01:00:00'::interval),
+    constraint emission_is_sane CHECK (((per + jitter) / (calls - burst + 1)::double precision) >= '00:00:00.000001'::interval AND (EXTRACT(epoch FROM per + jitter) * (burst - 1)::numeric / (calls - burst + 1)::numeric) <= '100000000000'::bigint::numeric),
     constraint lane_budget_calls_check CHECK (calls > 0),
     constraint lane_budget_check CHECK (burst >= 1 AND burst <= calls),
     constraint lane_budget_lane_fkey FOREIGN KEY (lane) REFERENCES noshi.lane(name),
@@ -1034,6 +1035,7 @@ create table noshi.vault_key (
     constraint vault_key_pkey PRIMARY KEY (id),
     constraint times_are_sane CHECK (told_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND told_at <= '9999-12-31 00:00:00+00'::timestamp with time zone),
     constraint vault_key_id_check CHECK (octet_length(id) >= 1 AND octet_length(id) <= 32),
+    constraint vault_key_login_check CHECK (octet_length(login::text) < 64),
     constraint vault_key_print_check CHECK (print ~ '^[0-9a-f]{64}$'::text)
 );
 
@@ -2953,6 +2955,7 @@ CREATE OR REPLACE FUNCTION noshi.create_token(p_id text, p_digest bytea, p_owner
 AS $function$
 declare
     until timestamptz;
+    operates boolean;
     logins oid[];
     names text;
 begin
@@ -2980,8 +2983,9 @@ begin
     if p_lasts is null or not lasts(p_lasts, '1 minute', '400 days') then
         raise exception 'a token lasts from a minute to 400 days, not %', coalesce(p_lasts::text, 'for ever') using errcode = 'NS400';
     end if;
-    insert into token (id, owner, digest, scopes, per_second, expires_at, login)
-    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, logins[1]) returning expires_at into until;
+    select pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member') into operates from pg_roles r where r.oid = logins[1];
+    insert into token (id, owner, digest, scopes, per_second, expires_at, login, as_operator)
+    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, logins[1], coalesce(operates, false)) returning expires_at into until;
     perform record('token create', 'token/' || p_id, null, null, jsonb_build_object('owner', p_owner, 'scopes', p_scopes, 'expires_at', until));
     return until;
 end $function$;
@@ -3986,8 +3990,8 @@ CREATE OR REPLACE FUNCTION noshi.is_theirs(p_login oid, p_owner text, p_as_opera
  STABLE SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select $1 is null or exists (select from pg_roles r where r.oid = $1 and person(r.rolname) = $2 and r.rolcanlogin
-        and (person($3) <> $2 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+    select $1 is null or exists (select from pg_roles r where r.oid = $1 and person(r.rolname) = $2 and may_log_in(r)
+        and (not $3 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.is_usual(p_kind text, p_key text, p_args jsonb)
@@ -6057,6 +6061,15 @@ begin
     if r.paused_at is null then
         raise exception 're-drive % is not paused', r.id using errcode = 'NS409';
     end if;
+    if r.approved_by is null then
+        for w in select distinct u.who from unnest(array[r.applied_by, who()]) as u(who) order by 1 loop
+            if redrive_is_large(w.who, r.jobs, r.totals, 'redrive/' || r.id) then
+                raise exception 're-drive % may not go on: with what % asked for alone in the last 24 hours it is too large for one person', r.id, w.who using errcode = 'NS403',
+                    hint = 'Nothing was changed, and no further job is asked. Resume it later; or cancel it and plan its jobs again, which a second person approves.';
+            end if;
+            perform count_redrive(w.who, r.id, r.jobs, r.totals);
+        end loop;
+    end if;
     update redrive set paused_at = null, paused_code = null, paused_detail = null, next_at = clock_timestamp(),
         canary_at = case when r.paused_code = 'canary' then clock_timestamp() else canary_at end
     where id = r.id;
@@ -6630,9 +6643,9 @@ CREATE OR REPLACE FUNCTION noshi.still_operates(p_who text)
  STABLE SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select exists (select from pg_roles r where lower(r.rolname) = lower($1) and may_log_in(r)
+    select exists (select from pg_roles r where person(r.rolname) = person($1) and may_log_in(r)
             and (pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
-        or exists (select from token t where t.owner = lower($1) and 'operate' = any (t.scopes) and t.login is null
+        or exists (select from token t where t.owner = person($1) and 'operate' = any (t.scopes) and t.login is null
             and t.revoked_at is null and t.expires_at > clock_timestamp())
 $function$;
 

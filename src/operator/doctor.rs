@@ -11,8 +11,8 @@ use findings::{Findings, Health};
 use keys::{look_at_keys, look_at_readings, look_at_reveals, look_at_suppressions};
 use server::{look_at_server, look_beneath};
 use work::{
-    look_at_acts, look_at_cards, look_at_clocks, look_at_holders, look_at_lanes, look_at_losses, look_at_restores, look_at_tokens,
-    look_at_work,
+    look_at_acts, look_at_cards, look_at_clocks, look_at_holders, look_at_lanes, look_at_losses, look_at_restores,
+    look_at_tokens, look_at_work,
 };
 
 use crate::{

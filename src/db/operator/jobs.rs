@@ -68,7 +68,7 @@ impl Job {
 macro_rules! job_columns {
     ($rest:literal) => {
         concat!(
-            "select id as job, kind, key as id, status::text, at, undo is not null as unwinding, in_doubt as in_doubt, outcome, code, detail, lane, step, asked,
+            "select id as job, kind, key as id, status::text, at, undo is not null as unwinding, in_doubt, outcome, code, detail, lane, step, requested_act,
     batch, created_at, case when isfinite(run_at) then run_at end as run_at, finished_at, args, state, undo,
     called_at is not null as called, acknowledged is not distinct from step as acknowledged from noshi.job ",
             $rest
@@ -282,7 +282,7 @@ pub(super) fn newest(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
 pub async fn list(pool: &PgPool, filter: &Filter, kinds: &[&str]) -> Result<Vec<Line>, sqlx::Error> {
     let mut sql = QueryBuilder::<Postgres>::new(
         "select id, kind, key, case when undo is not null and status not in ('failed', 'needs_operator') then 'compensating' else status::text end as status,
-    at, in_doubt as in_doubt, code, outcome, lane, batch, extract(epoch from clock_timestamp() - entered_at)::float8 as in_state
+    at, in_doubt, code, outcome, lane, batch, extract(epoch from clock_timestamp() - entered_at)::float8 as in_state
 from noshi.job where true",
     );
     narrow(&mut sql, filter);
