@@ -2,8 +2,8 @@
 //!
 //! What is shorter than in production: every span of the rules and of Alertmanager (by one factor, see `stage`), Prometheus's
 //! intervals (1 s), the pauses between tries of a deletion and between two looks at the fleet's metric snapshot (by a superuser's hand).
-//! What is no real fault but a superuser's hand in the rows: the batch that does not add up, and the hour after which bounces
-//! are forgotten.
+//! What is no real fault but a superuser's hand in the rows: the batch that does not add up, the hour after which bounces
+//! are forgotten, the mark of a restore, and the notifications that nobody takes.
 
 pub mod stage;
 
@@ -672,6 +672,32 @@ impl Drill {
     }
 
     /// What gave up under a fault is asked to go on, as an operator does it; then nothing is open.
+    /// A restore is marked, by hand: two people's word, or a loss, would put in doubt what the drill has begun.
+    async fn a_restore_is_marked(&self) {
+        let (pool, began) = (&self.fleet.pool, Instant::now());
+        sql(pool, "update noshi.server_seen set restored_to = clock_timestamp()").await;
+        self.stage.arrives("NoshiRestoreMarked", &[], began).await;
+        let fixed = Instant::now();
+        sql(pool, "update noshi.server_seen set restored_to = null").await;
+        self.stage.resolves("NoshiRestoreMarked", fixed).await;
+    }
+
+    /// Half of the queue is four gigabytes: so the row of the snapshot says it.
+    async fn notifications_pile_up(&self) {
+        let (pool, began) = (&self.fleet.pool, Instant::now());
+        sql(pool, "create function public.half_full() returns trigger language plpgsql as $$ begin new.value := 0.6; return new; end $$").await;
+        sql(
+            pool,
+            "create trigger half_full before insert or update on noshi.metric_snapshot for each row
+                when (new.name = 'noshi_database_notification_queue') execute function public.half_full()",
+        )
+        .await;
+        self.stage.arrives("NoshiNotificationQueueFull", &[], began).await;
+        let fixed = Instant::now();
+        sql(pool, "drop function public.half_full() cascade").await;
+        self.stage.resolves("NoshiNotificationQueueFull", fixed).await;
+    }
+
     async fn all_ends_well(&self) {
         for code in ["out_of_tries", "over_deadline"] {
             let parked = format!("select count(*) from noshi.job where status = 'needs_operator' and code = '{code}'");
@@ -744,6 +770,7 @@ async fn every_alert_is_heard_and_is_over_when_its_fault_is_fixed() {
     drill.nothing_is_handed_out().await;
     drill.a_table_is_locked().await;
     let _workers = drill.nobody_works([a, b, c, d]).await;
+    tokio::join!(drill.a_restore_is_marked(), drill.notifications_pile_up());
     drill.all_ends_well().await;
     drop(standby);
     eprintln!("the drill: {:.0} s, spans shorter by {FACTOR}", began.elapsed().as_secs_f64());
