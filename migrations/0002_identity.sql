@@ -152,7 +152,6 @@ set search_path = noshi, pg_temp
 as $$
 declare
     until timestamptz;
-    operates boolean;
     logins oid[];
     names text;
 begin
@@ -180,9 +179,8 @@ begin
     if p_lasts is null or not lasts(p_lasts, '1 minute', '400 days') then
         raise exception 'a token lasts from a minute to 400 days, not %', coalesce(p_lasts::text, 'for ever') using errcode = 'NS400';
     end if;
-    select pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member') into operates from pg_roles r where r.oid = logins[1];
     insert into token (id, owner, digest, scopes, per_second, expires_at, login, as_operator)
-    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, logins[1], coalesce(operates, false)) returning expires_at into until;
+    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, logins[1], coalesce(operates(logins[1]), false)) returning expires_at into until;
     perform record('token create', 'token/' || p_id, null, null, jsonb_build_object('owner', p_owner, 'scopes', p_scopes, 'expires_at', until));
     return until;
 end $$;
@@ -192,7 +190,7 @@ create function noshi.is_theirs(p_login oid, p_owner text, p_as_operator boolean
 set search_path = noshi, pg_temp
 as $$
     select $1 is null or exists (select from pg_roles r where r.oid = $1 and person(r.rolname) = $2 and may_log_in(r)
-        and (not $3 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+        and (not $3 or operates(r.oid)))
 $$;
 
 -- Not locked in any of the ways in which a login is.
@@ -200,12 +198,16 @@ create function noshi.may_log_in(r pg_roles) returns boolean language sql stable
 set search_path = noshi, pg_temp
 as $$ select r.rolcanlogin and r.rolconnlimit <> 0 and coalesce(r.rolvaliduntil > clock_timestamp(), true) $$;
 
+-- Whether a login has an operator's role, or the owner's, which has it too.
+create function noshi.operates(p_login oid) returns boolean language sql stable
+set search_path = noshi, pg_temp
+as $$ select pg_has_role($1, 'noshi_operator', 'member') or pg_has_role($1, 'noshi_owner', 'member') $$;
+
 -- Whether a person still operates, by their login; or, where there is none of that name, by a token that is good.
 create function noshi.still_operates(p_who text) returns boolean language sql stable security definer
 set search_path = noshi, pg_temp
 as $$
-    select exists (select from pg_roles r where person(r.rolname) = person($1) and may_log_in(r)
-            and (pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+    select exists (select from pg_roles r where person(r.rolname) = person($1) and may_log_in(r) and operates(r.oid))
         or exists (select from token t where t.owner = person($1) and 'operate' = any (t.scopes) and t.login is null
             and t.revoked_at is null and t.expires_at > clock_timestamp())
 $$;
@@ -442,7 +444,7 @@ insert into noshi.turn (act) select 'store/' || n from generate_series(0, 63) n;
 revoke all on function noshi.act_by(text, text), noshi.cut(text, integer), noshi.composed(text), noshi.person(text), noshi.span(interval, integer),
     noshi.lasts(interval, interval, interval), noshi.audit_cap(), noshi.audit_digest(bytea, noshi.audit),
     noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, boolean), noshi.link_act(noshi.audit),
-    noshi.link_audit(), noshi.link_unlinked(), noshi.link_waiting_acts(), noshi.may_log_in(pg_roles), noshi.must(text), noshi.reason_given(text),
+    noshi.link_audit(), noshi.link_unlinked(), noshi.link_waiting_acts(), noshi.may_log_in(pg_roles), noshi.must(text), noshi.operates(oid), noshi.reason_given(text),
     noshi.record(text, text, text, jsonb, jsonb, text), noshi.revoke_token(text, text), noshi.say_why(text), noshi.shown_token(),
     noshi.still_operates(text), noshi.use_token(), noshi.verify_audit(), noshi.wait_for_audit_head(), noshi.who() from public;
 grant execute on function noshi.act_by(text, text), noshi.must(text), noshi.use_token() to noshi_api;

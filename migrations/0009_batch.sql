@@ -114,11 +114,11 @@ create table noshi.batch_cap (
     kind                text not null check (kind in ('grants', 'stores', 'points')),
     -- '' for stores.
     currency            text not null check (octet_length(currency) <= 20),
-    max_rows           integer,
-    max_total          bigint,
+    max_rows            integer,
+    max_total           bigint,
     -- In any 24 hours, this batch included.
-    max_per_user       bigint,
-    max_per_day        bigint,
+    max_per_user        bigint,
+    max_per_day         bigint,
     approve_from_rows   integer,
     approve_from_total  bigint,
     approval_lasts      interval not null default '24 hours' check (noshi.lasts(approval_lasts, '0', '366 days')),

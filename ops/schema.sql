@@ -2955,7 +2955,6 @@ CREATE OR REPLACE FUNCTION noshi.create_token(p_id text, p_digest bytea, p_owner
 AS $function$
 declare
     until timestamptz;
-    operates boolean;
     logins oid[];
     names text;
 begin
@@ -2983,9 +2982,8 @@ begin
     if p_lasts is null or not lasts(p_lasts, '1 minute', '400 days') then
         raise exception 'a token lasts from a minute to 400 days, not %', coalesce(p_lasts::text, 'for ever') using errcode = 'NS400';
     end if;
-    select pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member') into operates from pg_roles r where r.oid = logins[1];
     insert into token (id, owner, digest, scopes, per_second, expires_at, login, as_operator)
-    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, logins[1], coalesce(operates, false)) returning expires_at into until;
+    values (p_id, p_owner, p_digest, p_scopes, p_per_second, clock_timestamp() + p_lasts, logins[1], coalesce(operates(logins[1]), false)) returning expires_at into until;
     perform record('token create', 'token/' || p_id, null, null, jsonb_build_object('owner', p_owner, 'scopes', p_scopes, 'expires_at', until));
     return until;
 end $function$;
@@ -3991,7 +3989,7 @@ CREATE OR REPLACE FUNCTION noshi.is_theirs(p_login oid, p_owner text, p_as_opera
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
     select $1 is null or exists (select from pg_roles r where r.oid = $1 and person(r.rolname) = $2 and may_log_in(r)
-        and (not $3 or pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+        and (not $3 or operates(r.oid)))
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.is_usual(p_kind text, p_key text, p_args jsonb)
@@ -4855,6 +4853,13 @@ begin
     perform pg_notify('noshi', 'reading');
     return made;
 end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.operates(p_login oid)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$ select pg_has_role($1, 'noshi_operator', 'member') or pg_has_role($1, 'noshi_owner', 'member') $function$;
 
 CREATE OR REPLACE FUNCTION noshi.parked_anew()
  RETURNS trigger
@@ -6643,8 +6648,7 @@ CREATE OR REPLACE FUNCTION noshi.still_operates(p_who text)
  STABLE SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-    select exists (select from pg_roles r where person(r.rolname) = person($1) and may_log_in(r)
-            and (pg_has_role(r.oid, 'noshi_operator', 'member') or pg_has_role(r.oid, 'noshi_owner', 'member')))
+    select exists (select from pg_roles r where person(r.rolname) = person($1) and may_log_in(r) and operates(r.oid))
         or exists (select from token t where t.owner = person($1) and 'operate' = any (t.scopes) and t.login is null
             and t.revoked_at is null and t.expires_at > clock_timestamp())
 $function$;

@@ -83,7 +83,7 @@ enum Command {
     /// What takes a person's word about money: proposed by one, confirmed by another.
     #[command(subcommand)]
     Proposal(proposal::ProposalCommand),
-    /// After the database was restore to an earlier point.
+    /// After the database was restored to an earlier point.
     #[command(subcommand)]
     Restore(restore::RestoredCommand),
     /// How long ended jobs are kept.

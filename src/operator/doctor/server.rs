@@ -73,7 +73,7 @@ pub(super) async fn look_at_server(connection: &mut PgConnection, it: &mut Findi
         server.notification_queue < 0.1,
         if server.notification_queue < 0.5 { Health::Fair } else { Health::Bad },
         used,
-        "when it is full, releases, resumes and requests that notify fail at their commit, and did nothing: end the session that listens and sleeps in a transaction          (runbook, NoshiNotificationQueueFull)",
+        "when it is full, releases, resumes and requests that notify fail at their commit, and did nothing: end the session that listens and sleeps in a transaction (runbook, NoshiNotificationQueueFull)",
     );
     Ok(())
 }
@@ -86,7 +86,7 @@ async fn look_at_prepared(
 ) -> anyhow::Result<()> {
     let holders = doctor::prepared_holders(connection).await?;
     if !holders.is_empty() {
-        let fix = "noshi prepares none. Acts and jobs that need what it holds wait, and nothing is paid twice: its owner or a superuser ends it with                    `rollback prepared 'NAME'`, and it did nothing then";
+        let fix = "noshi prepares none. Acts and jobs that need what it holds wait, and nothing is paid twice: its owner or a superuser ends it with `rollback prepared 'NAME'`, and it did nothing then";
         it.wrong("two-phase", Health::Bad, format!("holds rows of noshi: {}", holders.join("; ")), fix);
         return Ok(());
     }

@@ -127,7 +127,7 @@ pub(super) async fn look_at_restores(pool: &PgPool, it: &mut Findings) -> anyhow
         Some(point) => it.wrong(
             "restores",
             Health::Fair,
-            format!("marked as restore to {}", instants::show(point)),
+            format!("marked as restored to {}", instants::show(point)),
             "gifts are bought only after their partner was asked, or park: once what happened after that point is known, `noshi restore end`",
         ),
     }
@@ -192,7 +192,7 @@ pub(super) async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::R
         beyond.is_empty(),
         Health::Fair,
         if beyond.is_empty() { "in order".to_owned() } else { format!("out of order in {}", beyond.join(", ")) },
-        "a worker's login wrote lane.vtime: jobs go on, but a large request is no longer mixed with the others. See whose login that is; then the schema's owner sets it to the          highest rank below 10^14 of the lane's jobs",
+        "a worker's login wrote lane.vtime: jobs go on, but a large request is no longer mixed with the others. See whose login that is; then the schema's owner sets it to the highest rank below 10^14 of the lane's jobs",
     );
     Ok(())
 }
