@@ -224,6 +224,8 @@ impl Dispatcher {
             if slots.is_empty() {
                 return;
             }
+            // A hint that comes from here on is about what the claim may not see any more: it holds when the claim has come back.
+            self.lanes.insert(lane.clone(), Look::after(2 * self.hand.pace.poll));
             self.asked.insert(lane.clone());
             let hand = self.hand.clone();
             self.claims.spawn(async move {
@@ -250,7 +252,13 @@ impl Dispatcher {
                     self.alone = Some(lane.clone());
                 }
                 let soon = suspects && self.hand.suspects.available_permits() > 0;
-                self.lanes.insert(lane, if soon && !again.paced { Look::now() } else { again });
+                let look = match self.lanes.get(&lane) {
+                    _ if again.paced => again,
+                    _ if soon => Look::now(),
+                    Some(hinted) => Look { at: again.at.min(hinted.at), ..again },
+                    None => again,
+                };
+                self.lanes.insert(lane, look);
             }
             Err(error) => {
                 tracing::warn!(lane, %error, "a lane's claim failed; the other lanes go on, and it is tried again soon");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sqlx::Executor;
 
 use crate::{
     engine::probe,
@@ -325,6 +326,37 @@ async fn jobs_are_picked_up_without_listen() {
     let job = probe(&db.pool, json!({"id": "p", "steps": 1})).await;
     crate::engine::at_rest(&db.pool).await;
     assert_eq!(status(&db.pool, job).await.0, "completed");
+    worker.stop().await;
+}
+
+/// What a claim on its way does not see any more is claimed right after it, though the worker polls every hour: a hint is not lost to a claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_that_comes_during_a_claim_is_heeded_after_it() {
+    let db = database().await;
+    let pace = noshi::engine::Pace { poll: Duration::from_secs(3600), ..crate::engine::pace() };
+    let worker = crate::engine::start(&db, pace).await;
+    for id in ["first", "second"] {
+        until("a worker that listens and has looked", Duration::from_secs(20), async || {
+            sqlx::query_scalar("select exists (select from noshi.bell) and exists (select from pg_stat_activity where query ilike 'listen%')")
+                .fetch_one(&db.pool)
+                .await
+                .unwrap()
+        })
+        .await;
+        let mut holder = db.pool.begin().await.unwrap();
+        holder.execute("select from noshi.lane where name = '' for update").await.unwrap();
+        db.pool.execute("select pg_notify('noshi', '')").await.unwrap();
+        until("a claim that waits for its lane", Duration::from_secs(20), async || {
+            sqlx::query_scalar("select exists (select from pg_locks where not granted)")
+                .fetch_one(&db.pool)
+                .await
+                .unwrap()
+        })
+        .await;
+        let job = probe(&db.pool, json!({"id": id, "steps": 1})).await;
+        holder.commit().await.unwrap();
+        until("the job", Duration::from_secs(10), async || status(&db.pool, job).await.0 == "completed").await;
+    }
     worker.stop().await;
 }
 

@@ -12,11 +12,11 @@ use noshi_jobs::machine::Closing;
 /// Of a lane, so many calls are remembered.
 const SEEN: usize = 15;
 
-/// Below this no allowance is asked for: every lane forgives more.
-const LEAST: Duration = Duration::from_millis(25);
+/// The smallest allowance. A lane that forgives more is not slower for it, and one that forgives nothing is not idle on a fast machine.
+const LEAST: Duration = Duration::from_millis(1);
 
-/// 25.6 seconds: whoever is later than that usually has another trouble than a slow link.
-const MAX_DOUBLINGS: u32 = 10;
+/// 33 seconds: whoever is later than that usually has another trouble than a slow link.
+const MAX_DOUBLINGS: u32 = 15;
 
 /// How late this process usually reaches the slots of a lane's tokens: the way to the database and back, and what is read there before
 /// the call. A slot that is reached later than its lane forgives is handed back; so where that is usual, claims ask for wider spacing
@@ -44,9 +44,6 @@ impl Lateness {
         let mut sorted: Vec<_> = seen.iter().copied().collect();
         sorted.sort_unstable();
         let usual = sorted[sorted.len() / 2] * 3 / 2;
-        if usual <= LEAST {
-            return Duration::ZERO;
-        }
         (0..=MAX_DOUBLINGS)
             .map(|n| LEAST * 2_u32.pow(n))
             .find(|step| *step >= usual)
@@ -95,14 +92,17 @@ mod tests {
         for _ in 0..7 {
             lateness.seen("a", Duration::from_secs(3));
         }
-        assert_eq!(lateness.allowance("a"), Duration::ZERO);
-        assert_eq!(lateness.allowance("b"), Duration::from_millis(1600));
+        assert_eq!(lateness.allowance("a"), Duration::from_millis(8));
+        assert_eq!(lateness.allowance("b"), Duration::from_millis(2048));
         for _ in 0..8 {
             lateness.seen("b", Duration::from_millis(30));
         }
-        assert_eq!(lateness.allowance("b"), Duration::from_millis(50));
+        assert_eq!(lateness.allowance("b"), Duration::from_millis(64));
         lateness.seen("c", Duration::from_secs(3600));
-        assert_eq!(lateness.allowance("c"), Duration::from_millis(25_600));
+        assert_eq!(lateness.allowance("c"), Duration::from_millis(32_768));
+        // Whatever a lane forgives: who is late by less is allowed for too.
+        lateness.seen("d", Duration::from_micros(300));
+        assert_eq!(lateness.allowance("d"), Duration::from_millis(1));
     }
 
     #[test]
@@ -111,6 +111,6 @@ mod tests {
         let slot =
             |late| Slot::new("a", Instant::now().checked_sub(late).unwrap(), Duration::from_millis(100), &lateness);
         assert!(slot(Duration::from_millis(1)).holds() && !slot(Duration::from_millis(400)).holds());
-        assert_eq!(lateness.allowance("a"), Duration::from_millis(800));
+        assert_eq!(lateness.allowance("a"), Duration::from_millis(1024));
     }
 }
