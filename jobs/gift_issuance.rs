@@ -121,7 +121,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem, Request,
+    JobId, Kind, KindName, Problem, Request,
     machine::{
         Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Step, Terms, This, leaves_nothing_behind,
     },
@@ -432,7 +432,7 @@ pub trait World: Send + Sync {
 pub struct GiftIssuance;
 
 impl Job for GiftIssuance {
-    const KIND: Kind = Kind::GiftIssuance;
+    const KIND: KindName = Kind::GiftIssuance.as_name();
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(14 * 24 * 60 * 60) };
     const STATES: &'static [&'static str] = &[
         "routing",

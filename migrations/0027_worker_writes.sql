@@ -84,6 +84,8 @@ begin
     select n.kind, n.key into bad from new_rows n where not case
         when n.kind = 'probe' then true
         when n.fingerprint <> sha256(convert_to(n.args::text, 'UTF8')) then false
+        -- What follows from jobs of one's own, and that those are asked for as their fields have it.
+        when n.batch is null and exists (select from kind k where k.name = n.kind and k.own) then own_fault(n.kind, n.key, n.args) is null
         when n.batch is not null then exists (
             select from batch b join batch_row r on r.batch = b.id and r.row_no = n.row_no
             where b.id = n.batch and b.registered_at is not null and b.cancelled_at is null and b.paused_at is null

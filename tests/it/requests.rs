@@ -541,7 +541,7 @@ async fn the_doors_take_and_refuse_the_same() {
         let mut transaction = producer.begin().await.expect("a transaction");
         // What files and HTTP seal reaches the database sealed.
         let raw = serde_json::value::to_raw_value(&args).unwrap();
-        let sealed = sealed_args(kind, &raw, || Ok::<_, ()>(&sealer)).unwrap().filter(|_| ours.is_none());
+        let sealed = sealed_args(kind.into(), &raw, || Ok::<_, ()>(&sealer)).unwrap().filter(|_| ours.is_none());
         let asked = sqlx::query("select noshi.enqueue($1, $2, $3)").bind(kind.name()).bind(&key);
         let asked =
             asked.bind(sealed.map_or_else(|| args.clone(), |sealed| serde_json::from_str(sealed.get()).unwrap()));
