@@ -24,7 +24,7 @@ pub mod vault;
 pub mod worlds;
 
 pub use app::App;
-pub use db::domain::facts::Fact;
+pub use db::{domain::facts::Fact, local::Local};
 pub use engine::registry::Context;
 pub use noshi_jobs::{self as jobs, Field, FollowUp, Holds, KindName, Problem, machine, machine::Job};
 pub use partners::{Budget, Partner, http};
