@@ -26,6 +26,8 @@ pub mod worlds;
 pub use app::App;
 pub use db::{domain::facts::Fact, local::Local};
 pub use engine::registry::Context;
+#[cfg(feature = "lab")]
+pub use lab::testkit;
 pub use noshi_jobs::{self as jobs, Field, FollowUp, Holds, KindName, Problem, machine, machine::Job};
 pub use partners::{Budget, Partner, http};
 pub use settings::Section;
