@@ -262,6 +262,24 @@ create table noshi.email_quota (
     constraint times_are_sane CHECK ((asked_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND asked_at <= '9999-12-31 00:00:00+00'::timestamp with time zone OR asked_at = '-infinity'::timestamp with time zone) AND (told_at IS NULL OR told_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND told_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 ) with (fillfactor=50);
 
+create table noshi.fact (
+    job bigint not null,
+    step integer not null,
+    name text not null,
+    kind text not null,
+    key text not null,
+    body jsonb not null,
+    recorded_at timestamp with time zone not null default clock_timestamp(),
+    constraint fact_pkey PRIMARY KEY (job, step, name),
+    constraint body_is_small CHECK (octet_length(body::text) <= 65536),
+    constraint name_is_one CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'::text),
+    constraint times_are_sane CHECK (recorded_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND recorded_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
+);
+CREATE INDEX fact_key ON noshi.fact USING btree (kind, key);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.fact FOR EACH ROW EXECUTE FUNCTION noshi.journal_is_append_only();
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.fact FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
+CREATE TRIGGER of_a_job_in_flight BEFORE INSERT ON noshi.fact FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.own_fact_guard();
+
 create table noshi.failover (
     timeline text not null,
     was text not null,
@@ -424,6 +442,10 @@ CREATE TRIGGER of_workers AFTER INSERT ON noshi.job_event REFERENCING NEW TABLE 
 create table noshi.kind (
     name text not null,
     for_tests boolean not null default false,
+    own boolean not null default false,
+    for_producers boolean not null default true,
+    id_field text,
+    fields jsonb not null default '[]'::jsonb,
     constraint kind_pkey PRIMARY KEY (name),
     constraint kind_name_check CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'::text)
 );
@@ -3086,6 +3108,22 @@ begin
     update failover set verdict = deal_with_page.verdict, silent = deal_with_page.silent, dealt_at = clock_timestamp() where failover.timeline = here;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.declare_kinds(p_kinds jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare taken text;
+begin
+    select d.name into taken from jsonb_to_recordset(p_kinds) as d(name text) join kind k on k.name = d.name and not k.own;
+    if found then
+        raise exception 'kind: % is one of noshi''s own', taken using errcode = 'NS400', hint = 'Nothing was declared. Give it another name.';
+    end if;
+    insert into kind (name, own, for_producers, id_field, fields)
+    select d.name, true, d.for_producers, d.id_field, d.fields from jsonb_to_recordset(p_kinds) as d(name text, for_producers boolean, id_field text, fields jsonb)
+    on conflict (name) do update set for_producers = excluded.for_producers, id_field = excluded.id_field, fields = excluded.fields;
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.differing_fields(ours jsonb, theirs jsonb)
  RETURNS text
  LANGUAGE sql
@@ -3760,6 +3798,8 @@ begin
     select n.kind, n.key into bad from new_rows n where not case
         when n.kind = 'probe' then true
         when n.fingerprint <> sha256(convert_to(n.args::text, 'UTF8')) then false
+        -- What follows from jobs of one's own, and that those are asked for as their fields have it.
+        when n.batch is null and exists (select from kind k where k.name = n.kind and k.own) then own_fault(n.kind, n.key, n.args) is null
         when n.batch is not null then exists (
             select from batch b join batch_row r on r.batch = b.id and r.row_no = n.row_no
             where b.id = n.batch and b.registered_at is not null and b.cancelled_at is null and b.paused_at is null
@@ -4911,6 +4951,87 @@ CREATE OR REPLACE FUNCTION noshi.operates(p_login oid)
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$ select pg_has_role($1, 'noshi_operator', 'member') or pg_has_role($1, 'noshi_owner', 'member') $function$;
 
+CREATE OR REPLACE FUNCTION noshi.own_fact_guard()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    if not exists (select from job j join kind k on k.name = j.kind and k.own where j.id = new.job and (j.kind, j.key) = (new.kind, new.key) and is_at_work(j.id)) then
+        raise exception 'this is no fact of a job in flight: %', new.name using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
+    return new;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.own_fault(p_kind text, p_key text, p_args jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare
+    k record;
+    fault text;
+begin
+    select for_producers, id_field, fields into k from kind where name = p_kind and own;
+    if not found then
+        return null;
+    end if;
+    if not k.for_producers and not pg_has_role(session_user, 'noshi_worker', 'member') then
+        return 'kind: producers may not ask for ' || p_kind || '; it follows from other jobs';
+    end if;
+    select format('args.%s: %s', f.name, d.fault) into fault
+    from jsonb_array_elements(k.fields) with ordinality as r(field, n)
+    cross join lateral (select r.field ->> 'name' as name, p_args -> (r.field ->> 'name') as holds) f
+    cross join lateral (select case
+        when f.holds is null and (r.field ->> 'needed')::bool or f.holds = 'null' and not (r.field ->> 'nullable')::bool
+            then 'this is missing; it must be ' || (r.field ->> 'wanted')
+        when f.holds is null or f.holds = 'null' then null
+        else own_field_fault(r.field, f.holds) end as fault) d
+    where d.fault is not null order by r.n limit 1;
+    if found then
+        return fault;
+    end if;
+    if p_args - array(select r ->> 'name' from jsonb_array_elements(k.fields) r) <> '{}' then
+        return 'args: there is a field that is not known; there are ' || (select string_agg(r.f ->> 'name', ', ' order by r.n) from jsonb_array_elements(k.fields) with ordinality as r(f, n));
+    end if;
+    if k.id_field is not null and p_args ->> k.id_field is distinct from p_key then
+        return 'id: this must be what args.' || k.id_field || ' is';
+    end if;
+    return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.own_field_fault(p_field jsonb, p_is jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare
+    said constant text := p_is #>> '{}';
+    most constant bigint := p_field ->> 'most';
+    other constant text := 'this must be ' || (p_field ->> 'wanted');
+begin
+    case p_field ->> 'holds'
+        when 'whole' then
+            if jsonb_typeof(p_is) <> 'number' then return other; end if;
+            return case when said::numeric = trunc(said::numeric) and said::numeric between (p_field ->> 'least')::bigint and most then null else other end;
+        when 'one_of' then
+            return case when p_field -> 'one_of' @> p_is and jsonb_typeof(p_is) = 'string' then null else other end;
+        when 'texts' then
+            return case when jsonb_typeof(p_is) = 'object' and not jsonb_path_exists(p_is, '$.* ? (@.type() != "string")') then null else other end;
+        else
+            if jsonb_typeof(p_is) <> 'string' then return other; end if;
+    end case;
+    return case p_field ->> 'holds'
+        when 'word' then case when octet_length(said) <= most and said ~ '^[A-Za-z0-9_.-]+$' and said not in ('.', '..') then null else other end
+        when 'text' then text_fault(said, most::integer)
+        when 'no_address' then case when strpos(said, '@') > 0 then 'this looks like an address; use an id of your own' else id_fault(said, most::integer) end
+        when 'id' then id_fault(said, most::integer)
+        else other end;
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.parked_anew()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -6014,7 +6135,7 @@ CREATE OR REPLACE FUNCTION noshi.request_fault(p_kind text, p_key text, p_args j
  STABLE
 AS $function$
 begin
-    return coalesce('id: ' || noshi.id_fault(p_key, 200), noshi.args_fault(p_kind, p_args));
+    return coalesce('id: ' || noshi.id_fault(p_key, 200), noshi.args_fault(p_kind, p_args), noshi.own_fault(p_kind, p_key, p_args));
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.rerun_batch(p_batch bigint, p_reason text)

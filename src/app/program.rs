@@ -4,7 +4,7 @@ use std::{collections::HashMap, marker::PhantomData, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
 use noshi_jobs::{
-    Problem,
+    KindName, Problem,
     machine::{Call, Job},
 };
 use sqlx::migrate::Migrator;
@@ -84,6 +84,11 @@ impl App {
     /// A program without jobs.
     pub fn new() -> App {
         App::default()
+    }
+
+    /// The kinds that were added to it.
+    pub fn kinds(&self) -> Vec<KindName> {
+        self.kinds.iter().map(|kind| kind.kind()).collect()
     }
 
     pub(super) fn with<J: Job>(mut self, world: impl Fn(&Context<'_>) -> Box<J::World> + Send + Sync + 'static) -> App

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::OnceLock};
 use noshi_jobs::{Field, Holds, Presence};
 use serde_json::{Value, json};
 use sqlx::{
-    Executor,
+    Executor, Row,
     migrate::{MigrateError, Migrator},
 };
 
@@ -31,12 +31,17 @@ type Applied = BTreeMap<i64, (bool, Vec<u8>, chrono::DateTime<chrono::Utc>)>;
 
 async fn applied(connection: &mut PgConnection) -> Result<Applied, sqlx::Error> {
     const READABLE: &str = "select coalesce(has_table_privilege(to_regclass($1)::oid, 'select'), false)";
-    const ROWS: &str = "select version, success, checksum, installed_on from noshi_migrations.own_migrations";
+    // It is there where a program has brought migrations, and nowhere else.
+    const ROWS: &str = "table noshi_migrations.own_migrations";
     if !sqlx::query_scalar(READABLE).bind(HISTORY).persistent(false).fetch_one(&mut *connection).await? {
         return Ok(Applied::new());
     }
-    let rows = sqlx::query_as(ROWS).persistent(false).fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|(version, success, checksum, at)| (version, (success, checksum, at))).collect())
+    let rows = sqlx::query(ROWS).persistent(false).fetch_all(connection).await?;
+    let read = |row: &sqlx::postgres::PgRow| {
+        let applied = (row.try_get("success")?, row.try_get("checksum")?, row.try_get("installed_on")?);
+        Ok((row.try_get("version")?, applied))
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Each migration of the program, and what became of it.

@@ -1,4 +1,9 @@
-//! What a job of one's own is tested with: a database by one call, a worker of one's own program, and a death at every point.
+//! What a job of one's own is tested with: its walk with the drawn tables, a database by one call, a worker of one's own program, and a
+//! death at every point.
+
+mod drawn;
+mod proven;
+mod reads;
 
 use std::{
     collections::BTreeSet,
@@ -8,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use noshi_jobs::machine::Job;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
@@ -18,6 +24,8 @@ use tokio::{
 };
 
 use super::private_postgres::{PrivatePostgres, Settings};
+
+pub use proven::{Proofs, Proven, Walk};
 
 /// A job that is not at rest after so long is not coming to rest.
 const REST: Duration = Duration::from_secs(60);
@@ -53,7 +61,11 @@ pub struct Deaths {
 
 impl Kit {
     /// A private server, and on it a database that `program` has migrated; `settings` is the text of its noshi.toml.
-    pub async fn start(program: impl Into<PathBuf>, settings: &str) -> anyhow::Result<Kit> {
+    ///
+    /// # Panics
+    /// Where a kind of the program is not among the proofs.
+    pub async fn start(program: impl Into<PathBuf>, settings: &str, proofs: &Proofs) -> anyhow::Result<Kit> {
+        proofs.complete();
         let server = PrivatePostgres::start(Settings { durable: false, ..Settings::default() }).await?;
         server.create_database("own").await?;
         let folder = TempDir::new()?;
@@ -129,20 +141,24 @@ impl Kit {
 
     /// Runs a job once for each crash point that one passes, kills its worker there, lets another go on, and asks `judge` what came of it.
     ///
-    /// `ask` gives the id and the arguments of the n-th job; `bug` is the name of a defence that is taken away, to see that it is missed.
-    pub async fn deaths(
+    /// `bug` is the name of a defence that is taken away, to see that it is missed.
+    pub async fn deaths<P: Proven>(
         &self,
-        kind: &str,
-        ask: impl Fn(usize) -> (String, Value),
         bug: Option<&str>,
         judge: impl AsyncFn(&str, &Rest) -> Result<(), String>,
     ) -> anyhow::Result<Deaths> {
         let mut deaths = Deaths::default();
+        let kind = <P::Job as Job>::KIND.name();
+        let ask = |n| {
+            let args = P::scene(n);
+            let id = P::Job::id(&args).0;
+            serde_json::to_value(&args).map(|args| (id, args))
+        };
         let planted: Vec<(&str, &str)> = bug.map(|bug| ("NOSHI_BUG", bug)).into_iter().collect();
-        let points = self.points(kind, &ask(0), &planted).await?;
+        let points = self.points(kind, &ask(0)?, &planted).await?;
         ensure!(!points.is_empty(), "no crash point is passed: are these debug builds, with the laboratory?");
         for (number, point) in points.iter().enumerate() {
-            let (id, args) = ask(number + 1);
+            let (id, args) = ask(number + 1)?;
             let job = self.ask(kind, &id, &args).await?;
             let mut first = self.worker(&[planted.as_slice(), &[("NOSHI_CRASH", point)]].concat())?;
             let rest = self.death_or_rest(&mut first, job).await?;

@@ -1,4 +1,32 @@
 //! A refund: the payment is held at the shop, refunded, and booked here. Where the shop refuses it, the hold is released.
+//!
+//! | at | effect | lane | on crash | compensation | operator may |
+//! |---|---|---|---|---|---|
+//! | holding | hold | refund/shop | repeat, same id | – | retry → holding |
+//! | refunding | refund | refund/shop | → inquiring | release | retry → refunding, in doubt → inquiring, inquire → inquiring, attest_void → refused (in doubt) |
+//! | inquiring | inquire | refund/shop (reserved share) | repeat | release | retry → inquiring, inquire → inquiring, attest_void → refused (in doubt) |
+//! | booking | book | – | repeat | – | retry → booking |
+//! | refunded | – | – | repeat | – | – |
+//! | refused | – | – | repeat | – | rerun → holding (not in doubt) |
+//!
+//! | at | answer | when | leads to |
+//! |---|---|---|---|
+//! | holding | held |  | → refunding ! |
+//! | holding | unclear |  | retry ? |
+//! | refunding | done |  | → booking ! |
+//! | refunding | refused |  | fail: refused (refund_refused) |
+//! | refunding | conflict |  | ask (refund_conflict) |
+//! | refunding | not found · unknown |  | → inquiring ? |
+//! | refunding | not sent |  | retry |
+//! | inquiring | done |  | → booking ! |
+//! | inquiring | refused · conflict · not sent · unknown |  | retry |
+//! | inquiring | not found |  | snooze |
+//! | inquiring | not found | 2 s after the call | → refunding ! |
+//! | booking | whatever |  | done: refunded, fact |
+//! | refunded | whatever |  | done: refunded |
+//! | refused | whatever |  | fail: refused (refund_refused) |
+//! | undo: release | held |  | undone: failed (compensated) |
+//! | undo: release | unclear |  | retry without end |
 
 use std::time::Duration;
 
