@@ -3460,6 +3460,10 @@ CREATE OR REPLACE FUNCTION noshi.enqueue_rows(p_kind text, keys text[], p_args j
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
 begin
+    if cardinality(keys) = 1 and cardinality(p_args) = 1 then
+        return next enqueue($1, keys[array_lower(keys, 1)], p_args[array_lower(p_args, 1)], $4);
+        return;
+    end if;
     perform may_enqueue($1);
     return query select * from enqueue_rows_into($1, $2, $3, $4);
 end $function$;
