@@ -60,3 +60,31 @@ fn page_of(problem: Problem, pages: &[(&str, &str)]) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use noshi_jobs::{Problem, probe::Probe};
+
+    use super::*;
+    use crate::worlds::probe::ProbeWorld;
+
+    fn refused(app: &App) -> String {
+        app.check().expect_err("a refusal").to_string()
+    }
+
+    fn with_a_probe(app: App) -> App {
+        app.job::<Probe>(|cx| Box::new(ProbeWorld { local: cx.local(), job: cx.job() }))
+    }
+
+    #[test]
+    fn what_would_be_found_out_later_is_refused() {
+        App::builtins().check().unwrap();
+        assert!(refused(&with_a_probe(App::builtins())).contains("the kind probe is added twice"));
+        assert!(refused(&with_a_probe(App::new())).contains("probe has no FIELDS"));
+        const NOBODYS: Problem = Problem::of("nobodys", "Nobody has it.", "ありません。");
+        let page = "# nobodys\n";
+        assert!(refused(&App::builtins().runbook(NOBODYS, page)).contains("no job names"));
+        assert!(page_of(NOBODYS, &[]).unwrap_err().to_string().contains("has no page"));
+        assert!(page_of(NOBODYS, &[("nobodys", page)]).unwrap_err().to_string().contains("lacks"));
+    }
+}

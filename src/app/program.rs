@@ -24,11 +24,14 @@ use crate::{
 /// say of themselves.
 ///
 /// ```no_run
-/// use noshi::{App, jobs::probe::Probe};
+/// use noshi::{App, Context, Fact, Job, Problem, Section};
 ///
-/// # fn world(_: &noshi::Context<'_>) -> Box<<Probe as noshi::Job>::World> { unimplemented!() }
-/// fn main() -> std::process::ExitCode {
-///     App::new().job::<Probe>(world).run()
+/// /// The built-in jobs, and one more.
+/// fn program<J: Job, S: Section>(world: fn(&Context<'_>) -> Box<J::World>, stuck: Problem) -> std::process::ExitCode
+/// where
+///     Fact: From<J::Fact>,
+/// {
+///     App::builtins().settings::<S>("mine").job::<J>(world).runbook(stuck, "# stuck\n…").run()
 /// }
 /// ```
 #[derive(Default)]

@@ -35,7 +35,7 @@ pub trait AnyKind: Send + Sync {
     /// Whether the text of some arguments is read by the job.
     fn reads(&self, args: &str) -> Result<(), Fault>;
     /// What these arguments ask for, whether or not a job can begin with it.
-    fn asks_for(&self, args: &Value) -> Result<Asked, String>;
+    fn asks_for(&self, args: &Value) -> Result<ReadArgs, String>;
     /// Where an act leads a job that stands here; `None` where this version cannot read the place.
     fn leads(&self, place: &Place<'_>, act: Act) -> Option<Led>;
     /// The arguments of a follow-up of this kind.
@@ -44,7 +44,7 @@ pub trait AnyKind: Send + Sync {
 
 /// What arguments ask for.
 #[derive(Debug)]
-pub struct Asked {
+pub struct ReadArgs {
     pub id: String,
     /// The arguments, as the job has read them.
     pub args: Value,
@@ -127,10 +127,10 @@ impl<J: Job> AnyKind for Of<J> {
     fn reads(&self, args: &str) -> Result<(), Fault> {
         requests::reads_as::<J::Args>(args)
     }
-    fn asks_for(&self, args: &Value) -> Result<Asked, String> {
+    fn asks_for(&self, args: &Value) -> Result<ReadArgs, String> {
         let request: J::Args = serde_json::from_value(args.clone()).map_err(|error| error.to_string())?;
         let start = J::start(&request).map(|_| ());
-        Ok(Asked { id: J::id(&request).0, args: serde_json::to_value(&request).unwrap_or_default(), start })
+        Ok(ReadArgs { id: J::id(&request).0, args: serde_json::to_value(&request).unwrap_or_default(), start })
     }
     fn leads(&self, place: &Place<'_>, act: Act) -> Option<Led> {
         let args: J::Args = parse(place.args)?;

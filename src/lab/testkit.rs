@@ -16,7 +16,6 @@ use anyhow::{Context, ensure};
 use noshi_jobs::machine::Job;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
@@ -24,6 +23,7 @@ use tokio::{
 };
 
 use super::private_postgres::{PrivatePostgres, Settings};
+use crate::db::{self, PgPool, Role};
 
 pub use proven::{Proofs, Proven, Walk};
 
@@ -81,9 +81,9 @@ impl Kit {
         &self.url
     }
 
-    /// A connection as the owner, for looking.
-    pub async fn connect(&self) -> anyhow::Result<PgConnection> {
-        Ok(PgConnection::connect(&self.url).await?)
+    /// As the owner, for looking.
+    pub async fn connect(&self) -> anyhow::Result<PgPool> {
+        db::connect(&self.url, Role::Login, 1).await
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -122,15 +122,15 @@ impl Kit {
     pub async fn ask(&self, kind: &str, id: &str, args: &Value) -> anyhow::Result<i64> {
         const ASK: &str = "select noshi.enqueue($1, $2, $3)";
         let asked = sqlx::query_scalar(ASK).bind(kind).bind(id).bind(args);
-        Ok(asked.fetch_one(&mut self.connect().await?).await?)
+        Ok(asked.fetch_one(&self.connect().await?).await?)
     }
 
     /// Waits until the job is over, or parked.
     pub async fn rest(&self, job: i64) -> anyhow::Result<Rest> {
-        let mut connection = self.connect().await?;
+        let pool = self.connect().await?;
         let resting = async {
             loop {
-                if let Some(rest) = resting(&mut connection, job).await? {
+                if let Some(rest) = resting(&pool, job).await? {
                     return Ok(rest);
                 }
                 sleep(BETWEEN_LOOKS).await;
@@ -214,10 +214,9 @@ impl Kit {
     }
 }
 
-async fn resting(connection: &mut PgConnection, job: i64) -> anyhow::Result<Option<Rest>> {
+async fn resting(pool: &PgPool, job: i64) -> anyhow::Result<Option<Rest>> {
     const RESTING: &str = "select status::text, at, code from noshi.job where id = $1 and status in ('completed', 'failed', 'cancelled', 'needs_operator')";
-    let row: Option<(String, String, Option<String>)> =
-        sqlx::query_as(RESTING).bind(job).fetch_optional(connection).await?;
+    let row: Option<(String, String, Option<String>)> = sqlx::query_as(RESTING).bind(job).fetch_optional(pool).await?;
     Ok(row.map(|(status, at, code)| Rest { job, status, at, code }))
 }
 

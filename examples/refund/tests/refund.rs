@@ -40,7 +40,9 @@ impl World for Scripted {
     }
 }
 
-const SAYS: [(&str, fn() -> Said); 6] = [
+type Says = fn() -> Said;
+
+const SAYS: [(&str, Says); 6] = [
     ("done", || Said::Done("r".into())),
     ("refused", || Said::Refused),
     ("conflict", || Said::Conflict),
@@ -217,11 +219,11 @@ async fn every_command_knows_the_job() {
     let status = kit.run(&["migrate", "status"]).await.unwrap();
     assert!(status.contains("own: refund") && !status.contains("pending"), "{status}");
 
-    let mut owner = kit.connect().await.unwrap();
+    let owner = kit.connect().await.unwrap();
     let facts: i64 = sqlx::query_scalar(
         "select count(*) from noshi.fact f join refund.ledger l on l.job = f.job where f.name = 'refunded'",
     )
-    .fetch_one(&mut owner)
+    .fetch_one(&owner)
     .await
     .unwrap();
     assert_eq!(facts, 2);
