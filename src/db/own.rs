@@ -15,7 +15,7 @@ use crate::{
         kinds::{self, AnyKind},
         requests::{MAX_MONEY, wanted},
     },
-    db::PgConnection,
+    db::{PgConnection, PgPool},
 };
 
 const HISTORY: &str = "noshi_migrations.own_migrations";
@@ -74,6 +74,14 @@ pub(super) async fn pending(connection: &mut PgConnection) -> Result<Vec<Pending
             sql: m.sql.as_str().to_owned(),
         })
         .collect())
+}
+
+/// The first of the program's migrations that is to come.
+pub(super) async fn lacking(pool: &PgPool) -> Result<Option<Pending>, sqlx::Error> {
+    match OWN.get() {
+        None => Ok(None),
+        Some(_) => Ok(pending(&mut *pool.acquire().await?).await?.into_iter().next()),
+    }
 }
 
 /// Runs the program's migrations, and tells the database which kinds it has.

@@ -327,11 +327,10 @@ pub async fn unfit(pool: &PgPool) -> Result<Option<Unfit>, sqlx::Error> {
     let unlike = sqlx::query_as::<_, (i64, bool)>(UNLIKE).bind(versions).bind(checksums).fetch_all(pool).await;
     match unlike {
         Ok(unlike) if unlike.is_empty() => {
-            let own = own::pending(&mut *pool.acquire().await?).await?;
-            let lacking = |own: &Pending| {
+            let older = |own: Pending| {
                 Unfit::older(format!("the schema lacks {} of this program; run its `migrate up`", own.name))
             };
-            Ok(own.first().map(lacking))
+            Ok(own::lacking(pool).await?.map(older))
         }
         Ok(unlike) if unlike.iter().any(|(_, applied)| *applied) => Ok(Some(Unfit {
             why: "the schema was migrated by a build whose migrations read otherwise than this program's; `noshi migrate status` names them"
