@@ -15,7 +15,7 @@ use super::database::EVERYWHERE;
 use crate::{
     basics::terminal,
     cli::{
-        api, audit, batch, doctor, enqueue, failure, given, job,
+        api, audit, batch, console, doctor, enqueue, failure, given, job,
         lab::{bench, demo, simulator},
         lane, migrate, out, pages, points, proposal, prune, redrive, restore, schedule, signals, token, vault, worker,
     },
@@ -54,6 +54,9 @@ enum Command {
     /// The HTTP server, for producers, operators and webhooks.
     #[command(subcommand)]
     Api(api::ApiCommand),
+    /// The browser view, for people.
+    #[command(subcommand)]
+    Console(console::ConsoleCommand),
     /// The schema.
     #[command(subcommand)]
     Migrate(migrate::MigrateCommand),
@@ -129,6 +132,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         },
         Command::Worker(command) => worker::run(settings, out, command).await,
         Command::Api(command) => api::run(settings, command).await,
+        Command::Console(command) => console::run(settings()?, command).await,
         Command::Batch(command) => batch::run(&settings()?, out, command).await,
         Command::Migrate(command) => migrate::run(out, command).await,
         Command::Job(command) => job::run(settings, out, command).await,
@@ -169,7 +173,7 @@ impl Command {
     const fn serves(&self) -> bool {
         match self {
             Command::Worker(command) => command.serves(),
-            Command::Api(_) | Command::Demo(_) | Command::Simulate(_) | Command::Bench(_) => true,
+            Command::Api(_) | Command::Console(_) | Command::Demo(_) | Command::Simulate(_) | Command::Bench(_) => true,
             Command::Migrate(_)
             | Command::Batch(_)
             | Command::Job(_)
@@ -243,7 +247,9 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
     let usual = match cli.command {
         // Its progress stands on standard error, and its workers log to files.
         Command::Demo(_) => "error",
-        Command::Worker(_) | Command::Api(_) | Command::Simulate(_) | Command::Bench(_) => "noshi=info,warn",
+        Command::Worker(_) | Command::Api(_) | Command::Console(_) | Command::Simulate(_) | Command::Bench(_) => {
+            "noshi=info,warn"
+        }
         // A person waits for it, and needs no statements of the driver's.
         Command::Migrate(_)
         | Command::Batch(_)

@@ -21,7 +21,7 @@ use crate::{
     worlds::{email::Mails, gift_issuance::Gifts, outside::Partners, store_creation::Stores},
 };
 
-pub use crate::settings::process::{ApiSettings, WorkerSettings};
+pub use crate::settings::process::{ApiSettings, ConsoleSettings, WorkerSettings};
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -40,6 +40,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// `noshi api run`.
     pub api: ApiSettings,
+    /// `noshi console run`.
+    pub console: ConsoleSettings,
 }
 
 impl Settings {

@@ -6,4 +6,4 @@ pub mod keys;
 pub mod process;
 
 pub use configuration::Settings;
-pub use process::{ApiSettings, WorkerSettings};
+pub use process::{ApiSettings, ConsoleSettings, WorkerSettings};
