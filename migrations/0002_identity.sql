@@ -68,6 +68,8 @@ create table noshi.token (
     login         oid,
     -- It acts for an operator, and ends when that login is none any more.
     as_operator   boolean not null default false,
+    -- Of a session of the console: the token that was shown at the sign-in. It ends with that one, and when nobody has used it for 30 minutes.
+    parent        text references noshi.token (id),
     constraint times_are_sane check (created_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and expires_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00'
         and (revoked_at is null or revoked_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')
@@ -187,6 +189,60 @@ begin
     return until;
 end $$;
 
+-- A session of the console, in exchange for the token that is shown: the same owner, no scope that the console has no use for, 8 hours at most.
+create function noshi.begin_session(p_id text, p_digest bytea) returns void language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare
+    t token;
+    cut text[];
+    until timestamptz;
+begin
+    select * into t from shown_token();
+    if not found then
+        raise exception 'no token was shown' using errcode = 'NS401';
+    end if;
+    cut := array(select s from unnest(t.scopes) s where s in ('read', 'operate', 'approve'));
+    if t.parent is not null or 'read' <> all (cut) then
+        raise exception 'this token begins no session' using errcode = 'NS403', hint = 'A session takes a token that may read, and no session.';
+    end if;
+    until := least(t.expires_at, clock_timestamp() + interval '8 hours');
+    insert into token (id, owner, digest, scopes, per_second, expires_at, last_used_at, login, as_operator, parent)
+    values (p_id, t.owner, p_digest, cut, t.per_second, until, clock_timestamp(), t.login, t.as_operator, t.id);
+    perform record('session begin', 'token/' || p_id, null, null, jsonb_build_object('parent', t.id, 'scopes', cut, 'expires_at', until));
+end $$;
+
+-- By its own holder, who needs no reason to leave.
+create function noshi.end_session() returns void language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+declare ended text;
+begin
+    update token set revoked_at = clock_timestamp(), revoked_by = who() where id = (select s.id from shown_token() s where s.parent is not null) returning id into ended;
+    if ended is not null then
+        perform record('session end', 'token/' || ended, null);
+    end if;
+end $$;
+
+-- What the console knows of the session that it was shown. A page that asks again by itself uses nothing: who went away is signed out.
+create function noshi.session(p_used boolean) returns table (id text, owner text, scopes text[], begun_at timestamptz, ends_at timestamptz) language plpgsql security definer
+set search_path = noshi, pg_temp
+as $$
+begin
+    if p_used then
+        perform use_token();
+    end if;
+    return query select s.id, s.owner, s.scopes, s.created_at, s.expires_at from shown_token() s where s.parent is not null;
+end $$;
+
+-- Whether a session still may: its token is good, and somebody has used it of late. True of what is no session.
+create function noshi.session_holds(p_parent text, p_last_used_at timestamptz) returns boolean language sql stable security definer
+set search_path = noshi, pg_temp
+as $$
+    select $1 is null or $2 > clock_timestamp() - interval '30 minutes' and exists (select from token p where p.id = $1
+        and p.revoked_at is null and p.expires_at > clock_timestamp() and is_theirs(p.login, p.owner, p.as_operator))
+$$;
+
 -- Whether the token's login is still who it was: there, of that name, not locked, and an operator where it was one, whoever made the token.
 create function noshi.is_theirs(p_login oid, p_owner text, p_as_operator boolean) returns boolean language sql stable security definer
 set search_path = noshi, pg_temp
@@ -211,7 +267,7 @@ set search_path = noshi, pg_temp
 as $$
     select exists (select from pg_roles r where person(r.rolname) = person($1) and may_log_in(r) and operates(r.oid))
         or exists (select from token t where t.owner = person($1) and 'operate' = any (t.scopes) and t.login is null
-            and t.revoked_at is null and t.expires_at > clock_timestamp())
+            and t.parent is null and t.revoked_at is null and t.expires_at > clock_timestamp())
 $$;
 
 create function noshi.journal_is_append_only() returns trigger language plpgsql
@@ -362,7 +418,8 @@ begin
     return query select t.* from token t
         where t.id = split_part(shown, '.', 1) and shown ~ '^[a-z0-9]{12}[.][0-9a-f]{64}$'
           and t.digest = sha256(decode(split_part(shown, '.', 2), 'hex'))
-          and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.as_operator);
+          and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.as_operator)
+          and session_holds(t.parent, t.last_used_at);
     if not found then
         raise exception 'this token is unknown, expired or revoked' using errcode = 'NS401';
     end if;
@@ -443,20 +500,23 @@ insert into noshi.turn (act) values ('register_batch'), ('prune');
 
 insert into noshi.turn (act) select 'store/' || n from generate_series(0, 63) n;
 
-revoke all on function noshi.act_by(text, text), noshi.cut(text, integer), noshi.composed(text), noshi.person(text), noshi.span(interval, integer),
+revoke all on function noshi.act_by(text, text), noshi.begin_session(text, bytea), noshi.end_session(), noshi.session(boolean),
+    noshi.session_holds(text, timestamptz), noshi.cut(text, integer), noshi.composed(text), noshi.person(text), noshi.span(interval, integer),
     noshi.lasts(interval, interval, interval), noshi.audit_cap(), noshi.audit_digest(bytea, noshi.audit),
     noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, boolean), noshi.link_act(noshi.audit),
     noshi.link_audit(), noshi.link_unlinked(), noshi.link_waiting_acts(), noshi.may_log_in(pg_roles), noshi.must(text), noshi.operates(oid), noshi.reason_given(text),
     noshi.record(text, text, text, jsonb, jsonb, text), noshi.revoke_token(text, text), noshi.say_why(text), noshi.shown_token(),
     noshi.still_operates(text), noshi.use_token(), noshi.verify_audit(), noshi.wait_for_audit_head(), noshi.who() from public;
-grant execute on function noshi.act_by(text, text), noshi.must(text), noshi.use_token() to noshi_api;
+grant execute on function noshi.act_by(text, text), noshi.begin_session(text, bytea), noshi.end_session(), noshi.must(text), noshi.session(boolean),
+    noshi.use_token() to noshi_api;
 grant execute on function noshi.create_token(text, bytea, text, text[], interval, integer), noshi.is_theirs(oid, text, boolean),
-    noshi.person(text), noshi.revoke_token(text, text), noshi.verify_audit() to noshi_operator;
+    noshi.session_holds(text, timestamptz), noshi.person(text), noshi.revoke_token(text, text), noshi.verify_audit() to noshi_operator;
 grant execute on function noshi.link_waiting_acts() to noshi_worker, noshi_operator;
 grant execute on function noshi.who() to noshi_operator, noshi_api, noshi_worker, noshi_producer;
+grant select on noshi.audit to noshi_api;
 grant select on noshi.audit, noshi.audit_head, noshi.audit_link, noshi.audit_unlinked to noshi_operator;
 grant select (seq) on noshi.audit_head to noshi_worker;
-grant select (id, owner, scopes, per_second, created_by, created_at, expires_at, revoked_by, revoked_at, last_used_at, login, as_operator
+grant select (id, owner, scopes, per_second, created_by, created_at, expires_at, revoked_by, revoked_at, last_used_at, login, as_operator, parent
    ) on noshi.token to noshi_operator;
 
 reset role;

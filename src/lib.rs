@@ -11,6 +11,7 @@ pub mod api;
 pub mod app;
 pub mod basics;
 pub mod cli;
+pub mod console;
 pub mod db;
 pub mod engine;
 pub mod intake;

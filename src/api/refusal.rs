@@ -31,6 +31,11 @@ impl Refusal {
         Refusal { status, detail: detail.into(), more: vec![], retry_after: None, challenge: None }
     }
 
+    /// In a sentence.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub fn not_found(detail: impl Into<String>) -> Refusal {
         Refusal::new(StatusCode::NOT_FOUND, detail)
     }

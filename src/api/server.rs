@@ -114,55 +114,71 @@ impl Server {
 
     /// Answers until `stop`, then for a while longer while it says that it is not ready, and then what is in flight.
     pub async fn serve_until(self, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD_BYTES);
-        let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MAX_OPEN)));
         let (probes, unready) = (self.probes.clone(), self.unready);
-        let mut stop = std::pin::pin!(async move {
+        let stop = async move {
             stop.await;
             // Whoever spreads requests over several API servers needs a moment to notice.
             probes.stop();
             tracing::info!(?unready, "not ready any more");
             tokio::time::sleep(unready).await;
-        });
-        loop {
-            let accepted = async {
-                let place = Arc::clone(&room).acquire_owned().await;
-                (self.listener.accept().await, place)
-            };
-            let (accepted, place) = tokio::select! {
-                accepted = accepted => accepted,
-                () = &mut stop => break,
-            };
-            let Ok((stream, _)) = accepted else {
-                // Out of file descriptors, most likely: those in use come back.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let _ = stream.set_nodelay(true);
-            let app = self.app.clone();
-            let service = TowerToHyperService::new(tower::service_fn(move |request: hyper::Request<Incoming>| {
-                let app = app.now();
-                async move {
-                    match names_one_host(&request) {
-                        true => app.oneshot(request.map(axum::body::Body::new)).await,
-                        false => Ok(Refused::new(400, "A request names its host, once.").into_response()),
-                    }
-                }
-            }));
-            let connection = graceful.watch(http.serve_connection(TokioIo::new(Strict::new(stream)), service));
-            tokio::spawn(async move {
-                // A caller that goes away is no error of ours.
-                let _ = connection.await;
-                drop(place);
-            });
-        }
-        drop(self.listener);
-        // Who is not done by then sends it again.
-        let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
+        };
+        let app = self.app;
+        serve(self.listener, move || app.now(), stop).await;
         Ok(())
     }
 }
+
+/// Answers what comes to this listener until `stop`, and then what is in flight.
+pub async fn serve(
+    listener: TcpListener,
+    app: impl Fn() -> Router + Clone + Send + Sync + 'static,
+    stop: impl Future<Output = ()>,
+) {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD_BYTES);
+    let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MAX_OPEN)));
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&room).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            accepted = accepted => accepted,
+            () = &mut stop => break,
+        };
+        let Ok((stream, peer)) = accepted else {
+            // Out of file descriptors, most likely: those in use come back.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let app = app.clone();
+        let service = TowerToHyperService::new(tower::service_fn(move |mut request: hyper::Request<Incoming>| {
+            let app = app();
+            request.extensions_mut().insert(Peer(peer));
+            async move {
+                match names_one_host(&request) {
+                    true => app.oneshot(request.map(axum::body::Body::new)).await,
+                    false => Ok(Refused::new(400, "A request names its host, once.").into_response()),
+                }
+            }
+        }));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(Strict::new(stream)), service));
+        tokio::spawn(async move {
+            // A caller that goes away is no error of ours.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    // Who is not done by then sends it again.
+    let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
 
 /// Whoever stands before us may route by another host than we see. HTTP/1.0 knew of none.
 fn names_one_host<B>(request: &hyper::Request<B>) -> bool {

@@ -16,7 +16,7 @@ use crate::{
     app::Begun,
     basics::terminal,
     cli::{
-        api, audit, batch, doctor, enqueue, failure, given, job, kind,
+        api, audit, batch, console, doctor, enqueue, failure, given, job, kind,
         lab::{bench, demo, simulator},
         lane, migrate, out, pages, points, proposal, prune, redrive, restore, schedule, signals, token, vault, worker,
     },
@@ -55,6 +55,9 @@ enum Command {
     /// The HTTP server, for producers, operators and webhooks.
     #[command(subcommand)]
     Api(api::ApiCommand),
+    /// The browser view, for people.
+    #[command(subcommand)]
+    Console(console::ConsoleCommand),
     /// The schema.
     #[command(subcommand)]
     Migrate(migrate::MigrateCommand),
@@ -133,6 +136,7 @@ pub async fn run(app: Begun, cli: Cli) -> anyhow::Result<()> {
         },
         Command::Worker(command) => worker::run(app, settings, out, command).await,
         Command::Api(command) => api::run(settings, command).await,
+        Command::Console(command) => console::run(settings()?, command).await,
         Command::Batch(command) => batch::run(&settings()?, out, command).await,
         Command::Migrate(command) => migrate::run(out, command).await,
         Command::Job(command) => job::run(settings, out, command).await,
@@ -174,7 +178,7 @@ impl Command {
     const fn serves(&self) -> bool {
         match self {
             Command::Worker(command) => command.serves(),
-            Command::Api(_) | Command::Demo(_) | Command::Simulate(_) | Command::Bench(_) => true,
+            Command::Api(_) | Command::Console(_) | Command::Demo(_) | Command::Simulate(_) | Command::Bench(_) => true,
             Command::Migrate(_)
             | Command::Batch(_)
             | Command::Job(_)
@@ -249,7 +253,9 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
     let usual = match cli.command {
         // Its progress stands on standard error, and its workers log to files.
         Command::Demo(_) => "error",
-        Command::Worker(_) | Command::Api(_) | Command::Simulate(_) | Command::Bench(_) => "noshi=info,warn",
+        Command::Worker(_) | Command::Api(_) | Command::Console(_) | Command::Simulate(_) | Command::Bench(_) => {
+            "noshi=info,warn"
+        }
         // A person waits for it, and needs no statements of the driver's.
         Command::Migrate(_)
         | Command::Batch(_)

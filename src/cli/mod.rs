@@ -5,6 +5,7 @@ pub mod audit;
 pub mod batch;
 pub mod command;
 pub mod configuration;
+pub mod console;
 pub mod database;
 pub mod doctor;
 pub mod enqueue;

@@ -95,6 +95,7 @@ async fn list(database: &Database, out: Out) -> anyhow::Result<()> {
             ("SCOPES", |t| t.scopes.join(",")),
             ("A SECOND", |t| t.per_second.to_string()),
             ("STATE", |t| t.state.clone()),
+            ("SESSION OF", |t| t.parent.clone().unwrap_or_else(|| "–".to_owned())),
             ("EXPIRES", |t| instants::show(t.expires_at)),
             ("LAST USED", |t| t.last_used_at.map_or("never".to_owned(), instants::show)),
         ],

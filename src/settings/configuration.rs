@@ -25,7 +25,7 @@ use crate::{
     worlds::{email::Mails, gift_issuance::Gifts, outside::Partners, store_creation::Stores},
 };
 
-pub use crate::settings::process::{ApiSettings, WorkerSettings};
+pub use crate::settings::process::{ApiSettings, ConsoleSettings, WorkerSettings};
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -48,6 +48,8 @@ pub struct Settings {
     #[serde(skip)]
     #[doc(hidden)]
     pub own: HashMap<&'static str, config::Value>,
+    /// `noshi console run`.
+    pub console: ConsoleSettings,
 }
 
 impl Settings {

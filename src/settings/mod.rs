@@ -7,5 +7,5 @@ pub mod process;
 pub mod section;
 
 pub use configuration::Settings;
-pub use process::{ApiSettings, WorkerSettings};
+pub use process::{ApiSettings, ConsoleSettings, WorkerSettings};
 pub use section::Section;

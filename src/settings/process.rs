@@ -85,3 +85,77 @@ impl ApiSettings {
         Duration::from_millis(self.unready_ms)
     }
 }
+
+/// `noshi console run`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsoleSettings {
+    /// Where it listens. It speaks plain HTTP: put it behind a TLS-terminating proxy.
+    pub listen: SocketAddr,
+    /// As browsers name it: https, or a loopback host. Requests for any other host are refused.
+    pub origin: String,
+    /// The zone in which its pages tell times.
+    pub zone: String,
+}
+
+impl Default for ConsoleSettings {
+    fn default() -> Self {
+        ConsoleSettings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            origin: "http://127.0.0.1:8090".to_owned(),
+            zone: "UTC".to_owned(),
+        }
+    }
+}
+
+impl ConsoleSettings {
+    /// Elsewhere browsers drop the cookie of a session, and do not say where a request comes from.
+    pub fn host(&self) -> anyhow::Result<&str> {
+        let (secure, host) = match (self.origin.strip_prefix("https://"), self.origin.strip_prefix("http://")) {
+            (Some(host), _) => (true, host),
+            (None, Some(host)) => (false, host),
+            (None, None) => (false, ""),
+        };
+        let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
+        let plain = !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']) && host == host.to_ascii_lowercase();
+        ensure!(
+            plain && (secure || ["localhost", "127.0.0.1", "[::1]"].contains(&name)),
+            "console.origin is `{}`; it must be https://HOST, or http:// with localhost, 127.0.0.1 or [::1], in small letters and without a path",
+            self.origin
+        );
+        Ok(host)
+    }
+
+    pub fn zone(&self) -> anyhow::Result<chrono_tz::Tz> {
+        self.zone
+            .parse()
+            .map_err(|_| anyhow::anyhow!("console.zone is `{}`; it must be a zone such as Asia/Tokyo", self.zone))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ConsoleSettings;
+
+    #[test]
+    fn a_console_has_an_origin_that_browsers_trust() {
+        let host = |origin: &str| {
+            let settings = ConsoleSettings { origin: origin.to_owned(), ..ConsoleSettings::default() };
+            settings.host().map(str::to_owned).ok()
+        };
+        for good in ["https://noshi.example", "https://noshi.example:8443", "http://localhost:8090", "http://[::1]:1"] {
+            assert_eq!(host(good).as_deref(), good.split_once("://").map(|(_, host)| host), "{good}");
+        }
+        for bad in [
+            "",
+            "noshi.example",
+            "http://noshi.example",
+            "http://localhost.evil.example",
+            "https://a/b",
+            "https://",
+            "https://A",
+        ] {
+            assert_eq!(host(bad), None, "{bad}");
+        }
+    }
+}

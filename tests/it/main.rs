@@ -10,6 +10,7 @@ mod clocks;
 mod collector;
 mod commands;
 mod configuration;
+mod console;
 mod crash;
 mod dashboard;
 mod datadog;

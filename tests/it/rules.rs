@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Modules of `src`, lowest first: each may know only what stands before it, so no circle can be.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 16] = [
     "basics",
     "db",
     "telemetry",
@@ -20,13 +20,14 @@ const MODULES: [&str; 15] = [
     "operator",
     "app",
     "api",
+    "console",
     "lab",
     "cli",
     "main",
 ];
 
 /// What a reader takes in at a glance, and in one sitting.
-const MAX_ENTRIES: usize = 16;
+const MAX_ENTRIES: usize = 17;
 const MAX_LINES: usize = 450;
 
 fn root() -> &'static Path {

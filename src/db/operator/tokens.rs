@@ -106,11 +106,15 @@ pub struct Listed {
     pub expires_at: DateTime<Utc>,
     pub revoked_by: Option<String>,
     pub last_used_at: Option<DateTime<Utc>>,
+    /// Of a session of the console: the token that it was begun with.
+    pub parent: Option<String>,
 }
 
-const LIST: &str = "select id, owner, scopes, per_second, created_by, created_at, expires_at, revoked_by, last_used_at,
+const LIST: &str =
+    "select id, owner, scopes, per_second, created_by, created_at, expires_at, revoked_by, last_used_at, parent,
     case when revoked_at is not null then 'revoked' when expires_at <= clock_timestamp() then 'expired'
-        when not noshi.is_theirs(t.login, t.owner, t.as_operator) then 'login gone' else 'good' end as state
+        when not noshi.is_theirs(t.login, t.owner, t.as_operator) then 'login gone'
+        when not noshi.session_holds(t.parent, t.last_used_at) then 'ended' else 'good' end as state
 from noshi.token t order by created_at desc";
 
 pub async fn list(pool: &PgPool) -> Result<Vec<Listed>, ActError> {
@@ -129,13 +133,61 @@ pub struct Known {
 /// Looks a token up, and notes that it was used. `None`: it is unknown, expired or revoked.
 pub async fn use_token(pool: &PgPool, bearer: &Bearer) -> Result<Option<Known>, sqlx::Error> {
     const USE: &str = "select id, owner, scopes, per_second from noshi.use_token()";
-    let mut transaction = pool.begin().await?;
-    sqlx::query("select set_config('noshi.token', $1, true)").bind(&bearer.0).execute(&mut *transaction).await?;
+    let mut transaction = by(pool, bearer).await?;
     match sqlx::query_as(USE).fetch_optional(&mut *transaction).await {
         Ok(known) => transaction.commit().await.map(|()| known),
         Err(error) if code(&error).as_deref() == Some("NS401") => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// A session of the console. It is a token, so everything that holds of a token holds of it.
+#[derive(Debug, Clone, FromRow)]
+pub struct Session {
+    pub id: String,
+    pub owner: String,
+    pub scopes: Vec<String>,
+    pub begun_at: DateTime<Utc>,
+    pub ends_at: DateTime<Utc>,
+}
+
+/// Begins a session in exchange for a token. `None`: the token is unknown, or not for this.
+pub async fn begin_session(pool: &PgPool, shown: &Bearer) -> Result<Option<SecretString>, sqlx::Error> {
+    const BEGIN: &str = "select noshi.begin_session($1, $2)";
+    let token = generate();
+    let Some(session) = Bearer::read(token.expose_secret()) else { unreachable!("a token of our own making reads") };
+    let mut transaction = by(pool, shown).await?;
+    let begun =
+        sqlx::query(BEGIN).bind(session.id()).bind(session.digest().as_slice()).execute(&mut *transaction).await;
+    match begun {
+        Ok(_) => transaction.commit().await.map(|()| Some(token)),
+        Err(error) if matches!(code(&error).as_deref(), Some("NS401" | "NS403")) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The session of this bearer, if it holds. `used`: a person is there.
+pub async fn session(pool: &PgPool, bearer: &Bearer, used: bool) -> Result<Option<Session>, sqlx::Error> {
+    const SESSION: &str = "select id, owner, scopes, begun_at, ends_at from noshi.session($1)";
+    let mut transaction = by(pool, bearer).await?;
+    match sqlx::query_as(SESSION).bind(used).fetch_optional(&mut *transaction).await {
+        Ok(session) => transaction.commit().await.map(|()| session),
+        Err(error) if code(&error).as_deref() == Some("NS401") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub async fn end_session(pool: &PgPool, bearer: &Bearer) -> Result<(), sqlx::Error> {
+    let mut transaction = by(pool, bearer).await?;
+    sqlx::query("select noshi.end_session()").execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+/// A transaction to which this token is shown.
+async fn by(pool: &PgPool, bearer: &Bearer) -> Result<Transaction, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("select set_config('noshi.token', $1, true)").bind(&bearer.0).execute(&mut *transaction).await?;
+    Ok(transaction)
 }
 
 /// A transaction in which everything is done by this token, which must have the scope.

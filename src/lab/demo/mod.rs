@@ -62,6 +62,9 @@ pub struct DemoArgs {
     /// Instead, set up a small incident to practise on, and wait for Ctrl-C
     #[arg(long, conflicts_with_all = ["count", "seed", "no_faults", "keep"])]
     practice: bool,
+    /// The same incident, with the console in the browser: prints its address, and a token for each of two people
+    #[arg(long, conflicts_with_all = ["count", "seed", "no_faults", "keep"])]
+    console: bool,
     /// Copy ledger, logs, jobs and journal to this directory at the end
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -103,8 +106,8 @@ pub async fn run(args: DemoArgs, json: bool, stopped: impl Future<Output = ()>) 
 }
 
 async fn run_on(args: &DemoArgs, json: bool, postgres: &PrivatePostgres) -> anyhow::Result<()> {
-    if args.practice {
-        return practice::run(postgres).await;
+    if args.practice || args.console {
+        return practice::run(postgres, args.console).await;
     }
     let begun = Instant::now();
     let manners = Manners {

@@ -5,11 +5,18 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use noshi_jobs::Kind;
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{grants, script};
 use crate::{
-    db::{self, PgPool, Role, enqueue, operator::jobs},
+    db::{
+        self, PgPool, Role, enqueue,
+        operator::{
+            jobs,
+            tokens::{self, NewToken},
+        },
+    },
     intake::FileKind,
     lab::{
         fleet::{
@@ -29,7 +36,7 @@ const LAG: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sets the scene, and waits for ever: whoever practises ends it.
-pub async fn run(postgres: &PrivatePostgres) -> anyhow::Result<()> {
+pub async fn run(postgres: &PrivatePostgres, console: bool) -> anyhow::Result<()> {
     let manners = Manners { seed: 1, faults: false, limits: stage::LIMITS, jitter: stage::JITTER, lag: LAG };
     let mut stage = Stage::set(postgres, &manners).await?;
     let mut fleet = Fleet::start(&stage, 1)?;
@@ -61,10 +68,29 @@ pub async fn run(postgres: &PrivatePostgres) -> anyhow::Result<()> {
         stage.approver,
         stage.config.display()
     );
+    if console {
+        open_console(&stage).await?;
+    }
     loop {
         fleet.look_after()?;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Each of the two people has a token: what one proposes, the other confirms.
+async fn open_console(stage: &Stage) -> anyhow::Result<()> {
+    let console = stage.start_console().await?;
+    crate::basics::terminal::say!("\nOr in a browser: {console}");
+    let owner = db::connect(&stage.url, Role::Login, 1).await?;
+    for person in [stage::SUBMITTER, stage::APPROVER] {
+        let token = tokens::generate();
+        let scopes = ["read", "operate", "approve"].map(str::to_owned);
+        let lasts = Duration::from_secs(24 * 3600);
+        let new = NewToken { owner: person, scopes: &scopes, lasts, per_second: 100 };
+        tokens::create(&owner, &token, &new).await?;
+        crate::basics::terminal::say!("  {person}: {}", token.expose_secret());
+    }
+    Ok(())
 }
 
 async fn ask_for_gifts(url: &str) -> anyhow::Result<()> {

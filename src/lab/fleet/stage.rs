@@ -17,6 +17,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     api::server::Server,
+    console,
     db::{self, domain::batches::Cap},
     lab::{
         private_postgres::PrivatePostgres,
@@ -44,8 +45,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a whole example file, and for one user.
 const MAX_YEN: i64 = 1_000_000_000;
 const DATABASE: &str = "noshi";
-const SUBMITTER: &str = "demo_sato";
-const APPROVER: &str = "demo_suzuki";
+pub const SUBMITTER: &str = "demo_sato";
+pub const APPROVER: &str = "demo_suzuki";
 
 /// How the providers behave.
 pub struct Manners {
@@ -131,6 +132,16 @@ impl Stage {
         let listener = self.api.take().context("the API listens already")?;
         let api = Server::on(&Settings::read(Some(&self.config))?, &self.url, listener).await?;
         Ok(tokio::spawn(api.serve_until(std::future::pending())))
+    }
+
+    /// The console, in this process and for as long as it lives; its address.
+    pub async fn start_console(&self) -> anyhow::Result<String> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen for the console")?;
+        let mut settings = Settings::read(Some(&self.config))?;
+        settings.console.origin = format!("http://{}", listener.local_addr()?);
+        let console = console::server::Server::on(&settings, &self.url, listener).await?;
+        tokio::spawn(console.serve_until(std::future::pending()));
+        Ok(settings.console.origin)
     }
 }
 
