@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem,
+    JobId, Kind, KindName, Problem,
     machine::{Act, Acts, Call, Effect, Job, Limits, Past, Step, Terms, This, leaves_nothing_behind},
 };
 
@@ -81,7 +81,7 @@ pub trait World: Send + Sync {
 pub struct BulkGrants;
 
 impl Job for BulkGrants {
-    const KIND: Kind = Kind::BulkGrants;
+    const KIND: KindName = Kind::BulkGrants.as_name();
     const LIMITS: Limits = Limits { steps: 10_000, age: Duration::from_secs(7 * 24 * 60 * 60) };
     const STATES: &'static [&'static str] = &["registering", "announcing", "announced", "refused"];
 

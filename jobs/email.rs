@@ -40,7 +40,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem, UNTIL_OPENED,
+    JobId, Kind, KindName, Problem, UNTIL_OPENED,
     machine::{
         Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Step, Terms, This, Tls,
         leaves_nothing_behind,
@@ -202,7 +202,7 @@ pub trait World: std::marker::Send + Sync {
 pub struct Email;
 
 impl Job for Email {
-    const KIND: Kind = Kind::Email;
+    const KIND: KindName = Kind::Email.as_name();
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(7 * 24 * 60 * 60) };
     const STATES: &'static [&'static str] = &["preparing", "sending", "waiting", "accepted", "rejected"];
 

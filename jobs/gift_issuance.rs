@@ -7,7 +7,7 @@
 //! | asking | inquire | gift/p (reserved share) | repeat | – | retry → asking, inquire → seeking (in doubt), attest_void → routing (in doubt) |
 //! | issuing | issue | gift/p | → inquiring | – | retry → issuing, in doubt → inquiring, inquire → inquiring, cancel → rejected, in doubt → cancelling, attest_void → void |
 //! | inquiring | inquire | gift/p (reserved share) | repeat | – | inquire → inquiring, attest_void → void |
-//! | pending | inquire | gift/p (reserved share) | repeat | – | retry → pending, inquire → inquiring |
+//! | pending | inquire | gift/p (reserved share) | repeat | – | retry → pending, inquire → inquiring, attest_void → void (in doubt) |
 //! | cancelling | cancel | gift/p (reserved share) | repeat, same id | – | retry → cancelling, inquire → pending, attest_void → void |
 //! | void | – | – | repeat | – | attest_void → void (in doubt), reissue → routing (not in doubt), reject → rejected (not in doubt) |
 //! | issued | – | – | repeat | – | cancel → cancelling |
@@ -121,7 +121,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem, Request,
+    JobId, Kind, KindName, Problem, Request,
     machine::{
         Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Step, Terms, This, leaves_nothing_behind,
     },
@@ -432,7 +432,7 @@ pub trait World: Send + Sync {
 pub struct GiftIssuance;
 
 impl Job for GiftIssuance {
-    const KIND: Kind = Kind::GiftIssuance;
+    const KIND: KindName = Kind::GiftIssuance.as_name();
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(14 * 24 * 60 * 60) };
     const STATES: &'static [&'static str] = &[
         "routing",
@@ -542,7 +542,7 @@ impl Job for GiftIssuance {
                     (None, None) => State::inquiring(trade.clone()),
                     _ => looking(trade, card),
                 })
-                .to_if(then.is_some() && card.is_none(), Act::AttestVoid, || void(trade))
+                .to_if((then.is_some() || in_doubt) && card.is_none(), Act::AttestVoid, || void(trade))
                 .to_some(Act::Adopt, issued(trade, card)),
             State::Cancelling { trade, card, .. } => again
                 .to_if(trade.contract.inquiry, Act::Inquire, || looking(trade, card))
@@ -857,6 +857,10 @@ fn polled(
         }
         (Inquiry::Throttled(wait), _) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
         (Inquiry::BadCredentials, _) => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
+        // Nothing of it was ever accepted: somebody looks for it, and it is not there.
+        (Inquiry::NotFound, None) if then.is_none() && this.in_doubt && this.in_state >= trade.settle() => {
+            Step::needs_operator("not_found", Problem::NotFoundInDoubt)
+        }
         (Inquiry::Live(_) | Inquiry::Pending | Inquiry::NotFound | Inquiry::NoAnswer | Inquiry::Known(_), _)
             if this.in_state >= patience =>
         {

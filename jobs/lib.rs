@@ -7,6 +7,7 @@ pub mod email;
 pub mod gift_issuance;
 pub mod machine;
 pub mod money;
+pub mod names;
 pub mod point_exchange;
 pub mod point_expiry;
 pub mod point_grant;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use machine::JobId;
+pub use names::{Field, FollowUp, Holds, KindName, Presence};
 pub use problem::Problem;
 
 /// For so long a job waits for a worker that has the key of what is sealed for it; then it needs an operator.
@@ -47,6 +49,10 @@ macro_rules! kinds {
                     $(Kind::$kind => stringify!($module),)+
                 }
             }
+
+            pub const fn as_name(self) -> KindName {
+                KindName::new(self.name())
+            }
         }
 
         /// From a kind to its job: `with_job!(kind, J => f::<J>())`.
@@ -62,7 +68,7 @@ macro_rules! kinds {
             };
         }
 
-        /// A job somebody asks for: a row of a file, or a follow-up of another job. Its id is derived, so equal requests are one job.
+        /// A built-in job that somebody asks for: a row of a file, or a follow-up of another job. Its id is derived, so equal requests are one job.
         #[derive(Debug, Clone, PartialEq, Serialize)]
         #[serde(untagged)]
         pub enum Request {
@@ -79,6 +85,14 @@ macro_rules! kinds {
             pub fn id(&self) -> JobId {
                 match self {
                     $(Request::$kind(args) => <$module::$kind as machine::Job>::id(args),)+
+                }
+            }
+        }
+
+        impl From<Request> for FollowUp {
+            fn from(request: Request) -> FollowUp {
+                match request {
+                    $(Request::$kind(args) => FollowUp::of::<$module::$kind>(args),)+
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Kind, Problem, Request};
+use crate::{Field, FollowUp, KindName, Problem};
 
 /// The stable idempotency id of a job, unique within its kind. Never empty, at most 200 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -252,7 +252,7 @@ pub struct Step<J: Job> {
     pub after: Option<Duration>,
     pub closing: Option<Closing>,
     pub facts: Vec<J::Fact>,
-    pub follow_ups: Vec<Request>,
+    pub follow_ups: Vec<FollowUp>,
 }
 
 impl<J: Job> Step<J> {
@@ -316,8 +316,8 @@ impl<J: Job> Step<J> {
         self
     }
     #[must_use]
-    pub fn follow_up(mut self, request: Request) -> Self {
-        self.follow_ups.push(request);
+    pub fn follow_up(mut self, request: impl Into<FollowUp>) -> Self {
+        self.follow_ups.push(request.into());
         self
     }
 }
@@ -531,15 +531,23 @@ impl Act {
 
 /// One kind of job.
 pub trait Job: Sized + Send + Sync + 'static {
-    const KIND: Kind;
+    const KIND: KindName;
     const LIMITS: Limits;
     /// The stored names of all states, and of all that may be left to take back. A worker leaves a job alone that stands at a name which
     /// it does not know: a newer version wrote it.
     const STATES: &'static [&'static str];
     const UNDOS: &'static [&'static str];
+    /// Every problem of its own that a step of it can name. The engine's own, which any job may meet, are not among them.
+    const PROBLEMS: &'static [Problem] = &[];
+    /// The fields of its arguments, as every entry point checks them: what workers cannot read is refused where it is asked for.
+    const FIELDS: &'static [Field] = &[];
+    /// The field that a job's id must be, where it is one of them: equal requests are one job whoever asks, and the database sees to it.
+    const ID_FIELD: Option<&'static str> = None;
+    /// Whether a producer may ask for it. What only follows from other jobs says no.
+    const FOR_PRODUCERS: bool = true;
 
     /// What a producer asks for. New fields get `#[serde(default)]`.
-    type Args: Serialize + DeserializeOwned + Clone + Send + Sync;
+    type Args: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
     /// Where the job stands; serde-tagged `at`. State names are stored: they are permanent.
     type State: Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq + Send + Sync;
     /// What is left to take back; `Never` where nothing is.

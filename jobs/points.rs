@@ -30,7 +30,7 @@ macro_rules! job_of_points {
         $crate::points::job_of_points!($kind, $states, $place => $operation, 100);
     };
     ($kind:ident, $states:expr, $place:pat => $operation:literal, $steps:literal) => {
-        const KIND: $crate::Kind = $crate::Kind::$kind;
+        const KIND: $crate::KindName = $crate::Kind::$kind.as_name();
         const LIMITS: $crate::machine::Limits = $crate::machine::Limits { steps: $steps, age: $crate::points::LONGEST };
         const STATES: &'static [&'static str] = &$states;
 

@@ -36,7 +36,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem, Request,
+    JobId, Kind, KindName, Problem, Request,
     machine::{Act, Acts, Call, Effect, InDoubt, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unwind},
 };
 
@@ -131,7 +131,7 @@ pub trait World: Send + Sync {
 pub struct Probe;
 
 impl Job for Probe {
-    const KIND: Kind = Kind::Probe;
+    const KIND: KindName = Kind::Probe.as_name();
     const LIMITS: Limits = Limits { steps: 1_000, age: Duration::from_secs(24 * 60 * 60) };
     const STATES: &'static [&'static str] = &["stepping", "calling", "checking", "tallying", "over"];
     const UNDOS: &'static [&'static str] = &["take_back"];

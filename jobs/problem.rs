@@ -1,35 +1,105 @@
-//! Every question that noshi can put to a person, and every reason for which it fails a job. Each has a page in `ops/runbook`.
+//! Every question that noshi can put to a person, and every reason for which it fails a job. Each has a page in `ops/runbook`, or one that
+//! the program which adds it brings.
 
-use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    sync::{PoisonError, RwLock},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::names::is_stored_name;
+
+/// A problem: its code is stored, exported as a label, and the name of a runbook page. Codes are permanent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Problem {
+    code: &'static str,
+    sentence: &'static str,
+    japanese: &'static str,
+}
+
+/// Those of jobs that are not built in, as the program began with them.
+static DECLARED: RwLock<Vec<Problem>> = RwLock::new(vec![]);
+
+impl Problem {
+    /// A problem of a job of one's own. In a constant, a code that cannot be one does not compile.
+    ///
+    /// # Panics
+    /// Where the code cannot be one, or nothing is said of it.
+    pub const fn of(code: &'static str, sentence: &'static str, japanese: &'static str) -> Problem {
+        assert!(is_stored_name(code), "a code is 1 to 63 of a to z, 0 to 9 and _, and begins with a letter");
+        assert!(!sentence.is_empty() && !japanese.is_empty(), "a problem is told in both languages");
+        Problem { code, sentence, japanese }
+    }
+
+    pub const fn code(self) -> &'static str {
+        self.code
+    }
+
+    /// What happened, what it means for the money, and what to do next.
+    pub const fn sentence(self) -> &'static str {
+        self.sentence
+    }
+
+    /// The same in a few Japanese words, for those who answer customers.
+    pub const fn japanese(self) -> &'static str {
+        self.japanese
+    }
+
+    /// Those that this program has, the built-in ones first.
+    pub fn known() -> Vec<Problem> {
+        let declared = DECLARED.read().unwrap_or_else(PoisonError::into_inner);
+        Problem::ALL.iter().chain(declared.iter()).copied().collect()
+    }
+
+    /// Makes problems known, once, before the first job. Refused is a code that is known with another meaning.
+    pub fn declare(problems: &[Problem]) -> Result<(), &'static str> {
+        for problem in problems {
+            match Problem::from_code(problem.code) {
+                None => DECLARED.write().unwrap_or_else(PoisonError::into_inner).push(*problem),
+                Some(known) if known.sentence == problem.sentence => {}
+                Some(known) => return Err(known.code),
+            }
+        }
+        Ok(())
+    }
+
+    /// The problem of that stored code; `None` where a newer version wrote it.
+    pub fn from_code(code: &str) -> Option<Problem> {
+        let is_it = |problem: &&Problem| problem.code == code;
+        let declared = || DECLARED.read().unwrap_or_else(PoisonError::into_inner).iter().find(is_it).copied();
+        Problem::ALL.iter().find(is_it).copied().or_else(declared)
+    }
+}
+
+impl fmt::Debug for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code)
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code)
+    }
+}
+
+impl<'de> Deserialize<'de> for Problem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Problem, D::Error> {
+        let code = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Problem::from_code(&code).ok_or_else(|| de::Error::custom("this problem is not known"))
+    }
+}
 
 macro_rules! problems {
-    ($($(#[$doc:meta])* $variant:ident = $code:literal, $sentence:literal, $japanese:literal;)+) => {
-        /// A problem code: stored, exported as a label, and the name of a runbook page. Codes are permanent.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum Problem { $($(#[$doc])* $variant,)+ }
-
+    ($($variant:ident = $code:literal, $sentence:literal, $japanese:literal;)+) => {
+        // Named as the variants of an enum, which each of them is for whoever matches.
+        #[allow(non_upper_case_globals)]
         impl Problem {
+            $(pub const $variant: Problem = Problem::of($code, $sentence, $japanese);)+
+
+            /// The built-in ones.
             pub const ALL: &'static [Problem] = &[$(Problem::$variant,)+];
-
-            pub const fn code(self) -> &'static str {
-                match self { $(Problem::$variant => $code,)+ }
-            }
-
-            /// The problem of that stored code; `None` where a newer version wrote it.
-            pub fn from_code(code: &str) -> Option<Problem> {
-                Problem::ALL.iter().copied().find(|problem| problem.code() == code)
-            }
-
-            /// What happened, what it means for the money, and what to do next.
-            pub const fn sentence(self) -> &'static str {
-                match self { $(Problem::$variant => $sentence,)+ }
-            }
-
-            /// The same in a few Japanese words, for those who answer customers.
-            pub const fn japanese(self) -> &'static str {
-                match self { $(Problem::$variant => $japanese,)+ }
-            }
         }
     };
 }

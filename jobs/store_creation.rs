@@ -57,7 +57,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Kind, Problem, UNTIL_OPENED,
+    JobId, Kind, KindName, Problem, UNTIL_OPENED,
     machine::{
         Act, Acts, Call, Closing, Effect, InDoubt, Job, Lane, Limits, Past, Redirect, Step, Terms, This, Unwind,
     },
@@ -240,7 +240,7 @@ pub trait World: Send + Sync {
 pub struct StoreCreation;
 
 impl Job for StoreCreation {
-    const KIND: Kind = Kind::StoreCreation;
+    const KIND: KindName = Kind::StoreCreation.as_name();
     const LIMITS: Limits = Limits { steps: 2_000, age: Duration::from_secs(14 * 24 * 60 * 60) };
     const STATES: &'static [&'static str] =
         &["checking", "creating", "finding", "assigning", "registering", "created", "skipped", "refused"];

@@ -25,11 +25,13 @@ set search_path = noshi, pg_temp
 as $$ select noshi.cut(regexp_replace($1 collate "C", '[\u0001-\u001f\u007f-\u009f\u2028\u2029]+', ' ', 'g'), 4000) $$;
 
 -- The person behind a login's name: one, however it is written. What caps, approvals and tokens compare is this, and never a login's name itself.
-create function noshi.person(p_name text) returns text language sql immutable parallel safe
+create function noshi.person(p_name text) returns text language plpgsql immutable parallel safe
 as $$
-    select case when $1 collate "C" ~ '^[!-@\[-~]+$' then $1
-        else regexp_replace(lower(normalize($1 collate "default", NFKC)), '[[:space:]]', '_', 'g') end
-$$;
+begin
+    -- Not in SQL, which would be planned anew for each request.
+    return case when $1 collate "C" ~ '^[!-@\[-~]+$' then $1
+        else regexp_replace(lower(normalize($1 collate "default", NFKC)), '[[:space:]]', '_', 'g') end;
+end $$;
 
 -- A span in seconds, with so many days a month.
 create function noshi.span(p_span interval, p_month integer) returns numeric language sql immutable parallel safe

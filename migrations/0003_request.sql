@@ -5,7 +5,12 @@ set local check_function_bodies = off;
 create table noshi.kind (
     name       text primary key check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
     -- For trying out and measuring: producers may not ask for it, since it waits in the lanes of others and parks as it is told.
-    for_tests  boolean not null default false
+    for_tests  boolean not null default false,
+    -- Of a program with jobs of its own, as its `migrate up` told them: see `noshi.declare_kinds`.
+    own            boolean not null default false,
+    for_producers  boolean not null default true,
+    id_field       text,
+    fields         jsonb not null default '[]'
 );
 
 -- The server's own list of zones is read from hundreds of files each time, and what is in none of them the server takes for a rule.
@@ -372,7 +377,7 @@ end $$;
 create function noshi.request_fault(p_kind text, p_key text, p_args jsonb) returns text language plpgsql stable
 as $$
 begin
-    return coalesce('id: ' || noshi.id_fault(p_key, 200), noshi.args_fault(p_kind, p_args));
+    return coalesce('id: ' || noshi.id_fault(p_key, 200), noshi.args_fault(p_kind, p_args), noshi.own_fault(p_kind, p_key, p_args));
 end $$;
 
 insert into noshi.kind (name, for_tests) values

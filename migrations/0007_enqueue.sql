@@ -47,12 +47,37 @@ as $$
 $$;
 
 -- One job. `args` is an object of the kind's arguments; `key` the producer's own stable id.
+--
+-- A producer's commit waits for this: what is usual is written by one statement and looked at by one. Everything else is looked at as many are.
 create function noshi.enqueue(kind text, key text, args jsonb, priority smallint default 1)
 returns bigint language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
+declare made bigint;
 begin
-    perform may_enqueue($1);
+    if coalesce(current_setting('noshi.token', true), '') <> '' or not pg_has_role(session_user, 'noshi_producer', 'member') then
+        perform must('enqueue');
+    end if;
+    if $4 in (0, 1) and is_usual($1, $2, $3) and is_held_to_no_more($1, $2, $3) and current_setting('transaction_isolation') = 'read committed'
+       and not exists (select from batch_row r where r.key = $2) then
+        insert into job (asked_by, kind, key, fingerprint, args, priority, row_no, rank)
+        values (who(), $1, $2, sha256(convert_to($3::text, 'UTF8')), $3, $4, 1, 1 + (select vtime from lane where name = ''))
+        on conflict on constraint job_key do nothing returning id into made;
+        if made is not null then
+            -- Looked at anew: this statement may have waited for the prune, or for a file.
+            if exists (select from tombstone t where t.kind = $1 and t.key = $2) or exists (select from lost_call) or exists (select from batch_row r where r.key = $2) then
+                made := (admit(array[made]))[1];
+            end if;
+            if made is not null then
+                if exists (select from bell b where b.until > clock_timestamp()) then
+                    perform pg_notify('noshi', '');
+                end if;
+                return made;
+            end if;
+        end if;
+    elsif exists (select from kind k where k.name = $1 and k.for_tests) then
+        perform kind_guard($1);
+    end if;
     return (select id from enqueue_rows_into($1, array[$2], array[$3], $4) id);
 end $$;
 
@@ -62,6 +87,10 @@ returns setof bigint language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 begin
+    if cardinality(keys) = 1 and cardinality(p_args) = 1 then
+        return next enqueue($1, keys[array_lower(keys, 1)], p_args[array_lower(p_args, 1)], $4);
+        return;
+    end if;
     perform may_enqueue($1);
     return query select * from enqueue_rows_into($1, $2, $3, $4);
 end $$;
@@ -86,6 +115,7 @@ declare
     odd_rows bigint[];
     odd_keys text[];
     odd_args jsonb[];
+    guarded bigint[];
     as_sealed jsonb[];
     -- Whatever the locale holds for a space, these leave nothing to see.
     visible constant text := '[^[:space:]\u00a0\u3000]';
@@ -107,10 +137,13 @@ begin
     if keys is null or cardinality(keys) is distinct from cardinality(p_args) then
         raise exception '% keys but % args', cardinality(keys), cardinality(p_args) using errcode = 'NS400';
     end if;
-    -- What is usual is good at one look. The rest is looked at field by field, and only to name the fault.
-    select array_agg(r.row_no), array_agg(r.key), array_agg(r.args) into odd_rows, odd_keys, odd_args
+    -- What is usual is good at one look. The rest is looked at field by field, and only to name the fault; and held to what is asked of its kind beside.
+    select array_agg(r.row_no) filter (where not u.usual), array_agg(r.key) filter (where not u.usual), array_agg(r.args) filter (where not u.usual), array_agg(r.row_no)
+    into odd_rows, odd_keys, odd_args, guarded
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-    where noshi.is_usual(p_kind, r.key, r.args) is not true;
+    cross join lateral (select is_usual(p_kind, r.key, r.args) is true as usual offset 0) u
+    where not u.usual or is_held_to_no_more(p_kind, r.key, r.args) is not true
+       or p_batch is null and exists (select from batch_row b where b.key = r.key);
     if odd_rows is not null then
         select row_no, key, args into bad from unnest(odd_keys, odd_args, odd_rows) as r(key, args, row_no)
         where key is null or key !~ visible or octet_length(key) > 200
@@ -155,6 +188,11 @@ begin
         p_args := (select array_agg(as_kept(p_kind, r.key, r.args) order by r.n) from unnest(keys, p_args) with ordinality as r(key, args, n));
     end if;
 
+    if guarded is not null then
+        perform guard_request(p_kind, r.key, r.args, p_batch) from unnest(keys, p_args) with ordinality as r(key, args, row_no) where r.row_no = any (guarded);
+    end if;
+
+    with made as (
     insert into job (asked_by, kind, key, fingerprint, args, priority, batch, row_no, rank)
     select asker, p_kind, r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, p_priority, p_batch, r.row_no,
            -- Whatever its priority: within one, a flood of one producer is in line with the others.
@@ -162,8 +200,11 @@ begin
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
     cross join (select coalesce(max(vtime), 0) as vtime from lane where name = '') l
     order by r.key
-    on conflict on constraint job_key do nothing;
-    get diagnostics taken = row_count;
+    on conflict on constraint job_key do nothing returning id, row_no)
+    select array_agg(m.id order by m.row_no), count(*) into new_ids, taken from made m;
+    if taken > 0 then
+        new_ids := admit(new_ids);
+    end if;
 
     -- Of a request that comes again the first one's stands, and of one that is refused below nothing stays.
     if as_sealed is not null then
@@ -180,14 +221,9 @@ begin
         perform pg_notify('noshi', '');
     end if;
     -- The usual: all of them are new, and none of them is one that a tombstone knows.
-    if taken = cardinality(keys) then
-        new_ids := (select array_agg(j.id order by r.row_no) from unnest(keys) with ordinality as r(key, row_no)
-                    -- Each by its key, also where the plan is from a time when the table was empty.
-                    cross join lateral (select j.id from job j where j.kind = p_kind and j.key = r.key offset 0) j);
-        if cardinality(new_ids) = taken then
-            return query select unnest(new_ids);
-            return;
-        end if;
+    if cardinality(new_ids) = cardinality(keys) then
+        return query select unnest(new_ids);
+        return;
     end if;
 
     select r.row_no, r.key, coalesce(case when noshi.may_be_told(coalesce(j.asked_by, t.asked_by)) then noshi.differing_fields(k.args, r.args) else noshi.differing_names(k.args, r.args) end, 'the recorded arguments are no longer kept') as difference into bad
@@ -236,45 +272,56 @@ end $$;
 
 -- The ids of point expiries are due times, which anybody can guess: a producer that takes one first would leave its schedule without a job.
 -- So they are asked for by schedules, and by whoever may trigger one.
-create function noshi.job_guard() returns trigger language plpgsql security definer
+create function noshi.guard_request(p_kind text, p_key text, p_args jsonb, p_batch bigint) returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
 begin
     -- Of what is tried out, lanes of its own: it takes no turn of another's budget. The owner measures what they like.
-    if new.kind = 'probe' and coalesce(new.args ->> 'lane', 'probe') !~ '^probe(/|$)' and not pg_has_role(session_user, 'noshi_owner', 'member') then
+    if p_kind = 'probe' and coalesce(p_args ->> 'lane', 'probe') !~ '^probe(/|$)' and not pg_has_role(session_user, 'noshi_owner', 'member') then
         raise exception 'args.lane: the lane of a probe is probe, or begins with probe/' using errcode = 'NS400', column = 'args.lane';
     end if;
-    if (new.key collate "C" !~ '^[!-~]+$' and noshi.id_fault(new.key, 1000) is not null and not pg_has_role(session_user, 'noshi_worker', 'member'))
-        or new.key in ('.', '..') then
+    if (p_key collate "C" !~ '^[!-~]+$' and noshi.id_fault(p_key, 1000) is not null and not pg_has_role(session_user, 'noshi_worker', 'member'))
+        or p_key in ('.', '..') then
         raise exception 'an id holds no control characters, none that cannot be seen, and is not . or ..' using errcode = 'NS400';
-    elsif jsonb_path_exists(new.args, '$.**{33 to last}') then
-        raise exception 'the arguments of % go deeper than 32 levels', new.key using errcode = 'NS400';
-    elsif jsonb_path_exists(new.args, '$.** ? (@.type() == "number" && (@ > 1e300 || @ < -1e300))') then
-        raise exception 'the arguments of % hold a number that is too large', new.key using errcode = 'NS400';
-    elsif (new.kind = 'point_reversal' or (new.kind = 'gift_issuance' and new.key like 'exchange/%'))
+    elsif jsonb_path_exists(p_args, '$.**{33 to last}') then
+        raise exception 'the arguments of % go deeper than 32 levels', p_key using errcode = 'NS400';
+    elsif jsonb_path_exists(p_args, '$.** ? (@.type() == "number" && (@ > 1e300 || @ < -1e300))') then
+        raise exception 'the arguments of % hold a number that is too large', p_key using errcode = 'NS400';
+    elsif (p_kind = 'point_reversal' or (p_kind = 'gift_issuance' and p_key like 'exchange/%'))
         and not pg_has_role(session_user, 'noshi_worker', 'member') then
-        raise exception '% % belongs to an exchange of points, which asks for it by itself', new.kind, new.key using errcode = 'NS400',
+        raise exception '% % belongs to an exchange of points, which asks for it by itself', p_kind, p_key using errcode = 'NS400',
             hint = 'Enqueue a point_exchange; a grant''s own id must not begin with exchange/.';
-    elsif new.kind = 'point_expiry' and not (pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')) then
-        raise exception 'point_expiry % is asked for by a schedule', new.key using errcode = 'NS403',
+    elsif p_kind = 'point_expiry' and not (pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')) then
+        raise exception 'point_expiry % is asked for by a schedule', p_key using errcode = 'NS403',
             hint = 'An operator sets one, or triggers it: `noshi schedule`.';
-    elsif new.kind = 'bulk_grants' then
-        if not exists (select from batch b where 'batch/' || b.id = new.key and new.args = jsonb_build_object('batch', b.id) and b.released_at is not null) then
-            raise exception 'bulk_grants % is made by the release of its batch', new.key using errcode = 'NS403', hint = 'Submit a file: `noshi batch submit`.';
+    elsif p_kind = 'bulk_grants' then
+        if not exists (select from batch b where 'batch/' || b.id = p_key and p_args = jsonb_build_object('batch', b.id) and b.released_at is not null) then
+            raise exception 'bulk_grants % is made by the release of its batch', p_key using errcode = 'NS403', hint = 'Submit a file: `noshi batch submit`.';
         end if;
-    elsif new.kind = 'gift_issuance' and new.args ? 'grant' and new.key is distinct from new.args ->> 'grant' then
-        raise exception 'the id of a gift is its grant: % is not %', new.key, new.args ->> 'grant' using errcode = 'NS400';
-    elsif new.kind like 'point\_%' and new.key <> (case new.kind when 'point_grant' then (new.args ->> 'benefit') || ':' || (new.args ->> 'source')
-            when 'point_withdrawal' then new.args ->> 'user' when 'point_expiry' then new.args ->> 'due' else new.args ->> 'exchange' end) then
-        raise exception 'the id of a % is made of its arguments: % is not what they say', new.kind, new.key using errcode = 'NS400',
+    elsif p_kind = 'gift_issuance' and p_args ? 'grant' and p_key is distinct from p_args ->> 'grant' then
+        raise exception 'the id of a gift is its grant: % is not %', p_key, p_args ->> 'grant' using errcode = 'NS400';
+    elsif p_kind like 'point\_%' and p_key <> (case p_kind when 'point_grant' then (p_args ->> 'benefit') || ':' || (p_args ->> 'source')
+            when 'point_withdrawal' then p_args ->> 'user' when 'point_expiry' then p_args ->> 'due' else p_args ->> 'exchange' end) then
+        raise exception 'the id of a % is made of its arguments: % is not what they say', p_kind, p_key using errcode = 'NS400',
             hint = 'point_grant: benefit:source. point_exchange: exchange. point_withdrawal: user.';
-    elsif new.kind in ('gift_issuance', 'point_exchange') and new.args -> 'value' ? 'amount' and worth(new.args) is null then
-        raise exception 'the amount of % is not a whole number of minor units above 0', new.key using errcode = 'NS400';
+    elsif p_kind in ('gift_issuance', 'point_exchange') and p_args -> 'value' ? 'amount' and worth(p_args) is null then
+        raise exception 'the amount of % is not a whole number of minor units above 0', p_key using errcode = 'NS400';
     end if;
-    if new.batch is null and new.kind in ('gift_issuance', 'point_grant') and exists (select from batch_row r where r.key = new.key) then
-        perform must_be_as_granted(new.kind, new.key, new.args);
+    if p_batch is null and p_kind in ('gift_issuance', 'point_grant') and exists (select from batch_row r where r.key = p_key) then
+        perform must_be_as_granted(p_kind, p_key, p_args);
     end if;
-    return new;
+end $$;
+
+-- Whether a usual request is held to nothing that `guard_request` asks beyond: it is a producer's, and its id is what its arguments say.
+create function noshi.is_held_to_no_more(p_kind text, p_key text, p_args jsonb) returns boolean language plpgsql immutable parallel safe
+as $$
+begin
+    return $2 not in ('.', '..') and case $1
+        when 'gift_issuance' then $2 = $3 ->> 'grant'
+        when 'point_grant' then $2 = ($3 ->> 'benefit') || ':' || ($3 ->> 'source') and coalesce($3 ->> 'zone', 'Asia/Tokyo') = 'Asia/Tokyo'
+        when 'point_exchange' then $2 = $3 ->> 'exchange'
+        when 'point_withdrawal' then $2 = $3 ->> 'user'
+        else false end;
 end $$;
 
 -- Kinds for trying out and measuring are asked for by whoever owns the schema, since they wait in lanes as they are told.
@@ -305,35 +352,42 @@ create function noshi.may_be_told(p_asked_by text) returns boolean language sql 
 set search_path = noshi, pg_temp
 as $$ select coalesce(p_asked_by = who(), false) or (select coalesce(bool_and('read' = any (t.scopes)), pg_has_role(session_user, 'noshi_operator', 'member')) from shown_token() t) $$;
 
--- What is looked at once for all that an insert brings, whichever way it came. One trigger: each costs a third of a row.
-create function noshi.admit() returns trigger language plpgsql security definer
+-- What is looked at once for all that an insert brings, whichever way it came. Returns what stays of it, in the given order.
+create function noshi.admit(p_ids bigint[]) returns bigint[] language plpgsql security definer
 set search_path = noshi, pg_temp
 -- Each row by the index of its key, whatever was last analyzed.
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
-declare bad record;
+declare
+    stay bigint[] := p_ids;
+    gone bigint[];
+    bad record;
 begin
     -- An id names one request for ever: one that a tombstone knows does not stay. An insert that waited in the unique index for the prune to
     -- commit sees the tombstone here, since each statement of this function has a new snapshot. Under an older snapshot it cannot; but there
     -- the pruned job is still to be seen beside the new one.
     if current_setting('transaction_isolation') <> 'read committed'
-       and exists (select from new_rows n join job j on j.kind = n.kind and j.key = n.key and j.id <> n.id) then
+       and exists (select from unnest(p_ids) i join job n on n.id = i join job j on j.kind = n.kind and j.key = n.key and j.id <> n.id) then
         raise exception 'a job of this id was pruned meanwhile' using errcode = '40001', hint = 'Run the transaction again.';
     end if;
-    delete from job j using new_rows n join tombstone t on t.kind = n.kind and t.key = n.key where j.id = n.id;
+    gone := (select array_agg(n.id) from unnest(p_ids) i join job n on n.id = i join tombstone t on t.kind = n.kind and t.key = n.key);
+    if gone is not null then
+        delete from job where id = any (gone);
+        stay := (select array_agg(i order by n) from unnest(p_ids) with ordinality as u(i, n) where i <> all (gone));
+    end if;
     -- Whoever asks again for what was lost after its call gets a job in doubt, and not a second gift.
     if exists (select from lost_call) then
         update job j set in_doubt = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
-        from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
+        from unnest(stay) i join job n on n.id = i join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
     end if;
     -- Ids that noshi makes by itself are its own: who took one first would stop the batch that needs it. A message goes to the recipients of
     -- a batch, who are known to nobody else, so it is made by the batch. Workers ask in noshi's name; the schema's owner knows what they do.
     if pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member') then
-        return null;
+        return stay;
     end if;
     -- From the validation to the end: what is granted may be asked for as it was granted, and not otherwise.
     select n.kind, n.key, h.batch into bad
-    from new_rows n left join lateral (
+    from unnest(stay) i join job n on n.id = i left join lateral (
         select b.id as batch from batch_row r join batch b on b.id = r.batch
         where r.key = n.key and b.kind = case n.kind when 'gift_issuance' then 'grants' when 'point_grant' then 'points' when 'store_creation' then 'stores' end
           and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
@@ -346,15 +400,12 @@ begin
             else format('%s %s stands in batch %s, which asks for it by itself', bad.kind, bad.key, bad.batch) end
             using errcode = 'NS400', hint = 'Nothing was taken. Use an id of your own.';
     end if;
-    return null;
+    return stay;
 end $$;
 
-create trigger admit after insert on noshi.job referencing new table as new_rows for each statement execute function noshi.admit();
-create trigger guard before insert on noshi.job for each row execute function noshi.job_guard();
-
-revoke all on function noshi.admit(), noshi.as_kept(text, text, jsonb), noshi.conflicts(text, text[], jsonb[]), noshi.differing_names(jsonb, jsonb),
+revoke all on function noshi.admit(bigint[]), noshi.guard_request(text, text, jsonb, bigint), noshi.is_held_to_no_more(text, text, jsonb), noshi.as_kept(text, text, jsonb), noshi.conflicts(text, text[], jsonb[]), noshi.differing_names(jsonb, jsonb),
     noshi.enqueue(text, text, jsonb, smallint), noshi.enqueue_rows(text, text[], jsonb[], smallint),
-    noshi.enqueue_rows_into(text, text[], jsonb[], smallint, bigint), noshi.field_differences(jsonb, jsonb, text), noshi.job_guard(),
+    noshi.enqueue_rows_into(text, text[], jsonb[], smallint, bigint), noshi.field_differences(jsonb, jsonb, text),
     noshi.kind_guard(text), noshi.may_be_told(text), noshi.may_enqueue(text) from public;
 grant execute on function noshi.conflicts(text, text[], jsonb[]) to noshi_api;
 grant execute on function noshi.enqueue(text, text, jsonb, smallint), noshi.enqueue_rows(text, text[], jsonb[], smallint)

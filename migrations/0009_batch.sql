@@ -654,6 +654,8 @@ begin
     select 'store_creation', r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, b.id, r.row_no,
            (select vtime from lane where name = '') + r.row_no
     from batch_row r where r.batch = b.id and b.kind = 'stores' order by r.key;
+    perform guard_request(j.kind, j.key, j.args, j.batch) from job j where j.batch = b.id order by j.row_no;
+    perform admit(array(select id from job j where j.batch = b.id));
     if b.kind = 'stores' and (select count(*) from job j where j.batch = b.id) <> b.rows then
         raise exception 'rows of batch % were asked for before, and are over', b.id using errcode = 'NS409';
     end if;

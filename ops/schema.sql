@@ -262,6 +262,24 @@ create table noshi.email_quota (
     constraint times_are_sane CHECK ((asked_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND asked_at <= '9999-12-31 00:00:00+00'::timestamp with time zone OR asked_at = '-infinity'::timestamp with time zone) AND (told_at IS NULL OR told_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND told_at <= '9999-12-31 00:00:00+00'::timestamp with time zone))
 ) with (fillfactor=50);
 
+create table noshi.fact (
+    job bigint not null,
+    step integer not null,
+    name text not null,
+    kind text not null,
+    key text not null,
+    body jsonb not null,
+    recorded_at timestamp with time zone not null default clock_timestamp(),
+    constraint fact_pkey PRIMARY KEY (job, step, name),
+    constraint body_is_small CHECK (octet_length(body::text) <= 65536),
+    constraint name_is_one CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'::text),
+    constraint times_are_sane CHECK (recorded_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND recorded_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
+);
+CREATE INDEX fact_key ON noshi.fact USING btree (kind, key);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON noshi.fact FOR EACH ROW EXECUTE FUNCTION noshi.journal_is_append_only();
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.fact FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
+CREATE TRIGGER of_a_job_in_flight BEFORE INSERT ON noshi.fact FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.own_fact_guard();
+
 create table noshi.failover (
     timeline text not null,
     was text not null,
@@ -391,9 +409,7 @@ CREATE INDEX job_parked ON noshi.job USING btree (code) WHERE (status = 'needs_o
 CREATE INDEX job_stopped ON noshi.job USING btree (status, id) WHERE (status = ANY (ARRAY['needs_operator'::noshi.job_status, 'failed'::noshi.job_status, 'cancelled'::noshi.job_status]));
 CREATE INDEX job_store ON noshi.job USING btree (((args ->> 'public_id'::text))) WHERE ((kind = 'store_creation'::text) AND (status <> ALL (ARRAY['completed'::noshi.job_status, 'failed'::noshi.job_status, 'cancelled'::noshi.job_status])));
 CREATE INDEX job_suspect ON noshi.job USING btree (lane, id) WHERE ((status = 'available'::noshi.job_status) AND (crash_count > 0));
-CREATE TRIGGER admit AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION noshi.admit();
 CREATE TRIGGER follows AFTER INSERT ON noshi.job REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.follows_guard();
-CREATE TRIGGER guard BEFORE INSERT ON noshi.job FOR EACH ROW EXECUTE FUNCTION noshi.job_guard();
 CREATE TRIGGER hands BEFORE UPDATE ON noshi.job FOR EACH ROW WHEN (NOT pg_has_role(CURRENT_USER, 'noshi_owner'::name, 'member'::text)) EXECUTE FUNCTION noshi.hands_guard();
 CREATE TRIGGER match_email_events AFTER UPDATE OF state ON noshi.job FOR EACH ROW WHEN (new.kind = 'email'::text AND new.at = 'accepted'::text AND old.at <> 'accepted'::text) EXECUTE FUNCTION noshi.match_email_events();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON noshi.job FOR EACH STATEMENT EXECUTE FUNCTION noshi.journal_is_append_only();
@@ -426,6 +442,10 @@ CREATE TRIGGER of_workers AFTER INSERT ON noshi.job_event REFERENCING NEW TABLE 
 create table noshi.kind (
     name text not null,
     for_tests boolean not null default false,
+    own boolean not null default false,
+    for_producers boolean not null default true,
+    id_field text,
+    fields jsonb not null default '[]'::jsonb,
     constraint kind_pkey PRIMARY KEY (name),
     constraint kind_name_check CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'::text)
 );
@@ -1413,8 +1433,8 @@ begin
     perform must(p_scope);
 end $function$;
 
-CREATE OR REPLACE FUNCTION noshi.admit()
- RETURNS trigger
+CREATE OR REPLACE FUNCTION noshi.admit(p_ids bigint[])
+ RETURNS bigint[]
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
@@ -1423,29 +1443,36 @@ CREATE OR REPLACE FUNCTION noshi.admit()
  SET enable_mergejoin TO 'off'
  SET jit TO 'off'
 AS $function$
-declare bad record;
+declare
+    stay bigint[] := p_ids;
+    gone bigint[];
+    bad record;
 begin
     -- An id names one request for ever: one that a tombstone knows does not stay. An insert that waited in the unique index for the prune to
     -- commit sees the tombstone here, since each statement of this function has a new snapshot. Under an older snapshot it cannot; but there
     -- the pruned job is still to be seen beside the new one.
     if current_setting('transaction_isolation') <> 'read committed'
-       and exists (select from new_rows n join job j on j.kind = n.kind and j.key = n.key and j.id <> n.id) then
+       and exists (select from unnest(p_ids) i join job n on n.id = i join job j on j.kind = n.kind and j.key = n.key and j.id <> n.id) then
         raise exception 'a job of this id was pruned meanwhile' using errcode = '40001', hint = 'Run the transaction again.';
     end if;
-    delete from job j using new_rows n join tombstone t on t.kind = n.kind and t.key = n.key where j.id = n.id;
+    gone := (select array_agg(n.id) from unnest(p_ids) i join job n on n.id = i join tombstone t on t.kind = n.kind and t.key = n.key);
+    if gone is not null then
+        delete from job where id = any (gone);
+        stay := (select array_agg(i order by n) from unnest(p_ids) with ordinality as u(i, n) where i <> all (gone));
+    end if;
     -- Whoever asks again for what was lost after its call gets a job in doubt, and not a second gift.
     if exists (select from lost_call) then
         update job j set in_doubt = true, called_at = k.called_at, lease = greatest(j.lease, k.lease + 1)
-        from new_rows n join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
+        from unnest(stay) i join job n on n.id = i join lost_call k on k.kind = n.kind and k.key = n.key where j.id = n.id;
     end if;
     -- Ids that noshi makes by itself are its own: who took one first would stop the batch that needs it. A message goes to the recipients of
     -- a batch, who are known to nobody else, so it is made by the batch. Workers ask in noshi's name; the schema's owner knows what they do.
     if pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_owner', 'member') then
-        return null;
+        return stay;
     end if;
     -- From the validation to the end: what is granted may be asked for as it was granted, and not otherwise.
     select n.kind, n.key, h.batch into bad
-    from new_rows n left join lateral (
+    from unnest(stay) i join job n on n.id = i left join lateral (
         select b.id as batch from batch_row r join batch b on b.id = r.batch
         where r.key = n.key and b.kind = case n.kind when 'gift_issuance' then 'grants' when 'point_grant' then 'points' when 'store_creation' then 'stores' end
           and b.validated_at is not null and b.cancelled_at is null and b.refused_code is null
@@ -1458,7 +1485,7 @@ begin
             else format('%s %s stands in batch %s, which asks for it by itself', bad.kind, bad.key, bad.batch) end
             using errcode = 'NS400', hint = 'Nothing was taken. Use an id of your own.';
     end if;
-    return null;
+    return stay;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.advance_one(r noshi.redrive)
@@ -3081,6 +3108,22 @@ begin
     update failover set verdict = deal_with_page.verdict, silent = deal_with_page.silent, dealt_at = clock_timestamp() where failover.timeline = here;
 end $function$;
 
+CREATE OR REPLACE FUNCTION noshi.declare_kinds(p_kinds jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare taken text;
+begin
+    select d.name into taken from jsonb_to_recordset(p_kinds) as d(name text) join kind k on k.name = d.name and not k.own;
+    if found then
+        raise exception 'kind: % is one of noshi''s own', taken using errcode = 'NS400', hint = 'Nothing was declared. Give it another name.';
+    end if;
+    insert into kind (name, own, for_producers, id_field, fields)
+    select d.name, true, d.for_producers, d.id_field, d.fields from jsonb_to_recordset(p_kinds) as d(name text, for_producers boolean, id_field text, fields jsonb)
+    on conflict (name) do update set for_producers = excluded.for_producers, id_field = excluded.id_field, fields = excluded.fields;
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.differing_fields(ours jsonb, theirs jsonb)
  RETURNS text
  LANGUAGE sql
@@ -3382,8 +3425,31 @@ CREATE OR REPLACE FUNCTION noshi.enqueue(kind text, key text, args jsonb, priori
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
+declare made bigint;
 begin
-    perform may_enqueue($1);
+    if coalesce(current_setting('noshi.token', true), '') <> '' or not pg_has_role(session_user, 'noshi_producer', 'member') then
+        perform must('enqueue');
+    end if;
+    if $4 in (0, 1) and is_usual($1, $2, $3) and is_held_to_no_more($1, $2, $3) and current_setting('transaction_isolation') = 'read committed'
+       and not exists (select from batch_row r where r.key = $2) then
+        insert into job (asked_by, kind, key, fingerprint, args, priority, row_no, rank)
+        values (who(), $1, $2, sha256(convert_to($3::text, 'UTF8')), $3, $4, 1, 1 + (select vtime from lane where name = ''))
+        on conflict on constraint job_key do nothing returning id into made;
+        if made is not null then
+            -- Looked at anew: this statement may have waited for the prune, or for a file.
+            if exists (select from tombstone t where t.kind = $1 and t.key = $2) or exists (select from lost_call) or exists (select from batch_row r where r.key = $2) then
+                made := (admit(array[made]))[1];
+            end if;
+            if made is not null then
+                if exists (select from bell b where b.until > clock_timestamp()) then
+                    perform pg_notify('noshi', '');
+                end if;
+                return made;
+            end if;
+        end if;
+    elsif exists (select from kind k where k.name = $1 and k.for_tests) then
+        perform kind_guard($1);
+    end if;
     return (select id from enqueue_rows_into($1, array[$2], array[$3], $4) id);
 end $function$;
 
@@ -3394,6 +3460,10 @@ CREATE OR REPLACE FUNCTION noshi.enqueue_rows(p_kind text, keys text[], p_args j
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
 begin
+    if cardinality(keys) = 1 and cardinality(p_args) = 1 then
+        return next enqueue($1, keys[array_lower(keys, 1)], p_args[array_lower(p_args, 1)], $4);
+        return;
+    end if;
     perform may_enqueue($1);
     return query select * from enqueue_rows_into($1, $2, $3, $4);
 end $function$;
@@ -3420,6 +3490,7 @@ declare
     odd_rows bigint[];
     odd_keys text[];
     odd_args jsonb[];
+    guarded bigint[];
     as_sealed jsonb[];
     -- Whatever the locale holds for a space, these leave nothing to see.
     visible constant text := '[^[:space:]\u00a0\u3000]';
@@ -3441,10 +3512,13 @@ begin
     if keys is null or cardinality(keys) is distinct from cardinality(p_args) then
         raise exception '% keys but % args', cardinality(keys), cardinality(p_args) using errcode = 'NS400';
     end if;
-    -- What is usual is good at one look. The rest is looked at field by field, and only to name the fault.
-    select array_agg(r.row_no), array_agg(r.key), array_agg(r.args) into odd_rows, odd_keys, odd_args
+    -- What is usual is good at one look. The rest is looked at field by field, and only to name the fault; and held to what is asked of its kind beside.
+    select array_agg(r.row_no) filter (where not u.usual), array_agg(r.key) filter (where not u.usual), array_agg(r.args) filter (where not u.usual), array_agg(r.row_no)
+    into odd_rows, odd_keys, odd_args, guarded
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
-    where noshi.is_usual(p_kind, r.key, r.args) is not true;
+    cross join lateral (select is_usual(p_kind, r.key, r.args) is true as usual offset 0) u
+    where not u.usual or is_held_to_no_more(p_kind, r.key, r.args) is not true
+       or p_batch is null and exists (select from batch_row b where b.key = r.key);
     if odd_rows is not null then
         select row_no, key, args into bad from unnest(odd_keys, odd_args, odd_rows) as r(key, args, row_no)
         where key is null or key !~ visible or octet_length(key) > 200
@@ -3489,6 +3563,11 @@ begin
         p_args := (select array_agg(as_kept(p_kind, r.key, r.args) order by r.n) from unnest(keys, p_args) with ordinality as r(key, args, n));
     end if;
 
+    if guarded is not null then
+        perform guard_request(p_kind, r.key, r.args, p_batch) from unnest(keys, p_args) with ordinality as r(key, args, row_no) where r.row_no = any (guarded);
+    end if;
+
+    with made as (
     insert into job (asked_by, kind, key, fingerprint, args, priority, batch, row_no, rank)
     select asker, p_kind, r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, p_priority, p_batch, r.row_no,
            -- Whatever its priority: within one, a flood of one producer is in line with the others.
@@ -3496,8 +3575,11 @@ begin
     from unnest(keys, p_args) with ordinality as r(key, args, row_no)
     cross join (select coalesce(max(vtime), 0) as vtime from lane where name = '') l
     order by r.key
-    on conflict on constraint job_key do nothing;
-    get diagnostics taken = row_count;
+    on conflict on constraint job_key do nothing returning id, row_no)
+    select array_agg(m.id order by m.row_no), count(*) into new_ids, taken from made m;
+    if taken > 0 then
+        new_ids := admit(new_ids);
+    end if;
 
     -- Of a request that comes again the first one's stands, and of one that is refused below nothing stays.
     if as_sealed is not null then
@@ -3514,14 +3596,9 @@ begin
         perform pg_notify('noshi', '');
     end if;
     -- The usual: all of them are new, and none of them is one that a tombstone knows.
-    if taken = cardinality(keys) then
-        new_ids := (select array_agg(j.id order by r.row_no) from unnest(keys) with ordinality as r(key, row_no)
-                    -- Each by its key, also where the plan is from a time when the table was empty.
-                    cross join lateral (select j.id from job j where j.kind = p_kind and j.key = r.key offset 0) j);
-        if cardinality(new_ids) = taken then
-            return query select unnest(new_ids);
-            return;
-        end if;
+    if cardinality(new_ids) = cardinality(keys) then
+        return query select unnest(new_ids);
+        return;
     end if;
 
     select r.row_no, r.key, coalesce(case when noshi.may_be_told(coalesce(j.asked_by, t.asked_by)) then noshi.differing_fields(k.args, r.args) else noshi.differing_names(k.args, r.args) end, 'the recorded arguments are no longer kept') as difference into bad
@@ -3719,10 +3796,14 @@ begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'workers ask in transactions that are read committed' using errcode = 'NS400', hint = 'Nothing was taken.';
     end if;
+    perform guard_request(n.kind, n.key, n.args, n.batch) from new_rows n order by n.id;
+    perform admit(array(select n.id from new_rows n));
     perform from batch b where b.id in (select n.batch from new_rows n where n.batch is not null) order by b.id for share;
     select n.kind, n.key into bad from new_rows n where not case
         when n.kind = 'probe' then true
         when n.fingerprint <> sha256(convert_to(n.args::text, 'UTF8')) then false
+        -- What follows from jobs of one's own, and that those are asked for as their fields have it.
+        when n.batch is null and exists (select from kind k where k.name = n.kind and k.own) then own_fault(n.kind, n.key, n.args) is null
         when n.batch is not null then exists (
             select from batch b join batch_row r on r.batch = b.id and r.row_no = n.row_no
             where b.id = n.batch and b.registered_at is not null and b.cancelled_at is null and b.paused_at is null
@@ -3813,6 +3894,50 @@ begin
                   and jsonb_build_object('zone', 'Asia/Tokyo') || (r.args - array['grant', 'value']) <> jsonb_build_object('zone', 'Asia/Tokyo') || j.args
               else false end
         limit 1);
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.guard_request(p_kind text, p_key text, p_args jsonb, p_batch bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+ SET standard_conforming_strings TO 'on'
+AS $function$
+begin
+    -- Of what is tried out, lanes of its own: it takes no turn of another's budget. The owner measures what they like.
+    if p_kind = 'probe' and coalesce(p_args ->> 'lane', 'probe') !~ '^probe(/|$)' and not pg_has_role(session_user, 'noshi_owner', 'member') then
+        raise exception 'args.lane: the lane of a probe is probe, or begins with probe/' using errcode = 'NS400', column = 'args.lane';
+    end if;
+    if (p_key collate "C" !~ '^[!-~]+$' and noshi.id_fault(p_key, 1000) is not null and not pg_has_role(session_user, 'noshi_worker', 'member'))
+        or p_key in ('.', '..') then
+        raise exception 'an id holds no control characters, none that cannot be seen, and is not . or ..' using errcode = 'NS400';
+    elsif jsonb_path_exists(p_args, '$.**{33 to last}') then
+        raise exception 'the arguments of % go deeper than 32 levels', p_key using errcode = 'NS400';
+    elsif jsonb_path_exists(p_args, '$.** ? (@.type() == "number" && (@ > 1e300 || @ < -1e300))') then
+        raise exception 'the arguments of % hold a number that is too large', p_key using errcode = 'NS400';
+    elsif (p_kind = 'point_reversal' or (p_kind = 'gift_issuance' and p_key like 'exchange/%'))
+        and not pg_has_role(session_user, 'noshi_worker', 'member') then
+        raise exception '% % belongs to an exchange of points, which asks for it by itself', p_kind, p_key using errcode = 'NS400',
+            hint = 'Enqueue a point_exchange; a grant''s own id must not begin with exchange/.';
+    elsif p_kind = 'point_expiry' and not (pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')) then
+        raise exception 'point_expiry % is asked for by a schedule', p_key using errcode = 'NS403',
+            hint = 'An operator sets one, or triggers it: `noshi schedule`.';
+    elsif p_kind = 'bulk_grants' then
+        if not exists (select from batch b where 'batch/' || b.id = p_key and p_args = jsonb_build_object('batch', b.id) and b.released_at is not null) then
+            raise exception 'bulk_grants % is made by the release of its batch', p_key using errcode = 'NS403', hint = 'Submit a file: `noshi batch submit`.';
+        end if;
+    elsif p_kind = 'gift_issuance' and p_args ? 'grant' and p_key is distinct from p_args ->> 'grant' then
+        raise exception 'the id of a gift is its grant: % is not %', p_key, p_args ->> 'grant' using errcode = 'NS400';
+    elsif p_kind like 'point\_%' and p_key <> (case p_kind when 'point_grant' then (p_args ->> 'benefit') || ':' || (p_args ->> 'source')
+            when 'point_withdrawal' then p_args ->> 'user' when 'point_expiry' then p_args ->> 'due' else p_args ->> 'exchange' end) then
+        raise exception 'the id of a % is made of its arguments: % is not what they say', p_kind, p_key using errcode = 'NS400',
+            hint = 'point_grant: benefit:source. point_exchange: exchange. point_withdrawal: user.';
+    elsif p_kind in ('gift_issuance', 'point_exchange') and p_args -> 'value' ? 'amount' and worth(p_args) is null then
+        raise exception 'the amount of % is not a whole number of minor units above 0', p_key using errcode = 'NS400';
+    end if;
+    if p_batch is null and p_kind in ('gift_issuance', 'point_grant') and exists (select from batch_row r where r.key = p_key) then
+        perform must_be_as_granted(p_kind, p_key, p_args);
+    end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.hands_guard()
@@ -3956,6 +4081,20 @@ AS $function$
                 where e.job = j.id and e.step = j.step - 1 and e.lease = j.lease and e.event = 'settled' limit 1) end
         where j.id = p_job and (j.status = 'running' or j.xmin = pg_current_xact_id()::xid))
 $function$;
+
+CREATE OR REPLACE FUNCTION noshi.is_held_to_no_more(p_kind text, p_key text, p_args jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+begin
+    return $2 not in ('.', '..') and case $1
+        when 'gift_issuance' then $2 = $3 ->> 'grant'
+        when 'point_grant' then $2 = ($3 ->> 'benefit') || ':' || ($3 ->> 'source') and coalesce($3 ->> 'zone', 'Asia/Tokyo') = 'Asia/Tokyo'
+        when 'point_exchange' then $2 = $3 ->> 'exchange'
+        when 'point_withdrawal' then $2 = $3 ->> 'user'
+        else false end;
+end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.is_mail_of(r noshi.batch_row, p_key text, p_args jsonb)
  RETURNS boolean
@@ -4151,51 +4290,6 @@ CREATE OR REPLACE FUNCTION noshi.job_facts(j noshi.job)
 AS $function$
     select jsonb_build_object('kind', j.kind, 'id', j.key, 'status', j.status, 'at', j.at, 'step', j.step, 'in_doubt', j.in_doubt, 'code', j.code)
 $function$;
-
-CREATE OR REPLACE FUNCTION noshi.job_guard()
- RETURNS trigger
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'noshi', 'pg_temp'
- SET standard_conforming_strings TO 'on'
-AS $function$
-begin
-    -- Of what is tried out, lanes of its own: it takes no turn of another's budget. The owner measures what they like.
-    if new.kind = 'probe' and coalesce(new.args ->> 'lane', 'probe') !~ '^probe(/|$)' and not pg_has_role(session_user, 'noshi_owner', 'member') then
-        raise exception 'args.lane: the lane of a probe is probe, or begins with probe/' using errcode = 'NS400', column = 'args.lane';
-    end if;
-    if (new.key collate "C" !~ '^[!-~]+$' and noshi.id_fault(new.key, 1000) is not null and not pg_has_role(session_user, 'noshi_worker', 'member'))
-        or new.key in ('.', '..') then
-        raise exception 'an id holds no control characters, none that cannot be seen, and is not . or ..' using errcode = 'NS400';
-    elsif jsonb_path_exists(new.args, '$.**{33 to last}') then
-        raise exception 'the arguments of % go deeper than 32 levels', new.key using errcode = 'NS400';
-    elsif jsonb_path_exists(new.args, '$.** ? (@.type() == "number" && (@ > 1e300 || @ < -1e300))') then
-        raise exception 'the arguments of % hold a number that is too large', new.key using errcode = 'NS400';
-    elsif (new.kind = 'point_reversal' or (new.kind = 'gift_issuance' and new.key like 'exchange/%'))
-        and not pg_has_role(session_user, 'noshi_worker', 'member') then
-        raise exception '% % belongs to an exchange of points, which asks for it by itself', new.kind, new.key using errcode = 'NS400',
-            hint = 'Enqueue a point_exchange; a grant''s own id must not begin with exchange/.';
-    elsif new.kind = 'point_expiry' and not (pg_has_role(session_user, 'noshi_worker', 'member') or pg_has_role(session_user, 'noshi_operator', 'member')) then
-        raise exception 'point_expiry % is asked for by a schedule', new.key using errcode = 'NS403',
-            hint = 'An operator sets one, or triggers it: `noshi schedule`.';
-    elsif new.kind = 'bulk_grants' then
-        if not exists (select from batch b where 'batch/' || b.id = new.key and new.args = jsonb_build_object('batch', b.id) and b.released_at is not null) then
-            raise exception 'bulk_grants % is made by the release of its batch', new.key using errcode = 'NS403', hint = 'Submit a file: `noshi batch submit`.';
-        end if;
-    elsif new.kind = 'gift_issuance' and new.args ? 'grant' and new.key is distinct from new.args ->> 'grant' then
-        raise exception 'the id of a gift is its grant: % is not %', new.key, new.args ->> 'grant' using errcode = 'NS400';
-    elsif new.kind like 'point\_%' and new.key <> (case new.kind when 'point_grant' then (new.args ->> 'benefit') || ':' || (new.args ->> 'source')
-            when 'point_withdrawal' then new.args ->> 'user' when 'point_expiry' then new.args ->> 'due' else new.args ->> 'exchange' end) then
-        raise exception 'the id of a % is made of its arguments: % is not what they say', new.kind, new.key using errcode = 'NS400',
-            hint = 'point_grant: benefit:source. point_exchange: exchange. point_withdrawal: user.';
-    elsif new.kind in ('gift_issuance', 'point_exchange') and new.args -> 'value' ? 'amount' and worth(new.args) is null then
-        raise exception 'the amount of % is not a whole number of minor units above 0', new.key using errcode = 'NS400';
-    end if;
-    if new.batch is null and new.kind in ('gift_issuance', 'point_grant') and exists (select from batch_row r where r.key = new.key) then
-        perform must_be_as_granted(new.kind, new.key, new.args);
-    end if;
-    return new;
-end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.job_locked(p_job bigint)
  RETURNS noshi.job
@@ -4861,6 +4955,87 @@ CREATE OR REPLACE FUNCTION noshi.operates(p_login oid)
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$ select pg_has_role($1, 'noshi_operator', 'member') or pg_has_role($1, 'noshi_owner', 'member') $function$;
 
+CREATE OR REPLACE FUNCTION noshi.own_fact_guard()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    if not exists (select from job j join kind k on k.name = j.kind and k.own where j.id = new.job and (j.kind, j.key) = (new.kind, new.key) and is_at_work(j.id)) then
+        raise exception 'this is no fact of a job in flight: %', new.name using errcode = 'NS403', hint = 'Nothing was written.';
+    end if;
+    return new;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.own_fault(p_kind text, p_key text, p_args jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare
+    k record;
+    fault text;
+begin
+    select for_producers, id_field, fields into k from kind where name = p_kind and own;
+    if not found then
+        return null;
+    end if;
+    if not k.for_producers and not pg_has_role(session_user, 'noshi_worker', 'member') then
+        return 'kind: producers may not ask for ' || p_kind || '; it follows from other jobs';
+    end if;
+    select format('args.%s: %s', f.name, d.fault) into fault
+    from jsonb_array_elements(k.fields) with ordinality as r(field, n)
+    cross join lateral (select r.field ->> 'name' as name, p_args -> (r.field ->> 'name') as holds) f
+    cross join lateral (select case
+        when f.holds is null and (r.field ->> 'needed')::bool or f.holds = 'null' and not (r.field ->> 'nullable')::bool
+            then 'this is missing; it must be ' || (r.field ->> 'wanted')
+        when f.holds is null or f.holds = 'null' then null
+        else own_field_fault(r.field, f.holds) end as fault) d
+    where d.fault is not null order by r.n limit 1;
+    if found then
+        return fault;
+    end if;
+    if p_args - array(select r ->> 'name' from jsonb_array_elements(k.fields) r) <> '{}' then
+        return 'args: there is a field that is not known; there are ' || (select string_agg(r.f ->> 'name', ', ' order by r.n) from jsonb_array_elements(k.fields) with ordinality as r(f, n));
+    end if;
+    if k.id_field is not null and p_args ->> k.id_field is distinct from p_key then
+        return 'id: this must be what args.' || k.id_field || ' is';
+    end if;
+    return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.own_field_fault(p_field jsonb, p_is jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare
+    said constant text := p_is #>> '{}';
+    most constant bigint := p_field ->> 'most';
+    other constant text := 'this must be ' || (p_field ->> 'wanted');
+begin
+    case p_field ->> 'holds'
+        when 'whole' then
+            if jsonb_typeof(p_is) <> 'number' then return other; end if;
+            return case when said::numeric = trunc(said::numeric) and said::numeric between (p_field ->> 'least')::bigint and most then null else other end;
+        when 'one_of' then
+            return case when p_field -> 'one_of' @> p_is and jsonb_typeof(p_is) = 'string' then null else other end;
+        when 'texts' then
+            return case when jsonb_typeof(p_is) = 'object' and not jsonb_path_exists(p_is, '$.* ? (@.type() != "string")') then null else other end;
+        else
+            if jsonb_typeof(p_is) <> 'string' then return other; end if;
+    end case;
+    return case p_field ->> 'holds'
+        when 'word' then case when octet_length(said) <= most and said ~ '^[A-Za-z0-9_.-]+$' and said not in ('.', '..') then null else other end
+        when 'text' then text_fault(said, most::integer)
+        when 'no_address' then case when strpos(said, '@') > 0 then 'this looks like an address; use an id of your own' else id_fault(said, most::integer) end
+        when 'id' then id_fault(said, most::integer)
+        else other end;
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.parked_anew()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -4944,13 +5119,15 @@ end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.person(p_name text)
  RETURNS text
- LANGUAGE sql
+ LANGUAGE plpgsql
  IMMUTABLE PARALLEL SAFE
  SET standard_conforming_strings TO 'on'
 AS $function$
-    select case when $1 collate "C" ~ '^[!-@\[-~]+$' then $1
-        else regexp_replace(lower(normalize($1 collate "default", NFKC)), '[[:space:]]', '_', 'g') end
-$function$;
+begin
+    -- Not in SQL, which would be planned anew for each request.
+    return case when $1 collate "C" ~ '^[!-@\[-~]+$' then $1
+        else regexp_replace(lower(normalize($1 collate "default", NFKC)), '[[:space:]]', '_', 'g') end;
+end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.pin_functions()
  RETURNS void
@@ -5916,6 +6093,8 @@ begin
     select 'store_creation', r.key, sha256(convert_to(r.args::text, 'UTF8')), r.args, b.id, r.row_no,
            (select vtime from lane where name = '') + r.row_no
     from batch_row r where r.batch = b.id and b.kind = 'stores' order by r.key;
+    perform guard_request(j.kind, j.key, j.args, j.batch) from job j where j.batch = b.id order by j.row_no;
+    perform admit(array(select id from job j where j.batch = b.id));
     if b.kind = 'stores' and (select count(*) from job j where j.batch = b.id) <> b.rows then
         raise exception 'rows of batch % were asked for before, and are over', b.id using errcode = 'NS409';
     end if;
@@ -5960,7 +6139,7 @@ CREATE OR REPLACE FUNCTION noshi.request_fault(p_kind text, p_key text, p_args j
  STABLE
 AS $function$
 begin
-    return coalesce('id: ' || noshi.id_fault(p_key, 200), noshi.args_fault(p_kind, p_args));
+    return coalesce('id: ' || noshi.id_fault(p_key, 200), noshi.args_fault(p_kind, p_args), noshi.own_fault(p_kind, p_key, p_args));
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.rerun_batch(p_batch bigint, p_reason text)

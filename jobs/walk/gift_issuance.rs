@@ -418,6 +418,27 @@ fn a_refusal_in_doubt_is_never_answered_by_the_same_call() {
     }
 }
 
+/// Cancelled while nobody knew whether it was ever ordered, and then looked for: what was never accepted is not waited for as an order is that
+/// was. A person is asked, and may attest.
+#[test]
+fn what_was_never_accepted_is_not_waited_for() {
+    for contract in contracts().into_iter().filter(|contract| contract.inquiry && contract.cancel) {
+        let cancelling = State::Cancelling { trade: trade(&contract, 0), then: AfterCancel::Ask, card: None };
+        let Some(looking) = GiftIssuance::acts(&cancelling, Past::InDoubt).leads(Act::Inquire) else {
+            panic!("it may be looked for")
+        };
+        let world = Scripted { inquiry: Inquiry::NotFound, ..world() };
+        let looked = |in_doubt| {
+            let this = This { in_doubt, in_state: HOUR, ..this(args()) };
+            now(GiftIssuance::step(&this, looking.clone(), &world)).transition
+        };
+        assert!(matches!(looked(true), Transition::NeedsOperator(Problem::NotFoundInDoubt)));
+        assert!(matches!(looked(false), Transition::Snooze(_)), "accepted before: it may lag");
+        assert!(GiftIssuance::acts(&looking, Past::InDoubt).leads(Act::AttestVoid).is_some());
+        assert!(GiftIssuance::acts(&looking, Past::Clear).leads(Act::AttestVoid).is_none());
+    }
+}
+
 #[test]
 fn past_the_horizon_nothing_is_sent() {
     struct NoCalls;

@@ -4,7 +4,8 @@ use super::{
     table, terms_table, this,
 };
 use crate::{
-    Problem, Request, gift_issuance,
+    Problem,
+    gift_issuance::{self, GiftIssuance},
     machine::{Call, Job},
     money::{Currency, Money},
     point_exchange::{self, PointExchange},
@@ -139,15 +140,15 @@ fn an_exchange_is_what_its_table_says() {
 #[test]
 fn the_gift_of_an_exchange_knows_it() {
     let step = now(PointExchange::step(&this(exchange()), point_exchange::State::Using, &Gives(Booked::Entry(8))));
-    let [Request::GiftIssuance(gift)] = &step.follow_ups[..] else { panic!("{:?}", step.follow_ups) };
+    let Some(gift) = step.follow_ups[0].args::<GiftIssuance>() else { panic!("{:?}", step.follow_ups) };
     assert_eq!(gift.grant, "exchange/x1");
-    assert!(gift_issuance::GiftIssuance::start(gift).is_ok());
+    assert!(GiftIssuance::start(gift).is_ok());
     assert_eq!(gift.paid_by, Some(point_reversal::Args { exchange: "x1".into(), grace_days: 30 }));
     let forged = |grant: &str, paid_by| gift_issuance::Args { grant: grant.into(), paid_by, ..gift.clone() };
     for bad in
         [forged("g1", gift.paid_by.clone()), forged("exchange/x2", gift.paid_by.clone()), forged("exchange/x1", None)]
     {
-        assert!(gift_issuance::GiftIssuance::start(&bad).is_err(), "{bad:?}");
+        assert!(GiftIssuance::start(&bad).is_err(), "{bad:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axum::{http::StatusCode, response::Response};
-use noshi_jobs::{Kind, machine::Act};
+use noshi_jobs::machine::Act;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -14,7 +14,10 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    basics::requests::{self, is_for_producers, whole_numbers},
+    basics::{
+        kinds,
+        requests::{self, whole_numbers},
+    },
     db::{
         operator::{
             api::{self, JobRequest},
@@ -132,8 +135,9 @@ async fn take(
     priority: Option<i16>,
     place: impl Fn(usize) -> String,
 ) -> Result<Vec<i64>, Refusal> {
-    let Some(known) = Kind::from_name(kind) else {
-        let kinds: Vec<_> = Kind::ALL.into_iter().filter(|kind| is_for_producers(*kind)).map(Kind::name).collect();
+    let Some(known) = kinds::get(kind) else {
+        let producers = kinds::all().iter().filter(|kind| kind.is_for_producers());
+        let kinds: Vec<_> = producers.map(|kind| kind.kind().name()).collect();
         let kinds = kinds.join(", ");
         return Err(Refusal::field("kind", format!("There is no such kind; there are {kinds}.")));
     };
@@ -157,8 +161,9 @@ async fn take(
         let detail = "This id stands in the request twice, with other arguments. Nothing of it was written.";
         return Err(Refusal::field(&format!("{}id", place(number)), detail));
     }
-    let sealed =
-        |row: &JobRequest<'_>| sealed_args(known, row.args, || backend.sealer("no address and no phone of a store"));
+    let sealed = |row: &JobRequest<'_>| {
+        sealed_args(known.kind(), row.args, || backend.sealer("no address and no phone of a store"))
+    };
     let sealed = rows.iter().map(sealed).collect::<Result<Vec<_>, Refusal>>()?;
     let asked = rows
         .iter()

@@ -7,10 +7,10 @@ use axum::{
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use noshi_jobs::{Kind, machine::Act};
+use noshi_jobs::machine::Act;
 
 use super::routes::{ROUTES, Route, Takes};
-use crate::db::queue::settle::Status;
+use crate::{basics::kinds, db::queue::settle::Status};
 
 mod polish;
 
@@ -68,7 +68,7 @@ pub fn document() -> Value {
         },
     });
     let sets = polish::Sets {
-        kinds: Kind::ALL.map(Kind::name).to_vec(),
+        kinds: kinds::names().to_vec(),
         statuses: Status::ALL.map(Status::name).to_vec(),
         acts: Act::ALL.map(Act::name).to_vec(),
     };

@@ -5,6 +5,7 @@ pub mod address;
 pub mod chaos;
 pub mod durations;
 pub mod instants;
+pub mod kinds;
 pub mod requests;
 pub mod terminal;
 pub mod text;

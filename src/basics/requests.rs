@@ -3,11 +3,12 @@
 //!
 //! It is narrower than what a job reads: a job must go on reading what older versions took.
 
-use noshi_jobs::{Kind, gift_issuance::OF_EXCHANGE, machine, with_job};
+pub use noshi_jobs::{Field, Holds, Presence};
+use noshi_jobs::{Kind, gift_issuance::OF_EXCHANGE};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::basics::text;
+use crate::basics::{kinds::AnyKind, text};
 
 /// Minor units: as far as a number of JSON is exact everywhere.
 pub const MAX_MONEY: i64 = 9_000_000_000_000_000;
@@ -16,124 +17,59 @@ pub const MAX_DAYS: i64 = 3_650;
 /// Of a job's id, in bytes.
 pub const LONGEST_KEY: usize = 200;
 
-/// What a field may hold. Lengths are in bytes.
-#[derive(Debug, Clone, Copy)]
-pub enum Holds {
-    /// An id, as `text` has it.
-    Id {
-        most: usize,
-    },
-    /// An id of a person or a request, in which an address would be a mistake: it is logged and shown.
-    NoAddress {
-        most: usize,
-    },
-    /// Letters and digits of ASCII, `-`, `_` and `.`.
-    Word {
-        most: usize,
-    },
-    /// Anything that can be shown.
-    Text {
-        most: usize,
-    },
-    Phone,
-    Whole {
-        least: i64,
-        most: i64,
-    },
-    /// Minor units of a currency.
-    Amount,
-    OneOf(&'static [&'static str]),
-    Object(&'static [Field]),
-    /// An object whose values are texts.
-    Texts,
-    /// Only noshi itself may set it.
-    Nothing,
-    /// Files and HTTP take it plain, and seal it. The database takes none: what it was given would stand in its log.
-    Sealed(&'static Holds),
-    /// What was sealed of those, as `noshi vault seal-contact` prints it: for the database alone. Files and HTTP make it themselves.
-    Contact,
-}
-
-/// Whether a field must be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    Needed,
-    /// It may be left out, and `null` is the same as left out.
-    Optional,
-    /// It may be left out, and then has a value that is not `null`.
-    Defaulted,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Field {
-    pub name: &'static str,
-    pub presence: Presence,
-    pub holds: Holds,
-}
-
-const fn needs(name: &'static str, holds: Holds) -> Field {
-    Field { name, presence: Presence::Needed, holds }
-}
-
-const fn may(name: &'static str, holds: Holds) -> Field {
-    Field { name, presence: Presence::Optional, holds }
-}
-
-const fn or_default(name: &'static str, holds: Holds) -> Field {
-    Field { name, presence: Presence::Defaulted, holds }
-}
-
 const ID: Holds = Holds::Id { most: 100 };
-const MONEY: Holds = Holds::Object(&[needs("amount", Holds::Amount), needs("currency", Holds::OneOf(&["JPY", "USD"]))]);
+const MONEY: Holds =
+    Holds::Object(&[Field::needed("amount", Holds::Amount), Field::needed("currency", Holds::OneOf(&["JPY", "USD"]))]);
 const GRACE: Holds = Holds::Whole { least: 0, most: MAX_DAYS };
 
-const BULK_GRANTS: &[Field] = &[needs("batch", Holds::Whole { least: 1, most: i64::MAX })];
+const BULK_GRANTS: &[Field] = &[Field::needed("batch", Holds::Whole { least: 1, most: i64::MAX })];
 const EMAIL: &[Field] = &[
-    needs("template", Holds::OneOf(&["gift_granted"])),
-    needs("reference", ID),
-    needs("recipient", Holds::Id { most: 200 }),
-    or_default("params", Holds::Texts),
+    Field::needed("template", Holds::OneOf(&["gift_granted"])),
+    Field::needed("reference", ID),
+    Field::needed("recipient", Holds::Id { most: 200 }),
+    Field::defaulted("params", Holds::Texts),
 ];
 const GIFT_ISSUANCE: &[Field] = &[
-    needs("grant", Holds::NoAddress { most: 100 }),
-    needs("user", Holds::NoAddress { most: 100 }),
-    needs("category", ID),
-    needs("value", MONEY),
-    may("provider", ID),
-    may("valid_days", Holds::Whole { least: 1, most: MAX_DAYS }),
-    may("area", ID),
-    may("paid_by", Holds::Nothing),
+    Field::needed("grant", Holds::NoAddress { most: 100 }),
+    Field::needed("user", Holds::NoAddress { most: 100 }),
+    Field::needed("category", ID),
+    Field::needed("value", MONEY),
+    Field::optional("provider", ID),
+    Field::optional("valid_days", Holds::Whole { least: 1, most: MAX_DAYS }),
+    Field::optional("area", ID),
+    Field::optional("paid_by", Holds::Nothing),
 ];
 const POINT_EXCHANGE: &[Field] = &[
-    needs("exchange", Holds::NoAddress { most: 90 }),
-    needs("user", Holds::NoAddress { most: 90 }),
-    needs("points", Holds::Whole { least: 1, most: MAX_POINTS }),
-    may("area", ID),
-    needs("category", Holds::Id { most: 90 }),
-    needs("value", MONEY),
-    may("provider", ID),
-    or_default("grace_days", GRACE),
+    Field::needed("exchange", Holds::NoAddress { most: 90 }),
+    Field::needed("user", Holds::NoAddress { most: 90 }),
+    Field::needed("points", Holds::Whole { least: 1, most: MAX_POINTS }),
+    Field::optional("area", ID),
+    Field::needed("category", Holds::Id { most: 90 }),
+    Field::needed("value", MONEY),
+    Field::optional("provider", ID),
+    Field::defaulted("grace_days", GRACE),
 ];
-const POINT_EXPIRY: &[Field] = &[needs("due", Holds::Id { most: 40 })];
+const POINT_EXPIRY: &[Field] = &[Field::needed("due", Holds::Id { most: 40 })];
 const POINT_GRANT: &[Field] = &[
-    needs("benefit", ID),
-    needs("source", Holds::NoAddress { most: 100 }),
-    needs("user", Holds::NoAddress { most: 100 }),
-    needs("points", Holds::Whole { least: 1, most: MAX_POINTS }),
-    needs("valid_days", Holds::Whole { least: 0, most: MAX_DAYS }),
-    or_default("zone", Holds::Id { most: 60 }),
-    may("area", ID),
+    Field::needed("benefit", ID),
+    Field::needed("source", Holds::NoAddress { most: 100 }),
+    Field::needed("user", Holds::NoAddress { most: 100 }),
+    Field::needed("points", Holds::Whole { least: 1, most: MAX_POINTS }),
+    Field::needed("valid_days", Holds::Whole { least: 0, most: MAX_DAYS }),
+    Field::defaulted("zone", Holds::Id { most: 60 }),
+    Field::optional("area", ID),
 ];
-const POINT_REVERSAL: &[Field] = &[needs("exchange", Holds::NoAddress { most: 90 }), or_default("grace_days", GRACE)];
-const POINT_WITHDRAWAL: &[Field] = &[needs("user", Holds::NoAddress { most: 100 })];
+const POINT_REVERSAL: &[Field] =
+    &[Field::needed("exchange", Holds::NoAddress { most: 90 }), Field::defaulted("grace_days", GRACE)];
+const POINT_WITHDRAWAL: &[Field] = &[Field::needed("user", Holds::NoAddress { most: 100 })];
 const STORE_CREATION: &[Field] = &[
-    needs("organization", Holds::Word { most: 60 }),
-    needs("public_id", Holds::Word { most: 60 }),
-    needs("name", Holds::Text { most: 400 }),
-    may("address", Holds::Sealed(&Holds::Text { most: 1_000 })),
-    may("phone", Holds::Sealed(&Holds::Phone)),
-    may("contact", Holds::Contact),
-    needs("request", Holds::Word { most: 60 }),
+    Field::needed("organization", Holds::Word { most: 60 }),
+    Field::needed("public_id", Holds::Word { most: 60 }),
+    Field::needed("name", Holds::Text { most: 400 }),
+    Field::optional("address", Holds::Sealed(&Holds::Text { most: 1_000 })),
+    Field::optional("phone", Holds::Sealed(&Holds::Phone)),
+    Field::optional("contact", Holds::Contact),
+    Field::needed("request", Holds::Word { most: 60 }),
 ];
 
 /// The fields of a kind's arguments; `None` for the probe, which tests alone ask for and which reads them itself.
@@ -165,7 +101,15 @@ pub const fn is_for_producers(kind: Kind) -> bool {
 /// What is wrong with a request: the field, such as `value.amount`, and a sentence.
 pub type Fault = (String, String);
 
-/// The first fault of a job's arguments.
+/// The first fault of arguments that have these fields.
+pub fn fields_fault(fields: &[Field], args: &Value) -> Option<Fault> {
+    match args.as_object() {
+        Some(args) => object_fault(fields, args, ""),
+        None => Some((".".to_owned(), "these must be an object".to_owned())),
+    }
+}
+
+/// The first fault of a built-in job's arguments.
 pub fn fault(kind: Kind, args: &Value) -> Option<Fault> {
     let Some(args) = args.as_object() else {
         return Some((".".to_owned(), "these must be an object".to_owned()));
@@ -311,20 +255,19 @@ fn whole(value: &Value) -> Option<i64> {
 
 /// Whether the text of some arguments is those of this kind, as every entry point that is given text judges it: before a reader has made one of two
 /// fields of the same name, or a whole number of a fraction. What is wrong with it: the path, and a sentence.
-pub fn reads(kind: Kind, args: &str) -> Result<(), Fault> {
+pub fn reads(kind: &dyn AnyKind, args: &str) -> Result<(), Fault> {
     // In the words of files and of the database, where they have some.
-    if let Some(fault) = serde_json::from_str(args).ok().and_then(|args| fault(kind, &args)) {
+    if let Some(fault) = serde_json::from_str(args).ok().and_then(|args| kind.fault(&args)) {
         return Err(fault);
     }
-    let reads = |args: &str| with_job!(kind, J => reads_as::<<J as machine::Job>::Args>(args));
     // 500.0 is 500, here as for the database.
-    reads(args).or_else(|fault| {
+    kind.reads(args).or_else(|fault| {
         let plain = whole_numbers(args);
-        if plain == args { Err(fault) } else { reads(&plain) }
+        if plain == args { Err(fault) } else { kind.reads(&plain) }
     })
 }
 
-fn reads_as<T: DeserializeOwned>(args: &str) -> Result<(), Fault> {
+pub fn reads_as<T: DeserializeOwned>(args: &str) -> Result<(), Fault> {
     if !args.trim_start().starts_with('{') {
         return Err((".".to_owned(), "they are no object".to_owned()));
     }

@@ -13,9 +13,10 @@ use tracing_subscriber::{
 
 use super::database::EVERYWHERE;
 use crate::{
+    app::Begun,
     basics::terminal,
     cli::{
-        api, audit, batch, console, doctor, enqueue, failure, given, job,
+        api, audit, batch, console, doctor, enqueue, failure, given, job, kind,
         lab::{bench, demo, simulator},
         lane, migrate, out, pages, points, proposal, prune, redrive, restore, schedule, signals, token, vault, worker,
     },
@@ -66,6 +67,9 @@ enum Command {
     /// Jobs: found, explained, and acted upon.
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// The kinds of job that this program has.
+    #[command(subcommand)]
+    Kind(kind::KindCommand),
     Redrive(redrive::RedriveCommand),
     /// Who did what to what, and why.
     #[command(subcommand)]
@@ -117,7 +121,7 @@ pub fn listen(cli: &Cli) {
     }
 }
 
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
+pub async fn run(app: Begun, cli: Cli) -> anyhow::Result<()> {
     let config = cli.config.filter(|file| !file.as_os_str().is_empty());
     // Only by those that use it: a broken file must not stop the demo.
     let settings = move || Settings::read_with(config.as_deref(), environment::variables());
@@ -130,12 +134,13 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
                 std::process::exit(130)
             }
         },
-        Command::Worker(command) => worker::run(settings, out, command).await,
+        Command::Worker(command) => worker::run(app, settings, out, command).await,
         Command::Api(command) => api::run(settings, command).await,
         Command::Console(command) => console::run(settings()?, command).await,
         Command::Batch(command) => batch::run(&settings()?, out, command).await,
         Command::Migrate(command) => migrate::run(out, command).await,
         Command::Job(command) => job::run(settings, out, command).await,
+        Command::Kind(command) => kind::run(out, command),
         Command::Redrive(command) => redrive::run(out, command).await,
         Command::Audit(command) => audit::run(out, command).await,
         Command::Points(command) => points::run(out, command).await,
@@ -177,6 +182,7 @@ impl Command {
             Command::Migrate(_)
             | Command::Batch(_)
             | Command::Job(_)
+            | Command::Kind(_)
             | Command::Redrive(_)
             | Command::Audit(_)
             | Command::Lane(_)
@@ -254,6 +260,7 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
         Command::Migrate(_)
         | Command::Batch(_)
         | Command::Job(_)
+        | Command::Kind(_)
         | Command::Redrive(_)
         | Command::Audit(_)
         | Command::Lane(_)

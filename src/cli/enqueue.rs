@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueHint};
-use noshi_jobs::Kind;
+use noshi_jobs::KindName;
 use serde_json::{json, value::RawValue};
 
 use super::{Database, names, out::Out};
 use crate::{
     basics::{
-        requests,
+        kinds, requests,
         terminal::progress::{self, Progress},
     },
     db::{self, PgPool, Role, enqueue, operator::jobs, queue::retention},
@@ -25,7 +25,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 #[derive(Args)]
 pub struct JobEnqueue {
     #[arg(value_name = "KIND", value_parser = names::kind())]
-    kind: Kind,
+    kind: KindName,
     /// Your own stable id, 1 to 200 bytes: the same id with the same arguments is the same job.
     #[arg(long)]
     id: String,
@@ -66,7 +66,8 @@ pub async fn run(
     out: Out,
     mut asked: JobEnqueue,
 ) -> anyhow::Result<()> {
-    if let Err((field, said)) = requests::reads(asked.kind, asked.args.get()) {
+    let Some(kind) = kinds::get(asked.kind.name()) else { bail!("there is no such kind") };
+    if let Err((field, said)) = requests::reads(kind, asked.args.get()) {
         let place = if field == "." { "args".to_owned() } else { format!("args.{field}") };
         bail!("{place}: {said}; nothing was asked for");
     }

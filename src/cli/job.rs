@@ -4,7 +4,7 @@ pub(super) mod show;
 
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
-use noshi_jobs::{Kind, machine::Act};
+use noshi_jobs::{KindName, machine::Act};
 use serde::Serialize;
 
 use show::{show, tell_why};
@@ -17,6 +17,7 @@ use super::{
     proposal::proposed,
 };
 use crate::{
+    basics::kinds,
     db::{
         self, PgPool, Role,
         operator::jobs::{self, Filter, JobRow, Line},
@@ -58,7 +59,7 @@ pub enum JobCommand {
 #[derive(Args)]
 pub struct JobList {
     #[arg(long, value_name = "KIND", value_parser = names::kind())]
-    kind: Option<Kind>,
+    kind: Option<KindName>,
     /// Such as needs_operator, retryable or failed.
     #[arg(long, value_name = "STATUS", value_parser = names::status())]
     status: Option<Status>,
@@ -157,10 +158,6 @@ pub async fn run(settings: impl Fn() -> anyhow::Result<Settings>, out: Out, comm
     }
 }
 
-fn kinds() -> Vec<&'static str> {
-    Kind::ALL.map(Kind::name).to_vec()
-}
-
 async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
     let pool = db::connect(args.database.url()?, Role::Operator, 1).await?;
     must_exist(&pool, args.lane.as_deref(), args.batch).await?;
@@ -175,7 +172,7 @@ async fn list(out: Out, args: JobList) -> anyhow::Result<()> {
         before: args.before,
         most: args.limit,
     };
-    let mut found = jobs::list(&pool, &filter, &kinds()).await?;
+    let mut found = jobs::list(&pool, &filter, kinds::names()).await?;
     found.extend(pruned(&pool, &filter, args.limit).await?);
     found.sort_by_key(|line| std::cmp::Reverse(line.id));
     found.truncate(usize::try_from(args.limit).unwrap_or(usize::MAX));
@@ -187,7 +184,7 @@ async fn pruned(pool: &PgPool, filter: &Filter, most: i64) -> anyhow::Result<Vec
     let over = match (&filter.of, filter.batch) {
         // Nothing that was pruned stands in a lane, or is in doubt.
         _ if filter.lane.is_some() || filter.in_doubt => vec![],
-        (Some(of), _) => retention::known(pool, of, &kinds(), 1000).await?,
+        (Some(of), _) => retention::known(pool, of, kinds::names(), 1000).await?,
         (None, Some(batch)) => retention::of_batch(pool, batch, most.max(1000)).await?,
         (None, None) => vec![],
     };
@@ -267,7 +264,7 @@ async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<JobRow>
     if let Some(number) = number(name) {
         return numbered(out, pool, name, number).await;
     }
-    let found = jobs::find(pool, name, &kinds(), 1000).await?;
+    let found = jobs::find(pool, name, kinds::names(), 1000).await?;
     match found.as_slice() {
         [one] => match jobs::look_at(pool, *one).await? {
             Some(job) => Ok(job),
@@ -276,7 +273,7 @@ async fn find(out: Out, name: &JobName, pool: &PgPool) -> anyhow::Result<JobRow>
         [] => none_there(out, pool, name).await,
         several => {
             let filter = Filter { of: Some(name.clone()), most: 20, ..Filter::default() };
-            lines(out, &jobs::list(pool, &filter, &kinds()).await?)?;
+            lines(out, &jobs::list(pool, &filter, kinds::names()).await?)?;
             bail!("{} jobs go by the name of {name}; name one by its number", several.len())
         }
     }
@@ -295,7 +292,7 @@ async fn numbered(out: Out, pool: &PgPool, name: &str, number: i64) -> anyhow::R
         bail!("{}", was_done(&over));
     }
     let filter = Filter { of: Some(name.to_owned()), most: 20, ..Filter::default() };
-    let mut others = jobs::list(pool, &filter, &kinds()).await?;
+    let mut others = jobs::list(pool, &filter, kinds::names()).await?;
     others.extend(pruned(pool, &filter, 20).await?);
     if others.is_empty() {
         return none_there(out, pool, name).await;
@@ -309,7 +306,7 @@ async fn numbered(out: Out, pool: &PgPool, name: &str, number: i64) -> anyhow::R
 
 /// Why no job of this name is there: it was pruned, or is to come, or never was.
 async fn none_there(out: Out, pool: &PgPool, name: &str) -> anyhow::Result<JobRow> {
-    let over = retention::known(pool, name, &kinds(), 20).await?;
+    let over = retention::known(pool, name, kinds::names(), 20).await?;
     match over.as_slice() {
         [one] => bail!("{}", was_done(one)),
         [] => match jobs::granted(pool, name).await? {

@@ -1,15 +1,19 @@
 //! Names as arguments: what cannot exist is refused before the database is asked, and a shell can complete what may.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use noshi_jobs::{Kind, Problem};
+use noshi_jobs::{KindName, Problem};
 
-use crate::db::queue::settle::Status;
+use crate::{
+    basics::kinds::{self, AnyKind},
+    db::queue::settle::Status,
+};
 
 /// How `noshi lane list` shows the lane of the steps that call nobody.
 pub const NO_CALL: &str = "(no call)";
 
-pub fn kind() -> impl TypedValueParser<Value = Kind> {
-    PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(|name| Kind::from_name(&name).ok_or("no kind"))
+pub fn kind() -> impl TypedValueParser<Value = KindName> {
+    PossibleValuesParser::new(kinds::names().iter().copied())
+        .try_map(|name| kinds::get(&name).map(AnyKind::kind).ok_or("no kind"))
 }
 
 pub fn status() -> impl TypedValueParser<Value = Status> {
@@ -18,7 +22,7 @@ pub fn status() -> impl TypedValueParser<Value = Status> {
 
 /// A problem code.
 pub fn code() -> PossibleValuesParser {
-    PossibleValuesParser::new(Problem::ALL.iter().map(|problem| problem.code()))
+    PossibleValuesParser::new(Problem::known().into_iter().map(Problem::code))
 }
 
 /// A lane as it is shown; the one without a call by its name in brackets only.

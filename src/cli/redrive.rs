@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use noshi_jobs::{Kind, machine::Act};
+use noshi_jobs::{KindName, machine::Act};
 
 use show::{RedriveView, amounts, show, tell};
 use watch::watch;
@@ -88,7 +88,7 @@ struct Plan {
 struct Which {
     /// Such as gift_issuance.
     #[arg(long, value_parser = names::kind())]
-    kind: Option<Kind>,
+    kind: Option<KindName>,
     /// The problem that they stand at, such as out_of_tries.
     #[arg(long, value_name = "CODE", hide_possible_values = true, value_parser = names::code())]
     code: Option<String>,

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use noshi_jobs::Kind;
+use noshi_jobs::KindName;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -61,7 +61,7 @@ pub struct Set {
     name: Name,
     /// Of its jobs, such as point_expiry.
     #[arg(long, value_parser = names::kind())]
-    kind: Kind,
+    kind: KindName,
     /// When it is due, as cron has it: minute hour day month weekday, such as '5 0 * * *'.
     #[arg(long)]
     cron: String,

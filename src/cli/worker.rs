@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::{Database, out::Out, signals};
 use crate::{
-    app::{End, Worker},
+    app::{Begun, End},
     basics::{durations, instants},
     db::{self, Role},
     operator::explain::seconds,
@@ -79,6 +79,7 @@ impl WorkerRun {
 }
 
 pub async fn run(
+    app: Begun,
     settings: impl Fn() -> anyhow::Result<Settings> + Send + 'static,
     out: Out,
     command: WorkerCommand,
@@ -99,11 +100,12 @@ pub async fn run(
                 ],
             )
         }
-        WorkerCommand::Run(args) => run_worker(settings, args).await,
+        WorkerCommand::Run(args) => run_worker(app, settings, args).await,
     }
 }
 
 async fn run_worker(
+    app: Begun,
     read: impl Fn() -> anyhow::Result<Settings> + Send + 'static,
     args: WorkerRun,
 ) -> anyhow::Result<()> {
@@ -115,18 +117,21 @@ async fn run_worker(
     let settings = read()?;
     let ours = args.over(settings.worker.clone());
     let pace = ours.pace()?;
-    let partners = settings.partners()?;
+    let opened = app.opened(&settings)?;
     let keys = settings.key_prints()?;
     // Before the first claim, so that every job is counted, and that no worker begins which nobody can watch.
     let metrics = match ours.metrics {
         Some(listen) => {
             let (listener, address) = metrics::bind(listen).await?;
-            let recorder = metrics::install(partners.gifts.names(), partners.mails.name(), partners.stores.calls())?;
+            let partners = &opened.partners;
+            let own: Vec<_> = opened.own().iter().map(|own| (own.name, own.ops, own.lane)).collect();
+            let recorder =
+                metrics::install(partners.gifts.names(), partners.mails.name(), partners.stores.calls(), &own)?;
             Some((listener, address, recorder))
         }
         None => None,
     };
-    let worker = Worker::start(args.database.url()?, &ours.name, partners, pace).await?;
+    let worker = app.start(args.database.url()?, &ours.name, opened, pace).await?;
     if let Some((listener, address, recorder)) = metrics {
         worker.serve_metrics(listener, recorder);
         tracing::info!(%address, "serving /metrics");

@@ -1,10 +1,14 @@
 //! How jobs come in: through the producer's function, or as follow-ups of a transition.
 
-use noshi_jobs::{Kind, Request};
+use noshi_jobs::{FollowUp, KindName, Request};
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use sqlx::{Row, types::Json};
 
-use crate::db::{PgConnection, PgPool};
+use crate::{
+    basics::kinds,
+    db::{PgConnection, PgPool},
+};
 
 /// Why a request was not taken. Nothing of it was written.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +39,13 @@ const ENQUEUE_ROWS: &str = "select noshi.enqueue_rows($1, $2, $3, $4)";
 /// Enqueues all of these, or none. Returns the jobs' ids, in order.
 pub async fn enqueue(
     connection: &mut PgConnection,
-    kind: Kind,
+    kind: impl Into<KindName>,
     rows: &[(String, impl Serialize + Sync)],
     interactive: bool,
 ) -> Result<Vec<i64>, EnqueueError> {
     let (keys, args): (Vec<&str>, Vec<Json<&_>>) = rows.iter().map(|(key, args)| (key.as_str(), Json(args))).unzip();
     let rows = sqlx::query(ENQUEUE_ROWS)
-        .bind(kind.name())
+        .bind(kind.into().name())
         .bind(keys)
         .bind(args)
         .bind(if interactive { 0_i16 } else { 1 })
@@ -69,20 +73,16 @@ left join lateral (select t.fingerprint from noshi.tombstone t where j.id is nul
 where coalesce(j.fingerprint, t.fingerprint) <> sha256(convert_to(r.args::text, 'UTF8')) and j.args is distinct from r.args order by r.n limit 1";
 
 /// Kinds, ids and arguments, as the statements take them.
-type Columns<'a> = (Vec<&'static str>, Vec<String>, Vec<Json<&'a Request>>);
+type Columns = (Vec<&'static str>, Vec<String>, Vec<Json<Box<RawValue>>>);
 
-fn asked<'a>(requests: impl Iterator<Item = &'a Request>) -> Columns<'a> {
-    let mut asked = Columns::default();
-    for request in requests {
-        asked.0.push(request.kind().name());
-        asked.1.push(request.id().0);
-        asked.2.push(Json(request));
-    }
-    asked
+fn follow_up(request: &FollowUp) -> Result<Box<RawValue>, sqlx::Error> {
+    let kind = kinds::get(request.kind().name());
+    kind.and_then(|kind| kind.follow_up(request))
+        .ok_or_else(|| sqlx::Error::Protocol(format!("this program has no kind {} to follow", request.kind())))
 }
 
 /// The first of these, counted from 1, whose id exists with other arguments, pruned or not.
-async fn conflicting(connection: &mut PgConnection, asked: &Columns<'_>) -> Result<Option<i64>, sqlx::Error> {
+async fn conflicting(connection: &mut PgConnection, asked: &Columns) -> Result<Option<i64>, sqlx::Error> {
     let (kinds, ids, args) = asked;
     sqlx::query_scalar(CONFLICTING).bind(kinds).bind(ids).bind(args).fetch_optional(connection).await
 }
@@ -90,12 +90,17 @@ async fn conflicting(connection: &mut PgConnection, asked: &Columns<'_>) -> Resu
 /// Inserts follow-up jobs beside the transition that asked for them. Returns a parent whose follow-up exists with other arguments.
 pub async fn follow_ups(
     connection: &mut PgConnection,
-    requests: &[(i64, &Request, Option<&str>)],
+    requests: &[(i64, &FollowUp, Option<&str>)],
 ) -> Result<Option<i64>, sqlx::Error> {
     if requests.is_empty() {
         return Ok(None);
     }
-    let asked = asked(requests.iter().map(|(_, request, _)| *request));
+    let mut asked = Columns::default();
+    for (_, request, _) in requests {
+        asked.0.push(request.kind().name());
+        asked.1.push(request.id().0.clone());
+        asked.2.push(Json(follow_up(request)?));
+    }
     let (kinds, ids, args) = &asked;
     let traces: Vec<Option<&str>> = requests.iter().map(|(.., traceparent)| *traceparent).collect();
     sqlx::query(FOLLOW_UPS).bind(kinds).bind(ids).bind(args).bind(traces).execute(&mut *connection).await?;
@@ -115,7 +120,12 @@ pub async fn rows_of_batch(
     batch: i64,
     requests: &[(i32, Request)],
 ) -> Result<bool, sqlx::Error> {
-    let asked = asked(requests.iter().map(|(_, request)| request));
+    let mut asked = Columns::default();
+    for (_, request) in requests {
+        asked.0.push(request.kind().name());
+        asked.1.push(request.id().0);
+        asked.2.push(Json(to_raw_value(request).expect("arguments are plain data")));
+    }
     let (kinds, ids, args) = &asked;
     let rows: Vec<i32> = requests.iter().map(|(row_no, _)| *row_no).collect();
     let insert = sqlx::query(ROWS_OF_BATCH).bind(kinds).bind(ids).bind(args).bind(batch).bind(rows);

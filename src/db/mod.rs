@@ -10,6 +10,7 @@ pub mod holders;
 pub mod local;
 pub mod notices;
 pub mod operator;
+pub mod own;
 pub mod pool;
 pub mod queue;
 pub mod reach;

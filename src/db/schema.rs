@@ -12,7 +12,7 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
 };
 
-use super::{MIGRATIONS, reach};
+use super::{MIGRATIONS, own, reach};
 use crate::db::{PgConnection, PgPool};
 
 /// One migration, of this program or of the database.
@@ -82,9 +82,10 @@ pub async fn is_hidden(connection: &mut PgConnection) -> Result<bool, sqlx::Erro
 
 /// How many of our migrations are not applied, and how many are applied that we do not know.
 pub async fn counts(connection: &mut PgConnection) -> Result<(usize, usize), sqlx::Error> {
-    let applied = applied(connection).await?;
+    let applied = applied(&mut *connection).await?;
     let ours: BTreeSet<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
     let pending = ours.iter().filter(|version| !applied.get(version).is_some_and(|it| it.success)).count();
+    let pending = pending + own::pending(connection).await?.len();
     Ok((pending, applied.keys().filter(|version| !ours.contains(version)).count()))
 }
 
@@ -112,6 +113,7 @@ pub async fn migrate(url: &str) -> anyhow::Result<()> {
     settle_rights(&mut connection)
         .await
         .context("the migrations are applied, but not every right is as it should be")?;
+    own::migrate(&mut connection).await.map_err(not_migrated).context("noshi's own migrations are applied")?;
     connection.close().await?;
     Ok(())
 }
@@ -263,7 +265,8 @@ async fn make_place(connection: &mut PgConnection) -> anyhow::Result<()> {
 
 /// Every migration that this program or the database knows, in order.
 pub async fn status(url: &str) -> anyhow::Result<Vec<Line>> {
-    let mut applied = applied(&mut reach::login(url).await?).await?;
+    let mut connection = reach::login(url).await?;
+    let mut applied = applied(&mut connection).await?;
     let mut lines: Vec<Line> = MIGRATIONS
         .iter()
         .map(|ours| {
@@ -285,16 +288,18 @@ pub async fn status(url: &str) -> anyhow::Result<Vec<Line>> {
         applied_at: Some(theirs.installed_on),
     }));
     lines.sort_by_key(|line| line.version);
+    lines.extend(own::status(&mut connection).await?);
     Ok(lines)
 }
 
 /// What `migrate up` would run, in order.
 pub async fn pending(url: &str) -> anyhow::Result<Vec<Pending>> {
-    let applied = applied(&mut reach::login(url).await?).await?;
+    let mut connection = reach::login(url).await?;
+    let applied = applied(&mut connection).await?;
     let ours = MIGRATIONS.iter().filter(|ours| !applied.contains_key(&ours.version));
-    Ok(ours
-        .map(|m| Pending { version: m.version, name: m.description.to_string(), sql: m.sql.as_str().to_owned() })
-        .collect())
+    let ours =
+        ours.map(|m| Pending { version: m.version, name: m.description.to_string(), sql: m.sql.as_str().to_owned() });
+    Ok(ours.chain(own::pending(&mut connection).await?).collect())
 }
 
 /// Why this program cannot work with a schema.
@@ -321,7 +326,12 @@ pub async fn unfit(pool: &PgPool) -> Result<Option<Unfit>, sqlx::Error> {
         MIGRATIONS.iter().map(|ours| (ours.version, &*ours.checksum)).unzip();
     let unlike = sqlx::query_as::<_, (i64, bool)>(UNLIKE).bind(versions).bind(checksums).fetch_all(pool).await;
     match unlike {
-        Ok(unlike) if unlike.is_empty() => Ok(None),
+        Ok(unlike) if unlike.is_empty() => {
+            let older = |own: Pending| {
+                Unfit::older(format!("the schema lacks {} of this program; run its `migrate up`", own.name))
+            };
+            Ok(own::lacking(pool).await?.map(older))
+        }
         Ok(unlike) if unlike.iter().any(|(_, applied)| *applied) => Ok(Some(Unfit {
             why: "the schema was migrated by a build whose migrations read otherwise than this program's; `noshi migrate status` names them"
                 .to_owned(),

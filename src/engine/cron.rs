@@ -9,10 +9,10 @@ use croner::{
     Cron,
     parser::{CronParser, Seconds, Year},
 };
-use noshi_jobs::{Kind, machine::Job, with_job};
+use noshi_jobs::KindName;
 use serde_json::Value;
 
-use crate::db::queue::schedules::Missed;
+use crate::{basics::kinds, db::queue::schedules::Missed};
 
 /// Stands for the due time in the arguments, and so in the id.
 pub const DUE: &str = "{due}";
@@ -90,28 +90,24 @@ fn unknown_zone(zone: &str) -> String {
 }
 
 /// The id of the jobs that these arguments ask for, with `{due}` in it. `Err` names the field, and how to fix it.
-pub fn id(kind: Kind, args: &Value) -> Result<String, String> {
-    with_job!(kind, J => id_of::<J>(args))
-}
-
-fn id_of<J: Job>(args: &Value) -> Result<String, String> {
+pub fn id(kind: impl Into<KindName>, args: &Value) -> Result<String, String> {
     const EXAMPLE: &str = "2026-11-23T15:05:00Z";
-    let kind = J::KIND.name();
+    let kind = kind.into().name();
+    let job = kinds::get(kind).ok_or_else(|| format!("kind: this program has no {kind}"))?;
     let read = |args: &Value| {
-        serde_json::from_value::<J::Args>(args.clone())
-            .map_err(|error| format!("args: these are not the arguments of a {kind}: {error}"))
+        job.asks_for(args).map_err(|error| format!("args: these are not the arguments of a {kind}: {error}"))
     };
     // "3{due}" is a time as well, in the year 32026.
     if args["due"].as_str().is_some_and(|due| due.contains(DUE) && due != DUE) {
         return Err(format!("args.due: a due time is `{DUE}`, with nothing before or behind it"));
     }
-    let template = J::id(&read(args)?).0;
+    let template = read(args)?.id;
     let at_one: Value = serde_json::from_str(&args.to_string().replace(DUE, EXAMPLE))
         .map_err(|error| format!("args: they are no longer JSON with a due time in them: {error}"))?;
     let request = read(&at_one)?;
-    J::start(&request).map_err(|why| format!("args: no {kind} can begin with these arguments: {why}"))?;
-    known_fields(args, &request, kind)?;
-    let id = J::id(&request).0;
+    request.start.map_err(|why| format!("args: no {kind} can begin with these arguments: {why}"))?;
+    known_fields(args, &request.args, kind)?;
+    let id = request.id;
     if id == template {
         return Err(format!(
             "args: every due time would be the same {kind}, `{id}`. Write {DUE} where its id comes from, such as {{\"due\": \"{DUE}\"}}"
@@ -124,8 +120,7 @@ fn id_of<J: Job>(args: &Value) -> Result<String, String> {
 }
 
 /// A misspelt field would be passed over without a word, at every due time.
-fn known_fields(args: &Value, request: &impl serde::Serialize, kind: &str) -> Result<(), String> {
-    let known = serde_json::to_value(request).unwrap_or_default();
+fn known_fields(args: &Value, known: &Value, kind: &str) -> Result<(), String> {
     let unknown = args
         .as_object()
         .and_then(|args| args.iter().find(|(name, value)| !value.is_null() && known.get(name).is_none()));
@@ -137,6 +132,7 @@ fn known_fields(args: &Value, request: &impl serde::Serialize, kind: &str) -> Re
 
 #[cfg(test)]
 mod tests {
+    use noshi_jobs::Kind;
     use serde_json::json;
 
     use super::*;

@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use noshi_jobs::Kind;
 use tokio::task::JoinHandle;
 
 use crate::{
-    basics::chaos::crash_point,
+    basics::{chaos::crash_point, kinds},
     db::{self, PgPool, queue::schedules::Due},
     engine::{
         Engine,
@@ -165,11 +164,11 @@ async fn look_at_schedules(engine: &Engine) -> Result<Duration, sqlx::Error> {
         return Ok(BETWEEN_UNTRUSTED_LOOKS);
     }
     draw_back_schedules(pool).await?;
-    let kinds = Kind::ALL.map(Kind::name);
-    let wait = db::queue::schedules::wait(pool, &kinds).await?;
+    let kinds = kinds::names();
+    let wait = db::queue::schedules::wait(pool, kinds).await?;
     if wait.is_some_and(|wait| wait.is_zero()) {
-        while fire_next(engine, &kinds).await? {}
-        return Ok(db::queue::schedules::wait(pool, &kinds).await?.unwrap_or(BETWEEN_SCHEDULE_LOOKS));
+        while fire_next(engine, kinds).await? {}
+        return Ok(db::queue::schedules::wait(pool, kinds).await?.unwrap_or(BETWEEN_SCHEDULE_LOOKS));
     }
     Ok(wait.unwrap_or(BETWEEN_SCHEDULE_LOOKS))
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use noshi_jobs::{
-    Kind, Problem,
+    KindName, Problem,
     machine::{Closing, Tls, Unfit},
 };
 
@@ -109,7 +109,7 @@ impl Engine {
     }
 
     /// Returns once it is known what became of the settle.
-    pub async fn end_step(&self, kind: Kind, settlement: Settlement) -> Settled {
+    pub async fn end_step(&self, kind: KindName, settlement: Settlement) -> Settled {
         let written = settlement.clone();
         let settled = self.flusher.commit_with_others(settlement).await;
         match settled {
@@ -131,14 +131,14 @@ impl Engine {
     }
 
     /// The job was parked because the database refuses what its step led to.
-    fn after_refusal(&self, kind: Kind) {
+    fn after_refusal(&self, kind: KindName) {
         metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => JobOutcome::NeedsOperator.name())
             .increment(1);
         metrics::counter!("noshi_problems_total", "code" => Problem::SettleRefused.code()).increment(1);
     }
 
     /// After a settle is durable: metrics, and a hint where the job waits for somebody.
-    pub fn after_settle(&self, kind: Kind, settlement: &Settlement) {
+    pub fn after_settle(&self, kind: KindName, settlement: &Settlement) {
         metrics::counter!("noshi_steps_total", "kind" => kind.name()).increment(1);
         let outcome = match settlement.status {
             Status::Running => return,
@@ -160,7 +160,8 @@ impl Engine {
             );
         }
         metrics::counter!("noshi_jobs_total", "kind" => kind.name(), "outcome" => outcome.name()).increment(1);
-        if let Some(code) = settlement.code {
+        // A code that its kind does not declare is no label: those are closed at the start.
+        if let Some(code) = settlement.code.filter(|code| Problem::from_code(code).is_some()) {
             metrics::counter!("noshi_problems_total", "code" => code).increment(1);
         }
         if !settlement.follow_ups.is_empty() {

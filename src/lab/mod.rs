@@ -5,6 +5,7 @@ pub mod demo;
 pub mod fleet;
 pub mod private_postgres;
 pub mod simulator;
+pub mod testkit;
 
 #[cfg(test)]
 mod conformance;

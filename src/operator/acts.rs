@@ -1,14 +1,11 @@
 //! What an operator may do to a job where it stands: the last column of the state tables, asked by name, and what holds for every job.
 
-use noshi_jobs::{
-    Kind,
-    machine::{Act, Job, Lead, Past, lead, lead_unwinding},
-    with_job,
-};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use noshi_jobs::machine::Act;
 
-use crate::db::operator::stand::Stand;
+use crate::{
+    basics::kinds::{self, AnyKind, Led, Place},
+    db::operator::stand::Stand,
+};
 
 /// The acts that are allowed: those of the state table, and of a row that nobody can read those that end it or put it out of sight.
 pub fn allowed(stand: &Stand<'_>) -> Vec<Act> {
@@ -36,10 +33,7 @@ fn may(stand: &Stand<'_>, act: Act) -> Answer {
         | Act::Reject
         | Act::AttestDone
         | Act::Rerun
-        | Act::Adopt => match Kind::from_name(stand.kind) {
-            Some(kind) => with_job!(kind, J => of_the_table::<J>(stand, act)),
-            None => Answer::No,
-        },
+        | Act::Adopt => kinds::get(stand.kind).map_or(Answer::No, |kind| of_the_table(kind, stand, act)),
     }
 }
 
@@ -48,55 +42,26 @@ fn is_dismissable(stand: &Stand<'_>) -> bool {
     let rests = match stand.status {
         "needs_operator" => true,
         // Nobody claims a kind that nobody knows.
-        "available" | "scheduled" | "retryable" => Kind::from_name(stand.kind).is_none(),
+        "available" | "scheduled" | "retryable" => kinds::get(stand.kind).is_none(),
         _ => false,
     };
-    let kind = Kind::from_name(stand.kind);
-    let owes_points = stand.args.get("paid_by").is_some() || kind == Some(Kind::PointReversal);
-    let began = stand.state.is_some() && kind.is_some() && kind != Some(Kind::Probe);
-    let called = stand.called && kind != Some(Kind::Probe);
-    rests
-        && !stand.in_doubt
-        && !called
-        && stand.undo.is_none()
-        && !began
-        && !owes_points
-        && kind != Some(Kind::BulkGrants)
+    let is_probe = stand.kind == "probe";
+    let owes_points = stand.args.get("paid_by").is_some() || stand.kind == "point_reversal";
+    let began = stand.state.is_some() && kinds::get(stand.kind).is_some() && !is_probe;
+    let called = stand.called && !is_probe;
+    rests && !stand.in_doubt && !called && stand.undo.is_none() && !began && !owes_points && stand.kind != "bulk_grants"
 }
 
-fn parse<T: DeserializeOwned>(value: &Value) -> Option<T> {
-    serde_json::from_value(value.clone()).ok()
-}
-
-fn of_the_table<J: Job>(stand: &Stand<'_>, act: Act) -> Answer {
+fn of_the_table(kind: &dyn AnyKind, stand: &Stand<'_>, act: Act) -> Answer {
     // An operator ended it.
     if stand.status == "cancelled" {
         return Answer::No;
     }
-    let answer = |lead: Option<bool>| match lead {
-        Some(true) => Answer::Yes,
-        Some(false) => Answer::AttestFirst,
-        None => Answer::No,
-    };
-    let Some(args) = parse::<J::Args>(stand.args) else { return Answer::No };
-    // A job that never began stands where it starts.
-    let state = match stand.state {
-        Some(state) => parse::<J::State>(state),
-        None => J::start(&args).ok(),
-    };
-    let Some(state) = state else { return Answer::No };
-    let past = Past::of(stand.in_doubt);
-    let Some(undo) = stand.undo else { return answer(leads(lead::<J>(&args, &state, act, past))) };
-    let Some(undo) = parse::<J::Undo>(undo) else { return Answer::No };
-    answer(leads(lead_unwinding::<J>(&args, &undo, act, past)))
-}
-
-/// Whether it leads there; `None`: nowhere.
-fn leads<P>(lead: Lead<P>) -> Option<bool> {
-    match lead {
-        Lead::To(_) => Some(true),
-        Lead::AttestFirst => Some(false),
-        Lead::Nowhere => None,
+    let place = Place { args: stand.args, state: stand.state, undo: stand.undo, in_doubt: stand.in_doubt };
+    match kind.leads(&place, act) {
+        Some(Led::To { .. }) => Answer::Yes,
+        Some(Led::AttestFirst) => Answer::AttestFirst,
+        Some(Led::Nowhere) | None => Answer::No,
     }
 }
 

@@ -4,7 +4,7 @@ use noshi_jobs::machine::Act;
 use serde::Serialize;
 
 use crate::{
-    basics::instants,
+    basics::{instants, kinds},
     db::{
         operator::jobs::{Granted, JobRow},
         queue::retention::Over,
@@ -29,7 +29,7 @@ pub fn explain(job: &JobRow) -> Explained {
     Explained {
         why: format!("{}.{}", why(job), doubt(job)),
         may: may.into_iter().map(|act| (act.name(), acts::meaning(act))).collect(),
-        runbook: job.code.as_ref().map(|code| format!("ops/runbook/{code}.md")),
+        runbook: job.code.as_deref().map(page),
     }
 }
 
@@ -105,6 +105,14 @@ fn over(job: &JobRow) -> String {
             format!("It is over: failed cleanly, {outcome} ({code}{})", detail(job))
         }
         _ => format!("It is over: {}, {outcome}", job.status),
+    }
+}
+
+/// Where the page of a problem is.
+fn page(code: &str) -> String {
+    match kinds::page(code) {
+        Some(_) => format!("`noshi kind page {code}`"),
+        None => format!("ops/runbook/{code}.md"),
     }
 }
 

@@ -2,14 +2,10 @@
 //!
 //! A job in doubt is inquired, or goes on from where it stands under the same ids; nothing that would send anew is ever chosen for it.
 
-use noshi_jobs::{
-    Kind,
-    machine::{Act, Job, Lead as Way, Past, Redirect, lead as way, lead_unwinding},
-    with_job,
-};
-use serde_json::Value;
+use noshi_jobs::machine::Act;
 
 use crate::{
+    basics::kinds::{self, Led, Place},
     db::{
         ActError, PgPool,
         operator::redrive::{self, Candidate, Choice, Filter, MOST},
@@ -127,42 +123,16 @@ struct Lead {
 }
 
 fn leads(job: &Candidate, act: Act) -> Option<Lead> {
-    with_job!(Kind::from_name(&job.kind)?, J => lead::<J>(job, act))
-}
-
-fn lead<J: Job>(job: &Candidate, act: Act) -> Option<Lead> {
-    fn parse<T: serde::de::DeserializeOwned>(value: &Value) -> Option<T> {
-        serde_json::from_value(value.clone()).ok()
+    let place = Place { args: &job.args, state: job.state.as_ref(), undo: job.undo.as_ref(), in_doubt: job.in_doubt };
+    match kinds::get(&job.kind)?.leads(&place, act)? {
+        Led::To { lane, stays } => Some(Lead { lane, stays }),
+        Led::Nowhere | Led::AttestFirst => None,
     }
-    let args: J::Args = parse(&job.args)?;
-    let state: J::State = match &job.state {
-        Some(state) => parse(state)?,
-        None => J::start(&args).ok()?,
-    };
-    let past = Past::of(job.in_doubt);
-    let forward =
-        |next: &J::State| Lead { lane: J::terms(&args, next).lane.map(|lane| lane.name), stays: *next == state };
-    let Some(undo) = &job.undo else {
-        return match way::<J>(&args, &state, act, past) {
-            Way::To(next) => Some(forward(&next)),
-            Way::Nowhere | Way::AttestFirst => None,
-        };
-    };
-    let undo: J::Undo = parse(undo)?;
-    let redirect = match lead_unwinding::<J>(&args, &undo, act, past) {
-        Way::To(redirect) => redirect,
-        Way::Nowhere | Way::AttestFirst => return None,
-    };
-    Some(match redirect {
-        Redirect::To(next) => forward(&next),
-        Redirect::Unwind(next) => Lead { lane: J::undo_lane(&args, &next).map(|lane| lane.name), stays: next == undo },
-        Redirect::Undone => Lead { lane: None, stays: false },
-    })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -9,3 +9,13 @@ pub struct Budget {
     pub window: Duration,
     pub jitter: Duration,
 }
+
+/// A partner that jobs of one's own call: its lane, with its budget, and its labels in the metrics.
+#[derive(Debug, Clone)]
+pub struct Partner {
+    pub name: &'static str,
+    /// What is asked of it.
+    pub ops: &'static [&'static str],
+    pub lane: &'static str,
+    pub budget: Budget,
+}

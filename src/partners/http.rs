@@ -24,7 +24,12 @@ use noshi_jobs::machine::Closing;
 
 use self::guard::Guard;
 use super::{Budget, tls};
-use crate::{basics::chaos::crash_point, db::queue::slot::Notice, telemetry::metrics::time_call};
+use crate::{
+    basics::chaos::crash_point,
+    db::queue::slot::{Notice, Slot},
+    engine::registry,
+    telemetry::metrics::time_call,
+};
 
 /// An answer larger than this is not read to its end: no provider sends one.
 const MAX_BYTES: usize = 256 * 1024;
@@ -47,6 +52,13 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// For the call of this step: in the slot of its token, and while the worker's lease holds.
+    pub fn of(cx: &registry::Context<'_>) -> Gate {
+        let (clock, slot) = (Arc::clone(cx.clock()), cx.claimed().slot.clone());
+        let gate = Gate::new(move || clock.may_call()).telling(&cx.claimed().told);
+        gate.beginning(move || slot.as_ref().is_none_or(Slot::holds))
+    }
+
     /// For calls whose slot was judged before, or that need none.
     pub fn new(may_call: impl Fn() -> bool + Send + Sync + 'static) -> Gate {
         let leave: Leave = Arc::new(may_call);
@@ -177,6 +189,16 @@ pub struct Reach {
     /// The whole call.
     pub timeout: Duration,
     pub budgets: Vec<Budget>,
+}
+
+impl Reach {
+    /// A partner with the usual times: 5 s to connect, 20 s for the whole call.
+    pub fn usual(provider: &'static str, base_url: &str, budget: Budget) -> Reach {
+        let (connect_timeout, read_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
+        let (base_url, timeout) = (base_url.to_owned(), Duration::from_secs(20));
+        let (allow_plain_http, ca_file, budgets) = (false, None, vec![budget]);
+        Reach { provider, base_url, allow_plain_http, ca_file, connect_timeout, read_timeout, timeout, budgets }
+    }
 }
 
 /// Of no host of anybody's.

@@ -16,6 +16,6 @@ pub(crate) mod conformance;
 #[cfg(test)]
 pub(crate) mod scripted;
 
-pub use budget::Budget;
+pub use budget::{Budget, Partner};
 pub use http::Gate;
 pub use organization::{OrganizationPlatform, settings::OrganizationSettings};

@@ -2,6 +2,7 @@
 //! Secrets stay in files of their own.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,7 +17,10 @@ use crate::{
         gifts::{GiftSettings, Offers},
         mail::EmailSettings,
     },
-    settings::{environment, keys},
+    settings::{
+        environment, keys,
+        section::{self, Section},
+    },
     vault::{Sealer, Vault},
     worlds::{email::Mails, gift_issuance::Gifts, outside::Partners, store_creation::Stores},
 };
@@ -40,6 +44,10 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// `noshi api run`.
     pub api: ApiSettings,
+    /// The sections of jobs of one's own, as they were read.
+    #[serde(skip)]
+    #[doc(hidden)]
+    pub own: HashMap<&'static str, config::Value>,
     /// `noshi console run`.
     pub console: ConsoleSettings,
 }
@@ -75,10 +83,20 @@ impl Settings {
             builder = builder.add_source(source);
         }
         let (builder, set) = environment::add(builder, environment)?;
-        builder.build().and_then(config::Config::try_deserialize).map_err(|error| {
+        let read = builder.build().and_then(|mut read| {
+            let own = section::taken(&mut read);
+            Ok(Settings { own, ..read.try_deserialize()? })
+        });
+        read.map_err(|error| {
             let source = source_of(&error.to_string(), file, &set);
             anyhow!(error).context(format!("{source} cannot be used"))
         })
+    }
+
+    /// The section of a job of one's own.
+    pub fn section<T: Section>(&self, name: &str) -> Result<T, config::ConfigError> {
+        let read = self.own.get(name).cloned();
+        T::deserialize(read.unwrap_or_else(|| config::Value::new(None, config::ValueKind::Table(config::Map::new()))))
     }
 
     /// The ids of the keys of the vault; none where there is no vault.

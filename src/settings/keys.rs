@@ -1,8 +1,8 @@
 //! Every key of the settings, read off their types: what the file and the environment may hold, and what `ops/configuration.md` says.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
-use schemars::{SchemaGenerator, generate::SchemaSettings};
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use super::Settings;
@@ -37,8 +37,25 @@ pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let schema = SchemaGenerator::new(settings).into_root_schema_for::<Settings>();
     let mut keys = vec![];
     collect(schema.as_value(), "", false, &mut keys);
+    for (name, schema) in OWN.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        collect(schema, name, false, &mut keys);
+    }
     keys
 });
+
+/// Sections that a program has added, with their schemas.
+static OWN: RwLock<Vec<(&'static str, Value)>> = RwLock::new(vec![]);
+
+/// Adds a section, before the first setting is read.
+pub fn declare<T: JsonSchema>(name: &'static str) {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let schema = SchemaGenerator::new(settings).into_root_schema_for::<T>();
+    OWN.write().unwrap_or_else(PoisonError::into_inner).push((name, schema.to_value()));
+}
+
+pub fn sections() -> Vec<&'static str> {
+    OWN.read().unwrap_or_else(PoisonError::into_inner).iter().map(|(name, _)| *name).collect()
+}
 
 fn collect(table: &Value, path: &str, is_entry: bool, keys: &mut Vec<Key>) {
     let required = |name: &str| table["required"].as_array().is_some_and(|all| all.iter().any(|it| it == name));

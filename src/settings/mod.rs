@@ -4,6 +4,8 @@ pub mod configuration;
 pub mod environment;
 pub mod keys;
 pub mod process;
+pub mod section;
 
 pub use configuration::Settings;
 pub use process::{ApiSettings, ConsoleSettings, WorkerSettings};
+pub use section::Section;

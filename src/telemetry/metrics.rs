@@ -11,11 +11,12 @@ use std::{
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use noshi_jobs::{Kind, Problem, machine::Unfit, store_creation};
+use noshi_jobs::{Problem, machine::Unfit, store_creation};
 use tokio::net::TcpListener;
 use tracing::Instrument;
 
 use crate::{
+    basics::kinds,
     db::{self, PgPool, operator::snapshot::OPEN_STATUSES},
     telemetry::{
         outcomes::{Answer, CallOutcome, JobOutcome},
@@ -53,6 +54,7 @@ pub fn install(
     providers: impl Iterator<Item = &'static str>,
     mail_service: Option<&'static str>,
     platform: Option<(&'static str, [&'static str; 4])>,
+    own: &[(&'static str, &'static [&'static str], &'static str)],
 ) -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("noshi_settle_group_size".to_owned()), &GROUP_SIZES)?
@@ -62,7 +64,7 @@ pub fn install(
         .context("the metrics recorder is installed twice")?;
     catalogue::describe();
     metrics_process::Collector::default().describe();
-    for kind in Kind::ALL.map(Kind::name) {
+    for kind in kinds::names().iter().copied() {
         metrics::counter!("noshi_steps_total", "kind" => kind).absolute(0);
         metrics::counter!("noshi_stale_settles_total", "kind" => kind).absolute(0);
         for outcome in JobOutcome::ALL.map(JobOutcome::name) {
@@ -73,7 +75,7 @@ pub fn install(
         }
         drop(metrics::histogram!("noshi_job_duration_seconds", "kind" => kind));
     }
-    for problem in Problem::ALL {
+    for problem in Problem::known() {
         metrics::counter!("noshi_problems_total", "code" => problem.code()).absolute(0);
     }
     metrics::gauge!("noshi_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -104,6 +106,9 @@ pub fn install(
     }
     if let Some((platform, ops)) = platform {
         register_calls(platform, &ops, store_creation::LANE.to_owned());
+    }
+    for (partner, ops, lane) in own {
+        register_calls(partner, ops, (*lane).to_owned());
     }
     Ok(handle)
 }

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 
 use anyhow::anyhow;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use noshi_jobs::{Kind, gift_issuance::Sealed, store_creation::Args};
+use noshi_jobs::{Kind, KindName, gift_issuance::Sealed, store_creation::Args};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{
@@ -66,11 +66,11 @@ pub fn as_asked(sealed: &Sealed) -> Value {
 /// A request as the database takes it, where it has an address or a phone in plain. `None`: it has neither. The sealer is asked for where it
 /// is needed alone.
 pub fn sealed_args<S: Borrow<Sealer>, E>(
-    kind: Kind,
+    kind: KindName,
     args: &RawValue,
     sealer: impl FnOnce() -> Result<S, E>,
 ) -> Result<Option<Box<RawValue>>, E> {
-    if kind != Kind::StoreCreation {
+    if kind != Kind::StoreCreation.as_name() {
         return Ok(None);
     }
     // What does not read is refused by the database.

@@ -62,7 +62,10 @@ const NO_ACT: [&str; 41] = [
     "simulate",
 ];
 /// More of them, and those whose answers are no table: pages of a manual, scripts, files.
-const NO_ACT_EITHER: [&str; 8] = [
+const NO_ACT_EITHER: [&str; 11] = [
+    "kind list",
+    "kind show",
+    "kind page",
     "points balance",
     "points history",
     "points expiring",

@@ -282,7 +282,7 @@ async fn gifts(planted: Planted, seed: u64, number: usize) -> Vec<String> {
         }
         run(pool, "update noshi.lane set paused = false, closed_code = null, closed_at = null, closed_until = null where name like 'gift/%'".to_owned()).await;
         // Throttles and closed lanes are the partners' own doing here.
-        crate::processes::until("the wave at rest", std::time::Duration::from_secs(120), async || {
+        crate::processes::until("the wave at rest", std::time::Duration::from_secs(600), async || {
             run(pool, "update noshi.lane set closed_code = null, closed_at = null, closed_until = null where name like 'gift/%' and closed_code is not null; select pg_notify('noshi', '')".to_owned()).await;
             fleet.at_rest(std::time::Duration::from_secs(2)).await.is_ok()
         })

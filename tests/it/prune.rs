@@ -92,7 +92,9 @@ async fn a_late_duplicate_is_known_whichever_way_it_comes() {
     sqlx::query("set role noshi_worker").execute(&mut *worker).await.expect("a worker's role");
     for (steps, conflict) in [(3, None), (4, Some(77))] {
         let request = follow_up(steps);
-        let told = noshi::db::enqueue::follow_ups(&mut worker, &[(77, &request, None)]).await.expect("an answer");
+        let told = noshi::db::enqueue::follow_ups(&mut worker, &[(77, &request.clone().into(), None)])
+            .await
+            .expect("an answer");
         assert_eq!(told, conflict);
         let fits = noshi::db::enqueue::rows_of_batch(&mut worker, 1, &[(1, request)]).await.expect("an answer");
         assert_eq!(fits, conflict.is_none());

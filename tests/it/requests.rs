@@ -541,7 +541,7 @@ async fn the_doors_take_and_refuse_the_same() {
         let mut transaction = producer.begin().await.expect("a transaction");
         // What files and HTTP seal reaches the database sealed.
         let raw = serde_json::value::to_raw_value(&args).unwrap();
-        let sealed = sealed_args(kind, &raw, || Ok::<_, ()>(&sealer)).unwrap().filter(|_| ours.is_none());
+        let sealed = sealed_args(kind.into(), &raw, || Ok::<_, ()>(&sealer)).unwrap().filter(|_| ours.is_none());
         let asked = sqlx::query("select noshi.enqueue($1, $2, $3)").bind(kind.name()).bind(&key);
         let asked =
             asked.bind(sealed.map_or_else(|| args.clone(), |sealed| serde_json::from_str(sealed.get()).unwrap()));
@@ -648,4 +648,126 @@ async fn null_is_as_left_out() {
     assert_eq!(stored, bare);
     let nothing = sqlx::query("select noshi.enqueue_rows('gift_issuance', null, null)").execute(&db.pool).await;
     assert!(nothing.is_err(), "no rows are asked for");
+}
+
+fn gift(grant: &str, amount: i64) -> Value {
+    json!({"grant": grant, "user": "u", "category": "digital", "value": {"amount": amount, "currency": "JPY"}})
+}
+
+type Asked<'a> = (&'a str, &'a str, &'a Value, i16);
+
+fn requests_of_all_sorts() -> Vec<(&'static str, &'static str, Value, i16)> {
+    let points =
+        |zone: Value| json!({"benefit": "b", "source": "s", "user": "u", "points": 5, "valid_days": 9, "zone": zone});
+    vec![
+        ("gift_issuance", "new", gift("new", 500), 1),
+        ("gift_issuance", "first", gift("first", 500), 0),
+        ("gift_issuance", "odd", gift("odd", 500), 2),
+        ("gift_issuance", "known", gift("known", 500), 1),
+        ("gift_issuance", "known", gift("known", 600), 1),
+        ("gift_issuance", "pruned", gift("pruned", 500), 1),
+        ("gift_issuance", "pruned", gift("pruned", 600), 1),
+        ("gift_issuance", "lost", gift("lost", 500), 1),
+        ("gift_issuance", "filed", gift("filed", 500), 1),
+        ("gift_issuance", "filed", gift("filed", 600), 1),
+        ("gift_issuance", "another", gift("new", 500), 1),
+        ("gift_issuance", ".", gift(".", 500), 1),
+        ("gift_issuance", "exchange/x", gift("exchange/x", 500), 1),
+        ("gift_issuance", "none", gift("none", 0), 1),
+        ("gift_issuance", "a b", gift("a b", 500), 1),
+        ("gift_issuance", "付与一", gift("付与一", 500), 1),
+        ("gift_issuance", "un\u{200b}seen", gift("un\u{200b}seen", 500), 1),
+        ("gift_issuance", "array", json!([]), 1),
+        ("point_grant", "b:s", points(json!("Asia/Tokyo")), 1),
+        ("point_grant", "b:s", points(json!("Europe/Paris")), 1),
+        ("point_grant", "b:s", points(json!("Nowhere/There")), 1),
+        ("point_grant", "b:t", points(json!("UTC")), 1),
+        (
+            "point_exchange",
+            "x",
+            json!({"exchange": "x", "user": "u", "points": 5, "category": "digital", "value": {"amount": 5, "currency": "JPY"}}),
+            1,
+        ),
+        (
+            "point_exchange",
+            "y",
+            json!({"exchange": "x", "user": "u", "points": 5, "category": "digital", "value": {"amount": 5, "currency": "JPY"}}),
+            1,
+        ),
+        ("point_withdrawal", "u", json!({"user": "u"}), 1),
+        ("point_withdrawal", "v", json!({"user": "u"}), 1),
+        ("point_reversal", "x", json!({"exchange": "x"}), 1),
+        ("point_expiry", "2027-01-01T00:00:00Z", json!({"due": "2027-01-01T00:00:00Z"}), 1),
+        ("bulk_grants", "batch/1", json!({"batch": 1}), 1),
+        ("email", "m", json!({"template": "gift_granted", "reference": "r", "recipient": "r", "params": {}}), 1),
+        ("store_creation", "s", json!({"organization": "o", "public_id": "p", "name": "n", "request": "r"}), 1),
+        ("probe", "p", json!({"id": "p"}), 1),
+        ("nothing", "n", json!({}), 1),
+    ]
+}
+
+/// Whether a producer's request is taken, and what stands in its row then, or what is said; nothing of it stays.
+async fn asked_by(
+    db: &crate::support::TestDatabase,
+    asks: &'static str,
+    (kind, key, args, priority): Asked<'_>,
+) -> (bool, Value) {
+    let mut tx = db.pool.begin().await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("set local session authorization shop_{}; savepoint s", db.name)))
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let asked =
+        sqlx::query_scalar::<_, i64>(asks).bind(kind).bind(key).bind(args).bind(priority).fetch_one(&mut *tx).await;
+    sqlx::raw_sql("reset session authorization").execute(&mut *tx).await.ok();
+    let row = match &asked {
+        // Only the number and the time differ.
+        Ok(id) => {
+            let row = "select to_jsonb(j) - array['id', 'run_at', 'created_at', 'entered_at'] from noshi.job j where j.id = $1";
+            let row: Option<Value> = sqlx::query_scalar(row).bind(id).fetch_optional(&mut *tx).await.unwrap();
+            row.unwrap_or_else(|| json!(id))
+        }
+        Err(error) => {
+            let told = error.as_database_error().expect("an answer");
+            json!([told.code(), told.message()])
+        }
+    };
+    tx.rollback().await.unwrap();
+    (asked.is_ok(), row)
+}
+
+/// One request takes a shorter way than many do, and comes to the same: what is written, what is known, and every refusal.
+#[tokio::test]
+async fn one_is_asked_as_many_are() {
+    let db = database().await;
+    let producer = crate::peace::login(&db, "shop", "noshi_producer").await;
+    let known = "select noshi.enqueue('gift_issuance', 'known', $1)";
+    sqlx::query(known).bind(gift("known", 500)).execute(&producer).await.unwrap();
+    let before = "insert into noshi.tombstone (id, kind, key, fingerprint, status, at, row_no, created_at, finished_at)
+            select 1000000, 'gift_issuance', 'pruned', sha256(convert_to($1::jsonb::text, 'UTF8')), 'completed', 'issued', 1, now(), now()";
+    sqlx::query(before).bind(gift("pruned", 500)).execute(&db.pool).await.unwrap();
+    sqlx::raw_sql(
+        "insert into noshi.lost_call values ('gift_issuance', 'lost', 4, now() - interval '1 hour', '00000001')",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    let file =
+        "insert into noshi.batch (kind, mode, digest, file) values ('grants', 'all_or_nothing', sha256('f'), 'f');";
+    sqlx::raw_sql(file).execute(&db.pool).await.unwrap();
+    let row =
+        "insert into noshi.batch_row (batch, row_no, line, key, args) select id, 1, 2, 'filed', $1 from noshi.batch";
+    sqlx::query(row).bind(gift("filed", 500)).execute(&db.pool).await.unwrap();
+    sqlx::raw_sql("update noshi.batch set validated_at = now(), rows = 1").execute(&db.pool).await.unwrap();
+    let (mut taken, mut refused) = (0, 0);
+    for (kind, key, args, priority) in requests_of_all_sorts() {
+        let asked = (kind, key, &args, priority);
+        let one = asked_by(&db, "select noshi.enqueue($1, $2, $3, $4::smallint)", asked).await;
+        let many =
+            asked_by(&db, "select noshi.enqueue_rows($1, array[$2, $2], array[$3, $3], $4::smallint) limit 1", asked)
+                .await;
+        assert_eq!(one, many, "{kind} {key} {args}");
+        if one.0 { taken += 1 } else { refused += 1 }
+    }
+    assert!(taken > 8 && refused > 12, "{taken} were taken, {refused} refused");
 }

@@ -86,3 +86,48 @@ fn migrations_are_read_by_subject() {
         }
     }
 }
+
+/// The string literals of a file, as the compiler reads them.
+fn literals(source: &str) -> Vec<String> {
+    let code: String =
+        source.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| [line, "\n"]).collect();
+    let literal = regex::Regex::new(r#"(?s)'"'|"((?:[^"\\]|\\.)*)""#).expect("a good expression");
+    let continued = regex::Regex::new(r"\\\n\s*").expect("a good expression");
+    let found = literal.captures_iter(&code).filter_map(|captures| captures.get(1));
+    found
+        .map(|text| {
+            continued.replace_all(text.as_str(), "").replace("\\\"", "\"").replace("\\n", "\n").replace("\\\\", "\\")
+        })
+        .collect()
+}
+
+/// Every statement of the code is one that this schema takes: no column, table or function of it is gone. What is only the beginning of one, or
+/// its end, is not looked at: of those that are put together there are ten, which claim, settle, rescue and list.
+#[tokio::test]
+async fn the_schema_takes_every_statement_of_the_code() {
+    let db = database().await;
+    let statement = regex::Regex::new(r"^\s*(select|insert|update|delete|with|lock)\s").expect("a good expression");
+    let mut connection = db.pool.acquire().await.unwrap();
+    let (mut taken, mut parts, mut refused) = (0, 0, vec![]);
+    for file in crate::rules::sources("src/db") {
+        let source = std::fs::read_to_string(&file).expect("a source");
+        for text in literals(&source).into_iter().filter(|text| statement.is_match(text)) {
+            match sqlx::Executor::prepare(
+                &mut *connection,
+                sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(text.clone())),
+            )
+            .await
+            {
+                Ok(_) => taken += 1,
+                Err(error) if error.to_string().contains("at end of input") || text.starts_with("\nselect") => {
+                    parts += 1
+                }
+                Err(error) => {
+                    refused.push(format!("{}: {error}: {}", file.display(), text.chars().take(200).collect::<String>()))
+                }
+            }
+        }
+    }
+    assert!(refused.is_empty(), "{taken} are taken; {} are not: {refused:#?}", refused.len());
+    assert!(taken > 200 && parts <= 10, "{taken} statements were found whole, {parts} in parts");
+}

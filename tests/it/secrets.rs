@@ -42,7 +42,8 @@ const HEADER: &str = "grant_id,user_id,name,email,category,provider,amount,curre
 /// As they are, as JSON may escape them, and as PostgreSQL prints bytes. Case is ignored.
 fn needles() -> String {
     let hex = ["CNRY-", "金糸雀", "Kanarienvogel", ADDRESS, PHONE].map(hex::encode).join("\n");
-    format!("CNRY\n金糸雀\n\\u91d1\\u7cf8\\u96c0\nKanarienvogel\n{ADDRESS}\n{PHONE}\n{hex}\n")
+    // With its hyphen: four letters in whatever case come up in what is sealed, as base64, once in a million places.
+    format!("CNRY-\n金糸雀\n\\u91d1\\u7cf8\\u96c0\nKanarienvogel\n{ADDRESS}\n{PHONE}\n{hex}\n")
 }
 
 struct Stage {

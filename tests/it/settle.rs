@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use noshi_jobs::{Request, gift_issuance, machine::Doubt, money, probe::Args, probe::Note};
+use noshi_jobs::{
+    FollowUp, gift_issuance,
+    machine::Doubt,
+    money,
+    probe::{Args, Note, Probe},
+};
 use serde_json::{Value, json};
 use sqlx::Row;
 
@@ -123,8 +128,8 @@ async fn a_settle_raced_by_a_takeover_is_recorded_once() {
     assert_eq!(count(pool, "select count(*) from noshi.job_event where event = 'settled'").await, 100);
 }
 
-fn follow_up(id: &str, steps: u32) -> Vec<Request> {
-    vec![Request::Probe(Args { id: id.to_owned(), steps, ..Args::default() })]
+fn follow_up(id: &str, steps: u32) -> Vec<FollowUp> {
+    vec![FollowUp::of::<Probe>(Args { id: id.to_owned(), steps, ..Args::default() })]
 }
 
 fn note(text: &str) -> Vec<Fact> {

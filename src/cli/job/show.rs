@@ -41,7 +41,7 @@ pub(super) async fn show(out: Out, name: &JobName) -> anyhow::Result<()> {
 pub(super) async fn find_over(name: &JobName, pool: &PgPool) -> anyhow::Result<Option<Over>> {
     Ok(match name.name.as_slice() {
         [name] if number(name).is_some() => retention::over(pool, None, name).await?,
-        [name] => match retention::known(pool, name, &kinds(), 2).await?.as_slice() {
+        [name] => match retention::known(pool, name, kinds::names(), 2).await?.as_slice() {
             [one] => retention::over(pool, None, &one.id.to_string()).await?,
             _ => None,
         },

@@ -1,6 +1,8 @@
 //! Facts: inserted, never updated, written in a group with other jobs' facts. And the local operations, each in its own transaction.
 
 use noshi_jobs::{gift_issuance, machine::Never, probe, store_creation};
+use serde::Serialize;
+use serde_json::Value;
 use sqlx::Row;
 
 use crate::{
@@ -14,6 +16,21 @@ pub enum Fact {
     Gift(gift_issuance::Fact),
     Probe(probe::Note),
     Store(store_creation::Fact),
+    Own(OwnFact),
+}
+
+/// A fact of a job of somebody's own: a row of `noshi.fact`. It holds no secret, and neither a code nor an address.
+#[derive(Debug, Clone)]
+pub struct OwnFact {
+    name: &'static str,
+    body: Value,
+}
+
+impl Fact {
+    /// A fact of a job of one's own, under a permanent name; a step records one of each name at most.
+    pub fn own(name: &'static str, body: &impl Serialize) -> Fact {
+        Fact::Own(OwnFact { name, body: serde_json::to_value(body).unwrap_or_default() })
+    }
 }
 
 impl From<gift_issuance::Fact> for Fact {
@@ -58,17 +75,26 @@ select 'gift_code', * from unnest($1::text[], $2::text[], $3::text[], $4::text[]
 
 const NOTES: &str = "insert into noshi.probe_note (job, text) select * from unnest($1::bigint[], $2::text[])";
 
+// Under the step that was settled a moment ago.
+const OWN: &str = "insert into noshi.fact (job, step, name, kind, key, body)
+select j.id, j.step - 1, f.name, j.kind, j.key, f.body from unnest($1::bigint[], $2::text[], $3::jsonb[]) f(job, name, body) join noshi.job j on j.id = f.job";
+
 pub async fn insert(connection: &mut PgConnection, facts: &[(i64, &Fact)]) -> Result<(), sqlx::Error> {
-    let (mut gifts, mut notes, mut refusing) = (vec![], vec![], vec![]);
+    let (mut gifts, mut notes, mut refusing, mut own) = (vec![], vec![], vec![], vec![]);
     for (job, fact) in facts {
         match fact {
             Fact::Gift(gift) => gifts.push((*job, gift)),
             Fact::Probe(note) => notes.push((*job, note.text.as_str())),
             Fact::Store(store_creation::Fact::OrganizationRefused { .. }) => refusing.push(*job),
+            Fact::Own(fact) => own.push((*job, (fact.name, &fact.body))),
         }
     }
     if !refusing.is_empty() {
         super::batches::pause_of_jobs(connection, &refusing, "organization_refused").await?;
+    }
+    if !own.is_empty() {
+        let (jobs, (names, bodies)): (Vec<i64>, (Vec<&str>, Vec<&Value>)) = own.into_iter().unzip();
+        sqlx::query(OWN).bind(jobs).bind(names).bind(bodies).execute(&mut *connection).await?;
     }
     if !gifts.is_empty() {
         insert_gifts(connection, &gifts).await?;

@@ -195,7 +195,7 @@ pub async fn declare(pool: &PgPool, lane: &str, first: &[Budget]) -> Result<(), 
 }
 
 const CLAIM_QUESTION: &str = "update noshi.email_quota set asked_at = clock_timestamp()
-where lane = $1 and (asked_at <= clock_timestamp() - $2 or asked_at > clock_timestamp() + interval '1 minute') returning lane";
+where lane = $1 and (asked_at <= clock_timestamp() - $2::interval or asked_at > clock_timestamp() + interval '1 minute') returning lane";
 
 /// Whether it is this process' turn to ask for the quota: one of the fleet does, once in `every`.
 pub async fn claim_question(pool: &PgPool, lane: &str, every: Duration) -> Result<bool, sqlx::Error> {

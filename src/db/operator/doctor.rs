@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use noshi_jobs::Kind;
 use sqlx::Executor;
 
-use crate::db::{PgConnection, PgPool};
+use crate::{
+    basics::kinds,
+    db::{PgConnection, PgPool},
+};
 
 /// The server and its settings, as this login sees them.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -261,5 +263,5 @@ select coalesce((select array_agg(lane order by lane) from l where lane is not n
     coalesce((select array_agg(kind order by kind) from k where kind <> all ($1)
         and exists (select from noshi.job j where j.kind = k.kind and j.status = 'available')), '{}') as unknown_kinds,
     (select count(*) from noshi.job where status = 'needs_operator') as parked, (select count(*) from noshi.job where in_doubt) as in_doubt";
-    sqlx::query_as(WAITING).bind(Kind::ALL.map(Kind::name)).fetch_one(pool).await
+    sqlx::query_as(WAITING).bind(kinds::names()).fetch_one(pool).await
 }

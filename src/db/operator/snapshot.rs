@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use noshi_jobs::{Kind, Problem};
+use noshi_jobs::Problem;
 use sqlx::types::Json;
 
-use crate::db::{PgConnection, PgPool, take_time};
+use crate::{
+    basics::kinds,
+    db::{PgConnection, PgPool, take_time},
+};
 
 pub type Labels = Vec<(String, String)>;
 
@@ -78,7 +81,7 @@ cross join lateral (select case when undoing then 'compensating' else queued end
 
 async fn open_jobs(connection: &mut PgConnection, samples: &mut Vec<Sample>) -> Result<(), sqlx::Error> {
     let open: Vec<(String, String, f64, Option<f64>)> = sqlx::query_as(OPEN).fetch_all(connection).await?;
-    for kind in Kind::ALL.map(Kind::name) {
+    for kind in kinds::names().iter().copied() {
         for status in OPEN_STATUSES {
             let jobs = open.iter().filter(|(k, s, ..)| k == kind && s == status).map(|(_, _, jobs, _)| jobs).sum();
             samples.push(sample("noshi_open_jobs", labels([("kind", kind), ("status", status)]), jobs));
@@ -95,7 +98,7 @@ async fn parked(connection: &mut PgConnection, samples: &mut Vec<Sample>) -> Res
     count(*) filter (where acknowledged = step)::float8
 from noshi.job where status = 'needs_operator' group by 1";
     let parked: Vec<(String, f64, f64, f64)> = sqlx::query_as(PARKED).fetch_all(connection).await?;
-    for code in Problem::ALL.iter().map(|problem| problem.code()) {
+    for code in Problem::known().iter().map(|problem| problem.code()) {
         let of_code = parked.iter().find(|(of, ..)| of == code);
         let (jobs, oldest, seen) = of_code.map_or((0.0, 0.0, 0.0), |(_, n, age, seen)| (*n, *age, *seen));
         samples.push(sample("noshi_parked_jobs", labels([("code", code)]), jobs));

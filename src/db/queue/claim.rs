@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use noshi_jobs::{Kind, Problem};
+use noshi_jobs::Problem;
 use serde_json::value::RawValue;
 use sqlx::{Row, postgres::PgRow, types::Json};
 
-use crate::db::{
-    PgPool, notices,
-    queue::slot::{Notice, Slot},
-    seconds,
+use crate::{
+    basics::kinds,
+    db::{
+        PgPool, notices,
+        queue::slot::{Notice, Slot},
+        seconds,
+    },
 };
 
 /// How far ahead of its slot a token may be handed out: a 429 elsewhere stops the fleet within this time.
@@ -250,7 +253,7 @@ pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &ClaimReque
     };
     let want = i32::try_from(want).unwrap_or(i32::MAX);
     // A kind of a newer version is left alone.
-    let kinds = Kind::ALL.map(Kind::name).to_vec();
+    let kinds = kinds::names();
     let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown).bind(late);
     let query = query.bind(server);
     // What a standby may not have is not ours: no call is made on it, and the rows are found lost.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Borrow, collections::HashSet, time::Duration};
 
-use noshi_jobs::{Problem, Request, machine::Doubt};
+use noshi_jobs::{FollowUp, Problem, machine::Doubt};
 use serde_json::value::RawValue;
 use sqlx::{Row, postgres::PgRow, types::Json};
 
@@ -110,7 +110,7 @@ pub struct Settlement {
     pub doubt: Doubt,
     pub progress: Progress,
     pub facts: Vec<facts::Fact>,
-    pub follow_ups: Vec<Request>,
+    pub follow_ups: Vec<FollowUp>,
     /// The trace that they belong to.
     pub traceparent: Option<String>,
 }

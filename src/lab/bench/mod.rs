@@ -2,6 +2,7 @@
 //!
 //! Each number stands beside the raw-SQL baseline of the same run: the same work done in batches inside PostgreSQL.
 
+mod enqueue;
 mod fair;
 mod lane;
 mod points;
@@ -45,6 +46,9 @@ pub struct BenchArgs {
     /// Measure fairness alone.
     #[arg(long)]
     fairness: bool,
+    /// Measure what a producer's commit costs alone.
+    #[arg(long)]
+    enqueue: bool,
     /// Measure the ledger of points alone.
     #[arg(long)]
     points: bool,
@@ -80,6 +84,11 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let url = server.url("postgres");
     db::migrate(&url).await?;
     let pool = PgPool::plain(&url, 4)?;
+    if args.enqueue {
+        enqueue::run(&url).await?;
+        pool.close().await;
+        return server.stop().await;
+    }
     db::queue::lanes::declare(&pool, LANE, &[]).await?;
     let mut bench = Bench { url, pool, args, baseline: 0.0 };
     let profile = if cfg!(debug_assertions) { "debug (use --release)" } else { "release" };
@@ -104,6 +113,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         p99 * 1e3
     );
     lane::run(&server, bench.args.gifts).await?;
+    enqueue::run(&bench.url).await?;
     bench.pool.close().await;
     server.stop().await
 }

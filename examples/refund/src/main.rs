@@ -1,0 +1,5 @@
+//! noshi, with refunds.
+
+fn main() -> std::process::ExitCode {
+    refund::app().run()
+}

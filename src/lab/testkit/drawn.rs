@@ -1,0 +1,1 @@
+../../../jobs/walk/drawn.rs
