@@ -212,15 +212,16 @@ begin
     perform record('session begin', 'token/' || p_id, null, null, jsonb_build_object('parent', t.id, 'scopes', cut, 'expires_at', until));
 end $$;
 
--- By its own holder, who needs no reason to leave.
+-- By its own holder, who needs no reason to leave. Written down first: a token that is revoked acts no more.
 create function noshi.end_session() returns void language plpgsql security definer
 set search_path = noshi, pg_temp
 as $$
-declare ended text;
+declare t token;
 begin
-    update token set revoked_at = clock_timestamp(), revoked_by = who() where id = (select s.id from shown_token() s where s.parent is not null) returning id into ended;
-    if ended is not null then
-        perform record('session end', 'token/' || ended, null);
+    select * into t from shown_token();
+    if t.parent is not null then
+        perform record('session end', 'token/' || t.id, null);
+        update token set revoked_at = clock_timestamp(), revoked_by = t.owner where id = t.id;
     end if;
 end $$;
 

@@ -7,9 +7,9 @@ use noshi_jobs::Kind;
 
 use super::words::Words;
 
-const WIDE: usize = 124;
+const WIDE: usize = 144;
 const TALL: usize = 32;
-const STEP: (usize, usize) = (190, 62);
+const STEP: (usize, usize) = (214, 56);
 
 /// The table of a kind.
 const fn table(kind: Kind) -> &'static str {
@@ -116,7 +116,7 @@ impl Machine {
         let places = self.places();
         let columns = places.values().map(|(column, _)| column + 1).max().unwrap_or(1);
         let rows = places.values().map(|(_, row)| row + 1).max().unwrap_or(1);
-        let size = (columns * STEP.0 - (STEP.0 - WIDE) + 24, rows * STEP.1 + 12);
+        let size = (columns * STEP.0 + 12, rows * STEP.1 + 12);
         let gone: BTreeSet<(&str, &str)> = path.windows(2).map(|two| (two[0].as_str(), two[1].as_str())).collect();
         let dashed = self.acts.iter().filter(|(from, act, to)| from == at && from != to && may.contains(&act.as_str()));
         html! {
@@ -156,7 +156,7 @@ fn box_of(state: &str, place: (usize, usize), path: &[String], at: &str, in_doub
         g.state.here[state == at].doubt[state == at && in_doubt].been[!numbers.is_empty()] {
             rect x=(x) y=(y) width=(WIDE) height=(TALL) rx="16" {}
             text x=(x + WIDE / 2) y=(y + 21) { (state) }
-            @if !numbers.is_empty() { text.turn x=(x + WIDE / 2) y=(y + TALL + 13) { (numbers) } }
+            @if !numbers.is_empty() { text.turn x=(x + 10) y=(y + 21) { (numbers) } }
         }
     }
 }

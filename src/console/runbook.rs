@@ -88,53 +88,39 @@ pub async fn show(visit: Visit, Path(code): Path<String>) -> Answer {
 
 /// As much of Markdown as our own pages use.
 pub fn draw(page: &str) -> Markup {
-    let blocks = page.split("\n\n").map(|block| block.trim_matches('\n')).filter(|block| !block.is_empty());
-    let mut drawn = vec![];
-    // A block of code may hold an empty line.
-    let mut code: Option<String> = None;
-    for block in blocks {
-        let fenced = block.matches("```").count() % 2 == 1;
-        match (code.take(), fenced) {
-            (Some(open), ended) => {
-                let whole = format!("{open}\n\n{block}");
-                match ended {
-                    true => drawn.push(block_of(&whole)),
-                    false => code = Some(whole),
-                }
-            }
-            (None, true) => code = Some(block.to_owned()),
-            (None, false) => drawn.push(block_of(block)),
-        }
-    }
-    html! { @for block in drawn { (block) } }
+    // Every other piece is code, behind the name of its language.
+    let pieces = page.split("```").enumerate();
+    html! { @for (at, piece) in pieces { @if at % 2 == 1 {
+        pre tabindex="0" { code { (piece.split_once('\n').map_or("", |(_, code)| code).trim_end()) } }
+    } @else {
+        @for block in piece.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) { (block_of(block)) }
+    } } }
 }
 
 fn block_of(block: &str) -> Markup {
-    if let Some(title) = block.strip_prefix("# ") {
-        return html! { h2 { (inline(title)) } };
-    }
-    if let Some(title) = block.strip_prefix("## ") {
+    if let Some((marks, title)) = block.split_once(' ').filter(|(marks, _)| ["#", "##"].contains(marks)) {
         let (title, rest) = title.split_once('\n').unwrap_or((title, ""));
-        return html! { h3 { (inline(title)) } @if !rest.is_empty() { (block_of(rest)) } };
-    }
-    if let Some(code) = block.strip_prefix("```") {
-        let code = code.split_once('\n').map_or("", |(_, code)| code);
-        return html! { pre tabindex="0" { code { (code.trim_end_matches('`').trim_end()) } } };
+        return html! {
+            @if marks == "#" { h2 { (inline(title)) } } @else { h3 { (inline(title)) } }
+            @if !rest.is_empty() { (block_of(rest)) }
+        };
     }
     let is_item = |line: &str| {
         line.starts_with("- ") || line.split_once(". ").is_some_and(|(number, _)| number.parse::<u8>().is_ok())
     };
-    if block.lines().next().is_some_and(is_item) {
-        let mut items: Vec<String> = vec![];
-        for line in block.lines() {
-            match (is_item(line), items.last_mut()) {
-                (false, Some(last)) => *last += &format!(" {}", line.trim()),
-                _ => items.push(line.split_once(' ').map_or("", |(_, item)| item).to_owned()),
-            }
+    // A sentence may stand right above its list.
+    let said: Vec<&str> = block.lines().take_while(|line| !is_item(line)).collect();
+    let mut items: Vec<String> = vec![];
+    for line in block.lines().skip(said.len()) {
+        match (is_item(line), items.last_mut()) {
+            (false, Some(last)) => *last += &format!(" {}", line.trim()),
+            _ => items.push(line.split_once(' ').map_or("", |(_, item)| item).to_owned()),
         }
-        return html! { ul { @for item in items { li { (inline(&item)) } } } };
     }
-    html! { p { (inline(block)) } }
+    html! {
+        @if !said.is_empty() { p { (inline(&said.join(" "))) } }
+        @if !items.is_empty() { ul { @for item in items { li { (inline(&item)) } } } }
+    }
 }
 
 /// Code between backticks; of a link its words.
@@ -168,7 +154,11 @@ mod tests {
         for problem in Problem::ALL {
             let drawn = draw(page(problem.code()).unwrap_or_else(|| panic!("{} has no page here", problem.code())))
                 .into_string();
-            assert!(drawn.contains("<h2>") && !drawn.contains("```"), "{}: {drawn}", problem.code());
+            assert!(
+                drawn.contains("<h2>") && drawn.contains("<h3>") && !drawn.contains('`'),
+                "{}: {drawn}",
+                problem.code()
+            );
         }
         assert_eq!(page("../secrets"), None);
         assert_eq!(draw("a `<b>` [c](d.md)").into_string(), "<p>a <code>&lt;b&gt;</code> c</p>");

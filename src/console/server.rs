@@ -114,6 +114,8 @@ fn routes(console: Arc<Console>, probes: &Probes) -> Router {
         .route("/sign-out", post(session::sign_out))
         .route("/language", post(session::choose_language))
         .route("/assets/{name}", get(asset))
+        // Browsers ask for it by themselves.
+        .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .fallback(async || Trouble(Refusal::not_found("There is no such page here.")))
         .method_not_allowed_fallback(async || {
             Trouble(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "This page is only looked at."))

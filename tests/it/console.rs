@@ -55,6 +55,7 @@ impl Console {
         settings.console.origin = format!("http://{}", listener.local_addr().unwrap());
         let server = Server::on(&settings, &url, listener).await.unwrap();
         tokio::spawn(server.serve_until(std::future::pending()));
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
         Console { db, url, origin: settings.console.origin, client }
     }
@@ -299,7 +300,9 @@ async fn an_act_is_done_in_its_persons_name_and_refused_without_the_scope() {
     let pause = [("lane", "gift/a"), ("act", "pause"), ("reason", "the partner asked")];
     let cancel = [("act", "cancel"), ("step", "0"), ("reason", "not wanted")];
     let confirm = [("act", "confirm"), ("digest", "00"), ("reason", "seen")];
-    for (path, fields) in [("/lanes/acts", &pause), ("/jobs/gift_issuance/p/acts", &cancel), ("/proposals/1/acts", &confirm)] {
+    for (path, fields) in
+        [("/lanes/acts", &pause), ("/jobs/gift_issuance/p/acts", &cancel), ("/proposals/1/acts", &confirm)]
+    {
         assert_eq!(console.post(path, &reader, fields).await.0, 403, "{path}");
         let stranger = console.form(path, "", fields).send().await.unwrap();
         assert_eq!((stranger.status().as_u16(), location(&stranger)), (303, "/sign-in?next=%2F"), "{path}");
