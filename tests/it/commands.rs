@@ -18,11 +18,12 @@ use noshi::cli::{self, Cli};
 const SERVING: [&str; 5] = ["worker run", "api run", "simulate", "demo", "bench"];
 
 /// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
-const NO_ACT: [&str; 41] = [
+const NO_ACT: [&str; 42] = [
     "demo",
     "worker list",
     "worker run",
     "api run",
+    "console run",
     "migrate up",
     "migrate status",
     "migrate print",
