@@ -3453,11 +3453,12 @@ CREATE OR REPLACE FUNCTION noshi.end_session()
  SECURITY DEFINER
  SET search_path TO 'noshi', 'pg_temp'
 AS $function$
-declare ended text;
+declare t token;
 begin
-    update token set revoked_at = clock_timestamp(), revoked_by = who() where id = (select s.id from shown_token() s where s.parent is not null) returning id into ended;
-    if ended is not null then
-        perform record('session end', 'token/' || ended, null);
+    select * into t from shown_token();
+    if t.parent is not null then
+        perform record('session end', 'token/' || t.id, null);
+        update token set revoked_at = clock_timestamp(), revoked_by = t.owner where id = t.id;
     end if;
 end $function$;
 
