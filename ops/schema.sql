@@ -1005,12 +1005,14 @@ create table noshi.token (
     last_used_at timestamp with time zone,
     login oid,
     as_operator boolean not null default false,
+    parent text,
     constraint token_pkey PRIMARY KEY (id),
     constraint times_are_sane CHECK (created_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND created_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND expires_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND expires_at <= '9999-12-31 00:00:00+00'::timestamp with time zone AND (revoked_at IS NULL OR revoked_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND revoked_at <= '9999-12-31 00:00:00+00'::timestamp with time zone) AND (last_used_at IS NULL OR last_used_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND last_used_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)),
     constraint token_check CHECK (expires_at > created_at),
     constraint token_digest_check CHECK (octet_length(digest) = 32),
     constraint token_id_check CHECK (id ~ '^[a-z0-9]{12}$'::text),
     constraint token_owner_check CHECK (owner ~ '^[^[:space:]]+$'::text AND owner = noshi.person(owner) AND octet_length(owner) <= 200),
+    constraint token_parent_fkey FOREIGN KEY (parent) REFERENCES noshi.token(id),
     constraint token_per_second_check CHECK (per_second >= 1 AND per_second <= 10000),
     constraint token_scopes_check CHECK (cardinality(scopes) >= 1 AND cardinality(scopes) <= 6 AND scopes <@ ARRAY['enqueue'::text, 'read'::text, 'operate'::text, 'approve'::text, 'reveal'::text, 'personal'::text])
 );
@@ -2344,6 +2346,32 @@ AS $function$
     select case when cancelled_at is not null then 'cancelled' when paused_at is not null then 'paused' end from batch where id = p_batch for share
 $function$;
 
+CREATE OR REPLACE FUNCTION noshi.begin_session(p_id text, p_digest bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+declare
+    t token;
+    cut text[];
+    until timestamptz;
+begin
+    select * into t from shown_token();
+    if not found then
+        raise exception 'no token was shown' using errcode = 'NS401';
+    end if;
+    cut := array(select s from unnest(t.scopes) s where s in ('read', 'operate', 'approve'));
+    if t.parent is not null or 'read' <> all (cut) then
+        raise exception 'this token begins no session' using errcode = 'NS403', hint = 'A session takes a token that may read, and no session.';
+    end if;
+    until := least(t.expires_at, clock_timestamp() + interval '8 hours');
+    insert into token (id, owner, digest, scopes, per_second, expires_at, last_used_at, login, as_operator, parent)
+    values (p_id, t.owner, p_digest, cut, t.per_second, until, clock_timestamp(), t.login, t.as_operator, t.id);
+    perform record('session begin', 'token/' || p_id, null, null, jsonb_build_object('parent', t.id, 'scopes', cut, 'expires_at', until));
+end $function$;
+
 CREATE OR REPLACE FUNCTION noshi.benefit_exercised(p_key text, p_benefit text, p_source text)
  RETURNS TABLE(outcome text, entry bigint, detail text)
  LANGUAGE sql
@@ -3417,6 +3445,21 @@ begin
     update server_seen set restored_to = null;
     perform record('restore end', 'database', p_reason, jsonb_build_object('restored_to', s.restored_to),
         jsonb_build_object('restored_to', null), p_who);
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.end_session()
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+declare t token;
+begin
+    select * into t from shown_token();
+    if t.parent is not null then
+        perform record('session end', 'token/' || t.id, null);
+        update token set revoked_at = clock_timestamp(), revoked_by = t.owner where id = t.id;
+    end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION noshi.enqueue(kind text, key text, args jsonb, priority smallint DEFAULT 1)
@@ -6591,6 +6634,30 @@ AS $function$
     select timeline() || ' ' || extract(epoch from pg_postmaster_start_time())
 $function$;
 
+CREATE OR REPLACE FUNCTION noshi.session(p_used boolean)
+ RETURNS TABLE(id text, owner text, scopes text[], begun_at timestamp with time zone, ends_at timestamp with time zone)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+AS $function$
+begin
+    if p_used then
+        perform use_token();
+    end if;
+    return query select s.id, s.owner, s.scopes, s.created_at, s.expires_at from shown_token() s where s.parent is not null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION noshi.session_holds(p_parent text, p_last_used_at timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'noshi', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+    select $1 is null or $2 > clock_timestamp() - interval '30 minutes' and exists (select from token p where p.id = $1
+        and p.revoked_at is null and p.expires_at > clock_timestamp() and is_theirs(p.login, p.owner, p.as_operator))
+$function$;
+
 CREATE OR REPLACE FUNCTION noshi.set_lane(p_lane text, p_per interval, p_max integer, p_reason text)
  RETURNS void
  LANGUAGE plpgsql
@@ -6751,7 +6818,8 @@ begin
     return query select t.* from token t
         where t.id = split_part(shown, '.', 1) and shown ~ '^[a-z0-9]{12}[.][0-9a-f]{64}$'
           and t.digest = sha256(decode(split_part(shown, '.', 2), 'hex'))
-          and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.as_operator);
+          and t.revoked_at is null and t.expires_at > clock_timestamp() and is_theirs(t.login, t.owner, t.as_operator)
+          and session_holds(t.parent, t.last_used_at);
     if not found then
         raise exception 'this token is unknown, expired or revoked' using errcode = 'NS401';
     end if;
@@ -6829,7 +6897,7 @@ CREATE OR REPLACE FUNCTION noshi.still_operates(p_who text)
 AS $function$
     select exists (select from pg_roles r where person(r.rolname) = person($1) and may_log_in(r) and operates(r.oid))
         or exists (select from token t where t.owner = person($1) and 'operate' = any (t.scopes) and t.login is null
-            and t.revoked_at is null and t.expires_at > clock_timestamp())
+            and t.parent is null and t.revoked_at is null and t.expires_at > clock_timestamp())
 $function$;
 
 CREATE OR REPLACE FUNCTION noshi.suppress_address(p_id text, p_reason text, p_event text, p_key_id text, p_nonce bytea, p_ciphertext bytea)
