@@ -120,7 +120,7 @@ impl Machine {
         let gone: BTreeSet<(&str, &str)> = path.windows(2).map(|two| (two[0].as_str(), two[1].as_str())).collect();
         let dashed = self.acts.iter().filter(|(from, act, to)| from == at && from != to && may.contains(&act.as_str()));
         html! {
-            figure.machine {
+            div.machine {
                 div.scroll tabindex="0" role="group" aria-label=(words.machine) {
                     svg viewBox=(format!("0 0 {} {}", size.0, size.1)) width=(size.0) height=(size.1) role="img" aria-label=(words.machine) {
                         (PreEscaped("<defs><marker id=\"tip\" viewBox=\"0 0 10 10\" refX=\"9\" refY=\"5\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\"><path d=\"M0 0L10 5L0 10z\"/></marker></defs>"))
@@ -137,7 +137,7 @@ impl Machine {
                         @for state in &self.states { (box_of(state, places[state.as_str()], path, at, in_doubt)) }
                     }
                 }
-                figcaption { (words.machine_key) }
+                p.hint { (words.machine_key) }
             }
         }
     }

@@ -66,11 +66,11 @@ words! {
     as_of: "as of", "時点";
     pause_live: "Pause updates", "更新を止める";
     go_live: "Resume updates", "更新を再開";
-    stale: "No answer: these figures are old", "応答なし：表示は古い内容です";
+    stale: "No answer: these numbers are old", "応答なし：表示は古い内容です";
     nothing_needs_you: "Nothing needs you", "対応が必要なものはありません";
     needs_you: "Needs a person", "担当者の対応待ち";
     worker_none: "No worker is alive: nothing moves", "稼働中のワーカーがありません。処理は進みません";
-    figures_age: "Figures taken", "集計時刻";
+    taken: "Numbers taken", "集計時刻";
     ago: "ago", "前";
     money_in_doubt: "Money may have moved", "代金が動いた可能性";
     lanes_shut: "Lanes shut", "停止中のレーン";
