@@ -36,7 +36,7 @@ pub fn shown_lane(lane: &str) -> String {
 }
 
 /// What acts are about, as the first word of each in the audit.
-const NOUNS: [&str; 13] = [
+const NOUNS: [&str; 14] = [
     "batch",
     "job",
     "lane",
@@ -48,6 +48,7 @@ const NOUNS: [&str; 13] = [
     "retention",
     "reveal",
     "schedule",
+    "session",
     "token",
     "vault",
 ];

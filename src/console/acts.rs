@@ -33,15 +33,15 @@ pub struct OnJob {
     reason: String,
 }
 
-/// Whoever acts here may, and was at the keyboard of late where that is asked for.
-fn check(visit: &Visit, scope: &str, fresh: bool, back: &str) -> Result<(), Response> {
+/// The answer to whoever may not act here, or was not at the keyboard of late where that is asked for.
+fn turned_away(visit: &Visit, scope: &str, fresh: bool, back: &str) -> Option<Response> {
     if !visit.may(scope) {
-        return Err(Trouble(Refusal::missing_scope(scope, &visit.session.scopes)).into_response());
+        return Some(Trouble(Refusal::missing_scope(scope, &visit.session.scopes)).into_response());
     }
     if fresh && !visit.is_fresh() {
-        return Err(see(&format!("/sign-in?again=true&next={}", super::html::part(back))));
+        return Some(see(&format!("/sign-in?again=true&next={}", super::html::part(back))));
     }
-    Ok(())
+    None
 }
 
 /// A reason that says something.
@@ -57,7 +57,7 @@ pub async fn on_job(visit: Visit, Path((kind, key)): Path<(String, String)>, For
         return Err(Trouble(Refusal::field("act", "There is no such act. Nothing was done.")));
     };
     let back = job_path(&kind, &key);
-    if let Err(answer) = check(&visit, "operate", act.takes_a_word() || act == Act::Cancel, &back) {
+    if let Some(answer) = turned_away(&visit, "operate", act.takes_a_word() || act == Act::Cancel, &back) {
         return Ok(answer);
     }
     let reason = given(&form.reason)?;
@@ -84,7 +84,7 @@ pub struct OnLane {
 }
 
 pub async fn on_lane(visit: Visit, Form(form): Form<OnLane>) -> Answer {
-    if let Err(answer) = check(&visit, "operate", false, "/lanes") {
+    if let Some(answer) = turned_away(&visit, "operate", false, "/lanes") {
         return Ok(answer);
     }
     let reason = given(&form.reason)?;
@@ -109,7 +109,7 @@ pub struct OnProposal {
 
 pub async fn on_proposal(visit: Visit, Path(number): Path<i64>, Form(form): Form<OnProposal>) -> Answer {
     let scope = if form.act == "confirm" { "approve" } else { "operate" };
-    if let Err(answer) = check(&visit, scope, form.act == "confirm", "/proposals") {
+    if let Some(answer) = turned_away(&visit, scope, form.act == "confirm", "/proposals") {
         return Ok(answer);
     }
     let reason = given(&form.reason)?;

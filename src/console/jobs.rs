@@ -2,7 +2,7 @@
 
 use axum::extract::Query;
 use maud::{Markup, html};
-use noshi_jobs::{Kind, Problem};
+use noshi_jobs::Problem;
 use serde::Deserialize;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     visit::{Answer, Visit},
 };
 use crate::{
+    basics::kinds,
     db::{
         operator::jobs::{self, Filter, Line},
         queue::settle::Status,
@@ -71,7 +72,7 @@ impl Wanted {
 }
 
 fn kinds() -> Vec<&'static str> {
-    Kind::ALL.map(Kind::name).to_vec()
+    kinds::names().to_vec()
 }
 
 pub async fn list(visit: Visit, Query(wanted): Query<Wanted>) -> Answer {

@@ -137,7 +137,7 @@ impl Machine {
                         @for state in &self.states { (box_of(state, places[state.as_str()], path, at, in_doubt)) }
                     }
                 }
-                figcaption { (words.machine_key) }
+                p.hint { (words.machine_key) }
             }
         }
     }

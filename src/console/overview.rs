@@ -52,7 +52,7 @@ fn draw(visit: &Visit, samples: &[Sample], age: f64) -> Response {
                     @if to.is_empty() { span { (tile(name, value)) } } @else { a href=(to) { (tile(name, value)) } }
                 }
             } }
-            p.hint { (w.numbers_age) " " (seconds((age / 10.0).floor() * 10.0)) " " (w.ago) }
+            p.hint { (w.taken) " " (seconds((age / 10.0).floor() * 10.0)) " " (w.ago) }
         }
         section data-key="problems" { h2 { (w.problems) } (problems(visit, samples)) }
         section data-key="open" { h2 { (w.open_jobs) } (open(visit, samples)) }

@@ -70,7 +70,7 @@ words! {
     nothing_needs_you: "Nothing needs you", "対応が必要なものはありません";
     needs_you: "Needs a person", "担当者の対応待ち";
     worker_none: "No worker is alive: nothing moves", "稼働中のワーカーがありません。処理は進みません";
-    numbers_age: "Numbers taken", "集計時刻";
+    taken: "Numbers taken", "集計時刻";
     ago: "ago", "前";
     money_in_doubt: "Money may have moved", "代金が動いた可能性";
     lanes_shut: "Lanes shut", "停止中のレーン";

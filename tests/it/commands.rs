@@ -15,7 +15,7 @@ use crate::fleet::{Fleet, Terms, fleet};
 use noshi::cli::{self, Cli};
 
 /// Commands that run until they are told to stop, or fill the machine for a while.
-const SERVING: [&str; 6] = ["console run", "worker run", "api run", "simulate", "demo", "bench"];
+const SERVING: [&str; 6] = ["worker run", "api run", "console run", "simulate", "demo", "bench"];
 
 /// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
 const NO_ACT: [&str; 42] = [
