@@ -9,8 +9,8 @@ create table noshi.kind (
     -- Of a program with jobs of its own, as its `migrate up` told them: see `noshi.declare_kinds`.
     own            boolean not null default false,
     for_producers  boolean not null default true,
-    id_field       text,
-    fields         jsonb not null default '[]'
+    id_field       text check (id_field ~ '^[a-z][a-z0-9_]{0,62}$'),
+    fields         jsonb not null default '[]' check (octet_length(fields::text) <= 65536)
 );
 
 -- The server's own list of zones is read from hundreds of files each time, and what is in none of them the server takes for a rule.

@@ -11,6 +11,7 @@ create table noshi.fact (
     body         jsonb not null,
     recorded_at  timestamptz not null default clock_timestamp(),
     primary key (job, step, name),
+    constraint job_is_named check (kind ~ '^[a-z][a-z0-9_]{0,62}$' and octet_length(key) <= 1000),
     constraint name_is_one check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
     constraint body_is_small check (octet_length(body::text) <= 65536),
     constraint times_are_sane check (recorded_at between '1900-01-01 00:00:00+00' and '9999-12-31 00:00:00+00')

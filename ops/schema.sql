@@ -272,6 +272,7 @@ create table noshi.fact (
     recorded_at timestamp with time zone not null default clock_timestamp(),
     constraint fact_pkey PRIMARY KEY (job, step, name),
     constraint body_is_small CHECK (octet_length(body::text) <= 65536),
+    constraint job_is_named CHECK (kind ~ '^[a-z][a-z0-9_]{0,62}$'::text AND octet_length(key) <= 1000),
     constraint name_is_one CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'::text),
     constraint times_are_sane CHECK (recorded_at >= '1900-01-01 00:00:00+00'::timestamp with time zone AND recorded_at <= '9999-12-31 00:00:00+00'::timestamp with time zone)
 );
@@ -447,6 +448,8 @@ create table noshi.kind (
     id_field text,
     fields jsonb not null default '[]'::jsonb,
     constraint kind_pkey PRIMARY KEY (name),
+    constraint kind_fields_check CHECK (octet_length(fields::text) <= 65536),
+    constraint kind_id_field_check CHECK (id_field ~ '^[a-z][a-z0-9_]{0,62}$'::text),
     constraint kind_name_check CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'::text)
 );
 
