@@ -77,15 +77,13 @@ fn head(visit: &Visit, job: &JobRow) -> Markup {
 }
 
 fn picture(visit: &Visit, kind: Kind, job: &JobRow, journal: &[Event]) -> Markup {
-    let mut path: Vec<String> = vec![];
+    let machine = Machine::of(kind);
+    // A job that never began is `new`, which is no state: it stands where it starts.
+    let mut path: Vec<String> = machine.states.iter().take(1).cloned().collect();
     for became in journal.iter().filter_map(|event| event.became.as_ref()) {
-        if path.last() != Some(became) {
+        if machine.states.contains(became) && path.last() != Some(became) {
             path.push(became.clone());
         }
-    }
-    let machine = Machine::of(kind);
-    if let Some(first) = machine.states.first().filter(|first| path.first() != Some(first)) {
-        path.insert(0, first.clone());
     }
     let may: Vec<&str> = acts::allowed(&job.stand()).into_iter().map(Act::name).collect();
     machine.draw(visit.words, &path, &job.at, job.in_doubt, &may)
