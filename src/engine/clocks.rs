@@ -84,6 +84,10 @@ impl Clocks {
     /// At every heartbeat: tells the fleet, hears of it, and brings back what was stored ahead of the clock.
     pub async fn look_after(&self, pool: &PgPool, worker: i64, lease: Duration) -> Result<bool, sqlx::Error> {
         let database = db::queue::clocks::now(pool).await?;
+        // Before anybody is told: whoever has heard of it may rely on it that nothing falls due here any more.
+        if !self.trusted(database) {
+            db::queue::clocks::see(pool, lease, false).await?;
+        }
         let agree = db::queue::clocks::report(pool, worker, database + chaos::clock_off() - here(), BOUND).await?;
         self.fleet_disagrees.store(!agree, Ordering::Relaxed);
         let trusted = self.trusted(database);
