@@ -17,7 +17,7 @@ use crate::{
     basics::terminal,
     cli::{
         api, audit, batch, console, doctor, enqueue, failure, given, job, kind,
-        lab::{bench, demo, simulator},
+        lab::{bench, demo, dev, simulator, starter},
         lane, migrate, out, pages, points, proposal, prune, redrive, restore, schedule, signals, token, vault, worker,
     },
     settings::{Settings, environment},
@@ -49,6 +49,8 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::DemoArgs),
+    New(starter::NewArgs),
+    Dev(dev::DevArgs),
     /// Worker processes.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
@@ -134,6 +136,8 @@ pub async fn run(app: Begun, cli: Cli) -> anyhow::Result<()> {
                 std::process::exit(130)
             }
         },
+        Command::New(args) => starter::run(&args),
+        Command::Dev(args) => dev::run(args, signals::stop()).await,
         Command::Worker(command) => worker::run(app, settings, out, command).await,
         Command::Api(command) => api::run(settings, command).await,
         Command::Console(command) => console::run(settings()?, command).await,
@@ -178,8 +182,14 @@ impl Command {
     const fn serves(&self) -> bool {
         match self {
             Command::Worker(command) => command.serves(),
-            Command::Api(_) | Command::Console(_) | Command::Demo(_) | Command::Simulate(_) | Command::Bench(_) => true,
-            Command::Migrate(_)
+            Command::Api(_)
+            | Command::Console(_)
+            | Command::Demo(_)
+            | Command::Dev(_)
+            | Command::Simulate(_)
+            | Command::Bench(_) => true,
+            Command::New(_)
+            | Command::Migrate(_)
             | Command::Batch(_)
             | Command::Job(_)
             | Command::Kind(_)
@@ -253,11 +263,15 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
     let usual = match cli.command {
         // Its progress stands on standard error, and its workers log to files.
         Command::Demo(_) => "error",
-        Command::Worker(_) | Command::Api(_) | Command::Console(_) | Command::Simulate(_) | Command::Bench(_) => {
-            "noshi=info,warn"
-        }
+        Command::Worker(_)
+        | Command::Api(_)
+        | Command::Console(_)
+        | Command::Dev(_)
+        | Command::Simulate(_)
+        | Command::Bench(_) => "noshi=info,warn",
         // A person waits for it, and needs no statements of the driver's.
-        Command::Migrate(_)
+        Command::New(_)
+        | Command::Migrate(_)
         | Command::Batch(_)
         | Command::Job(_)
         | Command::Kind(_)

@@ -1,9 +1,9 @@
 //! The commands of the laboratory. A build without it, such as the shipped image, says so.
 
 #[cfg(feature = "lab")]
-pub use crate::lab::{bench, demo, simulator};
+pub use crate::lab::{bench, demo, dev, simulator, starter};
 #[cfg(not(feature = "lab"))]
-pub use absent::{bench, demo, simulator};
+pub use absent::{bench, demo, dev, simulator, starter};
 
 #[cfg(not(feature = "lab"))]
 mod absent {
@@ -46,6 +46,22 @@ mod absent {
 
         pub async fn run(_: BenchArgs) -> anyhow::Result<()> {
             super::absent("bench")
+        }
+    }
+
+    pub mod dev {
+        pub use super::Anything as DevArgs;
+
+        pub async fn run(_: DevArgs, _: impl Future<Output = ()>) -> anyhow::Result<()> {
+            super::absent("dev")
+        }
+    }
+
+    pub mod starter {
+        pub use super::Anything as NewArgs;
+
+        pub fn run(_: &NewArgs) -> anyhow::Result<()> {
+            super::absent("new")
         }
     }
 

@@ -15,7 +15,7 @@ use crate::fleet::{Fleet, Terms, fleet};
 use noshi::cli::{self, Cli};
 
 /// Commands that run until they are told to stop, or fill the machine for a while.
-const SERVING: [&str; 6] = ["worker run", "api run", "console run", "simulate", "demo", "bench"];
+const SERVING: [&str; 7] = ["worker run", "api run", "console run", "simulate", "demo", "dev", "bench"];
 
 /// Commands without a reason: they look, they print, or they are work and no act. Whatever is not named here is an act, and says why.
 const NO_ACT: [&str; 42] = [
@@ -63,7 +63,9 @@ const NO_ACT: [&str; 42] = [
     "simulate",
 ];
 /// More of them, and those whose answers are no table: pages of a manual, scripts, files.
-const NO_ACT_EITHER: [&str; 11] = [
+const NO_ACT_EITHER: [&str; 13] = [
+    "dev",
+    "new",
     "kind list",
     "kind show",
     "kind page",

@@ -62,6 +62,7 @@ mod secrets;
 mod settle;
 mod signals;
 mod smtp;
+mod starter;
 mod store;
 mod stores;
 mod support;

@@ -8,7 +8,7 @@ use std::{
 
 use noshi_jobs::{
     KindName, Problem,
-    machine::{Job, Step, This, Unwind},
+    machine::{Effect, InDoubt, Job, Step, This, Unwind},
 };
 
 use super::{
@@ -108,6 +108,7 @@ impl Proofs {
         }
         walk.rows.iter().flat_map(|row| &row.cells).for_each(|cell| assert_declared::<P::Job>(cell));
         let places: Vec<_> = P::places().into_iter().map(|state| (state, P::scene(0))).collect();
+        assert_settled::<P::Job>(&places, &walk.rows);
         let stands: BTreeSet<String> = places.iter().map(|(state, _)| at(state)).collect();
         assert!(P::Job::STATES.iter().all(|state| stands.contains(*state)), "a state of {kind} has no place");
         let _turn = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,9 +130,72 @@ impl Proofs {
     }
 }
 
+/// A job does not end while it is in doubt what became of its call: a person would be asked at the first one that does. So where it can stand in
+/// doubt, each end says that it is one: `Step::for_sure`.
+fn assert_settled<J: Job>(places: &[(J::State, J::Args)], rows: &[Row]) {
+    let asked = |(state, args): &(J::State, J::Args)| match J::terms(args, state).effect {
+        Effect::Write(_, InDoubt::GoTo(next)) => Some(at(&next)),
+        Effect::Write(_, InDoubt::Repeat) => Some(at(state)),
+        Effect::Write(_, InDoubt::AskOperator(_)) | Effect::Read(_) | Effect::Local(_) | Effect::Pure => None,
+    };
+    let mut in_doubt: BTreeSet<String> = places.iter().filter_map(asked).collect();
+    let leads =
+        |row: &Row| row.cells[0].strip_prefix("→ ").and_then(|rest| rest.split([' ', ',']).next()).map(str::to_owned);
+    loop {
+        let open =
+            |row: &&Row| row.cells[0].contains(" ?") || in_doubt.contains(&row.at) && !row.cells[0].contains(" !");
+        let more: Vec<String> =
+            rows.iter().filter(open).filter_map(leads).filter(|next| !in_doubt.contains(next)).collect();
+        if more.is_empty() {
+            break;
+        }
+        in_doubt.extend(more);
+    }
+    for row in rows.iter().filter(|row| in_doubt.contains(&row.at)) {
+        let ends = row.cells[0].starts_with("done: ") || row.cells[0].starts_with("fail: ");
+        assert!(
+            !ends || row.cells[0].contains(" !"),
+            "{} can end at `{}` ({}) while it is in doubt what became of its call: say `.for_sure()` where that answer settles it",
+            J::KIND,
+            row.at,
+            row.answer
+        );
+    }
+}
+
 /// A code that no kind declares has no page, and no series in the metrics.
 fn assert_declared<J: Job>(cell: &str) {
     let Some(code) = cell.split_once('(').and_then(|(_, rest)| rest.split(')').next()) else { return };
     let declared = J::PROBLEMS.iter().chain(Problem::ALL).any(|problem| problem.code() == code);
     assert!(declared || code == "compensated", "{} names the problem {code}, which is not among its PROBLEMS", J::KIND);
+}
+
+#[cfg(test)]
+mod tests {
+    use noshi_jobs::probe::Probe;
+
+    use super::*;
+
+    fn settled(rows: &[(&str, &str)]) {
+        let row = |(at, cell): &(&str, &str)| Row {
+            at: (*at).to_owned(),
+            answer: "any".to_owned(),
+            when: "",
+            cells: vec![(*cell).to_owned()],
+        };
+        assert_settled::<Probe>(&[], &rows.iter().map(row).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_settled_on_the_way_may_end() {
+        settled(&[("calling", "→ asking ?"), ("asking", "→ booking !"), ("booking", "done: booked, fact")]);
+        settled(&[("calling", "→ asking ?"), ("asking", "done: booked !, fact"), ("asking", "retry")]);
+        settled(&[("calling", "done: booked")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "can end at `booking`")]
+    fn doubt_is_not_carried_to_an_end() {
+        settled(&[("calling", "→ asking ?"), ("asking", "→ booking"), ("booking", "done: booked, fact")]);
+    }
 }
