@@ -41,7 +41,7 @@ pub struct NewJob<'a> {
     kind: String,
     /// Your own stable id, 1 to 200 bytes. It may stand in the header Idempotency-Key instead.
     id: Option<String>,
-    /// The kind's arguments. The address and phone of a store come in plain, and are sealed before anything is written.
+    /// The kind's arguments, as `x-arguments` of this description has them. The address and phone of a store come in plain, and are sealed before anything is written.
     #[serde(borrow)]
     #[schemars(with = "serde_json::Map<String, Value>")]
     args: &'a RawValue,

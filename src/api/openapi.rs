@@ -10,7 +10,13 @@ use serde_json::{Map, Value, json};
 use noshi_jobs::machine::Act;
 
 use super::routes::{ROUTES, Route, Takes};
-use crate::{basics::kinds, db::queue::settle::Status};
+use crate::{
+    basics::{
+        kinds::{self, AnyKind},
+        schemas,
+    },
+    db::queue::settle::Status,
+};
 
 mod polish;
 
@@ -62,6 +68,7 @@ pub fn document() -> Value {
         "servers": [{"url": "http://127.0.0.1:8080", "description": "Where `noshi api run` listens unless it is told otherwise."}],
         "tags": tags(),
         "paths": paths,
+        "x-arguments": arguments(),
         "components": {
             "schemas": schemas,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Made by `noshi token create`."}},
@@ -74,6 +81,12 @@ pub fn document() -> Value {
     };
     polish::polish(&mut document, &sets);
     document
+}
+
+/// What each kind that a producer may name is asked for with, as JSON Schema. Which one `args` has is told by `kind` beside it, which no schema can say.
+fn arguments() -> Map<String, Value> {
+    let of = |kind: &dyn AnyKind| Some((kind.kind().name().to_owned(), schemas::of(kind.fields()?)));
+    kinds::all().iter().filter(|kind| kind.is_for_producers()).filter_map(|kind| of(&**kind)).collect()
 }
 
 /// What a route is about: the first part of its path.

@@ -1,6 +1,6 @@
 //! The HTTP server, which `noshi api run` serves: what other systems tell us, and what producers and operators ask.
 //!
-//! An endpoint for events is one file below `src/api` and one line in [`ENDPOINTS`]; it is there if the settings name its sender.
+//! An endpoint for events is one file below `src/api` and one line in `ENDPOINTS`; it is there if the settings name its sender.
 //! Nothing is answered 200 before it is committed: every sender of events sends again what was not answered so.
 
 use std::{

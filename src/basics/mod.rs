@@ -7,5 +7,6 @@ pub mod durations;
 pub mod instants;
 pub mod kinds;
 pub mod requests;
+pub mod schemas;
 pub mod terminal;
 pub mod text;

@@ -1,8 +1,8 @@
 //! `noshi job enqueue`: asks for a job from the terminal, and waits for what comes of it.
 
-use std::time::Duration;
+use std::{fs::File, io::BufReader, path::PathBuf, time::Duration};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 use noshi_jobs::KindName;
 use serde_json::{json, value::RawValue};
@@ -10,10 +10,12 @@ use serde_json::{json, value::RawValue};
 use super::{Database, names, out::Out};
 use crate::{
     basics::{
-        kinds, requests,
+        kinds::{self, AnyKind},
+        requests,
         terminal::progress::{self, Progress},
     },
     db::{self, PgPool, Role, enqueue, operator::jobs, queue::retention},
+    intake::{Encoding, Fault, Rejected, own},
     operator::explain,
     settings::Settings,
     vault::contact::sealed_args,
@@ -27,11 +29,17 @@ pub struct JobEnqueue {
     #[arg(value_name = "KIND", value_parser = names::kind())]
     kind: KindName,
     /// Your own stable id, 1 to 200 bytes: the same id with the same arguments is the same job.
-    #[arg(long)]
-    id: String,
+    #[arg(long, required_unless_present = "file")]
+    id: Option<String>,
     /// The kind's arguments, an object.
-    #[arg(long, value_name = "JSON", value_parser = read, value_hint = ValueHint::Other)]
-    args: Box<RawValue>,
+    #[arg(long, value_name = "JSON", value_parser = read, value_hint = ValueHint::Other, required_unless_present = "file")]
+    args: Option<Box<RawValue>>,
+    /// Many jobs of a kind of your own, all of them or none: CSV with a column for each of its arguments, as `noshi kind show` names them.
+    #[arg(long, conflicts_with_all = ["id", "args", "wait"], value_hint = ValueHint::FilePath)]
+    file: Option<PathBuf>,
+    /// Of the file.
+    #[arg(long, value_enum, default_value = "utf-8", requires = "file")]
+    encoding: Encoding,
     /// Before all bulk work, as where a person waits.
     #[arg(long)]
     first: bool,
@@ -67,32 +75,75 @@ pub async fn run(
     mut asked: JobEnqueue,
 ) -> anyhow::Result<()> {
     let Some(kind) = kinds::get(asked.kind.name()) else { bail!("there is no such kind") };
-    if let Err((field, said)) = requests::reads(kind, asked.args.get()) {
+    let (Some(id), Some(mut args)) = (asked.id.take(), asked.args.take()) else {
+        return of_a_file(out, kind, asked).await;
+    };
+    if let Err((field, said)) = requests::reads(kind, args.get()) {
         let place = if field == "." { "args".to_owned() } else { format!("args.{field}") };
         bail!("{place}: {said}; nothing was asked for");
     }
-    if let Some(sealed) = sealed_args(asked.kind, &asked.args, || settings()?.sealer())? {
-        asked.args = sealed;
+    if let Some(sealed) = sealed_args(asked.kind, &args, || settings()?.sealer())? {
+        args = sealed;
     }
     let url = asked.database.url()?;
     // Whoever may not look is told so before anything is asked for.
     let looks = if asked.wait { Some(db::connect(url, Role::Operator, 1).await?) } else { None };
     let pool = db::connect(url, Role::Producer, 1).await?;
     let mut connection = pool.acquire().await?;
-    let rows = [(asked.id.clone(), asked.args)];
+    let rows = [(id.clone(), args)];
     let jobs = enqueue::enqueue(&mut connection, asked.kind, &rows, asked.first).await?;
     let Some(job) = jobs.first().copied() else { bail!("the database told no number; say the same again") };
     let Some(looks) = looks else {
-        return out.one(&json!({"job": job, "kind": asked.kind.name(), "id": asked.id}), |_| {
-            format!(
-                "job {job}: {} {} is asked for; `noshi job show {job}` tells how far it is",
-                asked.kind.name(),
-                asked.id
-            )
+        return out.one(&json!({"job": job, "kind": asked.kind.name(), "id": id}), |_| {
+            format!("job {job}: {} {id} is asked for; `noshi job show {job}` tells how far it is", asked.kind.name())
         });
     };
     progress::keep(format!("job {job} goes on without you; `noshi job show {job}` tells how far it is"));
     wait(out, &looks, job).await
+}
+
+/// Rows that one statement takes: it ends long before its timeout.
+const AT_ONCE: usize = 5_000;
+
+async fn of_a_file(out: Out, kind: &dyn AnyKind, asked: JobEnqueue) -> anyhow::Result<()> {
+    let Some(file) = &asked.file else { bail!("say --id and --args, or --file") };
+    let columns = own::columns(kind).map_err(anyhow::Error::msg)?;
+    let name = file.display().to_string();
+    let input = File::open(file).with_context(|| format!("cannot open {name}"))?;
+    let rejected = |faults| Rejected { file: name.clone(), faults };
+    let own::Asked { rows, lines } =
+        own::read(kind, &columns, asked.encoding, BufReader::new(input)).map_err(rejected)?;
+    let pool = db::connect(asked.database.url()?, Role::Producer, 1).await?;
+    let mut transaction = pool.begin().await?;
+    let mut progress = Progress::begin("asking for jobs", Some(rows.len() as u64));
+    for (rows, lines) in rows.chunks(AT_ONCE).zip(lines.chunks(AT_ONCE)) {
+        match enqueue::enqueue(&mut transaction, asked.kind, rows, asked.first).await {
+            Ok(_) => progress.advance(rows.len() as u64),
+            Err(error) => bail!(match of_a_line(&error.to_string(), lines) {
+                Some(fault) => anyhow::Error::from(rejected(vec![fault])),
+                None => error.into(),
+            }),
+        }
+    }
+    transaction
+        .commit()
+        .await
+        .context("whether they were asked for is not known; say the same again, which asks for none twice")?;
+    drop(progress);
+    let count = rows.len();
+    out.one(&json!({"kind": asked.kind.name(), "rows": count}), |_| {
+        format!(
+            "{name}: {count} jobs of {} are asked for; each id is one job, however often the file is given",
+            asked.kind
+        )
+    })
+}
+
+/// What the database says of a row, at the line of the file.
+fn of_a_line(said: &str, lines: &[u64]) -> Option<Fault> {
+    let (number, sentence) = said.strip_prefix("row ")?.split_once(": ")?;
+    let line = *lines.get(number.parse::<usize>().ok()?.checked_sub(1)?)?;
+    Some(Fault { line, field: None, sentence: sentence.to_owned() })
 }
 
 async fn wait(out: Out, pool: &PgPool, job: i64) -> anyhow::Result<()> {

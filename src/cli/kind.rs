@@ -4,11 +4,16 @@ use anyhow::Context;
 use clap::Subcommand;
 use noshi_jobs::{KindName, Presence};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{names, out::Out};
-use crate::basics::{
-    kinds::{self, AnyKind},
-    requests::wanted,
+use crate::{
+    basics::{
+        kinds::{self, AnyKind},
+        requests::wanted,
+        schemas,
+    },
+    intake::own,
 };
 
 #[derive(Subcommand)]
@@ -40,6 +45,10 @@ struct KindView {
     line: Line,
     id: Option<&'static str>,
     arguments: Vec<Argument>,
+    /// JSON Schema of the arguments.
+    schema: Option<Value>,
+    /// Of a file for `noshi job enqueue --file`; none where it takes none.
+    columns: Vec<&'static str>,
     states: &'static [&'static str],
     compensations: &'static [&'static str],
     problems: Vec<Code>,
@@ -80,6 +89,8 @@ fn view(kind: &dyn AnyKind) -> KindView {
         line: line(kind),
         id: kind.id_field(),
         arguments: fields.map(argument).collect(),
+        schema: kind.fields().map(schemas::of),
+        columns: own::columns(kind).unwrap_or_default().iter().map(|column| column.name).collect(),
         states: kind.states(),
         compensations: kind.undos(),
         problems: kind.problems().iter().map(code).collect(),
@@ -93,6 +104,9 @@ fn tell(view: &KindView) -> String {
     }
     for Argument { name, needed, holds } in &view.arguments {
         lines.push(format!("  {name}{}: {holds}", if *needed { "" } else { " (may be left out)" }));
+    }
+    if !view.columns.is_empty() {
+        lines.push(format!("columns of a file: {}", view.columns.join(",")));
     }
     lines.push(format!("states: {}", view.states.join(", ")));
     if !view.compensations.is_empty() {

@@ -188,7 +188,7 @@ impl Worker {
         })
     }
 
-    /// Serves `/metrics` of the recorder that [`metrics::install`] gave before this worker began, and the probes beside it, where somebody
+    /// Serves `/metrics` of the recorder that `metrics::install` gave before this worker began, and the probes beside it, where somebody
     /// listens already.
     pub fn serve_metrics(&self, listener: TcpListener, recorder: PrometheusHandle) {
         let engine = Arc::downgrade(&self.engine);

@@ -19,13 +19,13 @@ pub struct Column {
 
 /// Where each column stands.
 pub struct Header {
-    columns: &'static [Column],
+    columns: Vec<Column>,
     order: Vec<usize>,
 }
 
 impl Header {
     /// `None` where a fault leaves it open which field is which.
-    pub fn read(columns: &'static [Column], row: &Row, faults: &mut Vec<Fault>) -> Option<Header> {
+    pub fn read(columns: &[Column], row: &Row, faults: &mut Vec<Fault>) -> Option<Header> {
         let known: Vec<Option<usize>> =
             row.fields.iter().map(|name| columns.iter().position(|column| column.name == name)).collect();
         let all = names(columns);
@@ -57,7 +57,7 @@ impl Header {
                 fault(Some(column.name), "this column is missing".to_owned());
             }
         }
-        Some(Header { columns, order: known.into_iter().flatten().collect() })
+        Some(Header { columns: columns.to_vec(), order: known.into_iter().flatten().collect() })
     }
 
     pub fn field<'a>(&self, row: &'a Row, name: &str) -> &'a str {
@@ -70,11 +70,18 @@ impl Header {
         Some(self.field(row, name)).filter(|text| !text.is_empty()).map(str::to_owned)
     }
 
-    /// The row has as many fields as the header, and each is fit to be a text.
-    pub fn check(&self, row: &Row, faults: &mut Faults<'_>) -> bool {
+    /// The row has as many fields as the header.
+    pub fn fits(&self, row: &Row, faults: &mut Faults<'_>) -> bool {
         let (found, wanted) = (row.fields.len(), self.order.len());
         if found != wanted {
             faults.line(format!("the line has {found} fields, and the header names {wanted}"));
+        }
+        found == wanted
+    }
+
+    /// The same, and each is fit to be a text.
+    pub fn check(&self, row: &Row, faults: &mut Faults<'_>) -> bool {
+        if !self.fits(row, faults) {
             return false;
         }
         for (at, text) in self.order.iter().zip(&row.fields) {
@@ -96,11 +103,7 @@ impl Header {
                     faults.add(name, sentence);
                 }
                 if is_shortened(text) {
-                    faults.add(
-                        name,
-                        "a spreadsheet has shortened this number, so that its last digits are lost (such as 4.90123E+12); \
-                         make the column one of text, fill it again, and save the file",
-                    );
+                    faults.shortened(name);
                 }
             } else if let Some(sentence) =
                 Some(text).filter(|text| !text.is_empty()).and_then(|it| text::text_fault(it, longest))
@@ -113,7 +116,7 @@ impl Header {
 }
 
 /// A long number, as Excel writes it in a column that is not one of text.
-fn is_shortened(text: &str) -> bool {
+pub fn is_shortened(text: &str) -> bool {
     let Some((digits, exponent)) = text.split_once("E+") else { return false };
     let all = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
@@ -165,6 +168,14 @@ impl<'a> Faults<'a> {
             let field = Some(field.to_owned());
             self.all.push(Fault { line: self.line, field, sentence: sentence.into() });
         }
+    }
+
+    pub fn shortened(&mut self, field: &str) {
+        self.add(
+            field,
+            "a spreadsheet has shortened this number, so that its last digits are lost (such as 4.90123E+12); \
+             make the column one of text, fill it again, and save the file",
+        );
     }
 
     pub fn has(&self, field: &str) -> bool {

@@ -6,6 +6,7 @@ pub(crate) mod header;
 pub(crate) mod kind;
 pub(crate) mod lines;
 pub mod otherwise;
+pub mod own;
 pub mod points;
 pub mod report;
 pub(crate) mod row;

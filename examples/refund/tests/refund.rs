@@ -199,7 +199,8 @@ async fn every_command_knows_the_job() {
     }
     assert!(!metrics.contains("gift_issuance"), "only its own kinds");
     let _begun = refund::app().begin().unwrap();
-    assert!(noshi::api::openapi::document().to_string().contains("refund"), "the description names the kind");
+    let described = noshi::api::openapi::document();
+    assert_eq!(described["x-arguments"]["refund"]["required"], json!(["payment", "amount"]), "{described}");
 
     let list = kit.run(&["job", "list", "--kind", "refund"]).await.unwrap();
     assert!(list.contains("conflict-1") && list.contains("refund_conflict"), "{list}");
@@ -247,6 +248,46 @@ async fn the_database_refuses_what_no_worker_reads() {
     assert!(unknown.contains("there is no kind"), "{unknown}");
     let other = kit.output(&["job", "enqueue", "refund", "--id", "p", "--args", "{\"payment\": \"p\"}"]).await.unwrap();
     assert!(String::from_utf8_lossy(&other.stderr).contains("args.amount"), "{other:?}");
+}
+
+/// A file is asked for as a whole, or nothing of it; and each line is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_refunds_is_taken_as_a_whole() {
+    let (kit, _) = start().await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("refunds.csv");
+    let path = file.to_str().unwrap();
+    let owner = kit.connect().await.unwrap();
+    let jobs = async || sqlx::query_scalar::<_, i64>("select count(*) from noshi.job").fetch_one(&owner).await.unwrap();
+    let enqueue = ["job", "enqueue", "refund", "--file", path];
+    for (text, wanted) in [
+        ("", "the file is empty"),
+        ("payment,amount\n", "no row follows the header"),
+        ("payment\np-1\n", "field `amount`: this column is missing"),
+        ("payment,amount,to\np-1,5,x\n", "column 3 is not known"),
+        ("payment,amount\np-1,5\np-2,0\n", "line 3, field `amount`: this must be"),
+        ("payment,amount\np-1,5\np-2\n", "line 3: the line has 1 fields"),
+        ("payment,amount\np-1,\n", "line 2, field `amount`: this is missing"),
+        ("payment,amount\np 1,5\n", "line 2, field `payment`: this must be"),
+        ("payment,amount\np-1,5.5\n", "line 2, field `amount`: this must be"),
+        ("payment,amount\np-1,5\n\np-1,6\n", "line 4: refund p-1 exists with other arguments"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let said = kit.output(&enqueue).await.unwrap();
+        let said = format!("{:?} {}", said.status.code(), String::from_utf8_lossy(&said.stderr));
+        assert!(said.starts_with("Some(1)") && said.contains(wanted), "{text:?}: {said}");
+        assert_eq!(jobs().await, 0, "{text:?}");
+    }
+    let rows: String = (0..12_000).map(|row| format!("{},p-{row}\r\n", row + 1)).collect();
+    std::fs::write(&file, format!("\u{feff}amount,payment\r\n{rows}")).unwrap();
+    for _ in 0..2 {
+        assert!(kit.run(&enqueue).await.unwrap().contains("12000 jobs of refund"));
+        assert_eq!(jobs().await, 12_000);
+    }
+    std::fs::write(&file, format!("amount,payment\n7,q\n{rows}9,p-11999\n")).unwrap();
+    let said = kit.output(&enqueue).await.unwrap();
+    assert!(String::from_utf8_lossy(&said.stderr).contains("line 12003"), "{said:?}");
+    assert_eq!(jobs().await, 12_000);
 }
 
 /// Whatever the point, one refund, booked here as it was made there.

@@ -4,7 +4,7 @@
 //! owner (we) ──pipe──▶ watcher (sh, the server's user) ──▶ initdb, pg_ctl ──▶ postgres
 //! ```
 //!
-//! The server lives as long as the process that started it, even if that is ended by SIGKILL: see [`watcher`].
+//! The server lives as long as the process that started it, even if that is ended by SIGKILL: see `watcher`.
 
 mod account;
 mod directory;

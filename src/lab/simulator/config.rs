@@ -37,7 +37,7 @@ impl Default for Credentials {
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Port 0 takes a free one; see [`Simulator::addr`].
+    /// Port 0 takes a free one; see `Simulator::addr`.
     pub listen: SocketAddr,
     /// Appended to; if it exists, the state is rebuilt from it.
     pub ledger: PathBuf,

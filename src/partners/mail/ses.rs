@@ -14,13 +14,13 @@
 //! | send | 200  {"MessageId":"0100-1"} | message | accepted |
 //! | send | 200  {} | network | in doubt |
 //! | send | 200  {"MessageId":""} | network | in doubt |
-//! | send | 200  <html> | network | in doubt |
+//! | send | 200  not JSON | network | in doubt |
 //! | send | 202  {"MessageId":"0100-1"} | network | in doubt |
 //! | send | 429 TooManyRequestsException {"message":"Maximum sending rate exceeded."} | account | lane throttled for 1 s |
 //! | send | 429 TooManyRequestsException {"message":"Daily message quota exceeded."} | account | lane throttled for 600 s |
 //! | send | 400  {"__type":"ThrottlingException","Message":"Daily message quota exceeded"} | account | lane throttled for 600 s |
 //! | send | 429   | network | in doubt |
-//! | send | 429  <html> | network | in doubt |
+//! | send | 429  not JSON | network | in doubt |
 //! | send | 400 LimitExceededException {} | account | lane throttled for 600 s |
 //! | send | 400 SendingPausedException:http://x/ {} | account | lane throttled for 600 s |
 //! | send | 400 com.amazonaws.sesv2#MessageRejected {} | message | rejected (MessageRejected) |
