@@ -111,7 +111,7 @@ async fn of_a_file(out: Out, kind: &dyn AnyKind, asked: JobEnqueue) -> anyhow::R
     let name = file.display().to_string();
     let input = File::open(file).with_context(|| format!("cannot open {name}"))?;
     let rejected = |faults| Rejected { file: name.clone(), faults };
-    let own::Asked { rows, lines } =
+    let own::Requests { rows, lines } =
         own::read(kind, &columns, asked.encoding, BufReader::new(input)).map_err(rejected)?;
     let pool = db::connect(asked.database.url()?, Role::Producer, 1).await?;
     let mut transaction = pool.begin().await?;

@@ -23,5 +23,6 @@ pub use connection::PgConnection;
 pub use errors::{is_answer, is_internal, is_locked, is_transient, said};
 pub use pool::{PgPool, PoolConnection, Transaction};
 pub use refused::{ActError, sentence};
+pub(in crate::db) use rows::interval;
 pub use rows::{sealed, seconds};
 pub use schema::migrate;

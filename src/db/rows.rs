@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::types::PgInterval;
+
 /// What is sealed, as its columns have it.
 pub fn sealed(row: &sqlx::postgres::PgRow) -> Result<noshi_jobs::gift_issuance::Sealed, sqlx::Error> {
     use sqlx::Row;
@@ -15,4 +17,11 @@ pub fn sealed(row: &sqlx::postgres::PgRow) -> Result<noshi_jobs::gift_issuance::
 /// Seconds as the database gives them.
 pub fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value.max(0.0)).unwrap_or_default()
+}
+
+/// A span as PostgreSQL has it. sqlx takes no `Duration` that is not whole microseconds, and refuses the statement: what a partner's date or a
+/// clock of this machine is made of never is.
+pub(in crate::db) fn interval(span: Duration) -> PgInterval {
+    let microseconds = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+    PgInterval { months: 0, days: 0, microseconds }
 }

@@ -20,7 +20,7 @@ pub const MAX_JOBS: usize = 100_000;
 const ID: &str = "id";
 
 /// What a file asks for.
-pub struct Asked {
+pub struct Requests {
     /// Ids and arguments.
     pub rows: Vec<(String, Value)>,
     /// Where each stands.
@@ -74,9 +74,9 @@ pub fn read(
     columns: &[Column],
     encoding: Encoding,
     input: impl BufRead,
-) -> Result<Asked, Vec<Fault>> {
+) -> Result<Requests, Vec<Fault>> {
     let mut lines = Lines::new(input, encoding);
-    let (mut asked, mut faults) = (Asked { rows: vec![], lines: vec![] }, vec![]);
+    let (mut requests, mut faults) = (Requests { rows: vec![], lines: vec![] }, vec![]);
     let header = match lines.next() {
         Some(Ok(first)) => Header::read(columns, &first, &mut faults),
         Some(Err(stopped)) => return Err(vec![stopped.fault]),
@@ -99,20 +99,20 @@ pub fn read(
             }
         };
         if let Some(job) = job(kind, &header, &row, &mut Faults::of(row.line, &mut faults)) {
-            asked.rows.push(job);
-            asked.lines.push(row.line);
+            requests.rows.push(job);
+            requests.lines.push(row.line);
         }
-        if asked.rows.len() > MAX_JOBS {
+        if requests.rows.len() > MAX_JOBS {
             let sentence = format!("the file has more than {MAX_JOBS} rows; split it");
             faults.push(Fault { line: row.line, field: None, sentence });
             break;
         }
     }
     faults.extend(lines.contrary());
-    if asked.rows.is_empty() && faults.is_empty() {
+    if requests.rows.is_empty() && faults.is_empty() {
         faults.push(Fault { line: 1, field: None, sentence: "no row follows the header".to_owned() });
     }
-    if faults.is_empty() { Ok(asked) } else { Err(faults) }
+    if faults.is_empty() { Ok(requests) } else { Err(faults) }
 }
 
 fn job(kind: &dyn AnyKind, header: &Header, row: &Row, faults: &mut Faults<'_>) -> Option<(String, Value)> {

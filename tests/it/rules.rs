@@ -233,7 +233,38 @@ fn nobody_talks_to_the_database_past_the_bound() {
     }
 }
 
-/// `backoff` is unmaintained; it stays behind our own functions.
+/// sqlx refuses a statement with a `Duration` of nanoseconds, which a clock or a partner's date makes now and then: all are bound by `interval`.
+#[test]
+fn every_span_is_bound_in_whole_microseconds() {
+    let files: Vec<_> = sources("src/db").into_iter().map(|file| (fs::read_to_string(&file).unwrap(), file)).collect();
+    let spans = |text: &str| -> BTreeSet<String> {
+        let named = |before: &str| before.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned();
+        let typed = [": Duration", ": Option<Duration>"];
+        typed
+            .iter()
+            .flat_map(|of| text.match_indices(of).map(|(at, _)| named(&text[..at])).collect::<Vec<_>>())
+            .collect()
+    };
+    let fields: BTreeSet<String> = files.iter().flat_map(|(text, _)| spans(text)).collect();
+    let (mut seen, mut bound) = (0, vec![]);
+    for (text, file) in &files {
+        let here = spans(text);
+        seen += text.matches("bind(interval(").count() + text.matches(".map(interval))").count();
+        for given in
+            text.split(".bind(").skip(1).map(|rest| rest.split([')', '(']).next().unwrap().trim_start_matches('&'))
+        {
+            let name = given.rsplit('.').next().unwrap();
+            if here.contains(name) || given.contains('.') && name != "lease" && fields.contains(name) {
+                bound.push(format!("{}: bind({given})", file.display()));
+            }
+        }
+    }
+    // A lease is a span in some files and a number in others; so is the name alone in a file that has both.
+    bound.retain(|place| !place.ends_with("bind(lease)") || !place.contains("claim.rs"));
+    assert!(seen > 15, "only {seen} spans are bound");
+    assert_eq!(bound, Vec::<String>::new());
+}
+
 /// A process refuses what it does not know, and tests hand their own environment on: a long form that is not known here never runs.
 #[test]
 fn every_variable_of_the_tests_is_known_to_the_processes_that_inherit_it() {
@@ -249,6 +280,7 @@ fn every_variable_of_the_tests_is_known_to_the_processes_that_inherit_it() {
     }
 }
 
+/// `backoff` is unmaintained; it stays behind our own functions.
 #[test]
 fn one_file_knows_backoff() {
     let knows: Vec<_> = sources("src")

@@ -143,3 +143,27 @@ pub async fn held(pool: &PgPool, jobs: usize) -> (i64, Vec<Claimed>) {
     assert_eq!(caught.len(), jobs);
     (worker, caught)
 }
+
+/// A partner's date is compared with a clock of nanoseconds, and the lane closes all the same.
+#[tokio::test]
+async fn a_lane_closes_for_a_span_that_is_no_whole_microseconds() {
+    use noshi_jobs::machine::Closing;
+    use std::time::Duration;
+
+    let db = database().await;
+    let lane = "gift/dated";
+    let odd = Duration::new(60, 123_456_789);
+    let budget = db::queue::lanes::Budget {
+        per: Duration::from_secs(1),
+        calls: 5,
+        burst: 1,
+        jitter: Duration::new(0, 5_000_001),
+    };
+    db::queue::lanes::declare(&db.pool, lane, &[budget]).await.unwrap();
+    let late = Duration::from_nanos(1_001);
+    let spent = db::queue::lanes::spend_token(&db.pool, lane, odd, late).await.unwrap();
+    assert!(matches!(spent, db::queue::lanes::Spent::Slot { .. }), "{spent:?}");
+    db::queue::lanes::close(&db.pool, lane, Closing::Throttled(odd)).await.unwrap();
+    let spent = db::queue::lanes::spend_token(&db.pool, lane, odd, late).await.unwrap();
+    assert!(matches!(spent, db::queue::lanes::Spent::Closed(wait) if wait > Duration::from_secs(50)), "{spent:?}");
+}

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use noshi_jobs::{email::Fate, gift_issuance::Sealed};
 use sqlx::Row;
 
-use crate::db::{PgConnection, PgPool, queue::lanes::Budget};
+use crate::db::{PgConnection, PgPool, interval, queue::lanes::Budget};
 
 /// The sealed name and address of a recipient, with the grant that it is sealed for.
 #[derive(Debug)]
@@ -184,10 +184,10 @@ pub async fn declare(pool: &PgPool, lane: &str, first: &[Budget]) -> Result<(), 
     for budget in first {
         sqlx::query(FIRST_BUDGET)
             .bind(lane)
-            .bind(budget.per)
+            .bind(interval(budget.per))
             .bind(i32::try_from(budget.calls).unwrap_or(i32::MAX))
             .bind(i32::try_from(budget.burst).unwrap_or(i32::MAX))
-            .bind(budget.jitter)
+            .bind(interval(budget.jitter))
             .execute(&mut *transaction)
             .await?;
     }
@@ -199,7 +199,7 @@ where lane = $1 and (asked_at <= clock_timestamp() - $2::interval or asked_at > 
 
 /// Whether it is this process' turn to ask for the quota: one of the fleet does, once in `every`.
 pub async fn claim_question(pool: &PgPool, lane: &str, every: Duration) -> Result<bool, sqlx::Error> {
-    Ok(sqlx::query(CLAIM_QUESTION).bind(lane).bind(every).fetch_optional(pool).await?.is_some())
+    Ok(sqlx::query(CLAIM_QUESTION).bind(lane).bind(interval(every)).fetch_optional(pool).await?.is_some())
 }
 
 /// What an account may send, as its service told it.
@@ -230,12 +230,12 @@ pub async fn renew_budgets(pool: &PgPool, lane: &str, told: SendQuota, pause: Du
         (Duration::from_secs(1), whole(per_second), 1, false),
         (Duration::from_secs(24 * 60 * 60), calls, (calls / 2).max(1), true),
     ] {
-        let renew = sqlx::query(RENEW_BUDGET).bind(lane).bind(per).bind(calls).bind(burst).bind(anew);
+        let renew = sqlx::query(RENEW_BUDGET).bind(lane).bind(interval(per)).bind(calls).bind(burst).bind(anew);
         renew.execute(&mut *transaction).await?;
     }
     if left < 1.0 || per_second <= 0.0 {
         crate::db::queue::lanes::obey(&mut *transaction, lane).await?;
-        sqlx::query(CLOSE_FOR).bind(lane).bind(pause).execute(&mut *transaction).await?;
+        sqlx::query(CLOSE_FOR).bind(lane).bind(interval(pause)).execute(&mut *transaction).await?;
     }
     transaction.commit().await
 }

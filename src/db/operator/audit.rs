@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::{Row, postgres::PgRow};
 
-use crate::db::{ActError, PgPool, take_time};
+use crate::db::{ActError, PgPool, interval, take_time};
 
 /// An act that somebody did.
 #[derive(Debug, Clone, Serialize)]
@@ -69,7 +69,7 @@ pub async fn list(pool: &PgPool, which: &Which, most: i64) -> Result<Vec<Done>, 
         .bind(&which.who)
         .bind(&which.act)
         .bind(&which.target)
-        .bind(which.since)
+        .bind(which.since.map(interval))
         .bind(most)
         .fetch_all(&mut *transaction)
         .await?;

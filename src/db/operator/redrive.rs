@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::{Row, postgres::PgRow, types::Json};
 
-use crate::db::{ActError, PgPool, Transaction, operator::stand::Stand, seconds, take_time};
+use crate::db::{ActError, PgPool, Transaction, interval, operator::stand::Stand, seconds, take_time};
 
 /// Jobs in one plan.
 pub const MOST: usize = 100_000;
@@ -145,7 +145,7 @@ pub async fn select(transaction: &mut Transaction, filter: &Filter) -> Result<Ve
             .bind(statuses)
             .bind(&filter.kind)
             .bind(&filter.code)
-            .bind(filter.since)
+            .bind(filter.since.map(interval))
             .bind(filter.batch),
     };
     let read = |row: PgRow| {

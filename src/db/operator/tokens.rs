@@ -8,7 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::FromRow;
 
-use crate::db::{ActError, PgConnection, PgPool, Transaction, enqueue};
+use crate::db::{ActError, PgConnection, PgPool, Transaction, enqueue, interval};
 
 /// What every token begins with, so that a leaked one is known for what it is.
 pub const PREFIX: &str = "noshi_";
@@ -80,7 +80,7 @@ pub async fn create(
         .bind(bearer.digest().as_slice())
         .bind(new.owner)
         .bind(new.scopes)
-        .bind(new.lasts)
+        .bind(interval(new.lasts))
         .bind(new.per_second)
         .fetch_one(pool)
         .await?;

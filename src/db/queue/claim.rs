@@ -9,7 +9,7 @@ use sqlx::{Row, postgres::PgRow, types::Json};
 use crate::{
     basics::kinds,
     db::{
-        PgPool, notices,
+        PgPool, interval, notices,
         queue::slot::{Notice, Slot},
         seconds,
     },
@@ -254,7 +254,14 @@ pub async fn claim_as(pool: &PgPool, worker: i64, lane: &str, asked: &ClaimReque
     let want = i32::try_from(want).unwrap_or(i32::MAX);
     // A kind of a newer version is left alone.
     let kinds = kinds::names();
-    let query = sqlx::query(sql).bind(worker).bind(lane).bind(want).bind(HORIZON).bind(kinds).bind(unknown).bind(late);
+    let query = sqlx::query(sql)
+        .bind(worker)
+        .bind(lane)
+        .bind(want)
+        .bind(interval(HORIZON))
+        .bind(kinds)
+        .bind(unknown)
+        .bind(interval(late));
     let query = query.bind(server);
     // What a standby may not have is not ours: no call is made on it, and the rows are found lost.
     let rows = notices::none_during(query.fetch_all(pool)).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 
-use crate::db::PgPool;
+use crate::db::{PgPool, interval};
 
 /// Clocks that are further apart than this, in seconds, are not those of machines that keep time.
 pub const BOUND: f64 = 60.0;
@@ -36,7 +36,7 @@ pub async fn draw_back(pool: &PgPool, trusted: bool) -> Result<Vec<Drawn>, sqlx:
 
 /// Notes where the clock is, and what this worker thinks of it.
 pub async fn see(pool: &PgPool, lease: Duration, trusted: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("select noshi.see_clock($1, $2)").bind(lease).bind(trusted).execute(pool).await.map(|_| ())
+    sqlx::query("select noshi.see_clock($1, $2)").bind(interval(lease)).bind(trusted).execute(pool).await.map(|_| ())
 }
 
 /// A schedule that is on, for the look whether its next due time lies too far ahead.

@@ -8,7 +8,7 @@ use sqlx::Row;
 
 use crate::{
     basics::chaos::{Bug, planted},
-    db::{ActError, PgPool, seconds},
+    db::{ActError, PgPool, interval, seconds},
 };
 
 /// `calls` per `per`, of which `burst` may come at once.
@@ -32,10 +32,10 @@ pub async fn declare(pool: &PgPool, lane: &str, budgets: &[Budget]) -> Result<()
     for budget in budgets {
         sqlx::query(DECLARE_BUDGET)
             .bind(lane)
-            .bind(budget.per)
+            .bind(interval(budget.per))
             .bind(i32::try_from(budget.calls).unwrap_or(i32::MAX))
             .bind(i32::try_from(budget.burst).unwrap_or(i32::MAX))
-            .bind(budget.jitter)
+            .bind(interval(budget.jitter))
             .execute(&mut *transaction)
             .await?;
     }
@@ -59,7 +59,7 @@ pub async fn obey(executor: impl sqlx::PgExecutor<'_>, lane: &str) -> Result<(),
 pub async fn close(pool: &PgPool, lane: &str, closing: Closing) -> Result<(), sqlx::Error> {
     let change = match (closing, closing.code()) {
         (Closing::Throttled(_), _) if planted(Bug::NoRetryAfter) => return Ok(()),
-        (Closing::Throttled(wait), _) => sqlx::query(THROTTLE).bind(lane).bind(wait),
+        (Closing::Throttled(wait), _) => sqlx::query(THROTTLE).bind(lane).bind(interval(wait)),
         (Closing::Process(_), _) | (_, None) => return Ok(()),
         (Closing::Funds | Closing::Credentials | Closing::Sender | Closing::Tls(_), Some(code)) => {
             sqlx::query(CLOSE).bind(lane).bind(code)
@@ -86,7 +86,7 @@ pub async fn set(pool: &PgPool, lane: &str, per: Duration, most: Option<u32>, re
     let most = most.map(|most| i32::try_from(most).unwrap_or(i32::MAX));
     sqlx::query("select noshi.set_lane($1, $2, $3, $4)")
         .bind(lane)
-        .bind(per)
+        .bind(interval(per))
         .bind(most)
         .bind(reason)
         .execute(pool)
@@ -196,7 +196,7 @@ pub enum Spent {
 /// Spends a token of every budget of a lane, if there is a slot within this time. `late`: how late this process usually reaches slots.
 pub async fn spend_token(pool: &PgPool, lane: &str, within: Duration, late: Duration) -> Result<Spent, sqlx::Error> {
     const SPEND: &str = "select closed, wait, jitter from noshi.spend_token($1, $2, $3)";
-    let row = sqlx::query(SPEND).bind(lane).bind(within).bind(late).fetch_one(pool).await?;
+    let row = sqlx::query(SPEND).bind(lane).bind(interval(within)).bind(interval(late)).fetch_one(pool).await?;
     let wait = seconds(row.try_get("wait")?);
     Ok(match row.try_get("closed")? {
         true => Spent::Closed(wait),

@@ -2,10 +2,9 @@
 
 use sqlx::Row;
 
-use super::settle::interval;
 use crate::{
     basics::chaos::crash_point,
-    db::{PgPool, queue::testimony::Testimony, take_time},
+    db::{PgPool, interval, queue::testimony::Testimony, take_time},
 };
 
 /// Deaths that one job may cause before it is parked.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::db::{ActError, PgPool};
+use crate::db::{ActError, PgPool, interval};
 
 /// Jobs that one transaction looks at: a fraction of a second.
 pub const PAGE: i32 = 500;
@@ -32,7 +32,7 @@ impl Pruned {
 pub async fn next_page(pool: &PgPool, older_than: Option<Duration>, last: &Pruned) -> Result<Option<Pruned>, ActError> {
     const PRUNE: &str = "select looked_at, pruned, unarchived, after::text as after, after_id
 from noshi.prune($1, $2::interval, coalesce($3::text::timestamptz, '-infinity'), $4)";
-    let page = sqlx::query_as(PRUNE).bind(PAGE).bind(older_than).bind(&last.after).bind(last.after_id);
+    let page = sqlx::query_as(PRUNE).bind(PAGE).bind(older_than.map(interval)).bind(&last.after).bind(last.after_id);
     Ok(page.fetch_optional(pool).await?)
 }
 
@@ -70,7 +70,13 @@ pub async fn set_retention(
     reason: &str,
 ) -> Result<(), ActError> {
     const SET: &str = "select noshi.set_retention(justify_hours($1::interval), justify_hours($2::interval), justify_hours($3::interval), $4)";
-    sqlx::query(SET).bind(jobs_for).bind(archive_for).bind(every).bind(reason).execute(pool).await?;
+    sqlx::query(SET)
+        .bind(jobs_for.map(interval))
+        .bind(archive_for.map(interval))
+        .bind(every.map(interval))
+        .bind(reason)
+        .execute(pool)
+        .await?;
     Ok(())
 }
 

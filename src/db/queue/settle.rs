@@ -8,7 +8,7 @@ use sqlx::{Row, postgres::PgRow, types::Json};
 
 use crate::{
     basics::chaos::{Bug, crash_point, planted},
-    db::{PgConnection, PgPool, domain::facts, enqueue},
+    db::{PgConnection, PgPool, domain::facts, enqueue, interval},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -384,9 +384,4 @@ pub async fn was_applied(pool: &PgPool, worker: i64, group: &[&Settlement]) -> R
 
 fn hold(row: &PgRow) -> Result<Hold, sqlx::Error> {
     Ok((row.try_get("job")?, row.try_get("lease")?, row.try_get("step")?))
-}
-
-pub(in crate::db) fn interval(delay: Duration) -> sqlx::postgres::types::PgInterval {
-    let microseconds = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-    sqlx::postgres::types::PgInterval { months: 0, days: 0, microseconds }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::Row;
 
-use crate::db::PgPool;
+use crate::db::{PgPool, interval};
 
 const REGISTER: &str = "insert into noshi.worker (name) values ($1) returning id, token, noshi.server() as server";
 
@@ -108,5 +108,5 @@ returning w.id";
 
 /// Declares every worker dead that has not renewed within the lease time.
 pub async fn declare_dead(pool: &PgPool, lease: Duration) -> Result<Vec<i64>, sqlx::Error> {
-    sqlx::query_scalar(DECLARE_DEAD).bind(lease).fetch_all(pool).await
+    sqlx::query_scalar(DECLARE_DEAD).bind(interval(lease)).fetch_all(pool).await
 }
