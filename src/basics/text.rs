@@ -11,6 +11,12 @@ use icu_properties::{
 /// what stands for text that was lost.
 const BLANKS: [char; 7] = ['\u{2800}', '\u{fffc}', '\u{fffd}', '\u{13441}', '\u{13442}', '\u{16fe4}', '\u{1d159}'];
 
+/// Moves what stands beside it, hides, or makes text stand where it was not written: terminals, viewers and browsers obey these.
+pub fn moves(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 /// No id holds it: it cannot be seen, is taken for a space or for nothing, or means nothing (yet).
 pub fn is_unseen(c: char) -> bool {
     let category = CodePointMapData::<GeneralCategory>::new().get(c);

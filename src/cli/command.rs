@@ -136,7 +136,11 @@ pub async fn run(app: Begun, cli: Cli) -> anyhow::Result<()> {
                 std::process::exit(130)
             }
         },
-        Command::New(args) => starter::run(&args),
+        Command::New(args) => {
+            let folder = starter::run(&args)?;
+            let next = format!("{folder} is made. Next: `cd {folder} && cargo test`, and its README.md");
+            out.one(&serde_json::json!({"folder": folder}), |_| next)
+        }
         Command::Dev(args) => dev::run(args, signals::stop()).await,
         Command::Worker(command) => worker::run(app, settings, out, command).await,
         Command::Api(command) => api::run(settings, command).await,

@@ -10,8 +10,7 @@ use serde_json::{json, value::RawValue};
 use super::{Database, names, out::Out};
 use crate::{
     basics::{
-        kinds::{self, AnyKind},
-        requests,
+        kinds, requests,
         terminal::progress::{self, Progress},
     },
     db::{self, PgPool, Role, enqueue, operator::jobs, queue::retention},
@@ -29,17 +28,11 @@ pub struct JobEnqueue {
     #[arg(value_name = "KIND", value_parser = names::kind())]
     kind: KindName,
     /// Your own stable id, 1 to 200 bytes: the same id with the same arguments is the same job.
-    #[arg(long, required_unless_present = "file")]
-    id: Option<String>,
+    #[arg(long)]
+    id: String,
     /// The kind's arguments, an object.
-    #[arg(long, value_name = "JSON", value_parser = read, value_hint = ValueHint::Other, required_unless_present = "file")]
-    args: Option<Box<RawValue>>,
-    /// Many jobs of a kind of your own, all of them or none: CSV with a column for each of its arguments, as `noshi kind show` names them.
-    #[arg(long, conflicts_with_all = ["id", "args", "wait"], value_hint = ValueHint::FilePath)]
-    file: Option<PathBuf>,
-    /// Of the file.
-    #[arg(long, value_enum, default_value = "utf-8", requires = "file")]
-    encoding: Encoding,
+    #[arg(long, value_name = "JSON", value_parser = read, value_hint = ValueHint::Other)]
+    args: Box<RawValue>,
     /// Before all bulk work, as where a person waits.
     #[arg(long)]
     first: bool,
@@ -47,6 +40,19 @@ pub struct JobEnqueue {
     /// be an operator's too.
     #[arg(long)]
     wait: bool,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Args)]
+pub struct JobSubmit {
+    #[arg(value_name = "KIND", value_parser = names::kind())]
+    kind: KindName,
+    /// CSV with a column for each of its arguments, as `noshi kind show` names them.
+    #[arg(value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+    #[arg(long, value_enum, default_value = "utf-8")]
+    encoding: Encoding,
     #[command(flatten)]
     database: Database,
 }
@@ -75,23 +81,21 @@ pub async fn run(
     mut asked: JobEnqueue,
 ) -> anyhow::Result<()> {
     let Some(kind) = kinds::get(asked.kind.name()) else { bail!("there is no such kind") };
-    let (Some(id), Some(mut args)) = (asked.id.take(), asked.args.take()) else {
-        return of_a_file(out, kind, asked).await;
-    };
-    if let Err((field, said)) = requests::reads(kind, args.get()) {
+    if let Err((field, said)) = requests::reads(kind, asked.args.get()) {
         let place = if field == "." { "args".to_owned() } else { format!("args.{field}") };
         bail!("{place}: {said}; nothing was asked for");
     }
-    if let Some(sealed) = sealed_args(asked.kind, &args, || settings()?.sealer())? {
-        args = sealed;
+    if let Some(sealed) = sealed_args(asked.kind, &asked.args, || settings()?.sealer())? {
+        asked.args = sealed;
     }
     let url = asked.database.url()?;
     // Whoever may not look is told so before anything is asked for.
     let looks = if asked.wait { Some(db::connect(url, Role::Operator, 1).await?) } else { None };
     let pool = db::connect(url, Role::Producer, 1).await?;
     let mut connection = pool.acquire().await?;
+    let JobEnqueue { id, args, .. } = asked;
     let rows = [(id.clone(), args)];
-    let jobs = enqueue::enqueue(&mut connection, asked.kind, &rows, asked.first).await?;
+    let jobs = enqueue::enqueue(&mut connection, asked.kind, &rows, false).await?;
     let Some(job) = jobs.first().copied() else { bail!("the database told no number; say the same again") };
     let Some(looks) = looks else {
         return out.one(&json!({"job": job, "kind": asked.kind.name(), "id": id}), |_| {
@@ -105,8 +109,9 @@ pub async fn run(
 /// Rows that one statement takes: it ends long before its timeout.
 const AT_ONCE: usize = 5_000;
 
-async fn of_a_file(out: Out, kind: &dyn AnyKind, asked: JobEnqueue) -> anyhow::Result<()> {
-    let Some(file) = &asked.file else { bail!("say --id and --args, or --file") };
+pub async fn submit(out: Out, asked: JobSubmit) -> anyhow::Result<()> {
+    let Some(kind) = kinds::get(asked.kind.name()) else { bail!("there is no such kind") };
+    let file = &asked.file;
     let columns = own::columns(kind).map_err(anyhow::Error::msg)?;
     let name = file.display().to_string();
     let input = File::open(file).with_context(|| format!("cannot open {name}"))?;
@@ -117,7 +122,7 @@ async fn of_a_file(out: Out, kind: &dyn AnyKind, asked: JobEnqueue) -> anyhow::R
     let mut transaction = pool.begin().await?;
     let mut progress = Progress::begin("asking for jobs", Some(rows.len() as u64));
     for (rows, lines) in rows.chunks(AT_ONCE).zip(lines.chunks(AT_ONCE)) {
-        match enqueue::enqueue(&mut transaction, asked.kind, rows, asked.first).await {
+        match enqueue::enqueue(&mut transaction, asked.kind, rows, false).await {
             Ok(_) => progress.advance(rows.len() as u64),
             Err(error) => bail!(match of_a_line(&error.to_string(), lines) {
                 Some(fault) => anyhow::Error::from(rejected(vec![fault])),

@@ -11,7 +11,7 @@ use show::{show, tell_why};
 
 use super::{
     Database,
-    enqueue::{self, JobEnqueue},
+    enqueue::{self, JobEnqueue, JobSubmit},
     names,
     out::Out,
     proposal::proposed,
@@ -35,6 +35,8 @@ use crate::{
 pub enum JobCommand {
     /// Asks for a job, and with --wait tells what came of it. The login must be a producer's.
     Enqueue(JobEnqueue),
+    /// Asks for each row of a file, all of them or none: jobs of a kind of your own. The login must be a producer's.
+    Submit(JobSubmit),
     /// Jobs, the newest first, by whatever you know of them.
     List(JobList),
     /// Where a job stands, what may be done to it, and the end of its journal.
@@ -146,6 +148,7 @@ impl Decision {
 pub async fn run(settings: impl Fn() -> anyhow::Result<Settings>, out: Out, command: JobCommand) -> anyhow::Result<()> {
     match command {
         JobCommand::Enqueue(args) => enqueue::run(settings, out, args).await,
+        JobCommand::Submit(args) => enqueue::submit(out, args).await,
         JobCommand::List(args) => list(out, args).await,
         JobCommand::Show(name) => show(out, &name).await,
         JobCommand::Explain(name) => tell_why(out, &name).await,

@@ -47,7 +47,7 @@ struct KindView {
     arguments: Vec<Argument>,
     /// JSON Schema of the arguments.
     schema: Option<Value>,
-    /// Of a file for `noshi job enqueue --file`; none where it takes none.
+    /// Of a file for `noshi job submit`; none where it takes none.
     columns: Vec<&'static str>,
     states: &'static [&'static str],
     compensations: &'static [&'static str],

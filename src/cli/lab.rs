@@ -60,7 +60,7 @@ mod absent {
     pub mod starter {
         pub use super::Anything as NewArgs;
 
-        pub fn run(_: &NewArgs) -> anyhow::Result<()> {
+        pub fn run(_: &NewArgs) -> anyhow::Result<String> {
             super::absent("new")
         }
     }

@@ -6,6 +6,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{visit::Visit, words::Words};
+use crate::basics::text::moves;
 
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
@@ -20,13 +21,9 @@ pub fn part(text: &str) -> String {
 
 /// Characters that would move what stands beside them, or hide, are named instead.
 pub fn plain(text: &str) -> String {
-    let odd = |c: char| {
-        c.is_control() && c != '\n'
-            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        match odd(c) {
+        match moves(c) && c != '\n' {
             true => shown.push_str(&format!("⟨U+{:04X}⟩", u32::from(c))),
             false => shown.push(c),
         }

@@ -9,10 +9,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use crate::{
-    basics::{kinds, terminal},
-    settings::keys,
-};
+use crate::{basics::kinds, settings::keys};
 
 /// Makes a program with a job of its own: a table, an inquiry, a compensation, a partner's stub, and tests that kill its workers.
 #[derive(Args)]
@@ -112,7 +109,8 @@ fn source(told: Option<&Path>) -> anyhow::Result<String> {
     Ok(format!("noshi = {{ path = {:?} }}\n", folder.to_string_lossy()))
 }
 
-pub fn run(args: &NewArgs) -> anyhow::Result<()> {
+/// The folder that was made.
+pub fn run(args: &NewArgs) -> anyhow::Result<String> {
     let folder = args.folder.clone().unwrap_or_else(|| PathBuf::from(&args.name));
     let dependency = source(args.noshi.as_deref())?;
     if fs::read_dir(&folder).is_ok_and(|mut inside| inside.next().is_some()) || folder.is_file() {
@@ -133,6 +131,5 @@ pub fn run(args: &NewArgs) -> anyhow::Result<()> {
     // Another name is of another length, and stands elsewhere among others. Without rustfmt it compiles all the same.
     let formatted = Command::new("cargo").arg("fmt").current_dir(&folder).stderr(Stdio::null()).status();
     formatted.map_or_else(|error| tracing::debug!(%error, "not formatted"), drop);
-    terminal::note!("noshi: {} is made. Next: `cd {0} && cargo test`, and its README.md", folder.display());
-    Ok(())
+    Ok(folder.display().to_string())
 }

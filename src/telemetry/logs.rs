@@ -18,7 +18,7 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-use crate::telemetry::traces::IN_FLIGHT;
+use crate::{basics::text::moves, telemetry::traces::IN_FLIGHT};
 
 /// Of one field; a statement of the database driver is the longest that is met.
 const MAX_BYTES: usize = 2048;
@@ -132,16 +132,10 @@ impl Capped {
     }
 }
 
-/// Moves the cursor, or makes text stand where it was not written: terminals and viewers obey these.
-fn obeyed(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
-        match obeyed(c) {
+        match moves(c) {
             true => _ = write!(escaped, "\\u{:04x}", u32::from(c)),
             false => escaped.push(c),
         }

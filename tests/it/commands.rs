@@ -63,7 +63,8 @@ const NO_ACT: [&str; 42] = [
     "simulate",
 ];
 /// More of them, and those whose answers are no table: pages of a manual, scripts, files.
-const NO_ACT_EITHER: [&str; 13] = [
+const NO_ACT_EITHER: [&str; 14] = [
+    "job submit",
     "dev",
     "new",
     "kind list",
@@ -258,6 +259,8 @@ fn noshi(fleet: &Fleet, words: &[String], out: impl Into<Stdio>, error: impl Int
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_noshi"));
     command
         .args(&words[1..])
+        // What a command makes is gone with the fleet.
+        .current_dir(fleet.dir.path())
         .env("DATABASE_URL", &fleet.url)
         .env("NOSHI_CONFIG", fleet.dir.path().join("noshi.toml"))
         .stdin(Stdio::null())

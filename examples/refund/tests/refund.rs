@@ -259,7 +259,7 @@ async fn a_file_of_refunds_is_taken_as_a_whole() {
     let path = file.to_str().unwrap();
     let owner = kit.connect().await.unwrap();
     let jobs = async || sqlx::query_scalar::<_, i64>("select count(*) from noshi.job").fetch_one(&owner).await.unwrap();
-    let enqueue = ["job", "enqueue", "refund", "--file", path];
+    let enqueue = ["job", "submit", "refund", path];
     for (text, wanted) in [
         ("", "the file is empty"),
         ("payment,amount\n", "no row follows the header"),

@@ -6,6 +6,7 @@ mod enqueue;
 mod fair;
 mod lane;
 mod points;
+mod profile;
 
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,9 @@ pub struct BenchArgs {
     /// Measure what a producer's commit costs alone.
     #[arg(long)]
     enqueue: bool,
+    /// Measure alone what a step costs: CPU, log and updates.
+    #[arg(long)]
+    profile: bool,
     /// Measure the ledger of points alone.
     #[arg(long)]
     points: bool,
@@ -97,6 +101,11 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         bench.args.jobs,
         bench.args.slots
     );
+    if bench.args.profile {
+        profile::run(&bench, &server).await?;
+        bench.pool.close().await;
+        return server.stop().await;
+    }
     bench.baseline = bench.baseline().await?;
     bench.line("raw-SQL baseline, batches inside PostgreSQL", "steps/s", bench.baseline);
     let plain = bench.throughput("steps", |id| json!({"id": id, "steps": 3})).await?;
@@ -121,6 +130,8 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
 struct Rate {
     steps: f64,
     jobs: f64,
+    /// Steps in all.
+    settled: f64,
 }
 
 impl Bench {
@@ -128,14 +139,23 @@ impl Bench {
         crate::basics::terminal::say!("{what:<42} {rate:>9.0} {unit}, {:.2} of the baseline", rate / self.baseline);
     }
 
-    async fn baseline(&self) -> anyhow::Result<f64> {
-        self.pool.execute(BASELINE).await.context("the baseline's tables")?;
-        let begun = Instant::now();
-        let drain = || async { self.pool.execute("call drain(200)").await.map(|_| ()) };
+    async fn baseline_tables(&self) -> anyhow::Result<()> {
+        self.pool.execute(BASELINE).await.map(drop).context("the baseline's tables")
+    }
+
+    /// Its steps.
+    async fn drain_baseline(pool: &PgPool) -> anyhow::Result<f64> {
+        let drain = || async { pool.execute("call drain(200)").await.map(|_| ()) };
         tokio::try_join!(drain(), drain())?;
-        let elapsed = begun.elapsed();
-        let steps: i64 = sqlx::query_scalar("select count(*) from floor_event").fetch_one(&self.pool).await?;
-        Ok(steps as f64 / elapsed.as_secs_f64())
+        let steps: i64 = sqlx::query_scalar("select count(*) from floor_event").fetch_one(pool).await?;
+        Ok(steps as f64)
+    }
+
+    async fn baseline(&self) -> anyhow::Result<f64> {
+        self.baseline_tables().await?;
+        let begun = Instant::now();
+        let steps = Bench::drain_baseline(&self.pool).await?;
+        Ok(steps / begun.elapsed().as_secs_f64())
     }
 
     fn pace(&self) -> Pace {
@@ -144,6 +164,12 @@ impl Bench {
 
     /// Enqueues jobs, then times a worker from its first claim until all of them, and their follow-ups, are at rest.
     async fn throughput(&self, name: &str, args: impl Fn(&str) -> Value) -> anyhow::Result<Rate> {
+        self.ask(name, args).await?;
+        self.work().await?;
+        self.rate(name).await
+    }
+
+    async fn ask(&self, name: &str, args: impl Fn(&str) -> Value) -> anyhow::Result<()> {
         let ids: Vec<String> = (0..self.args.jobs).map(|i| format!("{name}-{i}")).collect();
         for chunk in ids.chunks(5_000) {
             let rows: Vec<(String, Value)> = chunk.iter().map(|id| (id.clone(), args(id))).collect();
@@ -151,6 +177,11 @@ impl Bench {
         }
         self.pool.execute("vacuum analyze noshi.job").await?;
         self.pool.execute("checkpoint").await?;
+        Ok(())
+    }
+
+    /// A worker, from its start until all is at rest.
+    async fn work(&self) -> anyhow::Result<()> {
         let worker = Worker::start(&self.url, "bench", Partners::default(), self.pace()).await?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let running = tokio::spawn(worker.run_until(async {
@@ -161,6 +192,10 @@ impl Bench {
         }
         let _ = stop.send(());
         running.await?;
+        Ok(())
+    }
+
+    async fn rate(&self, name: &str) -> anyhow::Result<Rate> {
         let (steps, jobs, seconds) = sqlx::query_as::<_, (i64, i64, f64)>(
             "select count(*) filter (where event = 'settled'), count(distinct job),
                 extract(epoch from max(happened_at) - min(happened_at))::float8
@@ -169,7 +204,7 @@ impl Bench {
         .bind(name)
         .fetch_one(&self.pool)
         .await?;
-        Ok(Rate { steps: steps as f64 / seconds, jobs: jobs as f64 / seconds })
+        Ok(Rate { steps: steps as f64 / seconds, jobs: jobs as f64 / seconds, settled: steps as f64 })
     }
 
     /// From a single job's insert to its claim, the worker being idle. Seconds.

@@ -36,4 +36,10 @@ impl Findings {
     pub(super) fn check(&mut self, what: &'static str, holds: bool, bad: Health, found: impl Into<String>, fix: &str) {
         if holds { self.good(what, found) } else { self.wrong(what, bad, found, fix) }
     }
+
+    /// Good where nothing is on the list.
+    pub(super) fn none_of(&mut self, what: &'static str, bad: Health, list: &[String], good: &str, fix: &str) {
+        let found = if list.is_empty() { good.to_owned() } else { list.join("; ") };
+        self.check(what, list.is_empty(), bad, found, fix);
+    }
 }

@@ -127,13 +127,7 @@ pub(super) fn look_at_standbys(server: &doctor::Server, it: &mut Findings) {
 /// What changes beneath a database: the order of its texts, and what keeps dead rows in it.
 pub(super) async fn look_beneath(connection: &mut PgConnection, it: &mut Findings) -> anyhow::Result<()> {
     let orders = doctor::changed_orders(connection).await?;
-    it.check(
-        "order of texts",
-        orders.is_empty(),
-        Health::Bad,
-        if orders.is_empty() { "as the indexes were built".to_owned() } else { orders.join("; ") },
-        "an id that exists may not be found and be taken again: stop producers and workers, `reindex database`, then `alter database … refresh collation version`",
-    );
+    it.none_of("order of texts", Health::Bad, &orders, "as the indexes were built", "an id that exists may not be found and be taken again: stop producers and workers, `reindex database`, then `alter database … refresh collation version`");
     let clear = doctor::is_in_the_clear(connection).await?;
     it.check(
         "privacy",
@@ -143,12 +137,6 @@ pub(super) async fn look_beneath(connection: &mut PgConnection, it: &mut Finding
         "names, ids and digests of tokens can be read on the way: serve TLS, and add `sslmode=verify-full` to DATABASE_URL",
     );
     let held = doctor::held_back(connection).await?;
-    it.check(
-        "held back",
-        held.is_empty(),
-        Health::Fair,
-        if held.is_empty() { "by no slot and no prepared transaction".to_owned() } else { held.join("; ") },
-        "dead rows stay, and claims slow down: drop a slot that nobody uses (pg_drop_replication_slot), end a prepared transaction that was forgotten",
-    );
+    it.none_of("held back", Health::Fair, &held, "by no slot and no prepared transaction", "dead rows stay, and claims slow down: drop a slot that nobody uses (pg_drop_replication_slot), end a prepared transaction that was forgotten");
     Ok(())
 }

@@ -111,11 +111,11 @@ pub(super) async fn look_at_clocks(pool: &PgPool, it: &mut Findings) -> anyhow::
         if apart == 0 { "with the database's".to_owned() } else { format!("{apart} are over a minute from the database's") },
         "nothing falls due, expires or is pruned by them until they agree: fix the time service of that machine, or of the database's",
     );
-    it.check(
+    it.none_of(
         "dates ahead",
-        ahead.is_empty(),
         Health::Fair,
-        if ahead.is_empty() { "none".to_owned() } else { ahead.join(", ") },
+        &ahead,
+        "none",
         "the clock was ahead when they were written, and history is not rewritten: see the runbook, NoshiClockWentBack",
     );
     Ok(())
@@ -151,29 +151,11 @@ pub(super) async fn look_at_losses(pool: &PgPool, it: &mut Findings) -> anyhow::
 /// What people did that others should see soon.
 pub(super) async fn look_at_acts(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
     let changed = doctor::changed_retention(pool).await?;
-    it.check(
-        "retention",
-        changed.is_empty(),
-        Health::Fair,
-        if changed.is_empty() { "unchanged for a week".to_owned() } else { changed.join("; ") },
-        "what is removed from the archive is gone for ever, and its codes can be shown no more: if nobody meant it, `noshi retention set --archive-for …` puts it back",
-    );
+    it.none_of("retention", Health::Fair, &changed, "unchanged for a week", "what is removed from the archive is gone for ever, and its codes can be shown no more: if nobody meant it, `noshi retention set --archive-for …` puts it back");
     let stuck = doctor::stuck_redrives(pool).await?;
-    it.check(
-        "re-drives",
-        stuck.is_empty(),
-        Health::Bad,
-        if stuck.is_empty() { "none is stuck".to_owned() } else { stuck.join("; ") },
-        "no further job of it is asked: fix what it says, then `noshi redrive resume`, or `noshi redrive cancel`; one that waits for its turn needs a worker",
-    );
+    it.none_of("re-drives", Health::Bad, &stuck, "none is stuck", "no further job of it is asked: fix what it says, then `noshi redrive resume`, or `noshi redrive cancel`; one that waits for its turn needs a worker");
     let of_one = doctor::logins_of_one(pool).await?;
-    it.check(
-        "logins",
-        of_one.is_empty(),
-        Health::Fair,
-        if of_one.is_empty() { "each a person of its own".to_owned() } else { of_one.join(", ") },
-        "they differ by capitals or spaces alone and count as one person, who approves nothing of the other's: rename or drop one",
-    );
+    it.none_of("logins", Health::Fair, &of_one, "each a person of its own", "they differ by capitals or spaces alone and count as one person, who approves nothing of the other's: rename or drop one");
     Ok(())
 }
 
@@ -187,37 +169,19 @@ pub(super) async fn look_at_lanes(pool: &PgPool, it: &mut Findings) -> anyhow::R
     let found = if shut.is_empty() { "all open".to_owned() } else { shut.join(", ") };
     it.check("lanes", shut.is_empty(), Health::Fair, found, "fix the cause, then `noshi lane resume LANE`");
     let beyond = doctor::lanes_out_of_turn(pool).await?;
-    it.check(
-        "turns",
-        beyond.is_empty(),
-        Health::Fair,
-        if beyond.is_empty() { "in order".to_owned() } else { format!("out of order in {}", beyond.join(", ")) },
-        "a worker's login wrote lane.vtime: jobs go on, but a large request is no longer mixed with the others. See whose login that is; then the schema's owner sets it to the highest rank below 10^14 of the lane's jobs",
-    );
+    it.none_of("turns", Health::Fair, &beyond, "in order", "a worker's login wrote vtime of these lanes: jobs go on, but a large request is no longer mixed with the others. See whose login that is; then the schema's owner sets it to the highest rank below 10^14 of the lane's jobs");
     Ok(())
 }
 
 pub(super) async fn look_at_tokens(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
     let ended = doctor::ended_tokens(pool).await?;
-    it.check(
-        "tokens",
-        ended.is_empty(),
-        Health::Fair,
-        if ended.is_empty() { "each is its login's".to_owned() } else { ended.join(", ") },
-        "their login is gone, locked or no operator any more, so they open nothing: `noshi token revoke` ends them for good, also where that login comes back",
-    );
+    it.none_of("tokens", Health::Fair, &ended, "each is its login's", "their login is gone, locked or no operator any more, so they open nothing: `noshi token revoke` ends them for good, also where that login comes back");
     Ok(())
 }
 
 /// What partners must never say: that two gifts are one card.
 pub(super) async fn look_at_cards(pool: &PgPool, it: &mut Findings) -> anyhow::Result<()> {
     let cards = doctor::cards_of_two(pool).await?;
-    it.check(
-        "cards",
-        cards.is_empty(),
-        Health::Bad,
-        if cards.is_empty() { "of the last week each is one gift's".to_owned() } else { cards.join("; ") },
-        "two users may have one value, of which the second to use it gets nothing: ask the partner which trade the card is of, and have the other issued anew by it",
-    );
+    it.none_of("cards", Health::Bad, &cards, "of the last week each is one gift's", "two users may have one value, of which the second to use it gets nothing: ask the partner which trade the card is of, and have the other issued anew by it");
     Ok(())
 }

@@ -47,7 +47,7 @@ fn what_others_say_stays_in_its_line_and_its_field() {
     let say = || tracing::info!(said = NASTY, "{NASTY}");
     let (json, text) = (written(Format::Json, say), written(Format::Text, say));
     for line in [&json, &text] {
-        assert!(line.trim_end_matches('\n').chars().all(|c| !super::obeyed(c)), "{line:?}");
+        assert!(line.trim_end_matches('\n').chars().all(|c| !crate::basics::text::moves(c)), "{line:?}");
     }
     // JSON loses nothing of it.
     assert_eq!(json_of(&json)["fields"], json!({"message": NASTY, "said": NASTY}));
