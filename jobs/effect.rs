@@ -230,8 +230,7 @@ fn is_word(text: &str, most: usize) -> bool {
 impl Job for Effect {
     const KIND: KindName = KindName::new("effect");
     const LIMITS: Limits = Limits { steps: 5_000, age: Duration::from_secs(31 * 24 * 60 * 60) };
-    const STATES: &'static [&'static str] =
-        &["preparing", "performing", "inquiring", "cancelling", "done", "refused"];
+    const STATES: &'static [&'static str] = &["preparing", "performing", "inquiring", "cancelling", "done", "refused"];
     const PROBLEMS: &'static [Problem] = &[
         Problem::EffectMisfit,
         Problem::EffectRefused,
@@ -398,9 +397,7 @@ fn performed(this: &This<Args>, deal: Deal, answer: Perform) -> Step<Effect> {
         (Perform::Done(kept), _) => done("done", this, kept),
         (Perform::Refused(why), _) => refuse("refused", deal.run, Problem::EffectRefused, Some(why)),
         (Perform::Throttled(wait), _) => Step::snooze("throttled", wait).closing(Closing::Throttled(wait)),
-        (Perform::BadCredentials, _) => {
-            Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials)
-        }
+        (Perform::BadCredentials, _) => Step::snooze("bad_credentials", Duration::ZERO).closing(Closing::Credentials),
         (Perform::NotSent, _) => Step::retry("not_sent"),
         (Perform::Accepted, Rule::Inquire) => Step::advance("accepted", inquiring(&deal, true)).in_doubt().after(LOOK),
         (Perform::Accepted, Rule::Repeat) if is_late(this, &deal) => {

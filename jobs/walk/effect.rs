@@ -66,8 +66,11 @@ const LATE: Circumstances = ("past the deadline", |this| {
     let since = Some(Duration::from_secs(3_601));
     This { in_state: Duration::from_secs(3_601), since_call: since, ..this }
 });
-const FORGOTTEN: Circumstances =
-    ("in doubt, past the horizon", |this| This { in_doubt: true, since_call: Some(Duration::from_secs(86_401)), ..this });
+const FORGOTTEN: Circumstances = ("in doubt, past the horizon", |this| This {
+    in_doubt: true,
+    since_call: Some(Duration::from_secs(86_401)),
+    ..this
+});
 
 fn row(of: impl Fn(Rule) -> State, answer: &str, world: &Scripted, (when, change): Circumstances) -> Row {
     let step = |rule| now(Effect::step(&change(this(args())), of(rule), world));
@@ -141,7 +144,12 @@ fn cancels(rows: &mut Vec<Row>) {
         ("not sent", Cancel::NotSent),
         ("unknown", Cancel::Unknown),
     ];
-    rows.push(row(|rule| State::Cancelling { deal: deal(rule) }, "any", &world(), ("the call may still land", USUAL.1)));
+    rows.push(row(
+        |rule| State::Cancelling { deal: deal(rule) },
+        "any",
+        &world(),
+        ("the call may still land", USUAL.1),
+    ));
     for (answer, cancel) in answers {
         for circumstances in [SETTLED, LATE] {
             let world = Scripted { cancel: cancel.clone(), ..world() };
