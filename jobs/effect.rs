@@ -41,7 +41,7 @@
 //! | cancelling | not sent · unknown | past the deadline | ask (effect_not_cancelled) |
 //! | cancelling | unknown |  | retry ? |
 //!
-//! | at | answer | when | repeat | inquire | ask a person |
+//! | at | answer | when | repeat | inquire | ask |
 //! |---|---|---|---|---|---|
 //! | performing | accepted, not ready |  | snooze ? | → inquiring ? | ask (effect_unresolved) ? |
 //! | performing | accepted, not ready | past the deadline | ask (effect_pending) ? | → inquiring ? | ask (effect_unresolved) ? |

@@ -180,7 +180,7 @@ fn the_table_is_what_the_code_does() {
     for state in places().into_iter().skip(4) {
         rows.push(row(|_| state.clone(), "", &world(), USUAL));
     }
-    let columns = ["repeat", "inquire", "ask a person"];
+    let columns = ["repeat", "inquire", "ask"];
     let stands: Vec<_> = places().into_iter().map(|state| (state, args())).collect();
     assert_drawn("effect.rs", &[terms_table::<Effect>(&stands), table(&columns, &rows)]);
 }

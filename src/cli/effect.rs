@@ -28,7 +28,7 @@ pub enum EffectCommand {
 }
 
 #[derive(Serialize)]
-pub struct Shown {
+pub struct EffectView {
     name: String,
     lane: String,
     budget: String,
@@ -38,9 +38,9 @@ pub struct Shown {
     kept: Vec<String>,
 }
 
-fn shown(contract: &Contract) -> Shown {
+fn shown(contract: &Contract) -> EffectView {
     let kept = contract.keep.iter().map(|(name, keep)| format!("{name}{}", if keep.sealed { " (sealed)" } else { "" }));
-    Shown {
+    EffectView {
         name: contract.name.clone(),
         lane: noshi_jobs::effect::lane(&contract.name),
         budget: format!("{} calls in {} ms, over the whole fleet", contract.budget.calls, contract.budget.per_ms),
@@ -51,8 +51,8 @@ fn shown(contract: &Contract) -> Shown {
     }
 }
 
-fn tell(shown: &Shown) -> String {
-    let Shown { name, lane, budget, doubt, states, answers, kept } = shown;
+fn tell(shown: &EffectView) -> String {
+    let EffectView { name, lane, budget, doubt, states, answers, kept } = shown;
     let mut lines = vec![format!("{name}: lane {lane}, {budget}"), format!("in doubt: {doubt}")];
     if !kept.is_empty() {
         lines.push(format!("kept of the answer: {}", kept.join(", ")));

@@ -16,7 +16,7 @@ use futures::stream;
 use reqwest::Url;
 
 /// Of what goes either way.
-const MOST_BYTES: usize = 1024 * 1024;
+const MAX_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -109,7 +109,7 @@ impl Bridge {
         let mut headers = parts.headers;
         headers.remove(header::HOST);
         headers.remove(header::CONTENT_LENGTH);
-        let body = to_bytes(body, MOST_BYTES).await.ok()?;
+        let body = to_bytes(body, MAX_BYTES).await.ok()?;
         let answer = self.client.request(parts.method, url).headers(headers).body(body).send().await.ok()?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let body = answer.bytes().await.ok()?;

@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// What is kept of an answer is short.
-const MOST_KEPT: usize = 400;
+const MAX_KEPT: usize = 400;
 /// What may be given for one input.
-const MOST_GIVEN: usize = 2_000;
+const MAX_GIVEN: usize = 2_000;
 
 /// What became of a request.
 #[derive(Debug)]
@@ -104,9 +104,9 @@ impl Client {
                     value.bytes().all(fits) && !value.bytes().all(|byte| byte == b'.')
                 }
                 Input::Whole => value.parse::<i64>().is_ok_and(|whole| whole.to_string() == *value),
-                Input::Text => text::text_fault(value, MOST_GIVEN).is_none(),
+                Input::Text => text::text_fault(value, MAX_GIVEN).is_none(),
             };
-            (value.is_empty() || value.len() > MOST_GIVEN || !fits)
+            (value.is_empty() || value.len() > MAX_GIVEN || !fits)
                 .then(|| format!("the input `{name}` is no {input:?} as the contract wants it").to_lowercase())
         })
     }
@@ -178,7 +178,7 @@ impl Client {
             value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
             Value::Null | Value::Array(_) | Value::Object(_) => None,
         };
-        let fits = |text: &String| text::text_fault(text, MOST_KEPT).is_none();
+        let fits = |text: &String| text::text_fault(text, MAX_KEPT).is_none();
         let keep = self.contract.keep.iter();
         keep.map(|(name, keep)| Some((name.clone(), SecretString::from(read(&keep.at).filter(fits)?)))).collect()
     }

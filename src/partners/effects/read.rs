@@ -9,14 +9,14 @@ use serde_json::Value;
 use super::{check, contract::Contract};
 
 /// Nobody's contract is longer.
-const MOST_BYTES: u64 = 64 * 1024;
+const MAX_BYTES: u64 = 64 * 1024;
 
 impl Contract {
     /// The contract of a file. Refused is whatever could double an effect.
     pub fn read(file: &Path) -> anyhow::Result<Contract> {
         let cannot = || format!("the contract {} cannot be used", file.display());
         let about = fs::metadata(file).with_context(cannot)?;
-        let fits = about.is_file() && about.len() <= MOST_BYTES;
+        let fits = about.is_file() && about.len() <= MAX_BYTES;
         ensure!(fits, "{}: it is no plain file of 64 KiB at most", cannot());
         let text = fs::read_to_string(file).with_context(cannot)?;
         let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
