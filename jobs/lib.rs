@@ -3,6 +3,7 @@
 //! Nothing here knows SQL, HTTP, a clock or a runtime; Cargo sees to that.
 
 pub mod bulk_grants;
+pub mod effect;
 pub mod email;
 pub mod gift_issuance;
 pub mod machine;

@@ -211,6 +211,25 @@ problems! {
         "退会済みの利用者です。何も記帳していません。";
     ReversalRefused = "reversal_refused", "The exchange's gift is not over without a gift, so its points were not given back. Look at the gift's job.",
         "交換のギフトが未発券と確定していないため、ポイントを返還していません。";
+    // Of effects that a contract declares.
+    EffectMisfit = "effect_misfit", "What was given does not fit the effect's contract; nothing was called. Correct it, and ask under another id.",
+        "依頼内容が契約と合いません。何も実行していません。";
+    EffectRefused = "effect_refused", "The partner refused the effect; nothing was done there. Ask the partner why, then rerun.",
+        "提携先が依頼を断りました。何も実行されていません。";
+    EffectRevoked = "effect_revoked", "An operator cancelled the effect before anything was called. Rerun calls it after all.",
+        "実行の前に、運用担当者が取り消しました。";
+    EffectCancelled = "effect_cancelled", "The effect was taken back at the partner, which confirmed it. Rerun performs it anew under another id.",
+        "提携先で取り消されたことを確認しました。";
+    EffectAttestedVoid = "effect_attested_void", "An operator attested, with evidence, that the effect did not happen and will not. Rerun performs it anew.",
+        "実行されていないことを運用担当者が確認しました。";
+    EffectUndeclared = "effect_undeclared", "No worker has the effect's contract, so nothing was called. Give them its file and retry, or cancel.",
+        "契約ファイルがないため、何も実行していません。";
+    EffectUnresolved = "effect_unresolved", "Whether the effect happened is not known, and its contract can tell no more. Ask the partner, then attest.",
+        "実行されたか不明です。提携先への確認が必要です。";
+    EffectPending = "effect_pending", "The partner accepted the effect and has not finished it within its deadline. Ask the partner; never ask for it again.",
+        "提携先の処理が期限内に終わっていません。";
+    EffectNotCancelled = "effect_not_cancelled", "The effect should be taken back, and the partner does not confirm that it was. Look there, then attest.",
+        "取り消しを提携先で確認できません。";
     // Of what is sealed.
     NotOpened = "not_opened", "What is sealed for it does not open with the workers' keys, so nothing was called. Give them the key and retry, or end the job.",
         "封をした情報を開けないため、何も実行していません。";

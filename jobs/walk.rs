@@ -8,6 +8,7 @@ use crate::{Kind, Problem};
 
 mod bulk_grants;
 mod drawn;
+mod effect;
 mod email;
 mod gift_issuance;
 mod points;

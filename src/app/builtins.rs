@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use noshi_jobs::{
-    bulk_grants::BulkGrants, email::Email, gift_issuance::GiftIssuance, point_exchange::PointExchange,
+    bulk_grants::BulkGrants, effect::Effect, email::Email, gift_issuance::GiftIssuance, point_exchange::PointExchange,
     point_expiry::PointExpiry, point_grant::PointGrant, point_reversal::PointReversal,
     point_withdrawal::PointWithdrawal, probe::Probe, store_creation::StoreCreation,
 };
@@ -12,10 +12,11 @@ use super::App;
 use crate::{
     basics::kinds,
     engine::registry::Context,
+    partners::effects::Effects,
     telemetry::traces::Trace,
     worlds::{
-        Current, Partners, bulk_grants::GrantWorld, email::MailWorld, gift_issuance::GiftWorld, points::PointWorld,
-        probe::ProbeWorld, store_creation::StoreWorld,
+        Current, Partners, bulk_grants::GrantWorld, effect::EffectWorld, email::MailWorld, gift_issuance::GiftWorld,
+        points::PointWorld, probe::ProbeWorld, store_creation::StoreWorld,
     },
 };
 
@@ -55,6 +56,8 @@ impl App {
             .with::<Probe>(|cx| Box::new(ProbeWorld { local: cx.local(), job: cx.job() }));
         app.kinds = kinds::built_in();
         app.is_builtin = true;
-        app
+        // As everybody's own: its contracts are somebody's own, too.
+        app.settings::<Effects>("effects")
+            .job::<Effect>(|cx| Box::new(EffectWorld::new(cx, partners(cx).vault.clone())))
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     app::Begun,
     basics::terminal,
     cli::{
-        api, audit, batch, console, doctor, enqueue, failure, given, job, kind,
+        api, audit, batch, console, doctor, effect, enqueue, failure, given, job, kind,
         lab::{bench, demo, dev, simulator, starter},
         lane, migrate, out, pages, points, proposal, prune, redrive, restore, schedule, signals, token, vault, worker,
     },
@@ -72,6 +72,9 @@ enum Command {
     /// The kinds of job that this program has.
     #[command(subcommand)]
     Kind(kind::KindCommand),
+    /// Effects that contracts declare, without a program of one's own.
+    #[command(subcommand)]
+    Effect(effect::EffectCommand),
     Redrive(redrive::RedriveCommand),
     /// Who did what to what, and why.
     #[command(subcommand)]
@@ -149,6 +152,7 @@ pub async fn run(app: Begun, cli: Cli) -> anyhow::Result<()> {
         Command::Migrate(command) => migrate::run(out, command).await,
         Command::Job(command) => job::run(settings, out, command).await,
         Command::Kind(command) => kind::run(out, command),
+        Command::Effect(command) => effect::run(settings, out, command).await,
         Command::Redrive(command) => redrive::run(out, command).await,
         Command::Audit(command) => audit::run(out, command).await,
         Command::Points(command) => points::run(out, command).await,
@@ -197,6 +201,7 @@ impl Command {
             | Command::Batch(_)
             | Command::Job(_)
             | Command::Kind(_)
+            | Command::Effect(_)
             | Command::Redrive(_)
             | Command::Audit(_)
             | Command::Lane(_)
@@ -279,6 +284,7 @@ pub fn start_logging(cli: &Cli) -> anyhow::Result<traces::Export> {
         | Command::Batch(_)
         | Command::Job(_)
         | Command::Kind(_)
+        | Command::Effect(_)
         | Command::Redrive(_)
         | Command::Audit(_)
         | Command::Lane(_)

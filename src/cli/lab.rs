@@ -1,9 +1,9 @@
 //! The commands of the laboratory. A build without it, such as the shipped image, says so.
 
 #[cfg(feature = "lab")]
-pub use crate::lab::{bench, demo, dev, simulator, starter};
+pub use crate::lab::{bench, demo, dev, effects, simulator, starter};
 #[cfg(not(feature = "lab"))]
-pub use absent::{bench, demo, dev, simulator, starter};
+pub use absent::{bench, demo, dev, effects, simulator, starter};
 
 #[cfg(not(feature = "lab"))]
 mod absent {
@@ -54,6 +54,15 @@ mod absent {
 
         pub async fn run(_: DevArgs, _: impl Future<Output = ()>) -> anyhow::Result<()> {
             super::absent("dev")
+        }
+    }
+
+    pub mod effects {
+        pub use super::Anything as TestArgs;
+        use crate::partners::effects::Effects;
+
+        pub async fn run(_: TestArgs, _: Effects, _: bool) -> anyhow::Result<()> {
+            super::absent("effect test")
         }
     }
 

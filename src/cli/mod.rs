@@ -8,6 +8,8 @@ pub mod configuration;
 pub mod console;
 pub mod database;
 pub mod doctor;
+pub mod effect;
+mod effect_table;
 pub mod enqueue;
 pub mod failure;
 pub mod given;

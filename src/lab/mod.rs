@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod dev;
+pub mod effects;
 pub mod fleet;
 pub mod private_postgres;
 pub mod simulator;

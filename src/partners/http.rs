@@ -5,6 +5,7 @@
 //! connections (hyper sends again when a pooled one turns out closed), no proxy. Every timeout is set. Only the
 //! configured host is ever called.
 
+pub mod addresses;
 mod guard;
 
 use std::{
@@ -22,7 +23,10 @@ use zeroize::Zeroizing;
 
 use noshi_jobs::machine::Closing;
 
-use self::guard::Guard;
+use self::{
+    addresses::{Addresses, Only},
+    guard::Guard,
+};
 use super::{Budget, tls};
 use crate::{
     basics::chaos::crash_point,
@@ -189,6 +193,8 @@ pub struct Reach {
     /// The whole call.
     pub timeout: Duration,
     pub budgets: Vec<Budget>,
+    /// Where it may connect to; `None`: wherever the settings say.
+    pub only: Option<Addresses>,
 }
 
 impl Reach {
@@ -196,8 +202,8 @@ impl Reach {
     pub fn usual(provider: &'static str, base_url: &str, budget: Budget) -> Reach {
         let (connect_timeout, read_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
         let (base_url, timeout) = (base_url.to_owned(), Duration::from_secs(20));
-        let (allow_plain_http, ca_file, budgets) = (false, None, vec![budget]);
-        Reach { provider, base_url, allow_plain_http, ca_file, connect_timeout, read_timeout, timeout, budgets }
+        let (allow_plain_http, ca_file, budgets, only) = (false, None, vec![budget], None);
+        Reach { provider, base_url, allow_plain_http, ca_file, connect_timeout, read_timeout, timeout, budgets, only }
     }
 }
 
@@ -235,6 +241,9 @@ impl Http {
         if base.scheme() == "http" {
             // No certificate is ever checked here, so a machine without a store of them will do.
             client = client.tls_certs_only(iter::empty());
+        }
+        if let Some(only) = reach.only {
+            client = client.dns_resolver(Arc::new(Only(only)));
         }
         if let Some(file) = &reach.ca_file {
             client = client.tls_certs_merge(authority(reach.provider, file)?);
@@ -393,7 +402,7 @@ fn base(reach: &Reach) -> anyhow::Result<Url> {
 }
 
 /// The whole process has one TLS provider; whoever comes first installs it.
-pub(super) fn install_tls() {
+pub(crate) fn install_tls() {
     static ONCE: Once = Once::new();
     // An error means that one is installed already.
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));

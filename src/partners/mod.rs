@@ -2,6 +2,7 @@
 
 pub(crate) mod aws;
 pub mod budget;
+pub mod effects;
 pub mod gifts;
 pub mod http;
 pub mod mail;

@@ -1,6 +1,7 @@
 //! Configuration: one file, and above it the environment.
 
 pub mod configuration;
+mod effects;
 pub mod environment;
 pub mod keys;
 pub mod process;

@@ -1,6 +1,7 @@
 //! What each built-in job meets outside.
 
 pub mod bulk_grants;
+pub mod effect;
 pub mod email;
 pub mod gift_issuance;
 pub mod outside;

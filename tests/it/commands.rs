@@ -63,7 +63,10 @@ const NO_ACT: [&str; 42] = [
     "simulate",
 ];
 /// More of them, and those whose answers are no table: pages of a manual, scripts, files.
-const NO_ACT_EITHER: [&str; 14] = [
+const NO_ACT_EITHER: [&str; 17] = [
+    "effect check",
+    "effect show",
+    "effect test",
     "job submit",
     "dev",
     "new",

@@ -20,6 +20,7 @@ mod doctor;
 mod documented;
 mod drill;
 mod dump;
+mod effects;
 mod ended;
 mod engine;
 mod examples;

@@ -193,6 +193,7 @@ async fn fetch(url: &Url) -> anyhow::Result<Body> {
         read_timeout: Duration::from_secs(4),
         timeout: Duration::from_secs(6),
         budgets: vec![],
+        only: None,
     })?;
     let path: Vec<&str> = url.path_segments().into_iter().flatten().filter(|part| !part.is_empty()).collect();
     let query: Vec<_> = url.query_pairs().collect();

@@ -1,6 +1,6 @@
 //! Facts: inserted, never updated, written in a group with other jobs' facts. And the local operations, each in its own transaction.
 
-use noshi_jobs::{gift_issuance, machine::Never, probe, store_creation};
+use noshi_jobs::{effect, gift_issuance, machine::Never, probe, store_creation};
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::Row;
@@ -48,6 +48,12 @@ impl From<probe::Note> for Fact {
 impl From<store_creation::Fact> for Fact {
     fn from(fact: store_creation::Fact) -> Self {
         Fact::Store(fact)
+    }
+}
+
+impl From<effect::Fact> for Fact {
+    fn from(fact: effect::Fact) -> Self {
+        Fact::own("effect_done", &fact)
     }
 }
 

@@ -154,6 +154,7 @@ impl<C> Account<C> {
             read_timeout,
             timeout,
             budgets: self.budgets(defaults),
+            only: None,
         })
     }
 

@@ -16,6 +16,7 @@ fn reach(url: &str) -> Reach {
         read_timeout: Duration::from_millis(800),
         timeout: Duration::from_secs(2),
         budgets: vec![Budget { calls: 1000, window: Duration::from_secs(1), jitter: Duration::ZERO }],
+        only: None,
     }
 }
 

@@ -112,6 +112,7 @@ impl Ses {
             timeout,
             // The account's own budget is not known before it has told it; the lane keeps to it.
             budgets: vec![],
+            only: None,
         };
         Ok(Ses {
             jitter: millis(settings.jitter_ms, JITTER),

@@ -97,6 +97,7 @@ impl OrganizationSettings {
             read_timeout,
             timeout,
             budgets: vec![self.budget()],
+            only: None,
         })
     }
 }
