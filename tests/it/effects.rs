@@ -420,5 +420,5 @@ async fn a_contract_is_shown_and_tried() {
     let liar = liar.replace("/status", "/state").replace("\"refunded\"", "\"paid\"").replace("/receipt", "/call");
     fs::write(folder.path().join("liar.toml"), liar).unwrap();
     let (held, said) = noshi(words(&["effect", "test", "liar", "--against", &against])).await;
-    assert!(!held && said.contains("FAILS the same id again") && said.contains("a second effect"), "{said}");
+    assert!(!held && said.contains("FAILS  the same id again") && said.contains("a second effect"), "{said}");
 }
