@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::Console;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 use noshi::{
     db::{
         self,
-        domain::batches,
+        domain::batches::{self, Cap},
         operator::tokens::{Bearer, Caller},
     },
     intake::{self, Encoding, FileKind, Submission},
@@ -85,7 +85,10 @@ async fn a_batch_is_read_by_a_second_person_and_approved_paused_resumed_and_rele
     let suzuki = console.sign_in("suzuki", &["read", "approve"]).await;
     let text = async |path: &str, cookie: &str| console.get(path, cookie).await.text().await.unwrap();
 
-    let rows: String = (0..150).map(|n| format!("g{n},u{n},山田,a{n}@example.jp,digital,500,JPY\n")).collect();
+    let cap =
+        Cap { kind: "grants".to_owned(), currency: "JPY".to_owned(), approve_from_rows: Some(10), ..Cap::default() };
+    batches::set_cap(&fleet.pool, &cap).await.unwrap();
+    let rows: String = (0..10).map(|n| format!("g{n},u{n},山田,a{n}@example.jp,digital,500,JPY\n")).collect();
     let submitted = submit(&console, &fleet, &token, &rows).await.unwrap();
     assert!(submitted.needs_approval);
     let path = format!("/batches/{}", submitted.batch);
@@ -95,7 +98,7 @@ async fn a_batch_is_read_by_a_second_person_and_approved_paused_resumed_and_rele
     for (language, says) in [("en", "awaits approval"), ("ja", "承認待ち")] {
         let request = console.request("GET", &path).header("cookie", &suzuki).header("accept-language", language);
         let page = request.send().await.unwrap().text().await.unwrap();
-        for told in [says, "¥75,000", &file, &digest, "value=\"approve\"", "summer", "sato"] {
+        for told in [says, "¥5,000", &file, &digest, "value=\"approve\"", "summer", "sato"] {
             assert!(page.contains(told), "{told}: {page}");
         }
         assert!(!page.contains("example.jp") && !page.contains("山田"), "{page}");
@@ -140,7 +143,7 @@ async fn a_batch_is_read_by_a_second_person_and_approved_paused_resumed_and_rele
     }
     until("a settled batch", Duration::from_secs(40), async || stands().await.status == "settled").await;
     let settled = text(&path, &sato).await;
-    assert!(settled.contains("150 / 150") && !settled.contains("name=\"reason\""), "{settled}");
+    assert!(settled.contains("10 / 10") && !settled.contains("name=\"reason\""), "{settled}");
     assert!(text("/jobs/gift_issuance/g0", &sato).await.contains(&format!("href=\"{path}\"")));
     assert_eq!(send(&sato, &act("cancel", "settled")).await.0, 409);
     assert!(worker.stop().await.success());
