@@ -34,7 +34,7 @@ pub struct OnJob {
 }
 
 /// The answer to whoever may not act here, or was not at the keyboard of late where that is asked for.
-fn turned_away(visit: &Visit, scope: &str, fresh: bool, back: &str) -> Option<Response> {
+pub fn turned_away(visit: &Visit, scope: &str, fresh: bool, back: &str) -> Option<Response> {
     if !visit.may(scope) {
         return Some(Trouble(Refusal::missing_scope(scope, &visit.session.scopes)).into_response());
     }
@@ -45,7 +45,7 @@ fn turned_away(visit: &Visit, scope: &str, fresh: bool, back: &str) -> Option<Re
 }
 
 /// A reason that says something.
-fn given(reason: &str) -> Result<&str, Trouble> {
+pub fn given(reason: &str) -> Result<&str, Trouble> {
     match reason.trim() {
         "" => Err(Trouble(Refusal::field("reason", "An act needs a reason, for the audit. Nothing was done."))),
         reason => Ok(reason),
@@ -131,7 +131,7 @@ pub async fn on_proposal(visit: Visit, Path(number): Path<i64>, Form(form): Form
 }
 
 /// What was recorded, and a way back. The address is a form's, so asking for it again does nothing.
-fn done(visit: &Visit, act: &str, target: &str, reason: &str, said: &Markup, back: &str) -> Response {
+pub fn done(visit: &Visit, act: &str, target: &str, reason: &str, said: &Markup, back: &str) -> Response {
     let w = visit.words;
     let body = html! {
         h1 { (w.recorded) }

@@ -43,11 +43,11 @@ pub fn id(text: &str) -> Markup {
 /// Word, shape and colour of a state: none of them alone.
 pub fn badge(words: &Words, stored: &str) -> Markup {
     let (shape, class) = match stored {
-        "completed" | "open" | "alive" => ("●", "good"),
-        "failed" | "cancelled" | "stopped" => ("■", "over"),
-        "needs_operator" | "closed" | "dead" => ("▲", "bad"),
-        "in_doubt" | "paused" | "throttled" | "silent" => ("◆", "doubt"),
-        "running" | "compensating" => ("▶", "busy"),
+        "completed" | "open" | "alive" | "settled" | "approved" => ("●", "good"),
+        "failed" | "cancelled" | "stopped" | "invalid" => ("■", "over"),
+        "needs_operator" | "closed" | "dead" | "refused" | "parked" => ("▲", "bad"),
+        "in_doubt" | "paused" | "throttled" | "silent" | "awaiting_approval" => ("◆", "doubt"),
+        "running" | "compensating" | "released" => ("▶", "busy"),
         _ => ("○", "idle"),
     };
     html! { span.badge.(class) { span aria-hidden="true" { (shape) } " " (plain(words.status(stored))) } }

@@ -65,7 +65,7 @@ fn head(visit: &Visit, job: &JobRow) -> Markup {
     let problem = job.code.as_deref().and_then(|code| Problem::ALL.iter().find(|problem| problem.code() == code));
     html! {
         section.head data-key="head" {
-            p.hint { (plain(&job.kind)) " · " (job.id) @if let Some(batch) = job.batch { " · " (w.batch) " " a href=(format!("/jobs?batch={batch}")) { (batch) } } }
+            p.hint { (plain(&job.kind)) " · " (job.id) @if let Some(batch) = job.batch { " · " (w.batch) " " a href=(format!("/batches/{batch}")) { (batch) } } }
             h1 { (id(&job.key)) }
             p { (badge(w, &job.status)) @if job.in_doubt { " " (badge(w, "in_doubt")) } " " code { (plain(&job.at)) } }
             div.why {

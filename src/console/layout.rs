@@ -69,6 +69,7 @@ fn top(visit: &Visit) -> Markup {
         ("/doubt", w.doubt, "d"),
         ("/jobs", w.jobs, "j"),
         ("/lanes", w.lanes, "l"),
+        ("/batches", w.batches, "b"),
         ("/proposals", w.proposals, "p"),
         ("/schedules", w.schedules, "s"),
         ("/workers", w.workers, "w"),

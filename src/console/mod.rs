@@ -1,6 +1,8 @@
 //! The console: a browser view of noshi for people. It has no data and no right of its own: whoever is signed in acts by a token.
 
 pub mod acts;
+pub mod batch_acts;
+pub mod batches;
 pub mod guard;
 pub mod html;
 pub mod job;

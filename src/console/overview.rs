@@ -37,7 +37,7 @@ fn draw(visit: &Visit, samples: &[Sample], age: f64) -> Response {
         (w.money_in_doubt, doubt, "doubt", "/doubt"),
         (w.needs_you, parked, "bad", "/jobs?status=needs_operator"),
         (w.lanes_shut, shut, "doubt", "/lanes"),
-        (w.batches_waiting, batches, "doubt", ""),
+        (w.batches_waiting, batches, "doubt", "/batches"),
         (w.redrives_running, sum("noshi_redrives_open"), "busy", ""),
         (w.workers_alive, workers, if workers == 0.0 { "bad" } else { "good" }, "/workers"),
     ];

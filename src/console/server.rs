@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Path, Request},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -14,13 +14,14 @@ use axum::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
-    acts, guard, job, jobs, lanes, layout, overview, records, runbook,
+    acts, batch_acts, batches, guard, job, jobs, lanes, layout, overview, records, runbook,
     session::{self, Failures},
     visit::Trouble,
 };
 use crate::{
     api::{self, refusal::Refusal},
     db::{self, PgPool, Role},
+    operator::readings::ask::Ears,
     settings::Settings,
     telemetry::health::Probes,
 };
@@ -31,6 +32,8 @@ const CONNECTIONS: u32 = 4;
 const MAX_ACTS: usize = 4;
 const MAX_BYTES: usize = 64 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// For an act on a batch: before an approval a worker reads the whole file again.
+const FOR_A_FILE: Duration = Duration::from_secs(600);
 
 /// What all pages share.
 pub struct Console {
@@ -41,6 +44,8 @@ pub struct Console {
     pub zone: chrono_tz::Tz,
     pub failures: Failures,
     pub acts: Semaphore,
+    /// Hears what workers answer.
+    pub ears: Ears,
 }
 
 /// A console that listens.
@@ -65,6 +70,7 @@ impl Server {
         let zone = settings.console.zone()?;
         let may = db::may_act_as(database_url, "noshi_api").await?;
         ensure!(may, "this login is no member of noshi_api, whose rights the console has");
+        let sealer = settings.seals().then(|| settings.sealer()).transpose()?;
         let pool = db::connect(database_url, Role::Api, CONNECTIONS).await?;
         let probes = Probes::watch(pool.clone(), || Ok(()));
         let console = Console {
@@ -75,6 +81,7 @@ impl Server {
             zone,
             failures: Failures::default(),
             acts: Semaphore::new(MAX_ACTS),
+            ears: Ears::open(database_url.to_owned(), sealer),
         };
         let app = routes(Arc::new(console), &probes);
         Ok(Server { listener, app, probes })
@@ -104,6 +111,9 @@ fn routes(console: Arc<Console>, probes: &Probes) -> Router {
         .route("/doubt", get(jobs::doubt))
         .route("/lanes", get(lanes::list))
         .route("/lanes/acts", post(acts::on_lane))
+        .route("/batches", get(batches::list))
+        .route("/batches/{number}", get(batches::show))
+        .route("/batches/{number}/acts", post(batch_acts::on_batch))
         .route("/proposals", get(records::proposals))
         .route("/proposals/{number}/acts", post(acts::on_proposal))
         .route("/schedules", get(records::schedules))
@@ -128,7 +138,12 @@ fn routes(console: Arc<Console>, probes: &Probes) -> Router {
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(TIMEOUT, next.run(request)).await {
+    let most = if request.uri().path().starts_with("/batches/") && request.method() == Method::POST {
+        FOR_A_FILE
+    } else {
+        TIMEOUT
+    };
+    match tokio::time::timeout(most, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Trouble(Refusal::unavailable("No answer was found in time. Look again before you repeat an act."))
             .into_response(),

@@ -54,6 +54,54 @@ words! {
     skip: "Skip to the page", "本文へ移動";
     overview: "Overview", "概要";
     jobs: "Jobs", "ジョブ";
+    batches: "Batches", "一括処理";
+    file: "File", "ファイル";
+    rows: "rows", "行";
+    users: "users", "ユーザー";
+    still_open: "open", "未完了";
+    progress: "Progress", "進み具合";
+    its_jobs: "Its jobs", "この一括処理のジョブ";
+    mails: "Mails", "メール";
+    sent: "sent", "送信済み";
+    compensated: "Compensated", "取消済み";
+    does_not_add_up: "This does not add up: see the runbook, batch_equation_broken", "合計が一致しません。手順書 batch_equation_broken を参照してください";
+    objection: "It may not be granted as it is", "このままでは付与できません";
+    campaign: "Campaign", "キャンペーン";
+    issues: "Gifts", "ギフト";
+    issues_at_once: "each bought at once", "すべて直ちに発注";
+    issues_when_asked: "each bought when its user asks", "ユーザーの請求時に発注";
+    announced: "each announced by mail", "メールで案内";
+    file_digest: "SHA-256 of the file", "ファイルの SHA-256";
+    approval_digest: "An approval covers file, options and addresses", "承認の対象（ファイル・指定・宛先）";
+    submitted_by: "Submitted by", "提出者";
+    approved_by: "Approved by", "承認者";
+    released_by: "Released by", "実行開始者";
+    nobody_yet: "nobody yet", "まだいません";
+    faults: "Faults of the file", "ファイルの誤り";
+    invalid_means: "Nothing of this file was taken. A fixed file is a batch of its own.", "このファイルは一切受け付けていません。修正したファイルは別の一括処理になります。";
+    line: "Line", "行番号";
+    field: "Field", "項目";
+    another_person: "You submitted this batch: another person must approve it.", "ご自身が提出した一括処理です。承認は別の担当者が行います。";
+    approve: "Approve", "承認する";
+    approve_does: "says, in your name, that this is what may be granted; a worker first compares what is staged with the file. Nothing is granted yet", "この内容で付与してよいことを、あなたの名前で承認します。先にワーカーが取り込み内容をファイルと照合します。まだ何も付与されません";
+    own_copy: "SHA-256 of your own copy of the file, as `sha256sum` prints it", "お手元のファイルの SHA-256（`sha256sum` の出力）";
+    release: "Release", "実行開始";
+    release_does: "lets every row begin; what is granted is not taken back", "すべての行の処理を始めます。付与したものは取り消せません";
+    cancel: "Cancel", "取り消す";
+    pause_batch_does: "holds back every row that has not begun a call; what had begun goes on", "呼び出しを始めていない行をすべて止めます。始まったものは続きます";
+    resume_batch_does: "lets its rows go on", "残りの行の処理を再開します";
+    cancel_batch_does: "ends it: before its release all of it, after that each row that has not begun; what was done stays", "終了します。実行開始前はすべて、開始後は始まっていない行が対象です。完了したものは残ります";
+    ended_with_it: "jobs that were waiting ended with it, never called", "件の待機中ジョブが、呼び出しなしで終了しました";
+    approved_until: "Approved until", "承認の期限：";
+    received: "being received", "受信中";
+    invalid: "invalid", "不正";
+    validated: "checked", "検査済み";
+    awaiting_approval: "awaits approval", "承認待ち";
+    approved: "approved", "承認済み";
+    released: "released", "実行中";
+    refused: "refused", "拒否";
+    parked: "waits for a person", "担当者待ち";
+    settled: "settled", "完結";
     lanes: "Lanes", "レーン";
     doubt: "In doubt", "結果不明";
     workers: "Workers", "ワーカー";
@@ -152,7 +200,7 @@ words! {
     refuse_does: "ends the proposal; nothing is done", "提案を終わらせます。何も実行しません";
     none: "None.", "ありません。";
     shortcuts: "Keyboard", "キーボード";
-    shortcuts_list: "/ find · g o overview · g j jobs · g l lanes · g d in doubt · g w workers · g a audit · p pause updates", "/ 検索 · g o 概要 · g j ジョブ · g l レーン · g d 結果不明 · g w ワーカー · g a 監査記録 · p 更新を止める";
+    shortcuts_list: "/ find · g o overview · g j jobs · g b batches · g l lanes · g d in doubt · g w workers · g a audit · p pause updates", "/ 検索 · g o 概要 · g j ジョブ · g b 一括処理 · g l レーン · g d 結果不明 · g w ワーカー · g a 監査記録 · p 更新を止める";
     in_doubt: "in doubt", "結果不明";
     scheduled: "scheduled", "予定";
     available: "available", "実行待ち";
@@ -191,6 +239,15 @@ impl Words {
             "closed" => self.closed,
             "throttled" => self.throttled,
             "in_doubt" => self.in_doubt,
+            "received" => self.received,
+            "invalid" => self.invalid,
+            "validated" => self.validated,
+            "awaiting_approval" => self.awaiting_approval,
+            "approved" => self.approved,
+            "released" => self.released,
+            "refused" => self.refused,
+            "parked" => self.parked,
+            "settled" => self.settled,
             other => other,
         }
     }

@@ -1,5 +1,7 @@
 //! The console, as a browser asks it: who is let in, what each page sends, and what no page ever does.
 
+mod batches;
+
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
@@ -23,13 +25,15 @@ use noshi::{
     settings::Settings,
 };
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 12] = [
     "/",
     "/doubt",
     "/jobs",
     "/jobs?status=needs_operator&code=poison&in_doubt=yes&before=9",
     "/find?of=u42",
     "/lanes",
+    "/batches",
+    "/batches?before=9",
     "/proposals",
     "/schedules",
     "/workers",
@@ -46,12 +50,14 @@ struct Console {
 
 impl Console {
     async fn open() -> Console {
-        let db = database().await;
+        Console::on(database().await, Settings::default()).await
+    }
+
+    async fn on(db: TestDatabase, mut settings: Settings) -> Console {
         let create = format!("create role console_of_{0} login in role noshi_api", db.name);
         sqlx::raw_sql(AssertSqlSafe(create)).execute(&db.pool).await.unwrap();
         let url = db.url.replacen("//postgres@", &format!("//console_of_{}@", db.name), 1);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut settings = Settings::default();
         settings.console.origin = format!("http://{}", listener.local_addr().unwrap());
         let server = Server::on(&settings, &url, listener).await.unwrap();
         tokio::spawn(server.serve_until(std::future::pending()));
@@ -204,6 +210,9 @@ async fn who_signs_out_is_out_and_returns_to_a_page_of_ours() {
 async fn another_site_and_another_name_change_nothing() {
     let console = Console::open().await;
     let cookie = console.sign_in("sato", &["read", "operate"]).await;
+    let batch =
+        console.request("POST", "/batches/1/acts").header("cookie", &cookie).header("sec-fetch-site", "same-site");
+    assert_eq!(batch.send().await.unwrap().status(), 403);
     for (name, value) in [
         ("sec-fetch-site", "cross-site"),
         ("sec-fetch-site", "same-site"),
@@ -233,6 +242,9 @@ async fn hostile(console: &Console) -> String {
     sqlx::query(insert).bind(&args).execute(&console.db.pool).await.unwrap();
     console.run("insert into noshi.worker (name) values (E'<b>\\u202Eeno')").await;
     console.run("insert into noshi.lane (name) values ('gift/<i>x') on conflict do nothing").await;
+    let file = r#"select noshi.invalid_batch('grants', 'all_or_nothing', sha256('x'), '<script>f', '<script>c',
+        '[{"line": 2, "field": "<script>", "sentence": "<script>alert(1)</script>"}]')"#;
+    console.run(file).await;
     long
 }
 
@@ -244,9 +256,12 @@ async fn what_others_wrote_does_no_harm_and_what_is_private_is_not_sent() {
     let long = hostile(&console).await;
     let job = format!("/jobs/probe/{}", long.replace('<', "%3C").replace('>', "%3E").replace('/', "%2F"));
     let secret = cookie.split_once('.').unwrap().1;
-    for page in
-        PAGES.into_iter().chain([job.as_str(), "/jobs/store_creation/O-1%2FS-2%2F1", "/find?of=%3Cscript%3E%00"])
-    {
+    for page in PAGES.into_iter().chain([
+        job.as_str(),
+        "/batches/1",
+        "/jobs/store_creation/O-1%2FS-2%2F1",
+        "/find?of=%3Cscript%3E%00",
+    ]) {
         let answer = console.get(page, &cookie).await;
         assert_eq!(answer.status(), 200, "{page}");
         let text = answer.text().await.unwrap();
@@ -300,9 +315,13 @@ async fn an_act_is_done_in_its_persons_name_and_refused_without_the_scope() {
     let pause = [("lane", "gift/a"), ("act", "pause"), ("reason", "the partner asked")];
     let cancel = [("act", "cancel"), ("step", "0"), ("reason", "not wanted")];
     let confirm = [("act", "confirm"), ("digest", "00"), ("reason", "seen")];
-    for (path, fields) in
-        [("/lanes/acts", &pause), ("/jobs/gift_issuance/p/acts", &cancel), ("/proposals/1/acts", &confirm)]
-    {
+    let release = [("act", "release"), ("status", "validated"), ("reason", "wanted")];
+    for (path, fields) in [
+        ("/lanes/acts", &pause),
+        ("/jobs/gift_issuance/p/acts", &cancel),
+        ("/proposals/1/acts", &confirm),
+        ("/batches/1/acts", &release),
+    ] {
         assert_eq!(console.post(path, &reader, fields).await.0, 403, "{path}");
         let stranger = console.form(path, "", fields).send().await.unwrap();
         assert_eq!((stranger.status().as_u16(), location(&stranger)), (303, "/sign-in?next=%2F"), "{path}");

@@ -1,6 +1,7 @@
 //! Batches: files received, staged, judged, released, counted. What is legal the functions of the schema decide.
 
 mod caps;
+mod record;
 mod registration;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use sqlx::{Row, postgres::PgRow, types::Json};
 use crate::db::{ActError, PgConnection, PgPool, in_time, take_time};
 
 pub use caps::{Cap, Holds, caps, set_cap};
+pub use record::{Record, Total, record, totals};
 pub use registration::{announce, register};
 
 /// Rows that are announced in one transaction.
