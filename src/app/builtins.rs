@@ -56,8 +56,7 @@ impl App {
             .with::<Probe>(|cx| Box::new(ProbeWorld { local: cx.local(), job: cx.job() }));
         app.kinds = kinds::built_in();
         app.is_builtin = true;
-        // As everybody's own: its contracts are somebody's own, too.
         app.settings::<Effects>("effects")
-            .job::<Effect>(|cx| Box::new(EffectWorld::new(cx, partners(cx).vault.clone())))
+            .with::<Effect>(|cx| Box::new(EffectWorld::new(cx, partners(cx).vault.clone())))
     }
 }

@@ -5,6 +5,7 @@ use std::{marker::PhantomData, sync::OnceLock};
 
 use noshi_jobs::{
     Field, FollowUp, Kind, KindName, Problem,
+    effect::Effect,
     machine::{Act, Job, Lead as Way, Past, Redirect, lead, lead_unwinding},
     with_job,
 };
@@ -86,6 +87,8 @@ pub fn built_in() -> Vec<Box<dyn AnyKind>> {
     Kind::ALL
         .into_iter()
         .map(|kind| with_job!(kind, J => Box::new(Of::<J>(Some(kind), PhantomData)) as Box<dyn AnyKind>))
+        // Its contracts are a user's own, and it comes in as a user's own kind does.
+        .chain([own::<Effect>()])
         .collect()
 }
 
