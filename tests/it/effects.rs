@@ -302,12 +302,13 @@ async fn a_death_asks_a_person_where_nothing_can_be_known() {
 }
 
 /// A contract of the examples with one thing changed, the key that is refused, and why.
-const REFUSED: [(&str, &str, &str, &str, &str); 26] = [
+const REFUSED: [(&str, &str, &str, &str, &str); 27] = [
     ("refund", "timeout_ms = 2000", "timeout = 2000", "timeout", "unknown field"),
     ("refund", "timeout_ms = 2000", "timeout_ms = 60000", "timeout_ms", "a call that outlives it would be made again"),
     ("refund", "name = \"refund\"", "name = \"refunds\"", "name", "is called refund.toml"),
     ("refund", "{ \"idempotency-key\" = \"{id}\", ", "{ ", "perform", "it could act twice"),
     ("refund", "horizon_s = 82800", "horizon_s = 60", "doubt.horizon_s", "act twice"),
+    ("payout", "settles_after_s = ", "settles_after_s = 9223372036854775807 # ", "doubt.settles_after_s", "deadline_s"),
     ("refund", "horizon_s = 82800", "", "doubt.horizon_s", "second effect"),
     ("refund", "method = \"POST\"", "method = \"GET\"", "perform.method", "may repeat a GET"),
     ("refund", "Bearer {secret:shop_token}", "Bearer abc", "perform.headers.authorization", "in plain"),

@@ -93,11 +93,11 @@ fn meaning(contract: &Contract, key: &str, rule: &AnswerRule) -> Result<(), Stri
         Means::Accepted if contract.doubt.rule == Rule::AskAPerson => {
             Err("nobody would learn what became of it: `doubt.rule` is ask_a_person".to_owned())
         }
-        Means::Refused if rule.status.iter().any(|status| *status >= 500 || [408, 425, 429].contains(status)) => {
+        Means::Refused if rule.status.iter().any(|status| *status >= 500 || [407, 408, 421, 425, 429, 499].contains(status)) => {
             Err("such an answer may come after the effect, or from somebody on the way; it is not known what became of the call".to_owned())
         }
-        Means::Refused if !is_told && (!within(400, 499) || rule.status.contains(&409)) => {
-            Err("by its status alone only 400 to 499 without 409 is a refusal; say with `at` and `is` what tells it".to_owned())
+        Means::Refused if !is_told && (!within(400, 499) || rule.status.iter().any(|status| [409, 423, 424].contains(status))) => {
+            Err("by its status alone only 400 to 499 without 409, 423 and 424 is a refusal; say with `at` and `is` what tells it".to_owned())
         }
         Means::DidNotHappen if !(only(&[404, 410]) || within(200, 299) && is_told) => {
             Err("404 and 410 say so, or a value at `at`; anything else may come from somebody on the way, and the effect would be made twice".to_owned())

@@ -37,7 +37,8 @@ pub fn check(contract: &Contract) -> Result<(), Fault> {
         headers(key, asks)?;
         answers::check(contract, key, asks)?;
         let must = key != "perform" || contract.doubt.rule != Rule::AskAPerson;
-        if must && !shape.templates().any(Template::has_id) {
+        let carries = |(part, template): (String, &Template)| template.has_id() && !is_ignored(&part);
+        if must && !shape.parts().any(carries) {
             let why = match key {
                 "perform" => {
                     "nothing in it carries `{id}`, so the partner cannot know the call for the same: it could act twice"
@@ -49,6 +50,25 @@ pub fn check(contract: &Contract) -> Result<(), Fault> {
     }
     doubt(contract)?;
     kept(contract)
+}
+
+/// Headers that a server reads for something else than what is asked of it: an id that stands there alone is seen by nobody.
+fn is_ignored(part: &str) -> bool {
+    const ELSEWHERE: [&str; 12] = [
+        "user-agent",
+        "accept",
+        "accept-language",
+        "accept-encoding",
+        "referer",
+        "date",
+        "from",
+        "if-none-match",
+        "if-match",
+        "traceparent",
+        "cache-control",
+        "cookie",
+    ];
+    part.strip_prefix("headers.").is_some_and(|name| ELSEWHERE.contains(&name.to_ascii_lowercase().as_str()))
 }
 
 fn is_name(name: &str) -> bool {
@@ -78,7 +98,9 @@ fn times(contract: &Contract) -> Result<(), Fault> {
         let why = "it must be 100 to 30000: a step has a minute, and a call that outlives it would be made again beside itself";
         return fault("timeout_ms", why);
     }
-    if !(1..=LONGEST_WAIT_S).contains(&contract.deadline_s) || contract.deadline_s * 1_000 < contract.timeout_ms {
+    if !(1..=LONGEST_WAIT_S).contains(&contract.deadline_s)
+        || contract.deadline_s.saturating_mul(1_000) < contract.timeout_ms
+    {
         return fault("deadline_s", "it must be as long as one call at least, and a week at most");
     }
     if contract.budget.calls == 0 {
@@ -131,6 +153,9 @@ fn headers(key: &str, asks: &Asks) -> Result<(), Fault> {
             return fault(at, "no header is called like that");
         }
         let lower = name.to_ascii_lowercase();
+        if asks.headers.keys().any(|other| other != name && other.to_ascii_lowercase() == lower) {
+            return fault(at, "it stands here twice, by capitals alone; a partner would read one of the two");
+        }
         if ["host", "content-length", "content-type", "transfer-encoding", "connection", "expect", "te", "upgrade"]
             .contains(&lower.as_str())
         {
@@ -163,8 +188,8 @@ fn doubt(contract: &Contract) -> Result<(), Fault> {
                 "for how long does the partner know the id again? After that a repetition is a second effect",
             );
         }
-        (Rule::Repeat, Some(horizon)) if horizon <= contract.deadline_s => {
-            let why = "it must be longer than `deadline_s`: until then the call is repeated, and a partner that has forgotten the id would act twice";
+        (Rule::Repeat, Some(horizon)) if horizon <= contract.deadline_s + LONGEST_CALL.as_secs() => {
+            let why = "it must be longer than `deadline_s` and a call of 30 s: until then the call is repeated, and a partner that has forgotten the id would act twice";
             return fault("doubt.horizon_s", why);
         }
         (Rule::Inquire | Rule::AskAPerson, Some(_)) => {
@@ -181,7 +206,7 @@ fn doubt(contract: &Contract) -> Result<(), Fault> {
             "doubt.settles_after_s",
             "how late may a call land that was not answered? Before that neither \"it did not happen\" nor a cancellation says anything",
         ),
-        Some(after) if waits && after * 1_000 <= contract.timeout_ms => fault(
+        Some(after) if waits && after.saturating_mul(1_000) <= contract.timeout_ms => fault(
             "doubt.settles_after_s",
             "it must be longer than `timeout_ms`: a call that is still out there can land behind the answer",
         ),

@@ -65,7 +65,7 @@ pub fn chosen(passed: &BTreeMap<String, u32>, choose: Choose) -> Vec<Point> {
 pub fn in_the_source() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     scan(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut names);
-    names.retain(|name| !["rotate.", "stage.", "schedule."].iter().any(|other| name.starts_with(other)));
+    names.retain(|name| !["rotate.", "stage.", "schedule.", "perform."].iter().any(|other| name.starts_with(other)));
     names
 }
 
