@@ -356,7 +356,7 @@ async fn commits_that_are_lost_are_noticed_and_no_gift_is_bought_twice() {
         let workers = scene.workers();
         scene.ask("waiting", 900).await;
         let waits = "select count(*) from noshi.job where at = 'issuing' and status = 'available'";
-        until("jobs wait for their call", Duration::from_secs(30), async || scene.count(waits).await > 200).await;
+        until("jobs wait for their call", Duration::from_secs(90), async || scene.count(waits).await > 200).await;
         scene.pair.fall_behind().await;
         let before = scene.bought().len();
         scene.ask("later", 60).await;
@@ -444,7 +444,7 @@ async fn a_worker_that_died_with_its_server_leaves_a_bounded_doubt() {
     let mut first = scene.fleet.worker("first", &[], &[]);
     scene.ask("waiting", 1_200).await;
     let waits = "select count(*) from noshi.job where at = 'issuing' and status = 'available'";
-    until("jobs wait for their call", Duration::from_secs(30), async || scene.count(waits).await > 600).await;
+    until("jobs wait for their call", Duration::from_secs(90), async || scene.count(waits).await > 600).await;
     scene.pair.fall_behind().await;
     let before = scene.bought().len();
     scene.ask("later", 30).await;
