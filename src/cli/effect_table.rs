@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use noshi_jobs::{
-    effect::{Args, Cancel, Deal, Effect, Inquire, Kept, Perform, Ready, Rule, State, World},
+    effect::{Args, Cancel, Effect, Inquire, Kept, Perform, Ready, Rule, State, World},
     machine::{self, Act, Call, Doubt, InDoubt, Job, Lead, Past, Step, This, Transition, lead},
 };
 use serde::Serialize;
@@ -33,18 +33,6 @@ fn args(contract: &Contract) -> Args {
     Args { effect: contract.name.clone(), id: "ID".to_owned(), input: [].into() }
 }
 
-fn deal(contract: &Contract) -> Deal {
-    let doubt = contract.doubt;
-    Deal {
-        run: 0,
-        rule: doubt.rule,
-        horizon_s: doubt.horizon_s.unwrap_or_default(),
-        settles_after_s: doubt.settles_after_s.unwrap_or_default(),
-        deadline_s: contract.deadline_s,
-        cancels: contract.cancel.is_some(),
-    }
-}
-
 fn at(state: &State) -> String {
     let json = serde_json::to_value(state).unwrap_or_default();
     json["at"].as_str().unwrap_or_default().to_owned()
@@ -52,7 +40,7 @@ fn at(state: &State) -> String {
 
 /// The states that this contract can lead to.
 pub fn places(contract: &Contract) -> Vec<Place> {
-    let (deal, args) = (deal(contract), args(contract));
+    let (deal, args) = (contract.deal(0), args(contract));
     let mut states = vec![State::Preparing { run: 0 }, State::Performing { deal: deal.clone() }];
     if deal.rule == Rule::Inquire {
         states.push(State::Inquiring { deal: deal.clone(), accepted: false });
@@ -136,7 +124,7 @@ impl World for Says {
 
 /// Every answer that the contract names, and those that none does.
 pub fn answers(contract: &Contract) -> Vec<Answered> {
-    let deal = deal(contract);
+    let deal = contract.deal(0);
     let mut rows = vec![];
     for (key, asks) in contract.asks() {
         let (name, state) = match key {

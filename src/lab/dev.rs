@@ -6,7 +6,10 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use tokio::process::Command;
 
-use super::private_postgres::{PrivatePostgres, Settings};
+use super::{
+    private_postgres::{PrivatePostgres, Settings},
+    testkit::terminate,
+};
 use crate::basics::terminal;
 
 /// Runs a worker on a private PostgreSQL until it is stopped, to look at jobs of your own; what is in it goes with it.
@@ -40,15 +43,5 @@ pub async fn run(_: DevArgs, stopped: impl Future<Output = ()>) -> anyhow::Resul
     }
     server.stop().await?;
     ensure!(ended.is_none(), "the worker ended by itself; what stands above says why");
-    Ok(())
-}
-
-/// One that has ended meanwhile is not there to be told.
-fn terminate(worker: &tokio::process::Child) -> anyhow::Result<()> {
-    use rustix::process::{Pid, Signal, kill_process};
-    let pid = worker.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    if let Some(pid) = pid {
-        kill_process(pid, Signal::TERM)?;
-    }
     Ok(())
 }

@@ -220,10 +220,15 @@ async fn resting(pool: &PgPool, job: i64) -> anyhow::Result<Option<Rest>> {
     Ok(row.map(|(status, at, code)| Rest { job, status, at, code }))
 }
 
+/// Tells a worker to end in order. One that has ended meanwhile is not there to be told.
+pub(super) fn terminate(worker: &Child) -> anyhow::Result<()> {
+    let pid = worker.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    pid.map_or(Ok(()), |pid| Ok(kill_process(pid, Signal::TERM)?))
+}
+
 /// Lets a worker end in order; one that does not is killed.
 async fn stop(mut worker: Child) -> anyhow::Result<()> {
-    let Some(pid) = worker.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) else { return Ok(()) };
-    kill_process(pid, Signal::TERM)?;
+    terminate(&worker)?;
     if timeout(Duration::from_secs(5), worker.wait()).await.is_err() {
         worker.kill().await?;
     }

@@ -68,7 +68,7 @@ impl World for EffectWorld {
             match client.misfit(&args.input) {
                 Some(why) => Ready::Misfit(why),
                 None if client.seals() && self.vault.is_none() => Ready::NoKey,
-                None => Ready::Deal(client.deal(run)),
+                None => Ready::Deal(client.contract.deal(run)),
             }
         })
     }

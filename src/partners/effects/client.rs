@@ -111,18 +111,6 @@ impl Client {
         })
     }
 
-    pub fn deal(&self, run: u16) -> effect::Deal {
-        let doubt = self.contract.doubt;
-        effect::Deal {
-            run,
-            rule: doubt.rule,
-            horizon_s: doubt.horizon_s.unwrap_or_default(),
-            settles_after_s: doubt.settles_after_s.unwrap_or_default(),
-            deadline_s: self.contract.deadline_s,
-            cancels: self.contract.cancel.is_some(),
-        }
-    }
-
     pub fn seals(&self) -> bool {
         self.contract.keep.values().any(|keep| keep.sealed)
     }

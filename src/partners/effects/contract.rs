@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use noshi_jobs::effect::Rule;
+use noshi_jobs::effect::{Deal, Rule};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -125,6 +125,18 @@ pub struct Keep {
 }
 
 impl Contract {
+    /// What of it a job goes by.
+    pub fn deal(&self, run: u16) -> Deal {
+        Deal {
+            run,
+            rule: self.doubt.rule,
+            horizon_s: self.doubt.horizon_s.unwrap_or_default(),
+            settles_after_s: self.doubt.settles_after_s.unwrap_or_default(),
+            deadline_s: self.deadline_s,
+            cancels: self.cancel.is_some(),
+        }
+    }
+
     /// Its requests, by their keys.
     pub fn asks(&self) -> impl Iterator<Item = (&'static str, &Asks)> {
         let named =
